@@ -1,0 +1,70 @@
+"""cnnlab: from a set of pictures to a trained, tested and explained convolutional network.
+
+Everything here is loaded when it is first used: `import cnnlab` alone imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from cnnlab import geometry
+    from cnnlab.data.load import Data, load_data
+    from cnnlab.data.show import show_batch
+    from cnnlab.deploy.predictor import Prediction, Predictor
+    from cnnlab.errors import CnnlabError
+    from cnnlab.evaluation.evaluate import evaluate
+    from cnnlab.experiment import Run, fit
+    from cnnlab.models.base import Classifier
+    from cnnlab.models.registry import create_model, list_models, register_model
+    from cnnlab.runs.weights import load_run
+
+_HOME = {
+    "Classifier": "cnnlab.models.base",
+    "CnnlabError": "cnnlab.errors",
+    "Data": "cnnlab.data.load",
+    "Prediction": "cnnlab.deploy.predictor",
+    "Predictor": "cnnlab.deploy.predictor",
+    "Run": "cnnlab.experiment",
+    "create_model": "cnnlab.models.registry",
+    "evaluate": "cnnlab.evaluation.evaluate",
+    "fit": "cnnlab.experiment",
+    "list_models": "cnnlab.models.registry",
+    "load_data": "cnnlab.data.load",
+    "load_run": "cnnlab.runs.weights",
+    "register_model": "cnnlab.models.registry",
+    "show_batch": "cnnlab.data.show",
+}
+
+__all__ = [
+    "Classifier",
+    "CnnlabError",
+    "Data",
+    "Prediction",
+    "Predictor",
+    "Run",
+    "create_model",
+    "evaluate",
+    "fit",
+    "geometry",
+    "list_models",
+    "load_data",
+    "load_run",
+    "register_model",
+    "show_batch",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    if name == "geometry":
+        return importlib.import_module("cnnlab.geometry")
+    raise AttributeError(f"module 'cnnlab' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,326 @@
+"""The command line: parses and dispatches, nothing else. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from cnnlab.errors import CnnlabError, ConfigError, Interrupted
+
+if TYPE_CHECKING:
+    from cnnlab.experiment import Run
+
+EXAMPLES = {
+    "train": """examples:
+  cnnlab train                                              digits, in seconds
+  cnnlab train data=mnist data.root=data                    downloads MNIST if it is not there
+  cnnlab train data=folder data.root=photos model=resnet model.depth=20 trainer.epochs=15
+  cnnlab train data=cifar10 optimizer=adamw optimizer.lr=0.003 augment=strong run.dir=runs/mine""",
+    "resume": "example:\n  cnnlab resume runs/mine",
+    "test": """examples:
+  cnnlab test runs/mine
+  cnnlab test runs/mine --split val
+  cnnlab test runs/mine --data-root other-photos            another set with the same classes""",
+    "predict": """examples:
+  cnnlab predict runs/mine cat.jpg photos/
+  cnnlab predict runs/mine cat.jpg --topk 3 --json
+  cat cat.jpg | cnnlab predict runs/mine -""",
+    "data": """examples:
+  cnnlab data digits
+  cnnlab data folder data.root=photos --check
+  cnnlab data cifar10 augment=strong --show""",
+    "compare": "example:\n  cnnlab compare runs/a runs/b --out curves.png",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cnnlab",
+        description="From a set of pictures to a trained and tested convolutional network, one command a step.",
+        epilog="cnnlab COMMAND --help shows the command's options and examples. Start with: cnnlab train",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    def add(name: str, summary: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog=EXAMPLES[name],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    train = add("train", "train, validate every epoch, test once at the end")
+    train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="group=option or key=value")
+    train.add_argument("--options", action="store_true", help="list every group and key with its default, and exit")
+
+    resume = add("resume", "go on with an interrupted run, as if it had never stopped")
+    resume.add_argument("run", metavar="RUN", help="run folder")
+
+    test = add("test", "test the best weights of a run; writes test.json and predictions.csv")
+    test.add_argument("run", metavar="RUN", help="run folder")
+    test.add_argument("--split", default="test", choices=["test", "val", "train"], help="default: test")
+    test.add_argument(
+        "--data-root", metavar="DIR", help="where the pictures are now, or another set with the same classes"
+    )
+    test.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+
+    predict = add("predict", "classify files, folders, or standard input")
+    predict.add_argument("run", metavar="RUN", help="run folder")
+    predict.add_argument("paths", nargs="+", metavar="PATH", help="picture, folder, or - for standard input")
+    predict.add_argument("--topk", type=int, default=5, metavar="K", help="classes to show a picture (default: 5)")
+    predict.add_argument("--json", action="store_true", help="one JSON object a line")
+    predict.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+
+    data = add("data", "print splits, class counts, sizes and statistics of a set")
+    data.add_argument(
+        "name", metavar="NAME", help="digits, mnist, fashion_mnist, cifar10, cifar100, caltech101 or folder"
+    )
+    data.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="data.* and augment keys, seed")
+    data.add_argument(
+        "--show", nargs="?", const="", metavar="FILE", help="write a labelled grid of one augmented batch"
+    )
+    data.add_argument("--check", action="store_true", help="find corrupt files, duplicates, and leaks between splits")
+    data.add_argument("--json", action="store_true", help="print one JSON object instead")
+
+    compare = add("compare", "put runs side by side: a table and a picture of their curves")
+    compare.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
+    compare.add_argument(
+        "--out", default="compare.png", metavar="FILE", help="picture of the curves (default: compare.png)"
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 our failure, 2 the user's input, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = build_parser()
+    options, rest = parser.parse_known_args(words)
+    if options.version:
+        from cnnlab import __version__
+
+        print(__version__)
+        return 0
+    if options.command is None:
+        parser.print_help()
+        return 0
+    if rest:
+        overrides = getattr(options, "overrides", None)
+        if overrides is None or any(word.startswith("-") for word in rest):
+            print(
+                f"cnnlab {options.command}: unknown argument {rest[0]!r}; see cnnlab {options.command} --help",
+                file=sys.stderr,
+            )
+            return 2
+        overrides += rest
+    command = {
+        "train": _train,
+        "resume": _resume,
+        "test": _test,
+        "predict": _predict,
+        "data": _data,
+        "compare": _compare,
+    }
+    try:
+        command[options.command](options, words)
+        return 0
+    except Interrupted as stop:
+        print(f"\n{stop}", file=sys.stderr)
+        return stop.exit_code
+    except CnnlabError as error:
+        print(f"cnnlab {options.command}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("\nstopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+def _train(options: argparse.Namespace, words: Sequence[str]) -> None:
+    from cnnlab import config
+
+    if options.options:
+        _print_options()
+        return
+    settings = config.compose(options.overrides)
+    with _DecodeBar() as bar:
+        from cnnlab.experiment import run_experiment
+        from cnnlab.tracking.console import ConsoleTracker
+
+        console = ConsoleTracker()
+        run = run_experiment(settings, [console], bar.update, ["cnnlab", *words])
+    _print_run(run)
+
+
+def _resume(options: argparse.Namespace, words: Sequence[str]) -> None:
+    with _DecodeBar() as bar:
+        from cnnlab.experiment import resume_experiment
+        from cnnlab.tracking.console import ConsoleTracker
+
+        run, anything = resume_experiment(options.run, [ConsoleTracker()], bar.update)
+    if not anything:
+        print("this run is finished; nothing was left to do.")
+    _print_run(run)
+
+
+def _print_run(run: Run) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from cnnlab.runs.files import read_json
+    from cnnlab.runs.folder import RunFolder
+    from cnnlab.tracking.console import number, percent
+
+    card = read_json(RunFolder(run.dir).card)
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
+    for heading in ("", "loss", "accuracy", "95 % interval", "pictures"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    row = next(row for row in run.history if row["epoch"] == card["epoch"])
+    table.add_row(f"validation, epoch {card['epoch']}", number(row["val_loss"]), percent(row["val_accuracy"]), "", "")
+    if run.test is not None:
+        low, high = run.test["accuracy_interval"]
+        interval = f"{100 * low:.2f}–{100 * high:.2f} %"
+        table.add_row("test", number(run.test["loss"]), percent(run.test["accuracy"]), interval, f"{run.test['n']:,}")
+    console = Console(highlight=False, soft_wrap=True)
+    console.print()
+    console.print(table)
+    console.print(f"\nrun folder  {run.dir}\nreport      {run.dir / 'report.html'}", markup=False)
+
+
+def _test(options: argparse.Namespace, words: Sequence[str]) -> None:
+    from cnnlab.evaluation.evaluate import evaluate
+
+    figures = evaluate(options.run, options.split, options.data_root, options.device)
+    low, high = figures["accuracy_interval"]
+    print(f"{figures['split']} split, {figures['n']:,} pictures")
+    print(f"  accuracy   {100 * figures['accuracy']:.2f} %  (95 % interval {100 * low:.2f}–{100 * high:.2f} %)")
+    print(f"  top-5      {100 * figures['top5_accuracy']:.2f} %")
+    print(f"  macro F1   {figures['macro_f1']:.4f}")
+    print(f"  loss       {figures['loss']:.4f}")
+    print(f"  ECE        {figures['ece']:.4f}  (expected calibration error, 15 bins)")
+
+
+def _predict(options: argparse.Namespace, words: Sequence[str]) -> None:
+    from cnnlab.deploy.predictor import Predictor, find_pictures
+
+    if options.topk < 1:
+        raise ConfigError(f"--topk must be at least 1, got {options.topk}.")
+    names = ["-"] if options.paths == ["-"] else list(find_pictures(options.paths))
+    predictor = Predictor.from_run(options.run, options.device)
+    for first in range(0, len(names), 64):
+        part = names[first : first + 64]
+        pictures: list[Any] = [sys.stdin.buffer.read() if name == "-" else name for name in part]
+        for name, answer in zip(part, predictor.predict(pictures), strict=True):
+            ranked = list(answer.probabilities.items())[: options.topk]
+            if options.json:
+                facts = {"picture": name, "label": answer.label, "probability": answer.probability}
+                print(json.dumps(facts | {"probabilities": dict(ranked)}, ensure_ascii=False))
+            else:
+                print(f"{name}: " + "  ".join(f"{label} {100 * p:.1f} %" for label, p in ranked))
+
+
+def _data(options: argparse.Namespace, words: Sequence[str]) -> None:
+    from cnnlab import config
+
+    settings = config.compose([f"data={options.name}", *options.overrides])
+    with _DecodeBar() as bar:
+        import torch
+
+        from cnnlab.data.load import build_data
+
+        data = build_data(settings, torch.device("cpu"), bar.update)
+    from cnnlab.data.describe import as_text, facts
+
+    findings = None
+    if options.check:
+        from cnnlab.data.audit import audit
+
+        findings = audit(data)
+    described = facts(data, findings)
+    print(json.dumps(described, indent=1, ensure_ascii=False) if options.json else as_text(described))
+    if options.show is not None:
+        from cnnlab.data.show import show_batch
+
+        path = options.show or f"{options.name}-batch.png"
+        batch = next(data.train.epoch(0))
+        try:
+            show_batch(batch.images, batch.labels, data.classes, data.preprocess, path)
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"cannot write the picture {path}: {error}; give another file name after --show."
+            ) from None
+        print(f"\none augmented training batch: {path}", file=sys.stderr if options.json else sys.stdout)
+
+
+def _compare(options: argparse.Namespace, words: Sequence[str]) -> None:
+    from rich.console import Console
+
+    from cnnlab.evaluation.compare import compare_runs, comparison_table
+
+    runs = compare_runs(options.runs, options.out)
+    Console(highlight=False, soft_wrap=True).print(comparison_table(runs))
+    print(f"\ncurves  {options.out}")
+
+
+def _print_options() -> None:
+    """Every group with its options, and every key with its default."""
+    import dataclasses
+
+    from cnnlab import config
+
+    for group in config.GROUPS:
+        print(f"{group}={'|'.join(config.options(group))}")
+    print("\nkeys, with the defaults that no recipe changes:")
+    for key, value in sorted(_flat("", dataclasses.asdict(config.Config()))):
+        print(f"  {key}={value}")
+    print("  model.*, optimizer.*: the arguments of the model and of the optimizer")
+
+
+def _flat(prefix: str, values: dict[str, Any]) -> list[tuple[str, Any]]:
+    rows = []
+    for key, value in values.items():
+        rows += _flat(f"{prefix}{key}.", value) if isinstance(value, dict) else [(prefix + key, value)]
+    return rows
+
+
+class _DecodeBar:
+    """A bar that appears only if pictures have to be decoded."""
+
+    def __init__(self) -> None:
+        self.progress: Any = None
+        self.last = 0
+
+    def __enter__(self) -> _DecodeBar:
+        return self
+
+    def update(self, done: int, total: int) -> None:
+        if not sys.stderr.isatty():
+            if done * 10 // total != self.last * 10 // total or done == total:
+                print(f"decoding pictures: {done:,} of {total:,}", file=sys.stderr, flush=True)
+            self.last = done
+            return
+        if self.progress is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("decoding pictures, once"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self.progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            self.progress.start()
+            self.task = self.progress.add_task("decode", total=total)
+        self.progress.update(self.task, completed=done)
+        if done == total:
+            self.progress.stop()
+
+    def __exit__(self, *_: object) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

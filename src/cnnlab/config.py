@@ -1,0 +1,363 @@
+"""The configuration: typed dataclasses are the schema, `compose` turns overrides into one frozen config.
+
+The only module besides the command line that knows Hydra. The option files lie in `cnnlab/conf`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from cnnlab.errors import ConfigError, nearest
+
+GROUPS = ("data", "model", "augment", "optimizer", "schedule", "logger", "recipe")
+OPEN_GROUPS = ("model", "optimizer")  # their keys are the arguments of a class, checked where it is built
+
+
+def _at_least(low: float, **values: float | None) -> None:
+    for key, value in values.items():
+        if value is not None and value < low:
+            raise ConfigError(f"{key.replace('__', '.')} must be at least {low}, got {value}.")
+
+
+def _fraction(**values: float) -> None:
+    for key, value in values.items():
+        if not 0 <= value < 1:
+            raise ConfigError(f"{key.replace('__', '.')} must be at least 0 and below 1, got {value}.")
+
+
+def _one_of(key: str, value: object, options: Sequence[object]) -> None:
+    if value not in options:
+        raise ConfigError(f"{key} must be one of {', '.join(str(o).lower() for o in options)}, got {value!r}.")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    dir: str | None = None  # the run folder; None: runs/<name>
+    name: str | None = None  # None: <data>-<model>-<time>
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    name: str = "digits"
+    root: str = "data"
+    val_fraction: float = 0.1  # of the official training split, or of all pictures where there is none
+    test_fraction: float = 0.2  # of all pictures; only where there is no official test split
+    image_size: Any = None  # pixels: one number or [height, width]; None: the set's own
+    limit: int | None = None  # pictures a split at the most, stratified
+    download: bool = True
+    per_class_train: int | None = None  # training and validation pictures a class, instead of fractions
+    per_class_test: int | None = None  # test pictures a class at the most, with per_class_train
+    background: bool = False  # caltech101: keep BACKGROUND_Google as a class
+    fit: str = "crop"  # crop: resize to cover, then centre crop; squash: resize both sides freely
+    max_corrupt: float = 0.01  # refuse to train above this share of unreadable pictures
+    storage: str = "auto"  # auto | memory | mmap | stream
+    workers: int | None = None  # processes that decode when streaming; None: one a core
+
+    def __post_init__(self) -> None:
+        _fraction(data__val_fraction=self.val_fraction, data__test_fraction=self.test_fraction)
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ConfigError(
+                f"data.val_fraction + data.test_fraction must leave pictures to train on,"
+                f" got {self.val_fraction} + {self.test_fraction}."
+            )
+        _at_least(1, data__limit=self.limit, data__per_class_train=self.per_class_train)
+        _at_least(1, data__per_class_test=self.per_class_test)
+        _at_least(0, data__max_corrupt=self.max_corrupt, data__workers=self.workers)
+        _one_of("data.fit", self.fit, ("crop", "squash"))
+        _one_of("data.storage", self.storage, ("auto", "memory", "mmap", "stream"))
+        object.__setattr__(self, "image_size", _image_size(self.image_size))
+
+
+def _image_size(value: Any) -> list[int] | None:
+    """One number, [height, width] or None → [height, width] or None."""
+    if value is None:
+        return None
+    sides = [value, value] if isinstance(value, int) else value
+    whole = isinstance(sides, Sequence) and not isinstance(sides, str) and len(sides) == 2
+    if not whole or any(isinstance(side, bool) or not isinstance(side, int) or not 1 <= side <= 8192 for side in sides):
+        raise ConfigError(
+            f"data.image_size must be one number or [height, width] from 1 to 8192 pixels, got {value!r}."
+        )
+    return list(sides)
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    name: str = "none"
+    flip: str = "none"  # none | random | alternate (each picture mirrored every second epoch)
+    crop: str = "none"  # none | pad | resized | auto (pad below 64 pixels, resized from there on)
+    padding: float = 0.125  # crop=pad: border as a share of the side
+    padding_mode: str = "reflect"  # reflect | zero
+    scale: list[float] = field(default_factory=lambda: [0.35, 1.0])  # crop=resized: share of the picture's area
+    ratio: list[float] = field(default_factory=lambda: [0.75, 1.3333])  # crop=resized: width : height
+    rotation: float = 0.0  # degrees to each side
+    translate: float = 0.0  # share of the side, each way
+    zoom: float = 0.0  # 0.1: between 0.9 and 1.1 times
+    shear: float = 0.0  # degrees to each side
+    brightness: float = 0.0  # 0.4: factor between 0.6 and 1.4
+    contrast: float = 0.0
+    saturation: float = 0.0
+    erasing: float = 0.0  # probability of a random rectangle (Zhong et al. 2017)
+    cutout: float = 0.0  # side of a square hole as a share of the picture (DeVries and Taylor 2017)
+    mixup: float = 0.0  # α of Beta(α, α) (Zhang et al. 2018)
+    cutmix: float = 0.0  # α of Beta(α, α) (Yun et al. 2019)
+
+    def __post_init__(self) -> None:
+        _one_of("augment.flip", self.flip, ("none", "random", "alternate"))
+        _one_of("augment.crop", self.crop, ("none", "pad", "resized", "auto"))
+        _one_of("augment.padding_mode", self.padding_mode, ("reflect", "zero"))
+        _fraction(augment__padding=self.padding, augment__translate=self.translate, augment__zoom=self.zoom)
+        _at_least(0, augment__rotation=self.rotation, augment__shear=self.shear, augment__mixup=self.mixup)
+        _at_least(0, augment__brightness=self.brightness, augment__contrast=self.contrast, augment__cutmix=self.cutmix)
+        _at_least(0, augment__saturation=self.saturation, augment__erasing=self.erasing, augment__cutout=self.cutout)
+        for key, pair in (("scale", self.scale), ("ratio", self.ratio)):
+            if len(pair) != 2 or not 0 < pair[0] <= pair[1]:
+                raise ConfigError(f"augment.{key} must be [low, high] with 0 < low <= high, got {list(pair)}.")
+        if self.scale[1] > 1:
+            raise ConfigError(f"augment.scale is a share of the picture's area, at most 1, got {list(self.scale)}.")
+        if self.erasing > 1 or self.cutout > 1:
+            raise ConfigError("augment.erasing and augment.cutout are at most 1.")
+        if self.mixup and self.cutmix:
+            raise ConfigError("augment.mixup and augment.cutmix exclude each other; set one of them to 0.")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    name: str = "cosine"  # constant | multistep | cosine | linear | onecycle
+    warmup: float = 0.0  # share of all steps in which the rate rises from 0
+    final: float = 0.0  # last rate as a share of the highest
+    milestones: list[float] = field(default_factory=lambda: [0.5, 0.75])  # multistep: shares of all steps
+    gamma: float = 0.1  # multistep: factor at each milestone
+
+    def __post_init__(self) -> None:
+        _one_of("schedule.name", self.name, ("constant", "multistep", "cosine", "linear", "onecycle"))
+        _fraction(schedule__warmup=self.warmup)
+        _at_least(0, schedule__final=self.final, schedule__gamma=self.gamma)
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    epochs: int = 10
+    batch_size: int = 128
+    device: str = "auto"  # auto | cpu | cuda | cuda:N | mps
+    precision: str = "auto"  # auto | fp32 | bf16 | fp16
+    compile: Any = "auto"  # auto | true | false
+    channels_last: bool = True
+    deterministic: bool = False
+    threads: int | None = None  # processor threads; None: one a physical core
+    loss: str = "cross_entropy"  # cross_entropy | focal | mse
+    focal_gamma: float = 2.0
+    label_smoothing: float = 0.0
+    class_weights: Any = None  # None | balanced | a list, one number a class
+    balanced_sampling: bool = False  # draw every class equally often
+    accumulate: int = 1  # batches a step
+    grad_clip: float | None = None  # largest norm of the whole gradient
+    ema: float | None = None  # decay of the running average of the weights, such as 0.999
+    early_stopping: int | None = None  # epochs without a better validation accuracy
+    checkpoint_minutes: float = 5.0  # longest time between two saved states
+
+    def __post_init__(self) -> None:
+        _at_least(1, trainer__epochs=self.epochs, trainer__batch_size=self.batch_size, trainer__threads=self.threads)
+        _at_least(1, trainer__accumulate=self.accumulate, trainer__early_stopping=self.early_stopping)
+        _at_least(0, trainer__checkpoint_minutes=self.checkpoint_minutes, trainer__focal_gamma=self.focal_gamma)
+        _fraction(trainer__label_smoothing=self.label_smoothing)
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
+            raise ConfigError(f"trainer.device must be auto, cpu, cuda, cuda:N or mps, got {self.device!r}.")
+        _one_of("trainer.precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
+        _one_of("trainer.compile", self.compile, ("auto", True, False))
+        _one_of("trainer.loss", self.loss, ("cross_entropy", "focal", "mse"))
+        if self.grad_clip is not None and self.grad_clip <= 0:
+            raise ConfigError(f"trainer.grad_clip must be above 0, got {self.grad_clip}.")
+        if self.ema is not None:
+            _fraction(trainer__ema=self.ema)
+        weights = self.class_weights
+        if weights is not None and weights != "balanced":
+            numbers = isinstance(weights, Sequence) and not isinstance(weights, str)
+            if not numbers or any(not isinstance(w, int | float) or w < 0 for w in weights):
+                raise ConfigError(f"trainer.class_weights must be balanced or a list of numbers, got {weights!r}.")
+
+
+@dataclass(frozen=True)
+class LoggerConfig:
+    tensorboard: bool = True
+    wandb: bool = False
+    wandb_project: str = "cnnlab"
+    wandb_mode: str = "online"  # online | offline
+    gradients: bool = False  # norm of the gradient of each layer, once an epoch
+
+    def __post_init__(self) -> None:
+        _one_of("logger.wandb_mode", self.wandb_mode, ("online", "offline"))
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything one run is made from."""
+
+    seed: int = 0
+    run: RunConfig = field(default_factory=RunConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: dict[str, Any] = field(default_factory=dict)  # name and the constructor's own arguments
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optimizer: dict[str, Any] = field(default_factory=dict)  # name, lr, weight_decay and the class's own arguments
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+    def __post_init__(self) -> None:
+        _at_least(0, seed=self.seed)
+        rate = self.optimizer.get("lr")
+        if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < 1e6):
+            raise ConfigError(f"optimizer.lr must be a number above 0, got {rate!r}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def options(group: str) -> list[str]:
+    """Names of the option files of a group, such as options("model") → ["convnet", "mlp", "resnet"]."""
+    folder = resources.files("cnnlab") / "conf" / group
+    return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def known_keys() -> set[str]:
+    """Every key with a fixed name, such as `trainer.epochs`; keys below `model` and `optimizer` are open."""
+    keys: set[str] = set()
+    for entry in dataclasses.fields(Config):
+        section = entry.default_factory() if entry.default_factory is not dataclasses.MISSING else None
+        if dataclasses.is_dataclass(section):
+            keys.update(f"{entry.name}.{inner.name}" for inner in dataclasses.fields(section))
+        elif section is None:
+            keys.add(entry.name)
+    return keys
+
+
+def _check_override(override: str) -> tuple[str, str]:
+    """Split `key=value`; raise ConfigError with the nearest name for an unknown group, option or key."""
+    match = re.fullmatch(r"(?:\+\+?|~)?([A-Za-z_][\w.]*)=(.*)", override, flags=re.DOTALL)
+    if not match:
+        raise ConfigError(f"expected key=value, got {override!r}, as in trainer.epochs=5 or model=resnet.")
+    key, value = match.groups()
+    if key in GROUPS:
+        if value not in options(key):
+            raise ConfigError(f"unknown {key} {value!r}.{nearest(value, options(key))}")
+    elif key.split(".")[0] not in OPEN_GROUPS and key not in known_keys():
+        candidates = known_keys() | set(GROUPS) | {"model.", "optimizer."}
+        raise ConfigError(f"unknown key {key!r}.{nearest(key, candidates)}")
+    return key, value
+
+
+def _complete(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Check the overrides; add the recipe of the data set; let `optimizer` name any class of torch.optim."""
+    completed, chosen = [], {}
+    for override in overrides:
+        if (match := re.fullmatch(r"optimizer=([A-Z]\w*)", override)) is not None:
+            completed += ["optimizer=any", f"++optimizer.name={match[1]}"]
+            chosen["optimizer"] = match[1]
+            continue
+        key, value = _check_override(override)
+        chosen[key] = value
+        completed.append(f"{key}={value}" if key in GROUPS else f"++{key}={_quoted(value)}")
+    if "recipe" not in chosen:
+        name = chosen.get("data", "digits")
+        completed.insert(0, f"recipe={name if name in options('recipe') else 'default'}")
+    return completed, chosen
+
+
+def _quoted(value: str) -> str:
+    """Quote what Hydra's grammar would not take as it stands, such as a path with a space or an accent."""
+    if value[:1] in ("[", "{", "'", '"', "") or re.fullmatch(r"[\w./:+%@-]+", value, flags=re.ASCII):
+        return value
+    return "'" + re.sub(r"(\\*)'", r"\1\1\'", value) + "'"
+
+
+def _tune(values: dict[str, Any], chosen: Mapping[str, str]) -> None:
+    """Apply what the recipe found good for one model or optimizer, where that one is in use; overrides still win."""
+    for target, arguments in values.pop("tuned", {}).items():
+        group, name = target.split(".", 1)
+        if values[group]["name"] == name:
+            values[group].update({k: v for k, v in arguments.items() if f"{group}.{k}" not in chosen})
+
+
+def compose(overrides: Sequence[str] = ()) -> Config:
+    """Overrides such as ["data=mnist", "trainer.epochs=3"] → one frozen config.
+
+    The data set chooses its recipe (`recipe=...` overrules), the recipe chooses model, augmentation, optimizer and
+    schedule, and an override beats them all, whatever its place in the list.
+
+    Raises:
+        ConfigError: an unknown key or option, a value of the wrong type or out of range.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    completed, chosen = _complete(overrides)
+    folder = str(Path(str(resources.files("cnnlab"))) / "conf")
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=folder):
+            composed = hydra_compose(config_name="config", overrides=completed)
+        OmegaConf.resolve(composed)
+    except (HydraException, OmegaConfBaseException) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0].strip(" :")
+        raise ConfigError(f"cannot use {' '.join(overrides)!r}: {reason}.") from None
+    values: Any = OmegaConf.to_container(composed)
+    _tune(values, chosen)
+    return from_dict(values)
+
+
+def from_dict(values: Any) -> Config:
+    """A nested dictionary → Config, every value checked against its type.
+
+    Raises:
+        ConfigError: an unknown key, a value of the wrong type or out of range.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+    schema = OmegaConf.structured(Config)
+    _unlock(schema)
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.create(values)))  # type: ignore[return-value]
+    except ConfigKeyError as error:
+        raise ConfigError(f"unknown key {error.full_key!r}.{nearest(str(error.full_key), known_keys())}") from None
+    except OmegaConfBaseException as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"{error.full_key}: {reason[:1].lower() + reason[1:]}.") from None
+
+
+def _unlock(node: Any) -> None:
+    """A frozen dataclass becomes a read-only node; merging needs it writable once."""
+    from omegaconf import DictConfig, OmegaConf
+
+    OmegaConf.set_readonly(node, False)
+    for key in node:
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and child._get_flag("readonly") is not None:
+            _unlock(child)
+
+
+def to_yaml(config: Config) -> str:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(config.to_dict()))
+
+
+def load_yaml(path: Path) -> Config:
+    """Read back what `to_yaml` wrote. Raises ConfigError for a damaged file."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read ({type(error).__name__}); restore it from a copy.") from None
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{path} is not a configuration; restore it from a copy.")
+    return from_dict(values)

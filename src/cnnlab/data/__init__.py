@@ -1,0 +1,1 @@
+"""From pictures to batches: sources, splits, the decoded store, augmentation, loaders, and the audit."""

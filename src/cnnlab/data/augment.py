@@ -1,0 +1,158 @@
+"""Augmentation of whole batches: pure functions of pictures and draws. Nothing here draws a random number.
+
+Pictures are (B, H, W, stored channels) uint8 until `to float`, then (B, C, H, W) float32 in [0, 1], channels last.
+A box is (top, left, height, width) as shares of the picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cnnlab.config import AugmentConfig
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The settings of `augment.*` for pictures of one size."""
+
+    config: AugmentConfig
+    height: int
+    width: int
+
+    @property
+    def crop(self) -> str:
+        """none, pad or resized; "auto" decides by size."""
+        if self.config.crop == "auto":
+            return "resized" if min(self.height, self.width) >= 64 else "pad"
+        return self.config.crop
+
+    @property
+    def border(self) -> tuple[int, int]:
+        """Rows and columns of border for crop=pad."""
+        return max(1, round(self.height * self.config.padding)), max(1, round(self.width * self.config.padding))
+
+    @property
+    def affine(self) -> bool:
+        return any((self.config.rotation, self.config.shear, self.config.zoom, self.config.translate))
+
+
+def take_pixels(images: Tensor, rows: Tensor, top: Tensor, left: Tensor, flip: Tensor, padding_mode: str) -> Tensor:
+    """Gather pictures `rows` of `images`, each shifted and perhaps mirrored, in one pass over whole pixels.
+
+    Args:
+        images: (N, H, W, 1 or 4) uint8, contiguous, in memory or memory-mapped.
+        rows: (B,) numbers of pictures.
+        top, left: (B,) whole pixels; the window starts there, so −2 looks two pixels beyond the border.
+        flip: (B,) bool, mirror left to right.
+        padding_mode: "reflect" or "zero", for what lies beyond the border.
+
+    Returns:
+        (B, H, W, 1 or 4) uint8.
+    """
+    _, height, width, channels = images.shape
+    y = top[:, None] + torch.arange(height, device=rows.device)  # (B, H)
+    x = torch.arange(width, device=rows.device)
+    x = left[:, None] + torch.where(flip[:, None], width - 1 - x, x)  # (B, W)
+    inside = None
+    if padding_mode == "zero":
+        inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
+        y, x = y.clamp(0, height - 1), x.clamp(0, width - 1)
+    else:
+        y, x = reflect(y, height), reflect(x, width)
+    places = ((rows[:, None] * height + y) * width)[:, :, None] + x[:, None, :]  # (B, H, W)
+    flat = images.view(-1) if channels == 1 else images.view(torch.int32).view(-1)
+    taken = flat.index_select(0, places.view(-1)).view(len(rows), height, width)
+    if inside is not None:
+        taken = taken * inside
+    return taken[..., None] if channels == 1 else taken.view(torch.uint8).view(len(rows), height, width, channels)
+
+
+def reflect(position: Tensor, size: int) -> Tensor:
+    """Mirror positions at the first and the last pixel: −1 → 1, size → size−2."""
+    position = position.abs()
+    return (size - 1 - (size - 1 - position).abs()).clamp_(min=0)
+
+
+def resized_crop(images: Tensor, rows: Tensor, boxes: Tensor, flip: Tensor, height: int, width: int) -> Tensor:
+    """Cut a box out of each picture and resize it to height × width, antialiased on the processor.
+
+    Args:
+        images: (N, H, W, 1 or 4) uint8.
+        boxes: (B, 4), see the module's head; flip: (B,) bool.
+
+    Returns:
+        (B, height, width, 1 or 4) uint8.
+    """
+    _, full_height, full_width, channels = images.shape
+    if images.device.type != "cpu":
+        return _sampled_crop(images.index_select(0, rows), boxes, flip, height, width)
+    out = torch.empty(len(rows), height, width, channels, dtype=torch.uint8)
+    pixels = torch.tensor([full_height, full_width, full_height, full_width])
+    whole = (boxes * pixels).round_().long()
+    for i, (row, (top, left, tall, wide), mirror) in enumerate(
+        zip(rows.tolist(), whole.tolist(), flip.tolist(), strict=True)
+    ):
+        top, left = min(top, full_height - 1), min(left, full_width - 1)
+        window = images[row : row + 1, top : top + max(1, tall), left : left + max(1, wide)].permute(0, 3, 1, 2)
+        cut = F.interpolate(window, size=(height, width), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+        out[i] = cut.flip(1) if mirror else cut
+    return out
+
+
+def _sampled_crop(images: Tensor, boxes: Tensor, flip: Tensor, height: int, width: int) -> Tensor:
+    """`resized_crop` as one batched sampling, for accelerators."""
+    top, left, tall, wide = boxes.unbind(1)
+    matrix = boxes.new_zeros(len(boxes), 2, 3)
+    matrix[:, 0, 0] = torch.where(flip, -wide, wide)
+    matrix[:, 0, 2] = 2 * left + wide - 1
+    matrix[:, 1, 1] = tall
+    matrix[:, 1, 2] = 2 * top + tall - 1
+    grid = F.affine_grid(matrix, [len(boxes), 1, height, width], align_corners=False)
+    sampled = F.grid_sample(images.permute(0, 3, 1, 2).float(), grid, padding_mode="border", align_corners=False)
+    return sampled.round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def affine(images: Tensor, matrices: Tensor, padding_mode: str) -> Tensor:
+    """Turn, shear, zoom and shift (B, C, H, W) float pictures by (B, 2, 3) matrices in coordinates −1…1, bilinear."""
+    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
+    mode = "zeros" if padding_mode == "zero" else "reflection"
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode=mode, align_corners=False)
+
+
+def brightness(images: Tensor, factor: Tensor) -> Tensor:
+    return (images * factor[:, None, None, None]).clamp_(0, 1)
+
+
+def contrast(images: Tensor, factor: Tensor) -> Tensor:
+    """Move towards (or away from) the mean grey of each picture."""
+    mean = grey(images).mean(dim=(1, 2, 3), keepdim=True)
+    return torch.lerp(mean, images, factor[:, None, None, None]).clamp_(0, 1)
+
+
+def saturation(images: Tensor, factor: Tensor) -> Tensor:
+    """Move towards (or away from) the grey picture; nothing to do for one channel."""
+    if images.shape[1] == 1:
+        return images
+    return torch.lerp(grey(images), images, factor[:, None, None, None]).clamp_(0, 1)
+
+
+def grey(images: Tensor) -> Tensor:
+    """(B, 3, H, W) → (B, 1, H, W) luma of ITU-R BT.601."""
+    if images.shape[1] == 1:
+        return images
+    weights = images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    return (images * weights).sum(1, keepdim=True)
+
+
+def box_mask(boxes: Tensor, height: int, width: int) -> Tensor:
+    """(B, 4) boxes → (B, 1, H, W) bool, true where the pixel's centre is inside."""
+    y = (torch.arange(height, device=boxes.device) + 0.5) / height
+    x = (torch.arange(width, device=boxes.device) + 0.5) / width
+    top, left, tall, wide = (boxes[:, i, None] for i in range(4))
+    rows = (y >= top) & (y < top + tall)  # (B, H)
+    columns = (x >= left) & (x < left + wide)  # (B, W)
+    return (rows[:, :, None] & columns[:, None, :])[:, None]

@@ -1,0 +1,77 @@
+"""What is known about each set of pictures before a file of it is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """A set by name: what it shows, its official splits, where it lies under the data root, where it comes from."""
+
+    title: str
+    channels: int
+    official_splits: tuple[str, ...]
+    layout: str
+    origin: str
+    licence: str
+
+
+CATALOG = {
+    "digits": DatasetInfo(
+        "1,797 handwritten digits of 8×8 pixels, ten classes",
+        1,
+        (),
+        "inside scikit-learn, nothing to download",
+        "Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits, doi 10.24432/C50P49",
+        "CC BY 4.0",
+    ),
+    "mnist": DatasetInfo(
+        "70,000 handwritten digits of 28×28 pixels, ten classes",
+        1,
+        ("train", "test"),
+        "ROOT/MNIST/raw/*-ubyte",
+        "LeCun, Cortes and Burges 1998",
+        "CC BY-SA 3.0",
+    ),
+    "fashion_mnist": DatasetInfo(
+        "70,000 pieces of clothing of 28×28 pixels, ten classes",
+        1,
+        ("train", "test"),
+        "ROOT/FashionMNIST/raw/*-ubyte",
+        "Xiao, Rasul and Vollgraf 2017",
+        "MIT",
+    ),
+    "cifar10": DatasetInfo(
+        "60,000 photographs of 32×32 pixels, ten classes",
+        3,
+        ("train", "test"),
+        "ROOT/cifar-10-batches-py",
+        "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",
+        "research use",
+    ),
+    "cifar100": DatasetInfo(
+        "60,000 photographs of 32×32 pixels, a hundred classes",
+        3,
+        ("train", "test"),
+        "ROOT/cifar-100-python",
+        "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",
+        "research use",
+    ),
+    "caltech101": DatasetInfo(
+        "8,677 photographs of about 300×200 pixels, 101 classes, and 467 of background",
+        3,
+        (),
+        "ROOT/caltech101/101_ObjectCategories/CLASS/*.jpg",
+        "Li, Andreeto, Ranzato and Perona 2004, doi 10.22002/D1.20086",
+        "CC BY 4.0",
+    ),
+    "folder": DatasetInfo(
+        "your own pictures, a folder a class",
+        3,
+        ("train", "val", "test"),
+        "ROOT/{train,val,test}/CLASS/* or ROOT/CLASS/*",
+        "your disk",
+        "yours",
+    ),
+}

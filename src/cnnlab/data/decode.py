@@ -1,0 +1,112 @@
+"""Pillow alone: any picture file → upright 8-bit pixels of one mode and size. No torch, so that threads stay light."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from cnnlab.errors import DataError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "MPO")
+MAX_PIXELS = 100_000_000  # a picture of more pixels is refused before it is decoded
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a picture lies in memory: (height, width, channels) of uint8, and how it is brought to that size.
+
+    mode "L" is one channel; mode "RGB" is stored as four bytes a pixel, the last one unused, because a whole pixel can
+    then be moved as one 32-bit word.
+    fit "crop" resizes until the picture covers height × width and cuts the centre; "squash" resizes each side freely.
+    """
+
+    height: int
+    width: int
+    mode: str
+    fit: str = "crop"
+
+    @property
+    def channels(self) -> int:
+        return 1 if self.mode == "L" else 3
+
+    @property
+    def stored_channels(self) -> int:
+        return 1 if self.mode == "L" else 4
+
+    @property
+    def bytes_per_picture(self) -> int:
+        return self.height * self.width * self.stored_channels
+
+
+def read_picture(file: str | Path | bytes | BinaryIO) -> Image.Image:
+    """A file, its path or its bytes → upright "L" or "RGB" picture of 8 bits (a GIF gives its first frame).
+
+    Transparent pixels come out on white; 16-bit values are scaled, not cut.
+
+    Raises:
+        DataError: not a picture of a known format, damaged, truncated, or of more than MAX_PIXELS pixels.
+    """
+    stream = io.BytesIO(file) if isinstance(file, bytes) else file
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # we judge the size ourselves, below
+            with Image.open(stream, formats=FORMATS) as picture:
+                if picture.width * picture.height > MAX_PIXELS:
+                    raise DataError(f"{picture.width}×{picture.height} pixels are more than {MAX_PIXELS:,}")
+                picture.load()
+                return to_8_bit(ImageOps.exif_transpose(picture))
+    except DataError:
+        raise
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file can make a decoder raise nearly anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(file, bytes) or "BytesIO" in reason:
+            reason = "not a picture file" if "cannot identify" in reason else reason
+        raise DataError(reason) from error
+
+
+def to_8_bit(picture: Image.Image) -> Image.Image:
+    """Any Pillow mode → "L" (grey) or "RGB"."""
+    if picture.mode in ("L", "RGB"):
+        return picture
+    if picture.mode.startswith("I") or picture.mode == "F":  # 16 or 32 bits a pixel
+        values = np.asarray(picture, dtype=np.float64)
+        top = 1.0 if picture.mode == "F" and values.max(initial=0) <= 1 else 255.0
+        top = 65535.0 if picture.mode.startswith("I") or values.max(initial=0) > 255 else top
+        return Image.fromarray(np.clip(values * (255.0 / top) + 0.5, 0, 255).astype(np.uint8))
+    if picture.mode in ("1",):
+        return picture.convert("L")
+    if picture.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        white.alpha_composite(picture)
+        return white.convert("RGB")
+    return picture.convert("RGB")  # P, CMYK, YCbCr, LAB, HSV
+
+
+def arrange(picture: Image.Image, layout: Layout) -> np.ndarray:
+    """Picture → (height, width, stored channels) uint8, as `layout` says. Antialiased bilinear resizing."""
+    picture = picture.convert(layout.mode)
+    target = (layout.width, layout.height)
+    if picture.size != target:
+        box = None
+        if layout.fit == "crop":
+            scale = min(picture.width / layout.width, picture.height / layout.height)
+            width, height = layout.width * scale, layout.height * scale
+            left, top = (picture.width - width) / 2, (picture.height - height) / 2
+            box = (left, top, left + width, top + height)
+        picture = picture.resize(target, Image.Resampling.BILINEAR, box=box)
+    pixels = np.asarray(picture)
+    if layout.mode == "L":
+        return pixels[:, :, None]
+    stored = np.zeros((layout.height, layout.width, 4), np.uint8)
+    stored[:, :, :3] = pixels
+    return stored

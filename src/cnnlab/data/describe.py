@@ -1,0 +1,91 @@
+"""A set of pictures in facts and in words."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from cnnlab.data.audit import Audit, class_counts
+from cnnlab.data.catalog import CATALOG
+from cnnlab.data.load import Data
+from cnnlab.data.split import NAMES
+
+SHOWN = 10
+
+
+def facts(data: Data, findings: Audit | None = None) -> dict[str, Any]:
+    """What `cnnlab data NAME --json` prints."""
+    info = CATALOG[data.config.data.name]
+    sizes = data.index.size[data.index.ok]
+    known: dict[str, Any] = {
+        "name": data.config.data.name,
+        "what": info.title,
+        "origin": info.origin,
+        "licence": info.licence,
+        "classes": data.num_classes,
+        "pictures": {part: len(data.split[part]) for part in NAMES},
+        "unreadable": len(data.quarantined),
+        "original_size": {
+            "smallest": sizes.min(0).tolist(),
+            "median": np.median(sizes, 0).astype(int).tolist(),
+            "largest": sizes.max(0).tolist(),
+        },
+        "image_size": list(data.image_size),
+        "channels": data.in_channels,
+        "mean": list(data.preprocess.mean),
+        "std": list(data.preprocess.std),
+        "class_counts": class_counts(data),
+    }
+    if findings is not None:
+        known["check"] = dataclasses.asdict(findings)
+    return known
+
+
+def as_text(known: dict[str, Any]) -> str:
+    """The same for people: class counts as a table, findings with their first examples."""
+    original = known["original_size"]
+    spread = [f"{height}×{width}" for height, width in (original["smallest"], original["median"], original["largest"])]
+    size = spread[0] if len(set(spread)) == 1 else f"{spread[0]} to {spread[2]}, median {spread[1]}"
+    lines = [
+        f"{known['name']}: {known['what']}",
+        f"  origin     {known['origin']} ({known['licence']})",
+        "  pictures   " + ", ".join(f"{count:,} {part}" for part, count in known["pictures"].items()),
+        f"  originals  {size} pixels (height×width)",
+        f"  network    {known['image_size'][0]}×{known['image_size'][1]} pixels, {known['channels']} channel(s)",
+        "  mean       " + ", ".join(f"{v:.4f}" for v in known["mean"]) + "  (train split, of 0…1)",
+        "  std        " + ", ".join(f"{v:.4f}" for v in known["std"]),
+        "",
+    ]
+    width = max(5, *(len(name) for name in known["class_counts"]))
+    lines.append(f"  {'class':<{width}}" + "".join(f"{part:>9}" for part in NAMES))
+    for name, row in known["class_counts"].items():
+        lines.append(f"  {name:<{width}}" + "".join(f"{row[part]:>9,}" for part in NAMES))
+    if "check" in known:
+        lines += ["", *_findings(known["check"], known["class_counts"])]
+    return "\n".join(lines)
+
+
+def _findings(check: dict[str, Any], counts: dict[str, dict[str, int]]) -> list[str]:
+    train = [row["train"] for row in counts.values()]
+    lines = [
+        f"balance: the largest class has {max(train) / max(1, min(train)):.1f} times the smallest's training pictures"
+    ]
+    sections = [
+        ("unreadable pictures", [f"{row['name']}: {row['reason']}" for row in check["unreadable"]]),
+        ("exact duplicates", [" = ".join(group) for group in check["exact"]]),
+        ("near duplicates", [f"{a} ≈ {b} (correlation {r:.3f})" for a, b, r in check["near"]]),
+        ("same file in two classes", [" = ".join(group) for group in check["label_conflicts"]]),
+        ("leaks: the same picture in two splits", [
+            f"{' and '.join(leak['splits'])}: {' , '.join(leak['names'])} ({leak['kind']})" for leak in check["leaks"]
+        ]),
+    ]  # fmt: skip
+    for title, rows in sections:
+        lines.append(f"{title}: {len(rows) or 'none'}")
+        lines += [f"  {row}" for row in rows[:SHOWN]]
+        if len(rows) > SHOWN:
+            lines.append(f"  … and {len(rows) - SHOWN:,} more (--json lists all)")
+    if not check["near_checked"]:
+        lines.append("near duplicates were not sought: too many pictures, or data.storage=stream")
+    return lines

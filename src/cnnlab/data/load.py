@@ -1,0 +1,276 @@
+"""One data set, ready to train on: pictures, split, store, preprocess and three loaders."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cnnlab.config import Config, compose
+from cnnlab.data.augment import Augmentation
+from cnnlab.data.decode import Layout
+from cnnlab.data.loader import Loader, Streamed
+from cnnlab.data.preprocess import Preprocess
+from cnnlab.data.sources import open_pictures
+from cnnlab.data.sources.base import PictureSet
+from cnnlab.data.sources.folder import DEFAULT_SIDE
+from cnnlab.data.split import Split, check_classes, make_split, manifest
+from cnnlab.data.store import Index, cache_folder, index_array, open_stores
+from cnnlab.errors import DataError
+
+CANVAS = 1.25  # side of the stored training picture over the side of the crop, for random resized crops
+MEMORY_SHARE = 0.4  # of the free memory that pictures may take before they stay on disk
+
+
+@dataclass
+class Data:
+    """Loaders `train`, `val` and `test` give (images, labels) batches; `classes[label]` is a name."""
+
+    config: Config
+    pictures: PictureSet
+    index: Index
+    split: Split
+    manifest: dict[str, Any]
+    preprocess: Preprocess
+    train: Loader
+    val: Loader
+    test: Loader
+
+    @property
+    def classes(self) -> list[str]:
+        return list(self.pictures.classes)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.pictures.classes)
+
+    @property
+    def in_channels(self) -> int:
+        return self.preprocess.layout.channels
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return self.preprocess.layout.height, self.preprocess.layout.width
+
+    @property
+    def quarantined(self) -> list[dict[str, str]]:
+        """Name and reason of each picture that could not be read; none of them is in a split."""
+        return [{"name": self.pictures.names[i], "reason": why} for i, why in sorted(self.index.reasons.items())]
+
+    def loader(self, part: str) -> Loader:
+        return {"train": self.train, "val": self.val, "test": self.test}[part]
+
+    def evaluation_loader(self, part: str, batch_size: int = 500) -> Loader:
+        """The pictures of a split in order, without augmentation."""
+        source = self.test if part == "test" else self.val
+        labels = self.pictures.labels
+        return Loader(source.pixels, labels, self.split[part], self.preprocess, batch_size, device=source.device)
+
+    def names(self, part: str) -> list[str]:
+        return [self.pictures.names[i] for i in self.split[part]]
+
+
+def load_data(
+    name: str = "digits",
+    *,
+    augment: str | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+    device: str = "cpu",
+    **keys: Any,
+) -> Data:
+    """Load a set of pictures by name.
+
+    Args:
+        name: digits, mnist, fashion_mnist, cifar10, cifar100, caltech101 or folder.
+        augment: none, light, standard or strong; None takes what the set's recipe names.
+        batch_size: pictures a batch.
+        seed: of the split, the order and the augmentation.
+        device: where the batches are given.
+        keys: any `data.*` key, such as root="data", val_fraction=0.25, image_size=64 or limit=1000.
+
+    Raises:
+        ConfigError, DataError: see `cnnlab.config` and `cnnlab.data.sources`.
+    """
+    overrides = [f"data={name}", f"trainer.batch_size={batch_size}", f"seed={seed}"]
+    overrides += [f"augment={augment}"] if augment else []
+    config = compose(overrides)
+    values = config.to_dict()
+    unknown = sorted(set(keys) - set(values["data"]))
+    if unknown:
+        from cnnlab.errors import nearest
+
+        raise DataError(f"load_data has no argument {unknown[0]!r}.{nearest(unknown[0], values['data'])}")
+    from cnnlab.config import from_dict
+
+    values["data"].update({key: str(value) if isinstance(value, Path) else value for key, value in keys.items()})
+    return build_data(from_dict(values), torch.device(device))
+
+
+def build_data(
+    config: Config,
+    device: torch.device,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    preprocess: Preprocess | None = None,
+) -> Data:
+    """Everything `config.data` and `config.augment` say, checked; pictures are decoded here if they are not yet.
+
+    Args:
+        progress: called with (done, total) while pictures are decoded.
+        preprocess: that of a trained model, to evaluate it; None measures mean and std on the train split.
+
+    Raises:
+        DataError: wrong files, too many unreadable ones, or a class without training pictures.
+    """
+    settings = config.data
+    pictures = open_pictures(settings)
+    layout = preprocess.layout if preprocess else choose_layout(pictures, config)
+    augmentation = Augmentation(config.augment, layout.height, layout.width)
+    canvas = training_layout(pictures, layout, augmentation)
+    native = pictures.array is not None and pictures.size == (layout.height, layout.width)
+    native = native and pictures.mode == layout.mode and canvas == layout
+
+    streaming = settings.storage == "stream" or (
+        settings.storage == "auto" and not native and not _fits_on_disk(len(pictures), {layout, canvas})
+    )
+    evaluation_pixels: Tensor | Streamed
+    training_pixels: Tensor | Streamed
+    if native:
+        assert pictures.array is not None
+        index = index_array(pictures)
+        evaluation_pixels = training_pixels = pack(pictures.array)
+    elif streaming:
+        index = open_stores(pictures, [None], progress)[0].index
+        workers = settings.workers if settings.workers is not None else os.cpu_count() or 1
+        evaluation_pixels = Streamed(pictures, layout, workers)
+        training_pixels = Streamed(pictures, canvas, workers)
+    else:
+        layouts = [layout] if canvas == layout else [layout, canvas]
+        stores = open_stores(pictures, layouts, progress)
+        index = stores[0].index
+        images = [store.images for store in stores if store.images is not None]
+        resident = settings.storage == "memory" or (
+            settings.storage == "auto" and sum(i.nbytes for i in images) < MEMORY_SHARE * free_memory()
+        )
+        tensors = [as_tensor(i, resident) for i in images]
+        evaluation_pixels, training_pixels = tensors[0], tensors[-1]
+    if device.type != "cpu" and isinstance(evaluation_pixels, Tensor) and isinstance(training_pixels, Tensor):
+        same = evaluation_pixels is training_pixels
+        training_pixels = training_pixels.to(device)
+        evaluation_pixels = training_pixels if same else evaluation_pixels.to(device)
+
+    check_quarantine(index, len(pictures), settings.max_corrupt, pictures.names)
+    split = make_split(pictures.labels, index.ok, pictures.official, settings, config.seed)
+    check_classes(split, pictures.labels, pictures.classes)
+    if preprocess is None:
+        mean, std = measure(training_pixels, split.train, layout.channels)
+        preprocess = Preprocess(layout, mean, std)
+
+    labels = pictures.labels
+    weights = 1 / np.bincount(labels[split.train])[labels[split.train]] if config.trainer.balanced_sampling else None
+    size = min(config.trainer.batch_size, len(split.train))
+    train = Loader(
+        training_pixels, labels, split.train, preprocess, size, augmentation, True, config.seed, device, weights
+    )
+    val, test = (
+        Loader(evaluation_pixels, labels, split[part], preprocess, config.trainer.batch_size, device=device)
+        for part in ("val", "test")
+    )
+    facts = manifest(split, pictures.names, index.digest, pictures.classes, settings, config.seed)
+    data = Data(config, pictures, index, split, facts, preprocess, train, val, test)
+    facts["quarantined"] = data.quarantined
+    return data
+
+
+def choose_layout(pictures: PictureSet, config: Config) -> Layout:
+    """Evaluation layout: `data.image_size`, else the set's own size, else 128 pixels."""
+    height, width = config.data.image_size or pictures.size or (DEFAULT_SIDE, DEFAULT_SIDE)
+    return Layout(height, width, pictures.mode, config.data.fit)
+
+
+def training_layout(pictures: PictureSet, layout: Layout, augmentation: Augmentation) -> Layout:
+    """For random resized crops the whole picture is stored, larger; else training and evaluation share their pixels."""
+    if augmentation.crop != "resized" or pictures.size == (layout.height, layout.width):
+        return layout
+    height, width = (round(side * CANVAS) for side in (layout.height, layout.width))
+    return dataclasses.replace(layout, height=height, width=width, fit="squash")
+
+
+def pack(array: np.ndarray) -> Tensor:
+    """(n, H, W) or (n, H, W, 3) uint8 → (n, H, W, 1 or 4) tensor."""
+    if array.ndim == 3:
+        return torch.from_numpy(array.copy() if not array.flags.writeable else array)[..., None]
+    packed = np.zeros((*array.shape[:3], 4), np.uint8)
+    packed[..., :3] = array
+    return torch.from_numpy(packed)
+
+
+def as_tensor(images: np.ndarray, resident: bool) -> Tensor:
+    """Memory-mapped pixels → tensor, read into memory or left on disk."""
+    if resident:
+        return torch.from_numpy(np.array(images))
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the map is read-only, and nobody writes to it
+        return torch.from_numpy(images)
+
+
+def free_memory() -> float:
+    """Bytes of memory that are free now; half a GiB less than nothing known means 4 GiB."""
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):
+        return 4 * 2.0**30
+
+
+def _fits_on_disk(count: int, layouts: set[Layout]) -> bool:
+    import shutil
+
+    folder = cache_folder()
+    while not folder.exists():
+        folder = folder.parent
+    return sum(layout.bytes_per_picture for layout in layouts) * count < 0.9 * shutil.disk_usage(folder).free
+
+
+def check_quarantine(index: Index, count: int, allowed: float, names: Sequence[str]) -> None:
+    """Raise DataError if more than `allowed` of the pictures cannot be read."""
+    bad = len(index.reasons)
+    if bad > allowed * count:
+        first, reason = min(index.reasons.items())
+        raise DataError(
+            f"{bad:,} of {count:,} pictures cannot be read, the first is {names[first]} ({reason}). Mend or delete"
+            f" them (cnnlab data ... --check lists them), or allow it with data.max_corrupt={bad / count:.2g}."
+        )
+
+
+def measure(
+    pixels: Tensor | Streamed, numbers: np.ndarray, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Exact mean and standard deviation of each channel over pictures `numbers`, in units of [0, 1]."""
+    total, squares, count = np.zeros(channels), np.zeros(channels), 0
+    for block in _blocks(pixels, numbers):
+        counts = [torch.bincount(block[..., c].reshape(-1), minlength=256).cpu().numpy() for c in range(channels)]
+        values = np.arange(256.0)
+        total += [histogram @ values for histogram in counts]
+        squares += [histogram @ values**2 for histogram in counts]
+        count += int(counts[0].sum())
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 1.0))
+    return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
+
+
+def _blocks(pixels: Tensor | Streamed, numbers: np.ndarray, size: int = 512):  # type: ignore[no-untyped-def]
+    parts = [numbers[i : i + size] for i in range(0, len(numbers), size)]
+    if isinstance(pixels, Streamed):
+        yield from pixels.batches([part.tolist() for part in parts])
+        return
+    for part in parts:
+        yield pixels[torch.from_numpy(part).to(pixels.device)]

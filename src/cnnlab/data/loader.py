@@ -1,0 +1,211 @@
+"""Batches on the device: from pixels in memory, from a memory map, or streamed from files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cnnlab.data.augment import (
+    Augmentation,
+    affine,
+    box_mask,
+    brightness,
+    contrast,
+    resized_crop,
+    saturation,
+    take_pixels,
+)
+from cnnlab.data.decode import Layout, arrange
+from cnnlab.data.plan import EpochPlan, plan_epoch
+from cnnlab.data.preprocess import Preprocess
+from cnnlab.data.sources.base import PictureSet
+from cnnlab.errors import DataError
+
+
+class Batch(NamedTuple):
+    """`images` (B, C, H, W) float32 normalised; `labels` (B,) int64; `members` (B,) places in the split.
+
+    With mixup or cutmix, `other` holds the label of the second picture and `share` the part of the first in the mix.
+    """
+
+    images: Tensor
+    labels: Tensor
+    members: Tensor
+    other: Tensor | None = None
+    share: Tensor | None = None
+
+
+class Streamed(Dataset[Tensor]):
+    """Pictures that are decoded each time they are needed."""
+
+    def __init__(self, pictures: PictureSet, layout: Layout, workers: int) -> None:
+        self.pictures = pictures
+        self.layout = layout
+        self.workers = workers
+
+    def __getitem__(self, index: int) -> Tensor:
+        try:
+            return torch.from_numpy(arrange(self.pictures.load_image(index), self.layout))
+        except DataError as error:
+            name = self.pictures.names[index]
+            raise DataError(f"{name} could be read before and cannot now: {error}. Restore it and resume.") from None
+
+    def batches(self, numbers: list[list[int]]) -> Iterator[Tensor]:
+        loader = DataLoader(self, batch_sampler=numbers, num_workers=min(self.workers, len(numbers)))
+        yield from loader
+
+
+class Loader:
+    """Iterable over one split. `for images, labels in loader` is an epoch; each time a training loader is iterated,
+    the next epoch's order and augmentation are used.
+
+    Args:
+        pixels: (N, H, W, stored channels) uint8 tensor, or `Streamed`.
+        labels: (N,) label of each picture.
+        numbers: (n,) numbers of the pictures of this split.
+        preprocess: the evaluation transform; its normalisation ends every batch.
+        augmentation: None for evaluation.
+        shuffle: a new order each epoch; drops the last, incomplete batch so that each step sees the same batch size.
+        weights: (n,) sampling chances, see `plan_epoch`.
+    """
+
+    def __init__(
+        self,
+        pixels: Tensor | Streamed,
+        labels: np.ndarray,
+        numbers: np.ndarray,
+        preprocess: Preprocess,
+        batch_size: int,
+        augmentation: Augmentation | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        weights: np.ndarray | None = None,
+    ) -> None:
+        self.device = torch.device(device)
+        self.pixels = pixels
+        self.preprocess = preprocess
+        self.numbers = torch.from_numpy(np.ascontiguousarray(numbers))
+        self.labels = torch.from_numpy(labels[numbers])
+        self.batch_size = batch_size
+        self.augmentation = augmentation
+        self.shuffle = shuffle
+        self.seed = seed
+        self.weights = weights
+        self.next_epoch = 0
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        whole, rest = divmod(len(self.numbers), self.batch_size)
+        return max(1, whole) if self.shuffle else whole + (rest > 0)
+
+    @property
+    def count(self) -> int:
+        """Pictures in the split."""
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        epoch = self.next_epoch
+        self.next_epoch += 1
+        for batch in self.epoch(epoch):
+            yield batch.images, batch.labels
+
+    def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from number `start` on; the same (seed, epoch) always gives the same ones."""
+        if self.shuffle:
+            plan = plan_epoch(self.count, self.augmentation, self.seed, epoch, self.weights)
+        else:
+            plan = EpochPlan(torch.arange(self.count), {})
+        size = self.batch_size
+        slices = [slice(i * size, min((i + 1) * size, self.count)) for i in range(start, len(self))]
+        if isinstance(self.pixels, Streamed):
+            yield from self._streamed(self.pixels, plan, slices)
+            return
+        numbers, labels = self.numbers.to(self.pixels.device), self.labels.to(self.device)
+        plan = plan.to(self.pixels.device)
+        for part in slices:
+            members = plan.order[part]
+            draws = {name: draw[part] for name, draw in plan.draws.items()}
+            images = self._augment(self.pixels, numbers[members], draws)
+            if "partner" in draws:
+                second = plan.order[draws["partner"]]
+                partner_draws = {name: draw[draws["partner"]] for name, draw in plan.draws.items()}
+                other = self._augment(self.pixels, numbers[second], partner_draws)
+                yield self._mixed(images, other, labels, members, second, draws)
+            else:
+                yield Batch(images, labels[members], members)
+
+    def _streamed(self, pixels: Streamed, plan: EpochPlan, slices: list[slice]) -> Iterator[Batch]:
+        """The same batches; the pictures of a batch, and of its partners, come from worker processes."""
+        members = [plan.order[part] for part in slices]
+        seconds = [plan.order[plan.draws["partner"][part]] if "partner" in plan.draws else part for part in slices]
+        wanted = [torch.cat([m, s]) if isinstance(s, Tensor) else m for m, s in zip(members, seconds, strict=True)]
+        labels = self.labels.to(self.device)
+        stream = pixels.batches([self.numbers[w].tolist() for w in wanted])
+        for part, member, second, block in zip(slices, members, seconds, stream, strict=True):
+            block = block.to(self.device)
+            draws = {name: draw[part].to(self.device) for name, draw in plan.draws.items()}
+            rows = torch.arange(len(member), device=self.device)
+            images = self._augment(block, rows, draws)
+            if isinstance(second, Tensor):
+                partner = plan.draws["partner"][part]
+                partner_draws = {name: draw[partner].to(self.device) for name, draw in plan.draws.items()}
+                other = self._augment(block, rows + len(member), partner_draws)
+                yield self._mixed(images, other, labels, member, second, draws)
+            else:
+                yield Batch(images, labels[member], member)
+
+    def _augment(self, pixels: Tensor, rows: Tensor, draws: dict[str, Tensor]) -> Tensor:
+        """Pictures `rows` of `pixels` → (B, C, H, W) float32, augmented and normalised."""
+        augmentation = self.augmentation
+        if augmentation is None or not self.shuffle:
+            return self.preprocess.normalise(pixels.index_select(0, rows).to(self.device))
+        config, height, width = augmentation.config, augmentation.height, augmentation.width
+        still = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+        flip = draws.get("flip", still.bool())
+        if augmentation.crop == "resized":
+            taken = resized_crop(pixels, rows, draws["box"], flip, height, width)
+        elif "top" in draws or "flip" in draws:
+            top, left = draws.get("top", still), draws.get("left", still)
+            taken = take_pixels(pixels, rows, top, left, flip, config.padding_mode)
+        else:
+            taken = pixels.index_select(0, rows)
+        taken = taken.to(self.device)
+        colour = [name for name in ("brightness", "contrast", "saturation") if name in draws]
+        if "affine" in draws or colour:
+            images = self._float_stage(taken, draws, config.padding_mode, colour)
+        else:
+            images = self.preprocess.normalise(taken)
+        for name in ("erasing", "cutout"):
+            if name in draws:
+                images = images.masked_fill(box_mask(draws[name].to(self.device), height, width), 0)
+        return images
+
+    def _float_stage(self, taken: Tensor, draws: dict[str, Tensor], padding_mode: str, colour: list[str]) -> Tensor:
+        images = taken[..., : self.preprocess.layout.channels].permute(0, 3, 1, 2).to(torch.float32).div_(255)
+        if "affine" in draws:
+            images = affine(images, draws["affine"].to(self.device), padding_mode)
+        for name in colour:
+            change = {"brightness": brightness, "contrast": contrast, "saturation": saturation}[name]
+            images = change(images, draws[name].to(self.device))
+        scale, shift = (torch.tensor(v, device=self.device)[:, None, None] for v in self.preprocess.scale_and_shift())
+        images = images.mul_(scale * 255).add_(shift)
+        return images.contiguous(memory_format=torch.channels_last)
+
+    def _mixed(
+        self, images: Tensor, other: Tensor, labels: Tensor, members: Tensor, second: Tensor, draws: dict[str, Tensor]
+    ) -> Batch:
+        share = draws["mix"].to(self.device)
+        if "cutmix" in draws:
+            boxes = draws["cutmix"].to(self.device)
+            inside = box_mask(boxes, images.shape[2], images.shape[3])
+            images = torch.where(inside, other, images)
+            share = 1 - inside.float().mean(dim=(1, 2, 3))  # what is truly left of the first picture
+        else:
+            images = torch.lerp(other, images, share[:, None, None, None])
+        return Batch(images, labels[members], members, labels[second], share)

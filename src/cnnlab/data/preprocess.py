@@ -1,0 +1,59 @@
+"""The one evaluation transform: validation, test, predict and every export call this and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cnnlab.data.decode import Layout, arrange, read_picture, to_8_bit
+from cnnlab.errors import DataError
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Upright 8-bit pixels → resize → crop → (x/255 − mean)/std. `mean` and `std` have one number a channel, in [0, 1]."""
+
+    layout: Layout
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, picture: str | Path | bytes | Image.Image) -> Tensor:
+        """One picture file or Pillow picture → (C, height, width) float32."""
+        upright = to_8_bit(picture) if isinstance(picture, Image.Image) else read_picture(picture)
+        return self.normalise(torch.from_numpy(arrange(upright, self.layout))[None])[0]
+
+    def normalise(self, stored: Tensor) -> Tensor:
+        """(B, H, W, stored channels) uint8 → (B, C, H, W) float32, channels last in memory."""
+        pixels = stored[..., : self.layout.channels].to(torch.float32)
+        scale, shift = (torch.tensor(v, device=stored.device) for v in self.scale_and_shift())
+        return pixels.mul_(scale).add_(shift).permute(0, 3, 1, 2)
+
+    def scale_and_shift(self) -> tuple[list[float], list[float]]:
+        """Factors a, b a channel with a·x + b = (x/255 − mean)/std."""
+        return [1 / (255 * s) for s in self.std], [-m / s for m, s in zip(self.mean, self.std, strict=True)]
+
+    def denormalise(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) float → (B, H, W, C) uint8, for showing."""
+        mean, std = (torch.tensor(v, device=images.device) for v in (self.mean, self.std))
+        pixels = images.float().permute(0, 2, 3, 1) * std + mean
+        return (pixels * 255).round().clamp(0, 255).to(torch.uint8)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Preprocess:
+        """Read back what `to_dict` wrote. Raises DataError for anything else."""
+        try:
+            layout = Layout(**values["layout"])
+            mean, std = (tuple(float(v) for v in values[key]) for key in ("mean", "std"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"the preprocess of this model is damaged ({error}).") from None
+        if len(mean) != layout.channels or len(std) != layout.channels or min(std) <= 0:
+            raise DataError(f"the preprocess of this model is damaged: mean {mean} and std {std}.")
+        return cls(layout, mean, std)

@@ -1,0 +1,60 @@
+"""A batch as a picture: a grid with labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cnnlab.data.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def show_batch(
+    images: Tensor,
+    labels: Tensor | Sequence[int],
+    classes: Sequence[str] | None = None,
+    preprocess: Preprocess | None = None,
+    path: str | Path | None = None,
+    columns: int = 8,
+    limit: int = 64,
+) -> Figure:
+    """Draw a batch with its labels; a notebook shows the figure that is returned.
+
+    Args:
+        images: (B, C, H, W) float: normalised if `preprocess` is given (it is undone), else stretched to its own range.
+        labels: (B,) class numbers.
+        classes: their names.
+        path: also save it there, as PNG, SVG or PDF.
+        limit: pictures at the most.
+    """
+    from matplotlib.figure import Figure
+
+    images = images[:limit].detach().cpu()
+    if preprocess is not None:
+        pixels = preprocess.denormalise(images).numpy()
+    else:
+        low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+        stretched = (images - low) / (high - low).clamp_min(1e-6)
+        pixels = (stretched * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    columns = min(columns, len(pixels))
+    rows = math.ceil(len(pixels) / columns)
+    figure = Figure(figsize=(1.4 * columns, 1.65 * rows), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(rows, columns)).reshape(-1)
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, picture, label in zip(axes, pixels, labels, strict=False):
+        grey = picture.shape[-1] == 1
+        axis.imshow(picture[..., 0] if grey else picture, cmap="gray" if grey else None, vmin=0, vmax=255)
+        text = classes[int(label)] if classes else str(int(label))
+        axis.set_title(text if len(text) < 19 else text[:17] + "…", fontsize=8, pad=3)
+    if path is not None:
+        figure.savefig(path, dpi=120)
+    return figure

@@ -1,0 +1,40 @@
+"""One file a source. `open_pictures` is the only door."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cnnlab.config import DataConfig
+from cnnlab.data.catalog import CATALOG
+from cnnlab.data.sources.base import PictureSet
+from cnnlab.errors import DataError, nearest
+
+
+def open_pictures(config: DataConfig) -> PictureSet:
+    """The set of pictures that `data.name` and `data.root` name; nothing is decoded yet.
+
+    Raises:
+        DataError: an unknown name, missing or damaged files, or a tree that is no data set.
+    """
+    root = Path(config.root)
+    if config.name == "digits":
+        from cnnlab.data.sources.digits import open_digits
+
+        return open_digits()
+    if config.name in ("mnist", "fashion_mnist"):
+        from cnnlab.data.sources.mnist import open_mnist
+
+        return open_mnist(config.name, root, config.download)
+    if config.name in ("cifar10", "cifar100"):
+        from cnnlab.data.sources.cifar import open_cifar
+
+        return open_cifar(config.name, root, config.download)
+    if config.name == "caltech101":
+        from cnnlab.data.sources.caltech101 import Caltech101
+
+        return Caltech101(root, config.background, config.download)
+    if config.name == "folder":
+        from cnnlab.data.sources.folder import open_folder
+
+        return open_folder(root)
+    raise DataError(f"unknown data {config.name!r}.{nearest(config.name, CATALOG)}")

@@ -1,0 +1,137 @@
+"""What every source of pictures gives: names, labels, classes, official splits, and one picture at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset
+
+from cnnlab.data.decode import read_picture
+from cnnlab.errors import DataError
+
+
+class PictureSet(Dataset[tuple[Image.Image, int]]):
+    """A map-style data set of (picture, label).
+
+    Attributes:
+        classes: class names; a label is an index into them.
+        labels: (n,) int64.
+        names: one name a picture, unique: its path below the root, or its number.
+        official: (n,) "train", "val" or "test" where the set has official splits, else None.
+        mode: "L" or "RGB".
+        size: (height, width) in pixels if all pictures are known to share it, else None.
+        array: (n, H, W) or (n, H, W, 3) uint8 if the set is one array in memory, else None.
+    """
+
+    classes: Sequence[str]
+    labels: np.ndarray
+    names: Sequence[str]
+    official: np.ndarray | None = None
+    mode: str = "RGB"
+    size: tuple[int, int] | None = None
+    array: np.ndarray | None = None
+
+    def load_image(self, index: int) -> Image.Image:
+        """Picture number `index`, upright, "L" or "RGB". Raises DataError if it cannot be read."""
+        raise NotImplementedError
+
+    def load_label(self, index: int) -> int:
+        return int(self.labels[index])
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return self.load_image(index), self.load_label(index)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read_bytes(self, index: int) -> bytes:
+        """The bytes that `digest` is taken from."""
+        raise NotImplementedError
+
+    def decode(self, data: bytes, index: int) -> Image.Image:
+        """Picture from what `read_bytes` gave."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """Hex digest that changes whenever a picture does."""
+        raise NotImplementedError
+
+
+class ArraySet(PictureSet):
+    """Pictures that are one uint8 array."""
+
+    def __init__(
+        self, images: np.ndarray, labels: np.ndarray, classes: Sequence[str], official: np.ndarray | None = None
+    ) -> None:
+        self.array = images
+        self.labels = labels.astype(np.int64)
+        self.classes = classes
+        self.official = official
+        self.names = [str(i) for i in range(len(images))]
+        self.mode = "L" if images.ndim == 3 else "RGB"
+        self.size = (images.shape[1], images.shape[2])
+        if len(images) != len(labels):
+            raise DataError(f"{len(images):,} pictures but {len(labels):,} labels: a file of the set is damaged.")
+
+    def load_image(self, index: int) -> Image.Image:
+        assert self.array is not None
+        return Image.fromarray(self.array[index])
+
+    def read_bytes(self, index: int) -> bytes:
+        assert self.array is not None
+        return self.array[index].tobytes()
+
+    def decode(self, data: bytes, index: int) -> Image.Image:
+        return self.load_image(index)
+
+    def fingerprint(self) -> str:
+        assert self.array is not None
+        digest = hashlib.sha256(repr(self.array.shape).encode())
+        digest.update(np.ascontiguousarray(self.array))
+        return digest.hexdigest()
+
+
+class FileSet(PictureSet):
+    """Pictures that are one file each, below `root`."""
+
+    def __init__(
+        self,
+        root: Path,
+        names: Sequence[str],
+        labels: np.ndarray,
+        classes: Sequence[str],
+        official: np.ndarray | None = None,
+    ) -> None:
+        self.root = root
+        self.names = names
+        self.labels = labels.astype(np.int64)
+        self.classes = classes
+        self.official = official
+
+    def load_image(self, index: int) -> Image.Image:
+        return self.decode(self.read_bytes(index), index)
+
+    def read_bytes(self, index: int) -> bytes:
+        try:
+            return (self.root / self.names[index]).read_bytes()
+        except OSError as error:
+            raise DataError(error.strerror or type(error).__name__) from None
+
+    def decode(self, data: bytes, index: int) -> Image.Image:
+        return read_picture(data)
+
+    def fingerprint(self) -> str:
+        """Of names, sizes and times of change: the content of each file is hashed while it is decoded."""
+        digest = hashlib.sha256()
+        for name in self.names:
+            try:
+                facts = os.stat(self.root / name)
+                digest.update(f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode(errors="surrogateescape"))
+            except OSError:
+                digest.update(f"{name}\0missing\n".encode(errors="surrogateescape"))
+        return digest.hexdigest()

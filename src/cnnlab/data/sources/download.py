@@ -1,0 +1,37 @@
+"""torchvision's own downloads, with every way they fail turned into one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+from cnnlab.errors import DataError
+
+
+def missing(name: str, where: Path) -> DataError:
+    return DataError(
+        f"{name} is not below {where}: set data.root to the folder that holds it, or data.download=true to fetch it."
+    )
+
+
+def torchvision_set(dataset: Callable[..., Any], name: str, root: Path, download: bool, **arguments: Any) -> Any:
+    """Open a torchvision data set; download it first if it is missing and `download` allows.
+
+    Raises:
+        DataError: missing and not to be downloaded, no network, wrong checksum, or no room.
+    """
+    try:
+        return dataset(root=str(root), download=False, **arguments)
+    except RuntimeError:
+        if not download:
+            raise missing(name, root) from None
+    print(f"downloading {name} to {root}", flush=True)
+    try:
+        return dataset(root=str(root), download=True, **arguments)
+    except (URLError, OSError, RuntimeError) as error:
+        raise DataError(
+            f"could not download {name} to {root}: {error}. Check the network and the disk, or put the files there"
+            " yourself and set data.root."
+        ) from None

@@ -1,0 +1,100 @@
+"""A folder a class: ROOT/CLASS/* or ROOT/{train,val,test}/CLASS/*."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cnnlab.data.decode import EXTENSIONS
+from cnnlab.data.sources.base import FileSet
+from cnnlab.errors import DataError, nearest
+
+SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+DEFAULT_SIDE = 128  # pixels, for pictures of different sizes
+SMALL = 96  # pictures that all share a size up to this keep it
+SAMPLED = 64
+
+
+def open_folder(root: Path) -> FileSet:
+    """Read the tree below `root`.
+
+    Raises:
+        DataError: a missing root, an empty class folder, no picture at all, fewer than two classes, or a class in
+            val or test that train lacks.
+    """
+    if not root.is_dir():
+        siblings = [entry.name for entry in root.parent.iterdir() if entry.is_dir()] if root.parent.is_dir() else []
+        raise DataError(f"{root} is not a folder; set data.root to the folder of your pictures.{_hint(root, siblings)}")
+    parts = {entry.name: SPLIT_NAMES[entry.name] for entry in _folders(root) if entry.name in SPLIT_NAMES}
+    if parts and "train" not in parts.values():
+        raise DataError(f"{root} has {', '.join(sorted(parts))} but no train folder; rename or add it.")
+    found: dict[str, list[tuple[str, str]]] = {}  # split → (class, name below the root)
+    for folder, split in sorted(parts.items()) if parts else [("", "all")]:
+        found.setdefault(split, []).extend(scan(root, root / folder))
+    classes = sorted({label for label, _ in found["train" if parts else "all"]})
+    for split, entries in found.items():
+        strange = sorted({label for label, _ in entries} - set(classes))
+        if strange:
+            raise DataError(
+                f"class {strange[0]!r} is in {split} but not in train.{nearest(strange[0], classes)}"
+                " Add training pictures of it or take it out."
+            )
+    if len(classes) < 2:
+        raise DataError(f"{root} has one class, {classes[0]!r}; a classifier needs two or more folders of pictures.")
+    number = {label: i for i, label in enumerate(classes)}
+    rows = [(name, number[label], split) for split, entries in found.items() for label, name in entries]
+    official = np.array([split for _, _, split in rows]) if parts else None
+    pictures = FileSet(root, [row[0] for row in rows], np.array([row[1] for row in rows]), classes, official)
+    pictures.size, pictures.mode = common_size_and_mode(pictures)
+    return pictures
+
+
+def _hint(root: Path, siblings: list[str]) -> str:
+    return nearest(root.name, siblings) if siblings else ""
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def scan(root: Path, folder: Path) -> list[tuple[str, str]]:
+    """(class, picture's name below the root) of every picture in the class folders of `folder`, sorted."""
+    class_folders = _folders(folder)
+    if not class_folders:
+        loose = sum(entry.suffix.lower() in EXTENSIONS for entry in folder.iterdir())
+        raise DataError(
+            f"{folder} has no class folders{f' but {loose:,} loose pictures' if loose else ''};"
+            " put the pictures of each class into a folder named after it."
+        )
+    entries: list[tuple[str, str]] = []
+    for class_folder in class_folders:
+        files = sorted(Path(where) / file for where, _, names in os.walk(class_folder) for file in names)
+        pictures = [file for file in files if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".")]
+        if not pictures:
+            others = Counter(file.suffix or file.name for file in files).most_common(1)
+            what = f"only files such as *{others[0][0]}" if others else "no files"
+            raise DataError(
+                f"class folder {class_folder} has no pictures ({what}); add some"
+                f" ({', '.join(EXTENSIONS)}) or delete the folder."
+            )
+        entries += [(class_folder.name, file.relative_to(root).as_posix()) for file in pictures]
+    return entries
+
+
+def common_size_and_mode(pictures: FileSet) -> tuple[tuple[int, int] | None, str]:
+    """Look at the headers of some pictures: their common (height, width), or None, and whether all are grey."""
+    step = max(1, len(pictures) // SAMPLED)
+    sizes, modes = set(), set()
+    for name in pictures.names[::step]:
+        try:
+            with Image.open(pictures.root / name) as picture:
+                sizes.add((picture.height, picture.width))
+                modes.add(picture.mode)
+        except Exception:  # a damaged file is found, named and quarantined when it is decoded
+            continue
+    size = sizes.pop() if len(sizes) == 1 else None
+    return (size if size and max(size) <= SMALL else None), ("L" if modes and modes <= {"L", "1", "I;16"} else "RGB")

@@ -1,0 +1,106 @@
+"""A trained run that answers: pictures in, classes and probabilities out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from cnnlab.data.decode import EXTENSIONS
+from cnnlab.data.preprocess import Preprocess
+from cnnlab.errors import DataError
+from cnnlab.runs.weights import load_run
+from cnnlab.training.device import choose_device
+
+Picture = str | Path | bytes | Image.Image | np.ndarray
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """`label` is the likeliest class, `probability` its probability; `probabilities` maps every class, likeliest first."""
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+
+class Predictor:
+    """Classifies pictures with the best weights of a run, through the run's own preprocess.
+
+    Example:
+        >>> Predictor.from_run("runs/first").predict(["a.jpg", "b.png"])[0].label
+    """
+
+    def __init__(self, model: nn.Module, classes: Sequence[str], preprocess: Preprocess, device: torch.device) -> None:
+        self.model = model.to(device).eval()
+        self.classes = list(classes)
+        self.preprocess = preprocess
+        self.device = device
+
+    @classmethod
+    def from_run(cls, run: str | Path, device: str = "auto") -> Predictor:
+        """Raises RunError for a folder without a trained model."""
+        place = choose_device(device)
+        model, card = load_run(run, place)
+        return cls(model, card["classes"], Preprocess.from_dict(card["preprocess"]), place)
+
+    def predict(self, pictures: Picture | Iterable[Picture], batch_size: int = 64) -> list[Prediction]:
+        """Paths, bytes, Pillow pictures or (H, W[, 3]) uint8 arrays → one prediction each, in order.
+
+        Raises:
+            DataError: a picture that cannot be read, by its name.
+        """
+        single = isinstance(pictures, str | Path | bytes | Image.Image | np.ndarray)
+        items: list[Any] = [pictures] if single else list(pictures)  # type: ignore[arg-type]
+        answers: list[Prediction] = []
+        for first in range(0, len(items), batch_size):
+            images = torch.stack([self._read(item) for item in items[first : first + batch_size]])
+            answers += [self._answer(row) for row in self.probabilities(images)]
+        return answers
+
+    @torch.inference_mode()
+    def probabilities(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) preprocessed pictures → (B, K) probabilities, on the processor."""
+        images = images.to(self.device).contiguous(memory_format=torch.channels_last)
+        return self.model(images).float().softmax(1).cpu()
+
+    def _read(self, picture: Picture) -> Tensor:
+        try:
+            if isinstance(picture, np.ndarray):
+                if picture.dtype != np.uint8 or picture.ndim not in (2, 3):
+                    raise DataError(f"an array must be (H, W) or (H, W, 3) uint8, got {picture.shape} {picture.dtype}")
+                picture = Image.fromarray(picture)
+            return self.preprocess(picture)
+        except DataError as error:
+            name = picture if isinstance(picture, str | Path) else f"the {type(picture).__name__}"
+            raise DataError(f"{name} cannot be read as a picture: {error}.") from None
+
+    def _answer(self, row: Tensor) -> Prediction:
+        values, order = row.sort(descending=True, stable=True)
+        ranked = {self.classes[i]: value for i, value in zip(order.tolist(), values.tolist(), strict=True)}
+        label, probability = next(iter(ranked.items()))
+        return Prediction(label, probability, ranked)
+
+
+def find_pictures(paths: Sequence[str]) -> Iterator[str]:
+    """Files as they are; of a folder every picture below it, sorted.
+
+    Raises:
+        DataError: nothing there, or a folder without pictures.
+    """
+    for path in map(Path, paths):
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+            if not found:
+                raise DataError(f"{path} holds no pictures ({', '.join(EXTENSIONS)}).")
+            yield from map(str, found)
+        elif path.is_file():
+            yield str(path)
+        else:
+            raise DataError(f"there is no file or folder {path}.")

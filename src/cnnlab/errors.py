@@ -1,0 +1,54 @@
+"""What a user can do wrong. Every error here ends a command with exit code 2 and one line.
+
+A message names the thing, says why it is refused, and how to mend it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CnnlabError(Exception):
+    """Something the user gave, or the machine they gave it on, is wrong; `str(error)` is the one line they read."""
+
+    exit_code = 2
+
+
+class ConfigError(CnnlabError):
+    """A key, a value or an option of the configuration."""
+
+
+class DataError(CnnlabError):
+    """The pictures, their folders or their labels."""
+
+
+class ModelError(CnnlabError):
+    """A model's name, its arguments, or a picture that does not fit it."""
+
+
+class RunError(CnnlabError):
+    """A run folder: missing, damaged, taken, or not writable."""
+
+
+class DeviceError(CnnlabError):
+    """A device or a precision that this machine does not have."""
+
+
+class NonFiniteLoss(CnnlabError):
+    """The training loss became infinite or not a number."""
+
+
+class Interrupted(CnnlabError):
+    """The user stopped the command; what was done is saved."""
+
+    exit_code = 130
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """Return " Did you mean 'resnet'?" for the option closest to `name`, else the sorted options."""
+    options = sorted(options)
+    close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    if close:
+        return f" Did you mean {close[0]!r}?"
+    return f" Known: {', '.join(options)}." if options else ""

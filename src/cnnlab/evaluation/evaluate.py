@@ -1,0 +1,132 @@
+"""One split through one run: test.json and predictions.csv."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnlab.config import Config
+from cnnlab.data.load import Data, build_data
+from cnnlab.data.preprocess import Preprocess
+from cnnlab.errors import ConfigError, DataError, RunError
+from cnnlab.evaluation.metrics import classification_figures
+from cnnlab.runs.files import write_json, write_whole
+from cnnlab.runs.folder import RunFolder, open_folder, read_config, read_split
+from cnnlab.runs.weights import load_run
+from cnnlab.training.device import choose_device
+from cnnlab.training.forward import forward_all
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model says of a split: (n, K) logits and (n,) labels on the processor, and the pictures' names."""
+
+    logits: Tensor
+    labels: Tensor
+    names: list[str]
+    figures: dict[str, Any]
+
+
+def evaluate(
+    run: str | Path, split: str = "test", data_root: str | None = None, device: str = "auto"
+) -> dict[str, Any]:
+    """Evaluate the best weights of a run, from the run folder and the pictures alone.
+
+    Args:
+        run: the run folder.
+        split: train, val or test.
+        data_root: where the pictures are now; another set with the same classes is tested as a whole.
+        device: auto, cpu, cuda, cuda:N or mps.
+
+    Returns:
+        The content of test.json. For the run's own test split, test.json and predictions.csv are written too;
+        for any other, evaluation-<split>.json and predictions-<split>.csv.
+
+    Raises:
+        RunError, DataError: no weights, or pictures that are not those of the run.
+    """
+    if split not in ("train", "val", "test"):
+        raise ConfigError(f"split must be train, val or test, got {split!r}.")
+    folder = open_folder(run)
+    place = choose_device(device)
+    model, card = load_run(folder, place)
+    data, own = data_of_run(folder, card, place, split, data_root)
+    outputs = evaluate_model(model, data, split, card["classes"])
+    suffix = "" if own and split == "test" else f"-{split}" if own else f"-{split}-other"
+    write_outputs(folder, outputs, card["classes"], suffix)
+    return outputs.figures
+
+
+def evaluate_model(model: nn.Module, data: Data, split: str, classes: list[str]) -> Outputs:
+    """Logits and figures of a model over one split."""
+    loader = data.evaluation_loader(split)
+    if not loader.count:
+        raise DataError(f"the {split} split is empty; raise data.{split}_fraction or choose another split.")
+    logits, labels = (value.cpu() for value in forward_all(model, loader))
+    figures = {"split": split, **classification_figures(logits, labels, classes)}
+    return Outputs(logits, labels, data.names(split), figures)
+
+
+def write_outputs(folder: RunFolder, outputs: Outputs, classes: list[str], suffix: str = "") -> None:
+    """predictions.csv first: test.json, which says that the test is done, comes last."""
+    probabilities = outputs.logits.softmax(1)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["picture", "true", "predicted", *classes])
+    guesses = probabilities.argmax(1).tolist()
+    for name, label, guess, row in zip(
+        outputs.names, outputs.labels.tolist(), guesses, probabilities.tolist(), strict=True
+    ):
+        writer.writerow([name, classes[label], classes[guess], *(f"{p:.6g}" for p in row)])
+    write_whole(folder.path / f"predictions{suffix}.csv", text.getvalue())
+    write_json(folder.path / (f"evaluation{suffix}.json" if suffix else "test.json"), outputs.figures)
+
+
+def data_of_run(
+    folder: RunFolder, card: dict[str, Any], device: torch.device, split: str = "test", data_root: str | None = None
+) -> tuple[Data, bool]:
+    """The pictures that a run was made from, with its split and its preprocess.
+
+    Returns:
+        The data, and whether they are the run's own (its split's hash holds) or, with `data_root`, another set.
+
+    Raises:
+        DataError: the run's pictures have changed since, or another set has other classes.
+    """
+    config = read_config(folder)
+    preprocess = Preprocess.from_dict(card["preprocess"])
+    if data_root is not None:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(data_root)))
+    data = build_data(config, device, preprocess=preprocess)
+    if data.manifest["sha256"][split] == read_split(folder)["sha256"][split]:
+        return data, True
+    if data_root is None:
+        raise RunError(
+            f"the pictures of the {split} split are not those that {folder.path} was made from: some were changed, added"
+            " or removed. Restore them, or pass --data-root to test on the new set."
+        )
+    return as_other_set(config, preprocess, card["classes"], device), False
+
+
+def as_other_set(config: Config, preprocess: Preprocess, classes: list[str], device: torch.device) -> Data:
+    """Another set with the same classes: its official splits as they are; without them all of it is the test split."""
+    whole = dataclasses.replace(
+        config.data, per_class_train=None, per_class_test=None, limit=None, test_fraction=0.999, val_fraction=0.0
+    )
+    data = build_data(dataclasses.replace(config, data=whole), device, preprocess=preprocess)
+    if data.classes != classes:
+        odd = sorted(set(data.classes) ^ set(classes))
+        raise DataError(
+            f"the other set has other classes than the model, {odd[0]!r} among them; use one with the same folders."
+        )
+    if data.pictures.official is None:
+        everything = data.index.ok.nonzero()[0]
+        data.split = dataclasses.replace(data.split, test=everything, train=everything[:0], val=everything[:0])
+    return data

@@ -1,0 +1,284 @@
+"""One run from one config: data → model → fit → test once → report. The same for the command line and for Python."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from cnnlab.config import Config, compose, from_dict
+from cnnlab.data.load import Data, build_data
+from cnnlab.errors import ConfigError, RunError
+from cnnlab.evaluation.evaluate import Outputs, evaluate_model, write_outputs
+from cnnlab.models.base import count_parameters
+from cnnlab.models.registry import create_model, model_arguments, model_spec
+from cnnlab.report.page import Report, Sample, render
+from cnnlab.runs.environment import describe
+from cnnlab.runs.files import read_json, write_whole
+from cnnlab.runs.folder import RunFolder, new_folder, open_folder, read_config, read_split
+from cnnlab.runs.weights import load_run
+from cnnlab.tracking.base import Noted, Tested, Tracker, Trackers
+from cnnlab.training.device import choose_device, prepare_process
+from cnnlab.training.reproduce import seed_step
+from cnnlab.training.trainer import train
+
+Progress = Callable[[int, int], None]
+REPORT_SAMPLES = 24
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, its history (one row an epoch) and its test figures (None without a test split)."""
+
+    dir: Path
+    history: list[dict[str, Any]]
+    test: dict[str, Any] | None
+
+
+def fit(
+    model: nn.Module,
+    data: Data,
+    *,
+    epochs: int | None = None,
+    dir: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    trackers: Sequence[Tracker] = (),
+) -> Run:
+    """Train a model that `create_model` built on data that `load_data` gave; test it once at the end.
+
+    The same loop and the same run folder as `cnnlab train`.
+
+    Args:
+        epochs: None takes what the recipe of the data set says.
+        dir: the run folder; None makes runs/<data>-<model>-<time>.
+        overrides: any other settings, such as ["optimizer=adamw", "trainer.ema=0.999"].
+        trackers: listeners beside the run folder's own.
+
+    Raises:
+        CnnlabError: what the user can mend; `Interrupted` after Ctrl-C, with everything saved.
+    """
+    name, arguments = model_spec(model)
+    settings = [f"data={data.config.data.name}", *overrides]
+    values = compose(settings).to_dict()
+    values["data"] = dataclasses.asdict(data.config.data)
+    values["augment"] = dataclasses.asdict(data.config.augment)
+    values["seed"] = data.config.seed
+    values["trainer"]["batch_size"] = data.config.trainer.batch_size
+    values["trainer"]["device"] = str(data.train.device)
+    values["model"] = {"name": name, **arguments}
+    if epochs is not None:
+        values["trainer"]["epochs"] = epochs
+    if dir is not None:
+        values["run"]["dir"] = str(dir)
+    config = from_dict(values)
+    prepare_process(config.trainer)
+    return _run(config, data, model, new_folder(config), trackers, command=[])
+
+
+def run_experiment(
+    config: Config, trackers: Sequence[Tracker] = (), progress: Progress | None = None, command: Sequence[str] = ()
+) -> Run:
+    """`cnnlab train`: everything from one config. Nothing is written before the config, data and model are sound."""
+    folder = new_folder(config)
+    folder.refuse_if_taken()
+    prepare_process(config.trainer)
+    device = choose_device(config.trainer.device)
+    data = build_data(config, device, progress or (lambda done, total: None))
+    return _run(config, data, build_model(config, data), folder, trackers, command)
+
+
+def resume_experiment(
+    path: str | Path, trackers: Sequence[Tracker] = (), progress: Progress | None = None
+) -> tuple[Run, bool]:
+    """`cnnlab resume`: go on as if the run had never stopped.
+
+    Returns:
+        The run, and whether anything was left to do.
+
+    Raises:
+        RunError: no run there, or pictures that are not those it began with.
+    """
+    folder = open_folder(path)
+    lock = folder.lock()
+    try:
+        config = read_config(folder)
+        if folder.report.exists():
+            return Run(folder.path, folder.history(), read_json(folder.test) if folder.test.exists() else None), False
+        threads = read_json(folder.environment).get("machine", {}).get("threads")
+        trainer = dataclasses.replace(config.trainer, threads=config.trainer.threads or threads)
+        prepare_process(trainer)
+        device = choose_device(config.trainer.device)
+        data = build_data(config, device, progress or (lambda done, total: None))
+        if data.manifest["sha256"] != read_split(folder)["sha256"]:
+            raise RunError(
+                f"the pictures are not those that {folder.path} began with: some were changed, added or removed."
+                " Restore them, or start a new run."
+            )
+        return _train_test_report(config, data, build_model(config, data), folder, trackers), True
+    finally:
+        lock.release()
+
+
+def build_model(config: Config, data: Data) -> nn.Module:
+    """The model of the config, fitted to the data, with weights drawn from the seed."""
+    given = dict(config.model)
+    name = given.pop("name")
+    facts = {"in_channels": data.in_channels, "num_classes": data.num_classes, "image_size": list(data.image_size)}
+    seed_step(config.seed, -1)
+    model = create_model(name, **model_arguments(name, given, **facts))
+    check_fit(model, data)
+    return model
+
+
+def check_fit(model: nn.Module, data: Data) -> None:
+    """Raise ConfigError unless the model takes the data's pictures and answers for each class. Costs no arithmetic."""
+    import copy
+
+    ghost = copy.deepcopy(model).to("meta").eval()
+    shape = (2, data.in_channels, *data.image_size)
+    try:
+        logits = ghost(torch.empty(shape, device="meta"))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"the model cannot take pictures of {data.image_size[0]}×{data.image_size[1]} pixels with {data.in_channels}"
+            f" channel(s) ({reason}). Set data.image_size larger, or choose other model.* arguments."
+        ) from None
+    if logits.shape != (2, data.num_classes):
+        raise ConfigError(
+            f"the model gives {tuple(logits.shape)[1:]} numbers a picture for {data.num_classes} classes;"
+            f" build it with num_classes={data.num_classes}."
+        )
+
+
+def _run(
+    config: Config,
+    data: Data,
+    model: nn.Module,
+    folder: RunFolder,
+    trackers: Sequence[Tracker],
+    command: Sequence[str],
+) -> Run:
+    check_fit(model, data)
+    folder.refuse_if_taken()
+    check_space(folder, model)
+    lock = folder.lock()
+    try:
+        folder.refuse_if_taken()
+        folder.start(config, describe(list(command)), data.manifest)
+        return _train_test_report(config, data, model, folder, trackers)
+    finally:
+        lock.release()
+
+
+def check_space(folder: RunFolder, model: nn.Module) -> None:
+    """Raise RunError early if the disk has no room for the run's files."""
+    place = folder.path.absolute()
+    while not place.exists():
+        place = place.parent
+    weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    need = 8 * weights + 10_000_000  # weights, momenta, average, each with its successor, and the report
+    free = shutil.disk_usage(place).free
+    if free < need:
+        raise RunError(
+            f"no space left in {place}: a run of this model needs about {need / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are"
+            " free; free some or choose another run.dir."
+        )
+
+
+def _train_test_report(
+    config: Config, data: Data, model: nn.Module, folder: RunFolder, extra: Sequence[Tracker]
+) -> Run:
+    trackers = Trackers([*extra, *folder_trackers(config, folder)])
+    try:
+        if data.quarantined:
+            trackers.log(
+                Noted(f"{len(data.quarantined)} pictures cannot be read and are left out; split.json names them", True)
+            )
+        history = train(model, data, config, folder, trackers, describe_run(model, data))
+        test = None
+        outputs = None
+        if data.test.count:
+            best, card = load_run(folder, data.test.device)
+            outputs = evaluate_model(best, data, "test", card["classes"])
+            write_outputs(folder, outputs, card["classes"])
+            test = outputs.figures
+            trackers.log(Tested({k: v for k, v in test.items() if isinstance(v, int | float)}, str(folder.weights)))
+        write_report(folder, data, outputs)
+        return Run(folder.path, history, test)
+    finally:
+        trackers.close()
+
+
+def folder_trackers(config: Config, folder: RunFolder) -> list[Tracker]:
+    """The listeners that `logger.*` asks for. metrics.jsonl is no listener: the loop itself writes it."""
+    chosen: list[Tracker] = []
+    if config.logger.tensorboard:
+        from cnnlab.tracking.tensorboard import TensorBoardTracker
+
+        chosen.append(TensorBoardTracker(folder.tensorboard))
+    if config.logger.wandb:
+        from cnnlab.tracking.wandb import WandbTracker
+
+        chosen.append(WandbTracker(folder.path, config.logger.wandb_project, config.logger.wandb_mode))
+    return chosen
+
+
+def describe_run(model: nn.Module, data: Data) -> dict[str, str]:
+    name, arguments = model_spec(model)
+    height, width = data.image_size
+    given = ", ".join(f"{k}={v}" for k, v in arguments.items() if k not in ("in_channels", "num_classes", "image_size"))
+    sizes = " / ".join(f"{len(data.split[part]):,}" for part in ("train", "val", "test"))
+    return {
+        "data": f"{data.config.data.name}: {data.num_classes} classes, {height}×{width}×{data.in_channels}, {sizes} train / val / test",
+        "model": f"{name} ({given}), {count_parameters(model):,} parameters",
+    }
+
+
+def write_report(folder: RunFolder, data: Data, outputs: Outputs | None) -> None:
+    """report.html. It is the last file of a run: where it is, the run is done."""
+    config = read_config(folder)
+    history = folder.history()
+    split = read_split(folder)
+    environment = read_json(folder.environment) | {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    card = read_json(folder.card)
+    page = render(
+        Report(
+            title=folder.path.name,
+            classes=data.classes,
+            config=config.to_dict(),
+            environment=environment,
+            split={key: value for key, value in split.items() if key not in ("members", "classes")},
+            history=history,
+            best_epoch=card["epoch"],
+            test=outputs.figures if outputs else None,
+            samples=_samples(data, outputs) if outputs else [],
+        )
+    )
+    write_whole(folder.report, page)
+
+
+def _samples(data: Data, outputs: Outputs) -> list[Sample]:
+    """Some test pictures, half of them wrongly classified if there are so many, and what the model says of each."""
+    probabilities = outputs.logits.softmax(1).numpy()
+    labels = outputs.labels.numpy()
+    random = np.random.Generator(np.random.PCG64(data.config.seed))
+    wrong = random.permutation(np.flatnonzero(probabilities.argmax(1) != labels))[: REPORT_SAMPLES // 2]
+    others = random.permutation(np.setdiff1d(np.arange(len(labels)), wrong))[: REPORT_SAMPLES - len(wrong)]
+    chosen = np.sort(np.concatenate([wrong, others]))
+    samples = []
+    for place in chosen:
+        number = int(data.split.test[place])
+        picture = data.pictures.load_image(number)
+        picture.thumbnail((256, 256))
+        name = data.pictures.names[number]
+        samples.append(Sample(np.asarray(picture), name, data.classes[labels[place]], probabilities[place]))
+    return samples

@@ -1,0 +1,1 @@
+"""The model zoo: names, and models built from a name and arguments."""

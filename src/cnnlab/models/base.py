@@ -1,0 +1,98 @@
+"""The contract that every classifier keeps, and what all of them share.
+
+A model is a plain `nn.Module` with a flat constructor. Its forward pass is cut in two, so that activation maps,
+localization and transfer need no branch per model:
+
+    features = model.forward_features(x)   # (B, F, h, w)
+    logits = model.forward_head(features)  # (B, num_classes)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cnnlab.errors import ModelError
+
+
+@dataclass(frozen=True)
+class FeatureInfo:
+    """What `forward_features` gives: the module that makes it, its channels F and the stride of its map in pixels."""
+
+    module: str
+    channels: int
+    stride: int
+
+
+class Classifier(nn.Module):
+    """Base of all models: `forward` is features, then head."""
+
+    num_classes: int
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """Describe the last feature map. Raises ModelError for a model without one."""
+        raise ModelError(f"{type(self).__name__} has no spatial features; use a convolutional model for this.")
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) pictures → (B, F, h, w) features."""
+        raise ModelError(f"{type(self).__name__} has no spatial features; use a convolutional model for this.")
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """(B, F, h, w) features → (B, num_classes) logits."""
+        raise ModelError(f"{type(self).__name__} has no spatial features; use a convolutional model for this.")
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the last layer by a fresh one for `num_classes` classes."""
+        raise ModelError(f"{type(self).__name__} does not say how to replace its last layer (reset_classifier).")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+class GlobalAveragePool(nn.Module):
+    """(B, F, h, w) → (B, F): the mean over all positions (Lin et al. 2013, Network in Network, section 3.2)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3))
+
+
+def initialise_he(module: nn.Module) -> None:
+    """Weights ~ N(0, 2/fan_out), biases 0, scales 1 (He et al. 2015, Delving Deep into Rectifiers, eq. 14)."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.BatchNorm2d | nn.BatchNorm1d):
+            nn.init.ones_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+
+def new_linear(in_features: int, num_classes: int) -> nn.Linear:
+    """The last layer of a classifier: small weights, so that training starts from nearly even probabilities."""
+    if num_classes < 1:
+        raise ModelError(f"num_classes must be at least 1, got {num_classes}.")
+    layer = nn.Linear(in_features, num_classes)
+    with torch.no_grad():
+        nn.init.normal_(layer.weight, std=0.01)
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of trainable scalars."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def as_pair(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:
+    """One number or (height, width) → (height, width)."""
+    if isinstance(size, int):
+        return size, size
+    height, width = size
+    return int(height), int(width)

@@ -1,0 +1,97 @@
+"""Names of models, and a model built from a name and arguments: the only way a model comes to be from a file."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch import nn
+
+from cnnlab.errors import ModelError, nearest
+from cnnlab.models.convnet import ConvNet
+from cnnlab.models.mlp import MLP
+from cnnlab.models.resnet import ResNet
+
+MODELS: dict[str, Callable[..., nn.Module]] = {"convnet": ConvNet, "mlp": MLP, "resnet": ResNet}
+SPEC = "_cnnlab_spec"
+
+Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
+
+
+def register_model(name: str) -> Callable[[Builder], Builder]:
+    """Decorator: make a class or function known as `model=name`.
+
+    Example:
+        >>> @register_model("tiny")
+        ... class Tiny(Classifier): ...
+    """
+
+    def register(builder: Builder) -> Builder:
+        MODELS[name] = builder
+        return builder
+
+    return register
+
+
+def list_models() -> list[str]:
+    """Names that `create_model` knows, sorted."""
+    return sorted(MODELS)
+
+
+def create_model(name: str, **arguments: Any) -> nn.Module:
+    """Build a model. The name and the full arguments stay with it, so that a run folder can rebuild it.
+
+    Raises:
+        ModelError: an unknown name or argument, or values that make no network.
+    """
+    builder = find_model(name)
+    allowed = inspect.signature(builder).parameters
+    unknown = [key for key in arguments if key not in allowed]
+    if unknown:
+        raise ModelError(f"model {name!r} has no argument {unknown[0]!r}.{nearest(unknown[0], allowed)}")
+    for key, value in arguments.items():
+        _check_type(name, key, value, allowed[key])
+    try:
+        model = builder(**arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"cannot build model {name!r} with {arguments}: {reason}.") from error
+    full = {key: parameter.default for key, parameter in allowed.items()} | arguments
+    setattr(model, SPEC, (name, {key: list(v) if isinstance(v, tuple) else v for key, v in full.items()}))
+    return model
+
+
+def _check_type(name: str, key: str, value: Any, parameter: inspect.Parameter) -> None:
+    """A whole number where the default is one, a truth value where it is one, text where it is text."""
+    kind = type(parameter.default)
+    fits = isinstance(value, int | float) and not isinstance(value, bool) if kind is float else isinstance(value, kind)
+    if kind is int and isinstance(value, bool):
+        fits = False
+    if kind in (bool, int, float, str) and not fits and not (kind is int and isinstance(value, list | tuple)):
+        words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+        raise ModelError(f"model.{key} of {name!r} must be {words[kind]}, got {value!r}.")
+
+
+def find_model(name: str) -> Callable[..., nn.Module]:
+    if name not in MODELS:
+        raise ModelError(f"unknown model {name!r}.{nearest(name, MODELS)}")
+    return MODELS[name]
+
+
+def model_arguments(name: str, given: dict[str, Any], **facts: Any) -> dict[str, Any]:
+    """What the user gave, and of the data's facts (in_channels, num_classes, image_size) those the model asks for."""
+    allowed = inspect.signature(find_model(name)).parameters
+    return {key: value for key, value in facts.items() if key in allowed} | given
+
+
+def model_spec(model: nn.Module) -> tuple[str, dict[str, Any]]:
+    """(name, arguments) of a model that `create_model` built. Raises ModelError for any other."""
+    spec = getattr(model, SPEC, None)
+    if spec is None:
+        raise ModelError(
+            f"{type(model).__name__} was not built by cnnlab.create_model, so no run folder could rebuild it:"
+            " decorate its class with @cnnlab.register_model('name') and build it with cnnlab.create_model('name')."
+        )
+    name, arguments = spec
+    return name, arguments

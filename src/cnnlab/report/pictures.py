@@ -1,0 +1,74 @@
+"""A sample picture as a data URI, and the answers the model gave for it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+BOX = 128  # CSS pixels: the longest side of a picture on the page
+MAX_LOSSLESS_SIDE = 64  # a larger picture is a photograph: JPEG is a tenth of PNG
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One class with the probability the model gave it."""
+
+    name: str
+    probability: float
+    is_true: bool
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image for the page: its data URI and its size in CSS pixels; `crisp` when every pixel is to stay a square."""
+
+    uri: str
+    width: int
+    height: int
+    crisp: bool
+
+
+def as_picture(image: np.ndarray[Any, Any]) -> Picture:
+    """Encode a (H, W) or (H, W, 3) uint8 image. Small ones grow by a whole factor, large ones shrink to `BOX`."""
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+        raise ValueError(f"a sample image must be (H, W) or (H, W, 3) uint8, got {image.shape} {image.dtype}")
+    from PIL import Image  # here, not above: a page without pictures does without Pillow
+
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    longest = max(picture.size)
+    if longest > 2 * BOX:
+        picture.thumbnail((2 * BOX, 2 * BOX))
+        longest = max(picture.size)
+    factor = BOX // longest if longest <= BOX else BOX / longest
+    return Picture(
+        uri=data_uri(picture, lossless=longest <= MAX_LOSSLESS_SIDE),
+        width=max(1, round(picture.width * factor)),
+        height=max(1, round(picture.height * factor)),
+        crisp=longest <= MAX_LOSSLESS_SIDE,
+    )
+
+
+def data_uri(picture: Image.Image, lossless: bool) -> str:
+    buffer = io.BytesIO()
+    if lossless:
+        picture.save(buffer, "PNG", optimize=True)
+    else:
+        picture.save(buffer, "JPEG", quality=88)
+    return f"data:image/{'png' if lossless else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def top_answers(probabilities: np.ndarray[Any, Any], classes: Sequence[str], true: str, limit: int = 5) -> list[Answer]:
+    """Return the `limit` most probable classes, then the true one if it is not among them."""
+    order = np.argsort(-np.asarray(probabilities, dtype=np.float64), kind="stable")
+    top = [int(index) for index in order[:limit]]
+    if true in classes and classes.index(true) not in top:
+        top.append(classes.index(true))
+    return [Answer(classes[index], float(probabilities[index]), classes[index] == true) for index in top]

@@ -1,0 +1,1 @@
+"""The run folder: names, whole-or-nothing writes, and models rebuilt from it."""

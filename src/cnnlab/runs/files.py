@@ -1,0 +1,71 @@
+"""Files that are whole or not there: temporary name, fsync, rename."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from cnnlab.errors import RunError
+
+
+def write_whole(path: Path, data: bytes | str) -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new one and nothing between.
+
+    Raises:
+        RunError: no room, or no permission.
+    """
+    payload = data.encode() if isinstance(data, str) else data
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise write_error(path, error) from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_whole(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=True) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Raises RunError for a missing or damaged file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing; is {path.parent} a run folder?") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RunError(f"{path} cannot be read ({error}); restore it from a copy.") from None
+
+
+def write_error(path: Path, error: OSError) -> RunError:
+    """One line for what kept us from writing."""
+    if error.errno == errno.ENOSPC:
+        return RunError(f"no space left to write {path}; free some and run `cnnlab resume {path.parent}`.")
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return RunError(f"no permission to write {path}; choose another run.dir.")
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return RunError(f"cannot write {path}: a file stands where a folder is needed; choose another run.dir.")
+    return RunError(f"cannot write {path}: {error.strerror or error}; choose another run.dir.")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself survive a loss of power, where the system can."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)

@@ -1,0 +1,164 @@
+"""The names in a run folder, and who may write there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from cnnlab import config as configuration
+from cnnlab.config import Config
+from cnnlab.errors import RunError, nearest
+from cnnlab.runs.files import read_json, write_error, write_json, write_whole
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run. Creating the object touches nothing on disk."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def split(self) -> Path:
+        return self.path / "split.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "best" / "model.safetensors"
+
+    @property
+    def card(self) -> Path:
+        return self.path / "best" / "model.json"
+
+    @property
+    def state(self) -> Path:
+        return self.path / "last" / "state.pt"
+
+    @property
+    def test(self) -> Path:
+        return self.path / "test.json"
+
+    @property
+    def predictions(self) -> Path:
+        return self.path / "predictions.csv"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    def start(self, config: Config, environment: dict[str, Any], split: dict[str, Any]) -> None:
+        """Lay down what a run is made from. The configuration comes last: a folder with it is a run.
+
+        Raises:
+            RunError: the folder holds another run or other files, or cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise write_error(self.path, error) from None
+        write_json(self.environment, environment)
+        write_json(self.split, split)
+        write_whole(self.config, configuration.to_yaml(config))
+
+    def refuse_if_taken(self) -> None:
+        """Raise RunError if the folder already holds a run, or anything that a run would mix with."""
+        if self.config.exists():
+            raise RunError(
+                f"{self.path} already holds a run; go on with it by `cnnlab resume {self.path}`, or choose another run.dir."
+            )
+        if self.path.is_file():
+            raise RunError(f"{self.path} is a file, not a folder; choose another run.dir.")
+        ours = {".lock", self.environment.name, self.split.name}
+        if self.path.is_dir() and any(entry.name not in ours for entry in self.path.iterdir()):
+            raise RunError(f"{self.path} holds other files; choose an empty or a new run.dir.")
+
+    def lock(self) -> FileLock:
+        """Keep every other process from training in this folder until the lock is released.
+
+        Raises:
+            RunError: another process trains here now, or the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock")
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunError(
+                f"another process is training in {self.path}; wait for it or choose another run.dir."
+            ) from None
+        except OSError as error:
+            raise write_error(self.path, error) from None
+        return lock
+
+    def history(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
+        import json
+
+        if not self.metrics.exists():
+            return []
+        try:
+            return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines() if line]
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.metrics} is damaged ({error}); restore it from a copy.") from None
+
+    def write_history(self, rows: Sequence[dict[str, Any]]) -> None:
+        import json
+
+        write_whole(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def new_folder(config: Config) -> RunFolder:
+    """`run.dir`, or runs/<name>; a name of its own is <data>-<model>-<time>."""
+    if config.run.dir:
+        return RunFolder(Path(config.run.dir))
+    stem = config.run.name or f"{config.data.name}-{config.model['name']}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder, number = RunFolder(Path("runs") / stem), 2
+    while not config.run.name and folder.path.exists():
+        folder, number = RunFolder(Path("runs") / f"{stem}-{number}"), number + 1
+    return folder
+
+
+def open_folder(path: str | Path) -> RunFolder:
+    """An existing run. Raises RunError with the nearest name if there is none."""
+    folder = RunFolder(Path(path))
+    if not folder.path.is_dir():
+        parent = folder.path.parent
+        siblings = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
+        hint = nearest(folder.path.name, siblings) if siblings else ""
+        raise RunError(f"there is no run folder {folder.path}.{hint}")
+    if not folder.config.exists():
+        raise RunError(
+            f"{folder.path} is not a run folder: it has no config.yaml. Give the folder that `cnnlab train` printed."
+        )
+    return folder
+
+
+def read_config(folder: RunFolder) -> Config:
+    return configuration.load_yaml(folder.config)
+
+
+def read_split(folder: RunFolder) -> dict[str, Any]:
+    split = read_json(folder.split)
+    if not isinstance(split, dict) or not isinstance(split.get("sha256"), dict):
+        raise RunError(f"{folder.split} is damaged; restore it from a copy.")
+    return split

@@ -1,0 +1,32 @@
+"""The training state: one file, all that a bit-exact resume needs. It loads without executing anything in it."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cnnlab.errors import RunError
+from cnnlab.runs.files import write_whole
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Tensors, numbers, texts, lists and dictionaries only."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_whole(path, buffer.getvalue())
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Raises RunError if the file is damaged or holds anything but data."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RunError(f"{path} is damaged ({reason[:200]}); restore it from a copy or train again.") from None
+    if not isinstance(state, dict) or "model" not in state:
+        raise RunError(f"{path} is not a training state of cnnlab.")
+    return state

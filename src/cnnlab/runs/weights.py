@@ -1,0 +1,67 @@
+"""Weights and their card. Nothing in these files is ever executed: safetensors and JSON.
+
+The card (model name and arguments, classes, preprocess, validation figures) lies inside the weights file, so the two can
+never be of different epochs; best/model.json is a copy for people and other programs.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from cnnlab.data.preprocess import Preprocess
+from cnnlab.errors import CnnlabError, RunError
+from cnnlab.models.registry import create_model
+from cnnlab.runs.files import write_json, write_whole
+from cnnlab.runs.folder import RunFolder, open_folder
+
+
+def save_weights(folder: RunFolder, state: dict[str, Tensor], card: dict[str, Any]) -> None:
+    """Write best/model.safetensors, then its card for people."""
+    plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}
+    write_whole(folder.weights, save(plain, metadata={"cnnlab": json.dumps(card)}))
+    write_json(folder.card, card)
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and card of a weights file. Raises RunError if it is missing, truncated or not ours."""
+    if not path.exists():
+        raise RunError(
+            f"{path} is missing: this run has no weights yet. Train it on with `cnnlab resume {path.parents[1]}`."
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            card = json.loads((file.metadata() or {}).get("cnnlab", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise RunError(f"{path} is damaged or truncated ({error}); restore it from a copy or train again.") from None
+    if not isinstance(card, dict) or not {"model", "classes", "preprocess"} <= set(card):
+        raise RunError(f"{path} holds no cnnlab model; give a run folder that `cnnlab train` made.")
+    return tensors, card
+
+
+def load_run(run: str | Path | RunFolder, device: str | torch.device = "cpu") -> tuple[nn.Module, dict[str, Any]]:
+    """Rebuild the best model of a run, in evaluation mode.
+
+    Returns:
+        The model and its card: model {name, arguments}, classes, preprocess, epoch, val_accuracy, …
+
+    Raises:
+        RunError: no run, no weights, or weights that do not fit the model.
+    """
+    folder = run if isinstance(run, RunFolder) else open_folder(run)
+    tensors, card = read_weights(folder.weights)
+    try:
+        model = create_model(card["model"]["name"], **card["model"]["arguments"])
+        model.load_state_dict(tensors)
+        Preprocess.from_dict(card["preprocess"])
+    except (KeyError, TypeError, RuntimeError, CnnlabError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(f"{folder.weights} does not fit its model: {reason[:300]}.") from None
+    return model.to(device).eval(), card

@@ -1,0 +1,113 @@
+"""What a person sees: a live bar in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.text import Text
+
+from cnnlab.tracking.base import EpochEnded, Event, Noted, Started, Stepped
+
+COLUMNS = "{:>9}  {:>10} {:>9}  {:>10} {:>9}  {:>10}  {:>8}  {:>9}"
+TITLES = ("epoch", "train loss", "accuracy", "val loss", "accuracy", "rate", "images/s", "time left")
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f} %"
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def duration(seconds: float) -> str:
+    """75 → "1:15", 4000 → "1:06:40"."""
+    minutes, rest = divmod(round(max(0, seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class _Left(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(str(task.fields.get("left", "")), style="cyan")
+
+
+class ConsoleTracker:
+    """A table, one line an epoch; in a terminal a bar below it moves within the epoch."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.progress: Progress | None = None
+        self.started: Started | None = None
+        self.epoch_began = 0.0
+
+    def log(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self._start(event)
+        elif isinstance(event, Stepped):
+            self._step(event)
+        elif isinstance(event, EpochEnded):
+            self._epoch(event)
+        elif isinstance(event, Noted):
+            self.console.print(Text(event.text, style="yellow" if event.warning else ""))
+
+    def _start(self, event: Started) -> None:
+        self.started = event
+        self.console.print(Text(event.title, style="bold"))
+        for key, value in event.facts.items():
+            self.console.print(Text(f"  {key:<10} {value}"))
+        self.console.print(Text(COLUMNS.format(*TITLES), style="dim"))
+        if self.console.is_terminal:
+            self.progress = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[facts]}"),
+                _Left(),
+                console=self.console,
+                transient=True,
+            )
+            self.progress.add_task("starting", total=event.steps_per_epoch, facts="", left="")
+            self.progress.start()
+        self.epoch_began = time.monotonic()
+
+    def _step(self, event: Stepped) -> None:
+        if self.progress is None or self.started is None:
+            return
+        elapsed = time.monotonic() - self.epoch_began
+        whole = self.started.epochs - event.epoch - event.step / self.started.steps_per_epoch
+        left = elapsed / max(1, event.step) * self.started.steps_per_epoch * whole
+        facts = f"loss {event.loss:.4f}  accuracy {percent(event.accuracy)}  {event.images_per_second:,.0f} images/s"
+        self.progress.update(
+            self.progress.task_ids[0],
+            completed=event.step,
+            description=f"epoch {event.epoch + 1}/{self.started.epochs}",
+            facts=facts,
+            left=f"{duration(left)} left",
+        )
+
+    def _epoch(self, event: EpochEnded) -> None:
+        assert self.started is not None
+        row = event.row
+        left = (time.monotonic() - self.epoch_began) * (self.started.epochs - row["epoch"])
+        line = COLUMNS.format(
+            f"{row['epoch']}/{self.started.epochs}",
+            number(row["train_loss"]),
+            percent(row["train_accuracy"]),
+            number(row["val_loss"]),
+            percent(row["val_accuracy"]),
+            f"{row['lr']:.3g}",
+            f"{row['images_per_second']:,.0f}",
+            duration(left),
+        )
+        self.console.print(Text(line + ("  best" if event.best else ""), style="green" if event.best else ""))
+        self.epoch_began = time.monotonic()
+        if self.progress is not None:
+            self.progress.reset(self.progress.task_ids[0], total=self.started.steps_per_epoch)
+
+    def close(self) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None

@@ -1,0 +1,40 @@
+"""TensorBoard event files: losses, accuracies, rate, throughput, a sample batch, gradient norms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cnnlab.tracking.base import EpochEnded, Event, Started, Tested
+
+
+class TensorBoardTracker:
+    """Writes below `folder`; a resumed run hides what it is about to repeat."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def log(self, event: Event) -> None:
+        if isinstance(event, Started):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(self.folder), purge_step=event.epoch + 1 if event.epoch else None)
+            if event.sample is not None and event.epoch == 0:
+                self.writer.add_images("sample batch", event.sample[0], 0, dataformats="NHWC")
+                self.writer.add_text("sample labels", ", ".join(event.sample[1]), 0)
+        elif isinstance(event, EpochEnded):
+            row = event.row
+            for name in ("loss", "accuracy"):
+                parts = {part: row[f"{part}_{name}"] for part in ("train", "val") if row[f"{part}_{name}"] is not None}
+                for part, value in parts.items():
+                    self.writer.add_scalar(f"{name}/{part}", value, row["epoch"])
+            self.writer.add_scalar("lr", row["lr"], row["epoch"])
+            self.writer.add_scalar("images_per_second", row["images_per_second"], row["epoch"])
+            for name, value in event.gradient_norms.items():
+                self.writer.add_scalar(f"gradient_norm/{name}", value, row["epoch"])
+            self.writer.flush()
+        elif isinstance(event, Tested):
+            self.writer.add_scalar("accuracy/test", event.summary["accuracy"], 0)
+
+    def close(self) -> None:
+        if hasattr(self, "writer"):
+            self.writer.close()

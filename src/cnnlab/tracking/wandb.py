@@ -1,0 +1,51 @@
+"""Weights & Biases, an extra: off by default, usable offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cnnlab.errors import ConfigError
+from cnnlab.tracking.base import EpochEnded, Event, Started, Tested
+
+
+class WandbTracker:
+    """One W&B run; the best weights become an artifact at the end."""
+
+    def __init__(self, folder: Path, project: str, mode: str) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise ConfigError(
+                "logger.wandb=true needs the package wandb; install it with `pip install cnnlab[wandb]`."
+            ) from None
+        self.wandb: Any = wandb
+        self.folder, self.project, self.mode = folder, project, mode
+        self.run: Any = None
+
+    def log(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self.run = self.wandb.init(
+                project=self.project,
+                name=self.folder.name,
+                id=self.folder.name.replace("/", "-")[:64],
+                resume="allow",
+                dir=str(self.folder),
+                mode=self.mode,
+                config=event.config,
+            )
+            if event.sample is not None and event.epoch == 0:
+                pictures = [self.wandb.Image(i, caption=c) for i, c in zip(*event.sample, strict=True)]
+                self.run.log({"sample batch": pictures}, commit=False)
+        elif isinstance(event, EpochEnded):
+            norms = {f"gradients/{name}": value for name, value in event.gradient_norms.items()}
+            self.run.log({**event.row, **norms}, step=event.row["epoch"])
+        elif isinstance(event, Tested):
+            self.run.summary.update({f"test_{name}": value for name, value in event.summary.items()})
+            artifact = self.wandb.Artifact(f"model-{self.run.id}", type="model", metadata=event.summary)
+            artifact.add_file(event.weights)
+            self.run.log_artifact(artifact, aliases=["best"])
+
+    def close(self) -> None:
+        if self.run is not None:
+            self.run.finish()

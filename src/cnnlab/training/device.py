@@ -1,0 +1,120 @@
+"""Where and how a run computes: device, precision, compilation, threads, allocator."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import sys
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from cnnlab.config import TrainerConfig
+from cnnlab.errors import DeviceError
+from cnnlab.models.cost import multiply_adds
+
+COMPILE_SECONDS = 45  # what compilation costs on two cores, measured
+COMPILE_GAIN = 0.08  # share of a step that it saves there, measured
+ASSUMED_FLOPS = {"cpu": 1.5e11, "cuda": 1e13, "mps": 2e12}  # only to judge whether a run is long enough for it
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" → the first of cuda, mps, cpu that is there.
+
+    Raises:
+        DeviceError: the named device is not on this machine.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("trainer.device=cuda, but torch finds no CUDA GPU here; use trainer.device=auto.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(f"trainer.device={name}, but this machine has {torch.cuda.device_count()} GPU(s).")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("trainer.device=mps, but torch finds no Metal GPU here; use trainer.device=auto.")
+    return device
+
+
+def choose_precision(name: str, device: torch.device, model: nn.Module) -> str:
+    """ "auto" → bf16 where the processor multiplies in it and the model convolves, else fp32.
+
+    Raises:
+        DeviceError: fp16 without a CUDA GPU.
+    """
+    if name == "fp16" and device.type != "cuda":
+        raise DeviceError(
+            f"trainer.precision=fp16 needs a CUDA GPU, and this run uses {device.type}; use bf16 or auto."
+        )
+    if name != "auto":
+        return name
+    convolves = any(isinstance(layer, nn.Conv2d) for layer in model.modules())
+    return "bf16" if convolves and has_fast_bf16(device) else "fp32"
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
+def choose_compile(
+    setting: object, device: torch.device, model: nn.Module, shape: tuple[int, ...], pictures: int
+) -> bool:
+    """ "auto" → only where the run is long enough to earn the compilation back, and a compiler is there.
+
+    A function of the configuration and the machine's kind alone, so that a resumed run decides as the first did.
+
+    Args:
+        shape: (C, H, W) of a picture; pictures: how many the whole run trains on.
+    """
+    if setting != "auto":
+        return bool(setting)
+    if device.type == "mps" or (device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++"))):
+        return False
+    flops = 6.0 * multiply_adds(model, shape) * pictures  # a multiply-add is two; backward costs twice forward
+    return COMPILE_GAIN * flops / ASSUMED_FLOPS[device.type] > 2 * COMPILE_SECONDS
+
+
+def prepare_process(config: TrainerConfig) -> None:
+    """Set what holds for the whole process, once, before the first tensor of a run."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    keep_freed_memory()
+    torch.set_float32_matmul_precision("high")
+    if config.deterministic:
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    else:
+        torch.backends.cudnn.benchmark = True
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed blocks instead of giving each activation back to the system after every step.
+
+    Without it ResNet-20 spends a tenth to a fifth of its time in page faults (docs/performance.md). No-op elsewhere.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        m_trim_threshold, m_mmap_threshold = -1, -3
+        libc.mallopt(m_mmap_threshold, 1 << 30)
+        libc.mallopt(m_trim_threshold, (1 << 31) - 1)
+    except (OSError, AttributeError):  # musl
+        return
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Autocast of one precision on one device."""
+
+    name: str
+    device: torch.device
+
+    def autocast(self) -> torch.autocast:
+        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.name)
+        return torch.autocast(self.device.type, dtype=kind, enabled=kind is not None)

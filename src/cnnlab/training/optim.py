@@ -1,0 +1,84 @@
+"""An optimizer by name, with the parameters sorted into those that decay and those that do not."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from cnnlab.errors import ConfigError, nearest
+from cnnlab.training.muon import Muon
+
+
+def optimizer_names() -> list[str]:
+    """Muon, and every optimizer class of torch.optim that steps without a closure."""
+    classes = [
+        name
+        for name, value in vars(torch.optim).items()
+        if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer)
+    ]
+    return sorted(set(classes) - {"Optimizer", "LBFGS", "SparseAdam"})
+
+
+def create_optimizer(settings: dict[str, Any], model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
+    """Build `settings["name"]` over the model's parameters.
+
+    Weight decay is off for biases and for the scales of normalisation layers (all parameters of one axis). Muon takes
+    filters and hidden matrices; the last layer and everything of one axis go to its AdamW at lr · other_lr_scale.
+
+    Raises:
+        ConfigError: an unknown optimizer or argument, or a value it refuses.
+    """
+    arguments = dict(settings)
+    name = arguments.pop("name")
+    decay = arguments.pop("weight_decay", 0.0)
+    other_scale = arguments.pop("other_lr_scale", 1.0) if name == "Muon" else 1.0
+    known = optimizer_names()
+    if name not in known:
+        raise ConfigError(f"unknown optimizer {name!r}.{nearest(str(name), known)}")
+    chosen: Any = Muon if name == "Muon" else getattr(torch.optim, name)
+    allowed = inspect.signature(chosen.__init__).parameters
+    for key in arguments:
+        if key not in allowed:
+            raise ConfigError(
+                f"optimizer {name} has no argument {key!r}.{nearest(key, set(allowed) - {'self', 'params'})}"
+            )
+    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
+    if "fused" in allowed and "fused" not in arguments and device.type in ("cpu", "cuda"):
+        arguments["fused"] = True
+    rate = arguments.get("lr", allowed["lr"].default)
+
+    parameters = [(key, p) for key, p in model.named_parameters() if p.requires_grad]
+    last = _last_matrix(parameters)
+    groups: list[dict[str, Any]] = []
+    if name == "Muon":
+        filters = [p for key, p in parameters if p.ndim > 1 and key != last]
+        others = [p for key, p in parameters if p.ndim > 1 and key == last]
+        groups.append({"params": filters, "weight_decay": decay, "orthogonal": True, "scale": 1.0})
+        groups.append({"params": others, "weight_decay": decay, "orthogonal": False, "scale": other_scale})
+    else:
+        matrices = [p for _, p in parameters if p.ndim > 1]
+        groups.append({"params": matrices, "weight_decay": decay, "scale": 1.0})
+    vectors = {"params": [p for _, p in parameters if p.ndim <= 1], "weight_decay": 0.0, "scale": other_scale}
+    groups.append(vectors | ({"orthogonal": False} if name == "Muon" else {}))
+    groups = [group for group in groups if group["params"]]
+    try:
+        optimizer: torch.optim.Optimizer = chosen(groups, **arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"optimizer {name} refuses its arguments: {error}.") from None
+    for group in optimizer.param_groups:
+        group["highest_lr"] = rate * group["scale"]
+    return optimizer
+
+
+def _last_matrix(parameters: list[tuple[str, nn.Parameter]]) -> str:
+    return next((key for key, p in reversed(parameters) if p.ndim > 1), "")
+
+
+def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
+    """Set every group to its highest rate times `factor`; return the first group's."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["highest_lr"] * factor
+    return float(optimizer.param_groups[0]["lr"])

@@ -1,0 +1,73 @@
+"""What is learned: the loss by name, and the figures of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cnnlab.config import TrainerConfig
+from cnnlab.data.loader import Batch
+from cnnlab.errors import ConfigError
+
+
+class Classification:
+    """One label a picture.
+
+    Losses, of logits z and probabilities p = softmax(z):
+        cross_entropy   −log p[label], with label smoothing (Szegedy et al. 2016, section 7)
+        focal           −(1 − p[label])^γ · log p[label] (Lin et al. 2017, eq. 4)
+        mse             Σ (p − one-hot)², the Brier score
+    """
+
+    def __init__(self, config: TrainerConfig, class_counts: Sequence[int], device: torch.device) -> None:
+        self.config = config
+        self.weights = self._class_weights(config.class_weights, class_counts, device)
+
+    @staticmethod
+    def _class_weights(setting: object, counts: Sequence[int], device: torch.device) -> Tensor | None:
+        if setting is None:
+            return None
+        if setting == "balanced":
+            total = sum(counts)
+            return torch.tensor([total / (len(counts) * max(1, n)) for n in counts], device=device)
+        values = torch.tensor(list(setting), dtype=torch.float32, device=device)  # type: ignore[call-overload]
+        if len(values) != len(counts):
+            raise ConfigError(f"trainer.class_weights has {len(values)} numbers for {len(counts)} classes.")
+        return values
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """(B, K) logits → the scalar that training lowers."""
+        logits = logits.float()
+        value = self._mean(logits, batch.labels, None if batch.share is None else batch.share)
+        if batch.other is not None and batch.share is not None:
+            value = value + self._mean(logits, batch.other, 1 - batch.share)
+        return value
+
+    def validation_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(B,) the same loss a picture, without smoothing and class weights, so that runs can be compared."""
+        return self._each(logits.float(), labels, smoothing=0.0)
+
+    def _mean(self, logits: Tensor, labels: Tensor, share: Tensor | None) -> Tensor:
+        each = self._each(logits, labels, self.config.label_smoothing)
+        weight = torch.ones_like(each) if self.weights is None else self.weights[labels]
+        total = (each * weight) if share is None else each * weight * share
+        return total.sum() / weight.sum()
+
+    def _each(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+        if self.config.loss == "cross_entropy":
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+        if self.config.loss == "focal":
+            surprise = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+            chance = logits.softmax(1).gather(1, labels[:, None])[:, 0]
+            return (1 - chance) ** self.config.focal_gamma * surprise
+        target = F.one_hot(labels, logits.shape[1]).float()
+        target = target * (1 - smoothing) + smoothing / logits.shape[1]
+        return ((logits.softmax(1) - target) ** 2).sum(1)
+
+
+def count_correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """Number of pictures whose highest logit is their label."""
+    return (logits.argmax(1) == labels).sum()

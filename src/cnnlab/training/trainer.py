@@ -1,0 +1,338 @@
+"""The training loop. `train` tells the story; `Trainer` holds what a resume must restore, and does the steps."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cnnlab.config import Config
+from cnnlab.data.load import Data
+from cnnlab.data.loader import Batch
+from cnnlab.errors import Interrupted, NonFiniteLoss, RunError
+from cnnlab.models.registry import model_spec
+from cnnlab.runs.folder import RunFolder
+from cnnlab.runs.state import load_state, save_state
+from cnnlab.runs.weights import save_weights
+from cnnlab.tracking.base import EpochEnded, Started, Stepped, Trackers
+from cnnlab.training.average import WeightAverage
+from cnnlab.training.device import Precision, choose_compile, choose_precision
+from cnnlab.training.forward import forward_all
+from cnnlab.training.interrupt import InterruptGuard
+from cnnlab.training.optim import create_optimizer, set_rate
+from cnnlab.training.reproduce import seed_step
+from cnnlab.training.schedule import rate_factor
+from cnnlab.training.task import Classification, count_correct
+
+STATE_VERSION = 1
+STEP_EVENTS_A_SECOND = 5
+
+
+def train(
+    model: nn.Module, data: Data, config: Config, folder: RunFolder, trackers: Trackers, facts: dict[str, str]
+) -> list[dict[str, Any]]:
+    """Train `model` on `data` from the state in `folder`, if there is one, to the last epoch.
+
+    Every epoch: train, validate, keep the best weights, save the state, tell the trackers.
+
+    Returns:
+        The history, one row an epoch, as in metrics.jsonl.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM; the state is saved.
+        NonFiniteLoss: the loss is no number any more; the last good state is saved.
+    """
+    trainer = Trainer(model, data, config, folder)
+    if folder.state.exists():
+        trainer.restore(load_state(folder.state))
+    trackers.log(trainer.started(facts))
+    with InterruptGuard() as guard:
+        while not trainer.finished:
+            for event in trainer.train_epoch():
+                if event is not None:
+                    trackers.log(event)
+                if guard.requested:
+                    trainer.save()
+                    raise Interrupted(f"stopped; everything is saved. Go on with `cnnlab resume {folder.path}`.")
+                if trainer.seconds_since_save > 60 * config.trainer.checkpoint_minutes:
+                    trainer.save()
+            trackers.log(trainer.end_epoch())
+    return trainer.history
+
+
+@dataclass
+class Sums:
+    """Running sums over the steps of the epoch so far."""
+
+    loss: Tensor
+    correct: Tensor
+    count: int = 0
+    seconds: float = 0.0
+
+
+class Trainer:
+    """One run in progress. `epoch`, `step` and `batch` count what is done."""
+
+    def __init__(self, model: nn.Module, data: Data, config: Config, folder: RunFolder) -> None:
+        self.config, self.settings, self.folder, self.data = config, config.trainer, folder, data
+        self.device = data.train.device
+        self.model = model.to(self.device)
+        if self.settings.channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.precision = Precision(choose_precision(self.settings.precision, self.device, model), self.device)
+        counts = np.bincount(data.pictures.labels[data.split.train], minlength=data.num_classes)
+        self.task = Classification(self.settings, counts.tolist(), self.device)
+        self.optimizer = create_optimizer(config.optimizer, self.model, self.device)
+        self.scaler = torch.GradScaler(self.device.type, enabled=self.precision.name == "fp16")
+        self.average = WeightAverage(self.model, self.settings.ema) if self.settings.ema is not None else None
+        self.accumulate = min(self.settings.accumulate, len(data.train))
+        self.steps_per_epoch = len(data.train) // self.accumulate
+        self.total_steps = self.steps_per_epoch * self.settings.epochs
+        pictures = self.total_steps * self.accumulate * data.train.batch_size
+        shape = (data.in_channels, *data.image_size)
+        self.compiled = choose_compile(self.settings.compile, self.device, model, shape, pictures)
+        self.forward: Any = torch.compile(self.model) if self.compiled else self.model
+        self.epoch = self.step = self.batch = self.stale = 0
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Any] = {}
+        self.sums = self._fresh_sums()
+        self.gradient_norms: dict[str, float] = {}
+        self.rate = 0.0
+        self.last_save = time.monotonic()
+
+    # ---- the story of an epoch
+
+    @property
+    def finished(self) -> bool:
+        patience = self.settings.early_stopping
+        return self.epoch >= self.settings.epochs or (patience is not None and self.stale >= patience)
+
+    def train_epoch(self) -> Iterator[Stepped | None]:
+        """Train the rest of the current epoch; yield after each step, with an event a few times a second."""
+        self.model.train()
+        began = last_event = time.monotonic()
+        last_batch = self.steps_per_epoch * self.accumulate
+        batches = self.data.train.epoch(self.epoch, start=self.batch)
+        while self.batch < last_batch:
+            self.rate = set_rate(self.optimizer, rate_factor(self.config.schedule, self.step, self.total_steps))
+            seed_step(self.config.seed, self.step)
+            self.train_step([next(batches) for _ in range(self.accumulate)])
+            now = time.monotonic()
+            self.sums.seconds += now - began
+            began = now
+            event = None
+            if now - last_event > 1 / STEP_EVENTS_A_SECOND:
+                loss, accuracy = self._training_figures()
+                event = Stepped(self.epoch, self.batch // self.accumulate, loss, accuracy, self._throughput())
+                last_event = now
+            yield event
+            began = time.monotonic()
+
+    def train_step(self, batches: list[Batch]) -> None:
+        """One step of the optimizer over the mean gradient of `batches`."""
+        for batch in batches:
+            with self.precision.autocast():
+                logits = self._forward(batch.images)
+            loss = self.task.loss(logits, batch)
+            if self.device.type == "cpu" and not math.isfinite(loss.item()):
+                self._stop_non_finite()
+            self.scaler.scale(loss / len(batches)).backward()
+            self.sums.loss += loss.detach() * len(batch.labels)
+            self.sums.correct += count_correct(logits.detach(), batch.labels)
+            self.sums.count += len(batch.labels)
+        last_of_epoch = self.batch + len(batches) >= self.steps_per_epoch * self.accumulate
+        if self.settings.grad_clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
+        if last_of_epoch and self.config.logger.gradients:
+            self.gradient_norms = layer_gradient_norms(self.model)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self.batch += len(batches)
+        if self.average is not None:
+            self.average.update(self.step)
+
+    def end_epoch(self) -> EpochEnded:
+        """Validate, keep the weights if they are the best so far, and save the state."""
+        began = time.monotonic()
+        train_loss, train_accuracy = self._training_figures()
+        if not math.isfinite(train_loss):
+            self._stop_non_finite()
+        throughput = self._throughput()
+        val_loss, val_accuracy = self.validate()
+        row = {
+            "epoch": self.epoch + 1,
+            "step": self.step,
+            "lr": self.rate,
+            "train_loss": train_loss,
+            "train_accuracy": train_accuracy,
+            "val_loss": val_loss,
+            "val_accuracy": val_accuracy,
+            "seconds": round(self.sums.seconds + time.monotonic() - began, 3),
+            "images_per_second": round(throughput, 1),
+        }
+        better = self._is_better(row)
+        if better:
+            self.best = {key: row[key] for key in ("epoch", "step", "val_loss", "val_accuracy")}
+            self.stale = 0
+            save_weights(self.folder, self.best_model.state_dict(), self.card())
+        else:
+            self.stale += 1
+        self.history.append(row)
+        self.epoch += 1
+        self.batch = 0
+        self.sums = self._fresh_sums()
+        self.save()
+        self.folder.write_history(self.history)
+        return EpochEnded(row, better, self.gradient_norms)
+
+    def validate(self) -> tuple[float | None, float | None]:
+        """Loss and accuracy on the validation split; None if it is empty."""
+        if not self.data.val.count:
+            return None, None
+        logits, labels = forward_all(self.best_model, self.data.evaluation_loader("val"))
+        loss = self.task.validation_loss(logits, labels).double().mean().item()
+        return loss, count_correct(logits, labels).item() / len(labels)
+
+    def _is_better(self, row: dict[str, Any]) -> bool:
+        """Higher validation accuracy, then lower validation loss; without a validation split the latest is best."""
+        if not self.best or row["val_accuracy"] is None:
+            return True
+        if not math.isfinite(row["val_loss"]):
+            return False
+        return (row["val_accuracy"], -row["val_loss"]) > (self.best["val_accuracy"], -self.best["val_loss"])
+
+    # ---- details
+
+    @property
+    def best_model(self) -> nn.Module:
+        """What is validated and kept: the running average if there is one."""
+        return self.average.model if self.average is not None else self.model
+
+    def _forward(self, images: Tensor) -> Tensor:
+        """Through the compiled model; where `auto` chose to compile and the compiler fails, plainly from then on."""
+        if not self.compiled or self.settings.compile is True or self.step:
+            return self.forward(images)  # type: ignore[no-any-return]
+        try:
+            return self.forward(images)  # type: ignore[no-any-return]
+        except Exception as error:  # the compiler's errors have no common class
+            self.forward, self.compiled = self.model, False
+            self.compile_note = f"torch.compile failed here ({type(error).__name__}); training goes on without it."
+            return self.model(images)  # type: ignore[no-any-return]
+
+    def _fresh_sums(self) -> Sums:
+        zero = torch.zeros((), dtype=torch.float64, device=self.device if self.device.type != "mps" else "cpu")
+        return Sums(zero.clone(), zero.clone())
+
+    def _training_figures(self) -> tuple[float, float]:
+        count = max(1, self.sums.count)
+        return self.sums.loss.item() / count, self.sums.correct.item() / count
+
+    def _throughput(self) -> float:
+        return self.sums.count / max(1e-9, self.sums.seconds)
+
+    def _stop_non_finite(self) -> None:
+        if not self.folder.state.exists():
+            self.batch = self.step = 0  # nothing good was saved yet; the weights as they are tell the rest
+            self.save()
+        raise NonFiniteLoss(
+            f"the loss is not finite at step {self.step + 1} (epoch {self.epoch + 1}); the last good state is in"
+            f" {self.folder.state}. Lower optimizer.lr (now {self.optimizer.param_groups[0]['lr']:.3g}) or set"
+            " trainer.grad_clip=1."
+        )
+
+    def started(self, facts: dict[str, str]) -> Started:
+        batch = next(self.data.train.epoch(0))
+        pictures = self.data.preprocess.denormalise(batch.images[:32]).cpu().numpy()
+        names = [self.data.classes[label] for label in batch.labels[:32].tolist()]
+        facts = facts | {"computes": self.describe()}
+        return Started(
+            str(self.folder.path),
+            facts,
+            self.config.to_dict(),
+            self.settings.epochs,
+            self.epoch,
+            self.steps_per_epoch,
+            (pictures, names),
+        )
+
+    def describe(self) -> str:
+        words = [str(self.device), self.precision.name]
+        words += ["channels_last"] if self.settings.channels_last else []
+        words += ["compiled (the first step takes up to a minute)"] if self.compiled else []
+        words += [f"{torch.get_num_threads()} threads"] if self.device.type == "cpu" else []
+        return ", ".join(words)
+
+    def card(self) -> dict[str, Any]:
+        """What best/model.json says."""
+        name, arguments = model_spec(self.model)
+        return {
+            "model": {"name": name, "arguments": arguments},
+            "classes": self.data.classes,
+            "preprocess": self.data.preprocess.to_dict(),
+            "data": self.config.data.name,
+            "seed": self.config.seed,
+            "averaged": self.average is not None,
+            **self.best,
+        }
+
+    # ---- saving and restoring
+
+    @property
+    def seconds_since_save(self) -> float:
+        return time.monotonic() - self.last_save
+
+    def save(self) -> None:
+        """Write the whole state; it is complete or the old one stays."""
+        state: dict[str, Any] = {
+            "version": STATE_VERSION,
+            "model": self.model.state_dict(),
+            "average": self.average.model.state_dict() if self.average is not None else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "counters": {"epoch": self.epoch, "step": self.step, "batch": self.batch, "stale": self.stale},
+            "sums": [self.sums.loss.item(), self.sums.correct.item(), self.sums.count, self.sums.seconds],
+            "history": self.history,
+            "best": self.best,
+            "threads": torch.get_num_threads(),
+        }
+        save_state(self.folder.state, state)
+        self.last_save = time.monotonic()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Raises RunError if the state is of another model or another version of cnnlab."""
+        if state.get("version") != STATE_VERSION:
+            raise RunError(f"{self.folder.state} was saved by another version of cnnlab; resume with that one.")
+        try:
+            self.model.load_state_dict(state["model"])
+            if self.average is not None:
+                self.average.model.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            for name, value in state["counters"].items():
+                setattr(self, name, value)
+            loss, correct, self.sums.count, self.sums.seconds = state["sums"]
+        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise RunError(f"{self.folder.state} does not fit this run ({reason}).") from None
+        self.sums.loss += loss
+        self.sums.correct += correct
+        self.history, self.best = state["history"], state["best"]
+
+
+def layer_gradient_norms(model: nn.Module) -> dict[str, float]:
+    """Euclidean norm of the gradient of each layer's parameters together."""
+    squares: dict[str, float] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            layer = name.rpartition(".")[0] or name
+            squares[layer] = squares.get(layer, 0.0) + parameter.grad.float().square().sum().item()
+    return {layer: math.sqrt(square) for layer, square in squares.items()}
