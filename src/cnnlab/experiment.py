@@ -149,8 +149,8 @@ def check_fit(model: nn.Module, data: Data) -> None:
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"the model cannot take pictures of {data.image_size[0]}×{data.image_size[1]} pixels with {data.in_channels}"
-            f" channel(s) ({reason}). Set data.image_size larger, or choose other model.* arguments."
+            f"the model cannot take pictures of {data.image_size[0]}×{data.image_size[1]} pixels with"
+            f" {data.in_channels} channel(s) ({reason}). Set data.image_size larger, or choose other model.* arguments."
         ) from None
     if logits.shape != (2, data.num_classes):
         raise ConfigError(
@@ -189,8 +189,8 @@ def check_space(folder: RunFolder, model: nn.Module) -> None:
     free = shutil.disk_usage(place).free
     if free < need:
         raise RunError(
-            f"no space left in {place}: a run of this model needs about {need / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are"
-            " free; free some or choose another run.dir."
+            f"no space left in {place}: a run of this model needs about {need / 1e6:,.0f} MB and {free / 1e6:,.0f} MB"
+            " are free; free some or choose another run.dir."
         )
 
 
@@ -238,7 +238,8 @@ def describe_run(model: nn.Module, data: Data) -> dict[str, str]:
     given = ", ".join(f"{k}={v}" for k, v in arguments.items() if k not in ("in_channels", "num_classes", "image_size"))
     sizes = " / ".join(f"{len(data.split[part]):,}" for part in ("train", "val", "test"))
     return {
-        "data": f"{data.config.data.name}: {data.num_classes} classes, {height}×{width}×{data.in_channels}, {sizes} train / val / test",
+        "data": f"{data.config.data.name}: {data.num_classes} classes, {height}×{width}×{data.in_channels},"
+        f" {sizes} train / val / test",
         "model": f"{name} ({given}), {count_parameters(model):,} parameters",
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -186,7 +186,7 @@ class Loader:
                 images = images.masked_fill(box_mask(draws[name].to(self.device), height, width), 0)
         return images
 
-    def _float_stage(self, taken: Tensor, draws: dict[str, Tensor], padding_mode: str, colour: list[str]) -> Tensor:
+    def _float_stage(self, taken: Tensor, draws: dict[str, Tensor], padding_mode: str, colour: Sequence[str]) -> Tensor:
         images = taken[..., : self.preprocess.layout.channels].permute(0, 3, 1, 2).to(torch.float32).div_(255)
         if "affine" in draws:
             images = affine(images, draws["affine"].to(self.device), padding_mode)

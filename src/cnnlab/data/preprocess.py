@@ -16,7 +16,7 @@ from cnnlab.errors import DataError
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Upright 8-bit pixels → resize → crop → (x/255 − mean)/std. `mean` and `std` have one number a channel, in [0, 1]."""
+    """Upright 8-bit pixels → resize → crop → (x/255 − mean)/std. `mean`, `std`: a number a channel, in [0, 1]."""
 
     layout: Layout
     mean: tuple[float, ...]

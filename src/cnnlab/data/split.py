@@ -84,12 +84,12 @@ def _by_class(pool: np.ndarray, labels: np.ndarray, seed: int, purpose: str) -> 
 
 
 def _shares(sizes: np.ndarray, total: int, seed: int, purpose: str) -> np.ndarray:
-    """Part `total` over classes in proportion to `sizes`: round down, then the largest remainders, drawn among equals."""
+    """Part `total` over classes in proportion to `sizes`: round down, then by the largest remainders."""
     exact = sizes * (total / max(1, sizes.sum()))
     counts = np.floor(exact + 1e-9).astype(int)
     tie = _random(seed, purpose + " tie").random(len(sizes))
     order = np.lexsort((tie, -(exact - counts)))
-    counts[order[: total - counts.sum()]] += 1
+    counts[order[: total - int(counts.sum())]] += 1
     return counts
 
 
@@ -126,7 +126,7 @@ def _limit(pool: np.ndarray, labels: np.ndarray, limit: int, seed: int, purpose:
 def manifest(
     split: Split, names: Sequence[str], digest: np.ndarray, classes: Sequence[str], config: DataConfig, seed: int
 ) -> dict[str, Any]:
-    """What split.json holds: the protocol, and for each part its size, its members and a hash over names and contents."""
+    """What split.json holds: the protocol, and for each part its size, its members, a hash of names and contents."""
     return {
         "version": 1,
         "data": config.name,
@@ -138,7 +138,7 @@ def manifest(
         "classes": list(classes),
         "sizes": {part: len(split[part]) for part in NAMES},
         "sha256": {part: part_hash(split[part], names, digest) for part in NAMES},
-        "members": {part: [names[i] for i in split[part]] for part in NAMES},
+        "members": {part: [names[int(i)] for i in split[part]] for part in NAMES},
     }
 
 
@@ -146,5 +146,5 @@ def part_hash(members: np.ndarray, names: Sequence[str], digest: np.ndarray) -> 
     """SHA-256 over (name, content digest) of the members, in order."""
     total = hashlib.sha256()
     for i in members:
-        total.update(names[i].encode(errors="surrogateescape") + b"\0" + digest[i].tobytes())
+        total.update(names[int(i)].encode(errors="surrogateescape") + b"\0" + digest[int(i)].tobytes())
     return total.hexdigest()

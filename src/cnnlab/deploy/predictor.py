@@ -23,7 +23,7 @@ Picture = str | Path | bytes | Image.Image | np.ndarray
 
 @dataclass(frozen=True)
 class Prediction:
-    """`label` is the likeliest class, `probability` its probability; `probabilities` maps every class, likeliest first."""
+    """`label` is the likeliest class; `probabilities` maps every class to its probability, likeliest first."""
 
     label: str
     probability: float

@@ -109,8 +109,8 @@ def data_of_run(
         return data, True
     if data_root is None:
         raise RunError(
-            f"the pictures of the {split} split are not those that {folder.path} was made from: some were changed, added"
-            " or removed. Restore them, or pass --data-root to test on the new set."
+            f"the pictures of the {split} split are not those that {folder.path} was made from: some were changed,"
+            " added or removed. Restore them, or pass --data-root to test on the new set."
         )
     return as_other_set(config, preprocess, card["classes"], device), False
 

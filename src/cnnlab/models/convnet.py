@@ -26,7 +26,7 @@ class ConvNet(Classifier):
         in_channels: channels of the picture.
         num_classes: number of logits.
 
-    Shapes: (B, in_channels, H, W) → features (B, F, H/s, W/s) → logits (B, num_classes), with F and s in `feature_info`.
+    Shapes: (B, in_channels, H, W) → features (B, F, H/s, W/s) → logits (B, num_classes); F, s: see `feature_info`.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class ConvNet(Classifier):
             raise ModelError(f"blocks and stem_stride must be at least 1, got {blocks} and {stem_stride}.")
         if shorter < smallest:
             raise ModelError(
-                f"a picture of {shorter} pixels is too small for {blocks} blocks: the last pooling kernel would be larger"
-                f" than its input. Use at least {smallest} pixels (data.image_size) or fewer model.blocks."
+                f"a picture of {shorter} pixels is too small for {blocks} blocks: the last pooling kernel would be"
+                f" larger than its input. Use at least {smallest} pixels (data.image_size) or fewer model.blocks."
             )
         self.num_classes = num_classes
         self.stride = smallest

@@ -147,7 +147,8 @@ def line_chart(
     y, y_ticks = (log_axis if log else linear_axis)(values, BOTTOM, TOP)
     heading = f"{title} (logarithmic axis)" if log else title
     parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{identifier}-title {identifier}-text">',
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"'
+        f' aria-labelledby="{identifier}-title {identifier}-text">',
         f'<title id="{identifier}-title">{escape(heading)}</title>',
         f'<desc id="{identifier}-text">{escape(describe(epochs, series, write))}</desc>',
         *(horizontal_line(y(tick), write(tick)) for tick in y_ticks),

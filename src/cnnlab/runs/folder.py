@@ -84,7 +84,8 @@ class RunFolder:
         """Raise RunError if the folder already holds a run, or anything that a run would mix with."""
         if self.config.exists():
             raise RunError(
-                f"{self.path} already holds a run; go on with it by `cnnlab resume {self.path}`, or choose another run.dir."
+                f"{self.path} already holds a run; go on with it by `cnnlab resume {self.path}`,"
+                " or choose another run.dir."
             )
         if self.path.is_file():
             raise RunError(f"{self.path} is a file, not a folder; choose another run.dir.")

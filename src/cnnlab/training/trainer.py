@@ -17,6 +17,7 @@ from cnnlab.data.load import Data
 from cnnlab.data.loader import Batch
 from cnnlab.errors import Interrupted, NonFiniteLoss, RunError
 from cnnlab.models.registry import model_spec
+from cnnlab.runs.files import read_json
 from cnnlab.runs.folder import RunFolder
 from cnnlab.runs.state import load_state, save_state
 from cnnlab.runs.weights import save_weights
@@ -142,7 +143,7 @@ class Trainer:
             loss = self.task.loss(logits, batch)
             if self.device.type == "cpu" and not math.isfinite(loss.item()):
                 self._stop_non_finite()
-            self.scaler.scale(loss / len(batches)).backward()
+            self.scaler.scale(loss / len(batches)).backward()  # type: ignore[no-untyped-call]
             self.sums.loss += loss.detach() * len(batch.labels)
             self.sums.correct += count_correct(logits.detach(), batch.labels)
             self.sums.count += len(batch.labels)
@@ -281,6 +282,7 @@ class Trainer:
             "data": self.config.data.name,
             "seed": self.config.seed,
             "averaged": self.average is not None,
+            "git": read_json(self.folder.environment).get("git"),
             **self.best,
         }
 

@@ -92,7 +92,7 @@ class ArraySet(PictureSet):
     def fingerprint(self) -> str:
         assert self.array is not None
         digest = hashlib.sha256(repr(self.array.shape).encode())
-        digest.update(np.ascontiguousarray(self.array))
+        digest.update(np.ascontiguousarray(self.array).data)
         return digest.hexdigest()
 
 
