@@ -27,6 +27,7 @@ from cnnlab.errors import DataError
 
 FORMAT = 1  # raise it when decoding changes: old stores are then built anew
 CHUNK = 32  # pictures a task
+FLUSH = 16  # tasks between two flushes to disk
 Progress = Callable[[int, int], None]  # (done, total)
 
 
@@ -117,11 +118,14 @@ def build(pictures: PictureSet, layouts: dict[Path, Layout | None], progress: Pr
             temporary[folder].mkdir()
             if layout:
                 files.append(open(temporary[folder] / "pixels.u8", "wb"))  # noqa: SIM115
-        for first, (facts, pixels) in _decode_all(pictures, wanted):
-            rows.append(facts)
-            for file, block in zip(files, pixels, strict=True):
-                file.write(block)
-            progress(min(first + CHUNK, len(pictures)), len(pictures))
+        with ThreadPoolExecutor(1, thread_name_prefix="flush") as flusher:  # the disk works while we decode
+            for first, (facts, pixels) in _decode_all(pictures, wanted):
+                rows.append(facts)
+                for file, block in zip(files, pixels, strict=True):
+                    file.write(block.data)
+                    if len(rows) % FLUSH == 0:
+                        flusher.submit(os.fsync, file.fileno())
+                progress(min(first + CHUNK, len(pictures)), len(pictures))
         for file in files:
             file.flush()
             os.fsync(file.fileno())
@@ -144,7 +148,7 @@ def _decode_all(pictures: PictureSet, layouts: Sequence[Layout]):  # type: ignor
     """Yield (first, result of _decode_chunk) in order; Pillow lets go of the interpreter lock while it works."""
     workers = os.cpu_count() or 1
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        waiting: deque[tuple[int, Future[tuple[Facts, list[bytes]]]]] = deque()
+        waiting: deque[tuple[int, Future[tuple[Facts, list[np.ndarray]]]]] = deque()
         for first in range(0, len(pictures), CHUNK):
             waiting.append((first, pool.submit(_decode_chunk, pictures, layouts, first)))
             if len(waiting) > 2 * workers:
@@ -155,7 +159,7 @@ def _decode_all(pictures: PictureSet, layouts: Sequence[Layout]):  # type: ignor
             yield start, future.result()
 
 
-def _decode_chunk(pictures: PictureSet, layouts: Sequence[Layout], first: int) -> tuple[Facts, list[bytes]]:
+def _decode_chunk(pictures: PictureSet, layouts: Sequence[Layout], first: int) -> tuple[Facts, list[np.ndarray]]:
     numbers = range(first, min(first + CHUNK, len(pictures)))
     ok = np.ones(len(numbers), bool)
     digest, size = np.zeros((len(numbers), 16), np.uint8), np.zeros((len(numbers), 2), np.int32)
@@ -172,7 +176,7 @@ def _decode_chunk(pictures: PictureSet, layouts: Sequence[Layout], first: int) -
         size[row] = picture.height, picture.width
         for block, layout in zip(blocks, layouts, strict=True):
             block[row] = arrange(picture, layout)
-    return (ok, digest, size, reasons), [block.tobytes() for block in blocks]
+    return (ok, digest, size, reasons), blocks
 
 
 def _join(rows: Sequence[Facts]) -> Index:

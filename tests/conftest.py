@@ -1,0 +1,194 @@
+"""Shared by all tests: a cache of their own, one thread, and commands as real processes that start at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_name] = "1"  # before numpy and torch are loaded: the tests' tensors are tiny
+
+TINY = ["data.limit=60", "trainer.epochs=2", "trainer.batch_size=20", "model.width=4", "trainer.precision=fp32"]
+
+# Loads everything once and forks for each command, so that a command costs a few milliseconds instead of seconds.
+# Each child is a process of its own, with its own signals, standard streams and exit code.
+SERVER = """
+import json, os, sys, traceback
+import torch, torchmetrics.functional.classification, rich.console, rich.progress, matplotlib.figure, hydra, jinja2
+import torch.utils.tensorboard, torchvision.datasets, cnnlab.cli, cnnlab.experiment, cnnlab.deploy.predictor
+import cnnlab.evaluation.compare, cnnlab.data.describe, cnnlab.data.show, cnnlab.tracking.tensorboard
+import numpy.random, torch.optim, sklearn.datasets
+for line in sys.stdin:
+    job = json.loads(line)
+    if "wait" in job:
+        pid, status = os.waitpid(job["wait"], os.WNOHANG)
+        print(json.dumps(os.waitstatus_to_exitcode(status) if pid else None), flush=True)
+        continue
+    pid = os.fork()
+    if pid == 0:
+        for number, name in enumerate(job["streams"]):
+            os.dup2(os.open(name, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        sys.stdin = open(0, closefd=False)
+        os.environ.update(job["environment"])
+        os.chdir(job["folder"])
+        sys.argv = ["cnnlab", *job["arguments"]]
+        try:
+            code = cnnlab.cli.main()
+        except SystemExit as leave:
+            code = leave.code
+        except BaseException:
+            code = 1
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # taking all the modules down would take two seconds
+    print(pid, flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished command left: its exit code, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error_lines(self) -> list[str]:
+        return self.err.splitlines()
+
+
+class Running:
+    """A command in progress."""
+
+    def __init__(self, pid: int, poll: Callable[[], int | None], out: Path, err: Path) -> None:
+        self.pid, self._poll, self._out, self._err = pid, poll, out, err
+        self._code: int | None = None
+
+    @property
+    def code(self) -> int | None:
+        """None while it runs; minus the signal's number if a signal ended it."""
+        if self._code is None:
+            self._code = self._poll()
+        return self._code
+
+    def send(self, number: int) -> None:
+        if self.code is None:
+            os.kill(self.pid, number)
+
+    def wait_until(self, condition: Callable[[], object], seconds: float = 60) -> bool:
+        """True when `condition` holds; False if the command ended before that."""
+        limit = time.monotonic() + seconds
+        while not condition():
+            if self.code is not None:
+                return bool(condition())
+            if time.monotonic() > limit:
+                self.send(signal.SIGTERM)
+                raise TimeoutError(self._out.read_text() + self._err.read_text())
+            time.sleep(0.002)
+        return True
+
+    def wait(self, seconds: float = 60) -> Result:
+        self.wait_until(lambda: False, seconds)
+        assert self.code is not None
+        out, err = (path.read_text(encoding="utf-8", errors="replace") for path in (self._out, self._err))
+        return Result(self.code, out, err)
+
+
+class CommandLine:
+    """`cnnlab(...)` runs a command to its end; `cnnlab.start(...)` returns while it runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.number = folder, 0
+        self.server: subprocess.Popen[str] | None = None
+
+    def _ask(self, job: dict[str, object]) -> int | None:
+        if self.server is None:
+            words = [sys.executable, "-c", SERVER]
+            self.server = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.server.stdin is not None and self.server.stdout is not None
+        self.server.stdin.write(json.dumps(job) + "\n")
+        self.server.stdin.flush()
+        answer: int | None = json.loads(self.server.stdout.readline())
+        return answer
+
+    def start(
+        self,
+        *arguments: object,
+        cwd: Path | None = None,
+        stdin: bytes = b"",
+        environment: dict[str, str] | None = None,
+    ) -> Running:
+        self.number += 1
+        given, out, err = (self.folder / f"{self.number}.{name}" for name in ("in", "out", "err"))
+        given.write_bytes(stdin)
+        place, words = cwd or self.folder / str(self.number), [str(word) for word in arguments]
+        place.mkdir(exist_ok=True)
+        settings = {"COLUMNS": "120", **(environment or {})}
+        if sys.platform == "linux":
+            streams = [str(given), str(out), str(err)]
+            job = {"arguments": words, "streams": streams, "environment": settings, "folder": str(place)}
+            pid = self._ask(job)
+            assert pid is not None
+            return Running(pid, lambda: self._ask({"wait": pid}), out, err)
+        with open(given, "rb") as source, open(out, "wb") as sink, open(err, "wb") as errors:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "cnnlab.cli", *words],
+                stdin=source,
+                stdout=sink,
+                stderr=errors,
+                cwd=place,
+                env=os.environ | settings,
+            )
+        return Running(process.pid, process.poll, out, err)
+
+    def __call__(self, *arguments: object, seconds: float = 120, **options: object) -> Result:
+        return self.start(*arguments, **options).wait(seconds)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        if self.server is not None:
+            self.server.communicate()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Decoded pictures of the tests stay out of the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["CNNLAB_CACHE"] = str(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def command(tmp_path_factory: pytest.TempPathFactory, cache_folder: Path) -> Iterator[CommandLine]:
+    commands = CommandLine(tmp_path_factory.mktemp("commands"))
+    yield commands
+    commands.close()
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Sequence[str]:
+    """Settings of a run of digits that takes a moment."""
+    return tuple(TINY)
+
+
+@pytest.fixture(scope="session")
+def finished_run(
+    command: CommandLine, tmp_path_factory: pytest.TempPathFactory, tiny: Sequence[str]
+) -> Path:
+    """A run of `cnnlab train`, whole; do not write into it, copy it."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    more = ["trainer.epochs=4", "data.limit=200", "logger.gradients=true", "augment=none"]
+    result = command("train", *tiny, *more, f"run.dir={folder}")
+    assert result.code == 0, result.err
+    (folder.parent / "printed.txt").write_text(result.out, encoding="utf-8")
+    return folder
