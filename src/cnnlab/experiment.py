@@ -122,7 +122,8 @@ def resume_experiment(
                 f"the pictures are not those that {folder.path} began with: some were changed, added or removed."
                 " Restore them, or start a new run."
             )
-        return _train_test_report(config, data, build_model(config, data), folder, trackers), True
+        listeners = Trackers([*trackers, *folder_trackers(config, folder)])
+        return _train_test_report(config, data, build_model(config, data), folder, listeners), True
     finally:
         lock.release()
 
@@ -170,11 +171,12 @@ def _run(
     check_fit(model, data)
     folder.refuse_if_taken()
     check_space(folder, model)
+    listeners = Trackers([*trackers, *folder_trackers(config, folder)])
     lock = folder.lock()
     try:
         folder.refuse_if_taken()
         folder.start(config, describe(list(command)), data.manifest)
-        return _train_test_report(config, data, model, folder, trackers)
+        return _train_test_report(config, data, model, folder, listeners)
     finally:
         lock.release()
 
@@ -194,10 +196,7 @@ def check_space(folder: RunFolder, model: nn.Module) -> None:
         )
 
 
-def _train_test_report(
-    config: Config, data: Data, model: nn.Module, folder: RunFolder, extra: Sequence[Tracker]
-) -> Run:
-    trackers = Trackers([*extra, *folder_trackers(config, folder)])
+def _train_test_report(config: Config, data: Data, model: nn.Module, folder: RunFolder, trackers: Trackers) -> Run:
     try:
         if data.quarantined:
             trackers.log(

@@ -65,7 +65,7 @@ def check_classes(split: Split, labels: np.ndarray, classes: Sequence[str]) -> N
     """Raise DataError if a class has no picture to train on."""
     counts = np.bincount(labels[split.train], minlength=len(classes))
     if (counts == 0).any():
-        empty = [classes[i] for i in np.flatnonzero(counts == 0)]
+        empty = [classes[int(i)] for i in np.flatnonzero(counts == 0)]
         raise DataError(
             f"no readable training picture of class {empty[0]!r}"
             f"{f' and {len(empty) - 1} more' if len(empty) > 1 else ''}; add some, or raise data.limit."

@@ -33,12 +33,21 @@ class Stepped:
 
 
 @dataclass(frozen=True)
+class Gradient:
+    """The gradient of one layer in the last step of an epoch: its norm, and a histogram of its values."""
+
+    norm: float
+    counts: list[float]
+    edges: list[float]
+
+
+@dataclass(frozen=True)
 class EpochEnded:
     """`row` is the line of metrics.jsonl."""
 
     row: dict[str, Any]
     best: bool
-    gradient_norms: dict[str, float] = field(default_factory=dict)
+    gradients: dict[str, Gradient] = field(default_factory=dict)  # by layer; with logger.gradients
 
 
 @dataclass(frozen=True)

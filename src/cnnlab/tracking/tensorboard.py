@@ -29,8 +29,8 @@ class TensorBoardTracker:
                     self.writer.add_scalar(f"{name}/{part}", value, row["epoch"])
             self.writer.add_scalar("lr", row["lr"], row["epoch"])
             self.writer.add_scalar("images_per_second", row["images_per_second"], row["epoch"])
-            for name, value in event.gradient_norms.items():
-                self.writer.add_scalar(f"gradient_norm/{name}", value, row["epoch"])
+            for name, gradient in event.gradients.items():
+                self.writer.add_scalar(f"gradient_norm/{name}", gradient.norm, row["epoch"])
             self.writer.flush()
         elif isinstance(event, Tested):
             self.writer.add_scalar("accuracy/test", event.summary["accuracy"], 0)

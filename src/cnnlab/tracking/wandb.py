@@ -38,8 +38,12 @@ class WandbTracker:
                 pictures = [self.wandb.Image(i, caption=c) for i, c in zip(*event.sample, strict=True)]
                 self.run.log({"sample batch": pictures}, commit=False)
         elif isinstance(event, EpochEnded):
-            norms = {f"gradients/{name}": value for name, value in event.gradient_norms.items()}
-            self.run.log({**event.row, **norms}, step=event.row["epoch"])
+            shown: dict[str, Any] = dict(event.row)
+            for name, gradient in event.gradients.items():
+                shown[f"gradient_norm/{name}"] = gradient.norm
+                histogram = self.wandb.Histogram(np_histogram=(gradient.counts, gradient.edges))
+                shown[f"gradients/{name}"] = histogram
+            self.run.log(shown, step=event.row["epoch"])
         elif isinstance(event, Tested):
             self.run.summary.update({f"test_{name}": value for name, value in event.summary.items()})
             artifact = self.wandb.Artifact(f"model-{self.run.id}", type="model", metadata=event.summary)

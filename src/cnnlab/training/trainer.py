@@ -21,7 +21,7 @@ from cnnlab.runs.files import read_json
 from cnnlab.runs.folder import RunFolder
 from cnnlab.runs.state import load_state, save_state
 from cnnlab.runs.weights import save_weights
-from cnnlab.tracking.base import EpochEnded, Started, Stepped, Trackers
+from cnnlab.tracking.base import EpochEnded, Gradient, Started, Stepped, Trackers
 from cnnlab.training.average import WeightAverage
 from cnnlab.training.device import Precision, choose_compile, choose_precision
 from cnnlab.training.forward import forward_all
@@ -103,7 +103,7 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
         self.sums = self._fresh_sums()
-        self.gradient_norms: dict[str, float] = {}
+        self.gradients: dict[str, Gradient] = {}
         self.rate = 0.0
         self.last_save = time.monotonic()
 
@@ -152,7 +152,7 @@ class Trainer:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
         if last_of_epoch and self.config.logger.gradients:
-            self.gradient_norms = layer_gradient_norms(self.model)
+            self.gradients = layer_gradients(self.model)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
@@ -193,7 +193,7 @@ class Trainer:
         self.sums = self._fresh_sums()
         self.save()
         self.folder.write_history(self.history)
-        return EpochEnded(row, better, self.gradient_norms)
+        return EpochEnded(row, better, self.gradients)
 
     def validate(self) -> tuple[float | None, float | None]:
         """Loss and accuracy on the validation split; None if it is empty."""
@@ -330,11 +330,15 @@ class Trainer:
         self.history, self.best = state["history"], state["best"]
 
 
-def layer_gradient_norms(model: nn.Module) -> dict[str, float]:
-    """Euclidean norm of the gradient of each layer's parameters together."""
-    squares: dict[str, float] = {}
+def layer_gradients(model: nn.Module) -> dict[str, Gradient]:
+    """Norm and histogram of the gradient of each layer's parameters together."""
+    values: dict[str, list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
-            layer = name.rpartition(".")[0] or name
-            squares[layer] = squares.get(layer, 0.0) + parameter.grad.float().square().sum().item()
-    return {layer: math.sqrt(square) for layer, square in squares.items()}
+            values.setdefault(name.rpartition(".")[0] or name, []).append(parameter.grad.float().flatten().cpu())
+    summaries = {}
+    for layer, parts in values.items():
+        flat = torch.cat(parts)
+        counts, edges = np.histogram(flat.numpy(), bins=64)
+        summaries[layer] = Gradient(flat.norm().item(), counts.tolist(), edges.tolist())
+    return summaries

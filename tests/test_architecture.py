@@ -1,0 +1,205 @@
+"""One direction: who may import whom, and what a bare import may cost."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import time
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import cnnlab
+
+ROOT = Path(cnnlab.__file__).parent
+FLOORS = {
+    "cli": 9,
+    "study": 8,
+    "deploy": 8,
+    "experiment": 7,
+    "report": 6,
+    "evaluation": 5,
+    "training": 4,
+    "explain": 4,
+    "runs": 3,
+    "data": 2,
+    "models": 2,
+    "tracking": 2,
+    "config": 1,
+    "geometry": 1,
+    "errors": 0,  # of floor 1, and under the two others there: config and geometry say what is wrong with its words
+}
+DOOR = "cnnlab"  # __init__: the lazy door to everything; inside, only its version may be taken from it
+
+
+def name_of(file: Path) -> str:
+    parts = ["cnnlab", *file.relative_to(ROOT).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(file): file for file in sorted(ROOT.rglob("*.py"))}
+
+
+def is_type_checking(node: ast.If) -> bool:
+    return ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+
+
+def imported(module: str, source: str, *, typing_too: bool, inner_too: bool) -> set[str]:
+    """Modules of cnnlab that `source` imports, at its top and, if asked, inside functions or for annotations only."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and is_type_checking(node) and not typing_too:
+            for child in node.orelse:
+                visit(child)
+            return
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and not inner_too:
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = module if MODULES.get(module, Path()).name == "__init__.py" else module.rpartition(".")[0]
+            for _ in range(node.level - 1):
+                package = package.rpartition(".")[0]
+            base = f"{package}.{node.module}".rstrip(".") if node.level else node.module or ""
+            names = [alias.name for alias in node.names if (base, alias.name) != (DOOR, "__version__")]
+            found.update(f"{base}.{name}" if f"{base}.{name}" in MODULES else base for name in names)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(source))
+    return {name for name in found if name.split(".")[0] == "cnnlab" and name != module}
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def violations(module: str, source: str) -> list[str]:
+    found = []
+    for target in sorted(imported(module, source, typing_too=True, inner_too=True)):
+        if target == DOOR:
+            found.append(f"{module} imports cnnlab itself")
+        elif room(target) != room(module) and FLOORS[room(target)] >= FLOORS[room(module)]:
+            found.append(f"{module} (floor {FLOORS[room(module)]}) imports {target} (floor {FLOORS[room(target)]})")
+    return found
+
+
+def find_circle(graph: dict[str, set[str]]) -> list[str] | None:
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return None
+
+
+# ---- the checks themselves can fail
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("cnnlab.data.load", "from cnnlab.training import trainer"),
+        ("cnnlab.data.load", "from cnnlab.models.resnet import ResNet"),  # the same floor, another room
+        ("cnnlab.data.load", "import cnnlab.runs.folder"),
+        ("cnnlab.runs.folder", "def f():\n    from cnnlab.evaluation.evaluate import evaluate"),
+        ("cnnlab.errors", "from .config import Config"),
+        ("cnnlab.data.load", "from ..training.trainer import Trainer"),
+        ("cnnlab.training.trainer", "import cnnlab"),
+        ("cnnlab.training.trainer", "from cnnlab import load_data"),
+        ("cnnlab.models.base", "if TYPE_CHECKING:\n    from cnnlab.experiment import Run"),
+    ],
+)
+def test_an_arrow_that_runs_up_is_seen(module: str, source: str) -> None:
+    assert violations(module, source)
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("cnnlab.training.trainer", "from cnnlab.data.load import Data\nimport cnnlab.runs.folder, torch"),
+        ("cnnlab.data.load", "from cnnlab.data.store import Index\nfrom .split import Split"),
+        ("cnnlab.cli", "from cnnlab import __version__, config"),
+    ],
+)
+def test_an_arrow_that_runs_down_is_allowed(module: str, source: str) -> None:
+    assert violations(module, source) == []
+
+
+def test_a_circle_is_seen() -> None:
+    assert find_circle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) is not None
+    assert find_circle({"a": {"b", "c"}, "b": {"c"}}) is None
+
+
+# ---- the package
+
+
+def test_every_module_stands_on_a_floor() -> None:
+    assert len(MODULES) > 40
+    assert {room(module) for module in MODULES if module != DOOR} <= set(FLOORS)
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module != DOOR])
+def test_a_module_imports_only_from_below_or_its_own_room(module: str) -> None:
+    assert violations(module, MODULES[module].read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("inner_too", [False, True], ids=["at import", "with imports inside functions"])
+def test_no_modules_import_each_other_in_a_circle(inner_too: bool) -> None:
+    graph = {
+        module: imported(module, file.read_text(encoding="utf-8"), typing_too=False, inner_too=inner_too)
+        for module, file in MODULES.items()
+        if module != DOOR
+    }
+    assert find_circle(graph) is None
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module not in ("cnnlab.config", "cnnlab.cli")])
+def test_only_config_and_cli_know_hydra(module: str) -> None:
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert not {name for name in names if name.split(".")[0] in ("hydra", "omegaconf")}
+
+
+def test_every_name_of_the_package_is_there() -> None:
+    assert set(cnnlab.__all__) <= set(dir(cnnlab))
+    for name in cnnlab.__all__:
+        assert getattr(cnnlab, name) is not None
+    with pytest.raises(AttributeError, match="resnet"):
+        cnnlab.resnet  # noqa: B018
+
+
+# ---- start-up
+
+HEAVY = ("torch", "torchvision", "numpy", "PIL", "matplotlib", "hydra", "omegaconf", "sklearn", "rich", "tensorboard")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import cnnlab",
+        "import cnnlab.cli",
+        "import cnnlab.geometry, cnnlab.errors, cnnlab.config",
+        "import cnnlab; cnnlab.geometry.conv_output_size(32, 3)",
+        "from cnnlab.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
+        "from cnnlab.cli import main; main(['--version'])",
+        "from cnnlab.cli import main\ntry: main(['train', '--help'])\nexcept SystemExit: pass",
+    ],
+)
+def test_nothing_heavy_is_loaded_before_it_is_needed(statement: str) -> None:
+    code = f"{statement}\nimport sys\nprint('\\nloaded', *[name for name in {HEAVY} if name in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.splitlines()[-1].strip() == "loaded"
+
+
+@pytest.mark.parametrize("words", [["-c", "import cnnlab"], ["-m", "cnnlab.cli", "--help"]])
+def test_the_start_takes_less_than_three_tenths_of_a_second(words: list[str]) -> None:
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL, check=True)
+        times.append(time.perf_counter() - began)
+    assert min(times) < 0.3
