@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from cnnlab.errors import CnnlabError, ConfigError, Interrupted
 
@@ -36,8 +36,13 @@ EXAMPLES = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="cnnlab",
         description="From a set of pictures to a trained and tested convolutional network, one command a step.",
         epilog="cnnlab COMMAND --help shows the command's options and examples. Start with: cnnlab train",

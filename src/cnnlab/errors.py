@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+SHOWN = 16  # names to list where none is near
+
 
 class CnnlabError(Exception):
     """Something the user gave, or the machine they gave it on, is wrong; `str(error)` is the one line they read."""
@@ -46,9 +48,10 @@ class Interrupted(CnnlabError):
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
-    """Return " Did you mean 'resnet'?" for the option closest to `name`, else the sorted options."""
+    """Return " Did you mean 'resnet'?" for the option closest to `name`, else the first options in order."""
     options = sorted(options)
-    close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
     if close:
         return f" Did you mean {close[0]!r}?"
-    return f" Known: {', '.join(options)}." if options else ""
+    shown = ", ".join(options[:SHOWN]) + (", …" if len(options) > SHOWN else "")
+    return f" Known: {shown}." if options else ""

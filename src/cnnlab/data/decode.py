@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from cnnlab.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "MPO")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 MAX_PIXELS = 100_000_000  # a picture of more pixels is refused before it is decoded
 
 
@@ -107,8 +107,6 @@ def arrange(picture: Image.Image, layout: Layout) -> np.ndarray:
         picture = picture.resize(target, Image.Resampling.BILINEAR, box=box)
     # Pillow keeps four bytes a pixel itself: handing them over whole costs a tenth of packing three and unpacking them.
     packed = picture.tobytes("raw", "L" if layout.mode == "L" else "RGBX")
-    pixels = np.frombuffer(packed, np.uint8).reshape(layout.height, layout.width, layout.stored_channels)
-    if layout.mode == "RGB":
-        pixels = pixels.copy()
-        pixels[:, :, 3] = 0
+    pixels = np.frombuffer(packed, np.uint8).reshape(layout.height, layout.width, layout.stored_channels).copy()
+    pixels[:, :, layout.channels :] = 0
     return pixels

@@ -48,6 +48,9 @@ class ConvNet(Classifier):
             )
         if not 0 <= dropout < 1:
             raise ModelError(f"dropout must be at least 0 and below 1, got {dropout}.")
+        for name, value in (("blocks", blocks), ("stem_stride", stem_stride)):
+            if value is not None and not 1 <= value <= 16:
+                raise ModelError(f"{name} must be between 1 and 16, got {value}.")
         shorter = min(as_pair(image_size))
         if stem_stride is None:
             stem_stride = 2 if shorter >= 96 else 1
@@ -56,8 +59,6 @@ class ConvNet(Classifier):
             while shorter // stem_stride >> (blocks - 1) > 8:
                 blocks += 1
         smallest = stem_stride * 2 ** (blocks - 1)
-        if blocks < 1 or stem_stride < 1:
-            raise ModelError(f"blocks and stem_stride must be at least 1, got {blocks} and {stem_stride}.")
         if shorter < smallest:
             raise ModelError(
                 f"a picture of {shorter} pixels is too small for {blocks} blocks: the last pooling kernel would be"

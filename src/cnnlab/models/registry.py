@@ -65,6 +65,8 @@ def create_model(name: str, **arguments: Any) -> nn.Module:
 def _check_type(name: str, key: str, value: Any, parameter: inspect.Parameter) -> None:
     """A whole number where the default is one, a truth value where it is one, text where it is text."""
     kind = type(parameter.default)
+    if kind in (tuple, list) and not isinstance(value, tuple | list):
+        raise ModelError(f"model.{key} of {name!r} must be a list such as {list(parameter.default)}, got {value!r}.")
     fits = isinstance(value, int | float) and not isinstance(value, bool) if kind is float else isinstance(value, kind)
     if kind is int and isinstance(value, bool):
         fits = False

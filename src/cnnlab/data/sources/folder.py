@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections import Counter
 from pathlib import Path
@@ -28,7 +29,9 @@ def open_folder(root: Path) -> FileSet:
     """
     if not root.is_dir():
         siblings = [entry.name for entry in root.parent.iterdir() if entry.is_dir()] if root.parent.is_dir() else []
-        raise DataError(f"{root} is not a folder; set data.root to the folder of your pictures.{_hint(root, siblings)}")
+        close = difflib.get_close_matches(root.name, siblings, n=1)
+        hint = f" Did you mean {root.parent / close[0]}?" if close else ""
+        raise DataError(f"{root} is not a folder; set data.root to the folder of your pictures.{hint}")
     parts = {entry.name: SPLIT_NAMES[entry.name] for entry in _folders(root) if entry.name in SPLIT_NAMES}
     if parts and "train" not in parts.values():
         raise DataError(f"{root} has {', '.join(sorted(parts))} but no train folder; rename or add it.")
@@ -51,10 +54,6 @@ def open_folder(root: Path) -> FileSet:
     pictures = FileSet(root, [row[0] for row in rows], np.array([row[1] for row in rows]), classes, official)
     pictures.size, pictures.mode = common_size_and_mode(pictures)
     return pictures
-
-
-def _hint(root: Path, siblings: list[str]) -> str:
-    return nearest(root.name, siblings) if siblings else ""
 
 
 def _folders(root: Path) -> list[Path]:
