@@ -19,7 +19,7 @@ from cnnlab.data.load import Data, build_data
 from cnnlab.errors import ConfigError, RunError
 from cnnlab.evaluation.evaluate import Outputs, evaluate_model, write_outputs
 from cnnlab.models.base import count_parameters
-from cnnlab.models.registry import create_model, model_arguments, model_spec
+from cnnlab.models.registry import create_model, default_arguments, model_arguments, model_spec
 from cnnlab.report.page import Report, Sample, render
 from cnnlab.runs.environment import describe
 from cnnlab.runs.files import read_json, write_whole
@@ -234,12 +234,14 @@ def folder_trackers(config: Config, folder: RunFolder) -> list[Tracker]:
 def describe_run(model: nn.Module, data: Data) -> dict[str, str]:
     name, arguments = model_spec(model)
     height, width = data.image_size
-    given = ", ".join(f"{k}={v}" for k, v in arguments.items() if k not in ("in_channels", "num_classes", "image_size"))
+    of_data = ("in_channels", "num_classes", "image_size")
+    defaults = default_arguments(name)
+    given = ", ".join(f"{k}={v}" for k, v in arguments.items() if k not in of_data and v != defaults[k])
     sizes = " / ".join(f"{len(data.split[part]):,}" for part in ("train", "val", "test"))
     return {
         "data": f"{data.config.data.name}: {data.num_classes} classes, {height}×{width}×{data.in_channels},"
         f" {sizes} train / val / test",
-        "model": f"{name} ({given}), {count_parameters(model):,} parameters",
+        "model": f"{name}{f' ({given})' if given else ''}, {count_parameters(model):,} parameters",
     }
 
 

@@ -57,9 +57,17 @@ def create_model(name: str, **arguments: Any) -> nn.Module:
     except (TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"cannot build model {name!r} with {arguments}: {reason}.") from error
-    full = {key: parameter.default for key, parameter in allowed.items()} | arguments
-    setattr(model, SPEC, (name, {key: list(v) if isinstance(v, tuple) else v for key, v in full.items()}))
+    setattr(model, SPEC, (name, default_arguments(name) | _plain(arguments)))
     return model
+
+
+def default_arguments(name: str) -> dict[str, Any]:
+    """The constructor's defaults, as they would stand in a card."""
+    return _plain({key: p.default for key, p in inspect.signature(find_model(name)).parameters.items()})
+
+
+def _plain(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in arguments.items()}
 
 
 def _check_type(name: str, key: str, value: Any, parameter: inspect.Parameter) -> None:

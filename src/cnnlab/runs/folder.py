@@ -89,8 +89,8 @@ class RunFolder:
             )
         if self.path.is_file():
             raise RunError(f"{self.path} is a file, not a folder; choose another run.dir.")
-        ours = {".lock", self.environment.name, self.split.name}
-        if self.path.is_dir() and any(entry.name not in ours for entry in self.path.iterdir()):
+        ours = {".lock", ".tmp", self.environment.name, self.split.name}  # what a run killed at its start leaves
+        if self.path.is_dir() and any(not ours & {e.name, e.suffix} for e in self.path.iterdir()):
             raise RunError(f"{self.path} holds other files; choose an empty or a new run.dir.")
 
     def lock(self) -> FileLock:

@@ -21,7 +21,7 @@ from cnnlab.runs.files import read_json
 from cnnlab.runs.folder import RunFolder
 from cnnlab.runs.state import load_state, save_state
 from cnnlab.runs.weights import save_weights
-from cnnlab.tracking.base import EpochEnded, Gradient, Started, Stepped, Trackers
+from cnnlab.tracking.base import EpochEnded, Gradient, Noted, Started, Stepped, Trackers
 from cnnlab.training.average import WeightAverage
 from cnnlab.training.device import Precision, choose_compile, choose_precision
 from cnnlab.training.forward import forward_all
@@ -51,7 +51,11 @@ def train(
     """
     trainer = Trainer(model, data, config, folder)
     if folder.state.exists():
-        trainer.restore(load_state(folder.state))
+        state = load_state(folder.state)
+        trainer.restore(state)
+        if state["threads"] != torch.get_num_threads():
+            now, before = torch.get_num_threads(), state["threads"]
+            trackers.log(Noted(f"resumed with {now} threads instead of {before}: the last digits may differ.", True))
     trackers.log(trainer.started(facts))
     with InterruptGuard() as guard:
         while not trainer.finished:
@@ -105,6 +109,7 @@ class Trainer:
         self.sums = self._fresh_sums()
         self.gradients: dict[str, Gradient] = {}
         self.rate = 0.0
+        self.note: Noted | None = None
         self.last_save = time.monotonic()
 
     # ---- the story of an epoch
@@ -114,7 +119,7 @@ class Trainer:
         patience = self.settings.early_stopping
         return self.epoch >= self.settings.epochs or (patience is not None and self.stale >= patience)
 
-    def train_epoch(self) -> Iterator[Stepped | None]:
+    def train_epoch(self) -> Iterator[Stepped | Noted | None]:
         """Train the rest of the current epoch; yield after each step, with an event a few times a second."""
         self.model.train()
         began = last_event = time.monotonic()
@@ -127,8 +132,10 @@ class Trainer:
             now = time.monotonic()
             self.sums.seconds += now - began
             began = now
-            event = None
-            if now - last_event > 1 / STEP_EVENTS_A_SECOND:
+            event: Stepped | Noted | None = None
+            if self.note is not None:
+                event, self.note = self.note, None
+            elif now - last_event > 1 / STEP_EVENTS_A_SECOND:
                 loss, accuracy = self._training_figures()
                 event = Stepped(self.epoch, self.batch // self.accumulate, loss, accuracy, self._throughput())
                 last_event = now
@@ -226,7 +233,7 @@ class Trainer:
             return self.forward(images)  # type: ignore[no-any-return]
         except Exception as error:  # the compiler's errors have no common class
             self.forward, self.compiled = self.model, False
-            self.compile_note = f"torch.compile failed here ({type(error).__name__}); training goes on without it."
+            self.note = Noted(f"torch.compile failed here ({type(error).__name__}); training goes on without it.", True)
             return self.model(images)  # type: ignore[no-any-return]
 
     def _fresh_sums(self) -> Sums:
@@ -269,7 +276,8 @@ class Trainer:
         words = [str(self.device), self.precision.name]
         words += ["channels_last"] if self.settings.channels_last else []
         words += ["compiled (the first step takes up to a minute)"] if self.compiled else []
-        words += [f"{torch.get_num_threads()} threads"] if self.device.type == "cpu" else []
+        threads = torch.get_num_threads()
+        words += [f"{threads} thread{'s' if threads > 1 else ''}"] if self.device.type == "cpu" else []
         return ", ".join(words)
 
     def card(self) -> dict[str, Any]:
