@@ -15,18 +15,23 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration, tuned for 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     """(n, rows, columns) → nearly U·Vᵀ of each matrix's singular value decomposition, by Newton–Schulz iteration.
 
-    All singular values end between about 0.7 and 1.2. Works in bfloat16 on accelerators, in float32 on the processor.
+    All but tiny singular values end between about 0.7 and 1.2. The iteration X ← (aI + bG + cG²)X with G = XXᵀ is
+    carried out on G alone: every factor P is a polynomial of the first G, so all commute, G ← PGP, and X is multiplied
+    once, by their product. For a filter of 256×2304 that is a fifth of the arithmetic.
     """
     a, b, c = COEFFICIENTS
-    x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
+    x = matrices.float()
     tall = x.shape[1] > x.shape[2]
     x = x.transpose(1, 2) if tall else x
     x = x / (x.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
+    identity = torch.eye(x.shape[1], device=x.device)
+    gram, product = x @ x.transpose(1, 2), identity
     for _ in range(steps):
-        gram = x @ x.transpose(1, 2)
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    x = x.transpose(1, 2) if tall else x
-    return x.to(matrices.dtype)
+        factor = a * identity + b * gram + c * (gram @ gram)
+        product = factor @ product
+        gram = factor @ gram @ factor
+    x = product @ x
+    return (x.transpose(1, 2) if tall else x).to(matrices.dtype)
 
 
 class Muon(torch.optim.Optimizer):
