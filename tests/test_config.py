@@ -115,7 +115,6 @@ def test_another_recipe_can_be_asked_for() -> None:
 
 
 def test_what_a_recipe_tuned_for_one_optimizer_is_not_given_to_another() -> None:
-    assert compose(["data=cifar10"]).optimizer["lr"] == 0.3
     assert compose(["data=cifar10", "optimizer=sgd"]).optimizer["lr"] == 0.3
     for name in ("adam", "adamw", "muon", "rmsprop"):
         alone = compose(["recipe=default", f"optimizer={name}"]).optimizer

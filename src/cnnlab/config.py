@@ -21,7 +21,7 @@ OPEN_GROUPS = ("model", "optimizer")  # their keys are the arguments of a class,
 
 def _at_least(low: float, **values: float | None) -> None:
     for key, value in values.items():
-        if value is not None and value < low:
+        if value is not None and not low <= value < float("inf"):  # not a number is in no range
             raise ConfigError(f"{key.replace('__', '.')} must be at least {low}, got {value}.")
 
 
@@ -146,6 +146,7 @@ class TrainerConfig:
     epochs: int = 10
     batch_size: int = 128
     device: str = "auto"  # auto | cpu | cuda | cuda:N | mps
+    devices: int = 1  # processes that train together; this version has one
     precision: str = "auto"  # auto | fp32 | bf16 | fp16
     compile: Any = "auto"  # auto | true | false
     channels_last: bool = True
@@ -167,12 +168,14 @@ class TrainerConfig:
         _at_least(1, trainer__accumulate=self.accumulate, trainer__early_stopping=self.early_stopping)
         _at_least(0, trainer__checkpoint_minutes=self.checkpoint_minutes, trainer__focal_gamma=self.focal_gamma)
         _fraction(trainer__label_smoothing=self.label_smoothing)
+        if self.devices != 1:
+            raise ConfigError(f"trainer.devices must be 1, got {self.devices}: this version trains in one process.")
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             raise ConfigError(f"trainer.device must be auto, cpu, cuda, cuda:N or mps, got {self.device!r}.")
         _one_of("trainer.precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
         _one_of("trainer.compile", self.compile, ("auto", True, False))
         _one_of("trainer.loss", self.loss, ("cross_entropy", "focal", "mse"))
-        if self.grad_clip is not None and self.grad_clip <= 0:
+        if self.grad_clip is not None and not 0 < self.grad_clip < float("inf"):
             raise ConfigError(f"trainer.grad_clip must be above 0, got {self.grad_clip}.")
         if self.ema is not None:
             _fraction(trainer__ema=self.ema)
@@ -252,8 +255,24 @@ def _check_override(override: str) -> tuple[str, str]:
     return key, value
 
 
+def text_keys() -> set[str]:
+    """Keys whose value is text: it is taken as it stands, whatever characters a path may hold."""
+    sections: dict[str, Any] = {entry.name: entry.default_factory for entry in dataclasses.fields(Config)}
+    return {
+        f"{name}.{inner.name}"
+        for name, section in sections.items()
+        if dataclasses.is_dataclass(section)
+        for inner in dataclasses.fields(section)
+        if inner.type in ("str", "str | None")
+    }
+
+
 def _complete(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Check the overrides; add the recipe of the data set; let `optimizer` name any class of torch.optim."""
+    """Check the overrides; add the recipe of the data set; let `optimizer` name any class of torch.optim.
+
+    Returns:
+        What Hydra is to compose, and every key with its value as text.
+    """
     completed, chosen = [], {}
     for override in overrides:
         if (match := re.fullmatch(r"optimizer=([A-Z]\w*)", override)) is not None:
@@ -262,18 +281,18 @@ def _complete(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:
             continue
         key, value = _check_override(override)
         chosen[key] = value
-        completed.append(f"{key}={value}" if key in GROUPS else f"++{key}={_quoted(value)}")
+        if key not in text_keys():
+            completed.append(f"{key}={value}" if key in GROUPS else f"++{key}={value}")
     if "recipe" not in chosen:
         name = chosen.get("data", "digits")
         completed.insert(0, f"recipe={name if name in options('recipe') else 'default'}")
     return completed, chosen
 
 
-def _quoted(value: str) -> str:
-    """Quote what Hydra's grammar would not take as it stands, such as a path with a space or an accent."""
-    if value[:1] in ("[", "{", "'", '"', "") or re.fullmatch(r"[\w./:+%@-]+", value, flags=re.ASCII):
-        return value
-    return "'" + re.sub(r"(\\*)'", r"\1\1\'", value) + "'"
+def _set_texts(values: dict[str, Any], chosen: Mapping[str, str]) -> None:
+    for key in text_keys() & set(chosen):
+        group, name = key.split(".")
+        values.setdefault(group, {})[name] = None if chosen[key] == "null" else chosen[key]
 
 
 def _tune(values: dict[str, Any], chosen: Mapping[str, str]) -> None:
@@ -309,6 +328,7 @@ def compose(overrides: Sequence[str] = ()) -> Config:
         reason = str(error.__cause__ or error).strip().splitlines()[0].strip(" :")
         raise ConfigError(f"cannot use {' '.join(overrides)!r}: {reason}.") from None
     values: Any = OmegaConf.to_container(composed)
+    _set_texts(values, chosen)
     _tune(values, chosen)
     return from_dict(values)
 
