@@ -23,7 +23,7 @@ from cnnlab.experiment import build_model
 from cnnlab.models.resnet import ResNet
 from cnnlab.runs.environment import describe
 from cnnlab.runs.folder import RunFolder
-from cnnlab.training.device import prepare_process
+from cnnlab.training.precision import prepare_process
 from cnnlab.training.trainer import Trainer
 
 ROUNDS, STEPS = 5, 40

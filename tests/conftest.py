@@ -157,6 +157,7 @@ class CommandLine:
 
     def close(self) -> None:
         if self.server is not None:
+            self.server.kill()  # its children are done; an orderly end would take two seconds
             self.server.communicate()
 
 
@@ -182,9 +183,7 @@ def tiny() -> Sequence[str]:
 
 
 @pytest.fixture(scope="session")
-def finished_run(
-    command: CommandLine, tmp_path_factory: pytest.TempPathFactory, tiny: Sequence[str]
-) -> Path:
+def finished_run(command: CommandLine, tmp_path_factory: pytest.TempPathFactory, tiny: Sequence[str]) -> Path:
     """A run of `cnnlab train`, whole; do not write into it, copy it."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     more = ["trainer.epochs=4", "data.limit=200", "logger.gradients=true", "augment=none"]

@@ -19,12 +19,31 @@ from cnnlab.errors import CnnlabError, ConfigError
 CONF = Path(str(resources.files("cnnlab"))) / "conf"
 FILES = sorted(path.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml"))
 
-FIXED_KEYS = """
-seed run.dir run.name data.root data.val_fraction data.test_fraction data.image_size data.limit data.download
-trainer.epochs trainer.batch_size trainer.device trainer.precision trainer.compile trainer.deterministic
-trainer.devices trainer.grad_clip trainer.ema trainer.label_smoothing trainer.class_weights trainer.early_stopping
-logger.tensorboard logger.wandb
-""".split()
+FIXED_KEYS = [
+    "seed",
+    "run.dir",
+    "run.name",
+    "data.root",
+    "data.val_fraction",
+    "data.test_fraction",
+    "data.image_size",
+    "data.limit",
+    "data.download",
+    "trainer.epochs",
+    "trainer.batch_size",
+    "trainer.device",
+    "trainer.precision",
+    "trainer.compile",
+    "trainer.deterministic",
+    "trainer.devices",
+    "trainer.grad_clip",
+    "trainer.ema",
+    "trainer.label_smoothing",
+    "trainer.class_weights",
+    "trainer.early_stopping",
+    "logger.tensorboard",
+    "logger.wandb",
+]
 
 
 def refusal(*overrides: str) -> str:

@@ -21,7 +21,7 @@ def test_every_error_is_a_child_of_one_and_ends_with_its_exit_code(kind: type[Cn
 
 @pytest.mark.parametrize(
     ("typed", "meant"),
-    [("resnt", "resnet"), ("RESNET", None), ("mpl", "mlp"), ("convent", "convnet"), ("resnet", "resnet")],
+    [("resnt", "resnet"), ("RESNET", "resnet"), ("mpl", "mlp"), ("convent", "convnet"), ("zzz", None)],
 )
 def test_the_nearest_name_is_offered(typed: str, meant: str | None) -> None:
     answer = nearest(typed, ["convnet", "mlp", "resnet"])

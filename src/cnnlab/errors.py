@@ -50,8 +50,9 @@ class Interrupted(CnnlabError):
 def nearest(name: str, options: Iterable[str]) -> str:
     """Return " Did you mean 'resnet'?" for the option closest to `name`, else the first options in order."""
     options = sorted(options)
-    close = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
+    folded = {option.casefold(): option for option in options}
+    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
     if close:
-        return f" Did you mean {close[0]!r}?"
+        return f" Did you mean {folded[close[0]]!r}?"
     shown = ", ".join(options[:SHOWN]) + (", …" if len(options) > SHOWN else "")
     return f" Known: {shown}." if options else ""

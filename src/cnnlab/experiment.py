@@ -16,6 +16,7 @@ from torch import nn
 
 from cnnlab.config import Config, compose, from_dict
 from cnnlab.data.load import Data, build_data
+from cnnlab.device import choose_device
 from cnnlab.errors import ConfigError, RunError
 from cnnlab.evaluation.evaluate import Outputs, evaluate_model, write_outputs
 from cnnlab.models.base import count_parameters
@@ -26,12 +27,13 @@ from cnnlab.runs.files import read_json, write_whole
 from cnnlab.runs.folder import RunFolder, new_folder, open_folder, read_config, read_split
 from cnnlab.runs.weights import load_run
 from cnnlab.tracking.base import Noted, Tested, Tracker, Trackers
-from cnnlab.training.device import choose_device, prepare_process
+from cnnlab.training.precision import prepare_process
 from cnnlab.training.reproduce import seed_step
-from cnnlab.training.trainer import train
+from cnnlab.training.trainer import Trainer, train
 
 Progress = Callable[[int, int], None]
 REPORT_SAMPLES = 24
+DATA_KEYS = ("data", "augment", "seed=", "trainer.batch_size=", "trainer.device=")  # what load_data has settled
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,9 @@ def fit(
     Raises:
         CnnlabError: what the user can mend; `Interrupted` after Ctrl-C, with everything saved.
     """
+    for override in overrides:
+        if override.startswith(DATA_KEYS):
+            raise ConfigError(f"{override!r} comes after the data: give it to cnnlab.load_data instead.")
     name, arguments = model_spec(model)
     settings = [f"data={data.config.data.name}", *overrides]
     values = compose(settings).to_dict()
@@ -113,8 +118,7 @@ def resume_experiment(
         if folder.report.exists():
             return Run(folder.path, folder.history(), read_json(folder.test) if folder.test.exists() else None), False
         threads = read_json(folder.environment).get("machine", {}).get("threads")
-        trainer = dataclasses.replace(config.trainer, threads=config.trainer.threads or threads)
-        prepare_process(trainer)
+        prepare_process(dataclasses.replace(config.trainer, threads=config.trainer.threads or threads))
         device = choose_device(config.trainer.device)
         data = build_data(config, device, progress or (lambda done, total: None))
         if data.manifest["sha256"] != read_split(folder)["sha256"]:
@@ -122,8 +126,9 @@ def resume_experiment(
                 f"the pictures are not those that {folder.path} began with: some were changed, added or removed."
                 " Restore them, or start a new run."
             )
+        trainer = Trainer(build_model(config, data), data, config, folder)
         listeners = Trackers([*trackers, *folder_trackers(config, folder)])
-        return _train_test_report(config, data, build_model(config, data), folder, listeners), True
+        return _train_test_report(trainer, listeners), True
     finally:
         lock.release()
 
@@ -171,12 +176,13 @@ def _run(
     check_fit(model, data)
     folder.refuse_if_taken()
     check_space(folder, model)
+    trainer = Trainer(model, data, config, folder)
     listeners = Trackers([*trackers, *folder_trackers(config, folder)])
     lock = folder.lock()
     try:
         folder.refuse_if_taken()
         folder.start(config, describe(list(command)), data.manifest)
-        return _train_test_report(config, data, model, folder, listeners)
+        return _train_test_report(trainer, listeners)
     finally:
         lock.release()
 
@@ -196,13 +202,14 @@ def check_space(folder: RunFolder, model: nn.Module) -> None:
         )
 
 
-def _train_test_report(config: Config, data: Data, model: nn.Module, folder: RunFolder, trackers: Trackers) -> Run:
+def _train_test_report(trainer: Trainer, trackers: Trackers) -> Run:
+    data, folder = trainer.data, trainer.folder
     try:
         if data.quarantined:
             trackers.log(
                 Noted(f"{len(data.quarantined)} pictures cannot be read and are left out; split.json names them", True)
             )
-        history = train(model, data, config, folder, trackers, describe_run(model, data))
+        history = train(trainer, trackers, describe_run(trainer.model, data))
         test = None
         outputs = None
         if data.test.count:

@@ -239,6 +239,14 @@ def test_an_mnist_server_gone_in_the_middle_is_one_line_and_the_next_try_goes_on
     assert_mnist(fetch("mnist", tmp_path))
 
 
+def test_a_download_of_mnist_that_was_killed_goes_on(site: Site, tmp_path: Path) -> None:
+    fetch("mnist", tmp_path)
+    raw = tmp_path / "MNIST" / "raw"
+    (raw / LAST).with_suffix("").unlink()
+    (raw / LAST).write_bytes(MNIST_FILES[LAST][:20])
+    assert_mnist(fetch("mnist", tmp_path))
+
+
 @pytest.mark.parametrize("how", ["short", "chunked", "reset", "nonsense"])
 def test_a_cifar_server_gone_in_the_middle_is_one_line_and_the_next_try_goes_on(
     site: Site, tmp_path: Path, how: str

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -15,7 +16,7 @@ from cnnlab.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-MAX_PIXELS = 100_000_000  # a picture of more pixels is refused before it is decoded
+MAX_PIXELS = 89_478_485  # Pillow's own bound; a picture of more pixels is refused before it is decoded
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,12 @@ class Layout:
     width: int
     mode: str
     fit: str = "crop"
+
+    def check(self) -> None:
+        """Raise ValueError for values that make no layout."""
+        whole = all(type(side) is int and 1 <= side <= 8192 for side in (self.height, self.width))
+        if not whole or self.mode not in ("L", "RGB") or self.fit not in ("crop", "squash"):
+            raise ValueError(str(self))
 
     @property
     def channels(self) -> int:
@@ -54,28 +61,36 @@ def read_picture(file: str | Path | bytes | BinaryIO) -> Image.Image:
         DataError: not a picture of a known format, damaged, truncated, or of more than MAX_PIXELS pixels.
     """
     stream = io.BytesIO(file) if isinstance(file, bytes) else file
+    with _one_line_errors(file), Image.open(stream, formats=FORMATS) as picture:
+        return upright(picture)
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """A Pillow picture, loaded or not → turned as its EXIF data say, "L" or "RGB" of 8 bits. Raises DataError."""
+    with _one_line_errors(None):
+        if picture.width * picture.height > MAX_PIXELS:
+            raise DataError(f"{picture.width}×{picture.height} pixels are more than {MAX_PIXELS:,}")
+        picture.load()
+        return to_8_bit(ImageOps.exif_transpose(picture))
+
+
+@contextlib.contextmanager
+def _one_line_errors(file: object) -> Iterator[None]:
+    """A damaged file can make a decoder raise nearly anything: all of it becomes a DataError of one line."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # we judge the size ourselves, below
-            with Image.open(stream, formats=FORMATS) as picture:
-                if picture.width * picture.height > MAX_PIXELS:
-                    raise DataError(f"{picture.width}×{picture.height} pixels are more than {MAX_PIXELS:,}")
-                picture.load()
-                return to_8_bit(ImageOps.exif_transpose(picture))
-    except DataError:
+        yield
+    except (DataError, MemoryError):
         raise
-    except MemoryError:
-        raise
-    except Exception as error:  # a damaged file can make a decoder raise nearly anything
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if isinstance(file, bytes) or "BytesIO" in reason:
-            reason = "not a picture file" if "cannot identify" in reason else reason
+        if isinstance(file, bytes) and "cannot identify" in reason:
+            reason = "not a picture file"
         raise DataError(reason) from error
 
 
 def to_8_bit(picture: Image.Image) -> Image.Image:
     """Any Pillow mode → "L" (grey) or "RGB"."""
-    if picture.mode in ("L", "RGB"):
+    if picture.mode in ("L", "RGB") and "transparency" not in picture.info:
         return picture
     if picture.mode.startswith("I") or picture.mode == "F":  # 16 or 32 bits a pixel
         values = np.asarray(picture, dtype=np.float64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cnnlab.config import Config, compose
+from cnnlab.config import Config, compose, from_dict
 from cnnlab.data.augment import Augmentation
 from cnnlab.data.decode import Layout
 from cnnlab.data.loader import Loader, Streamed
@@ -23,7 +24,8 @@ from cnnlab.data.sources.base import PictureSet
 from cnnlab.data.sources.folder import DEFAULT_SIDE
 from cnnlab.data.split import Split, check_classes, make_split, manifest
 from cnnlab.data.store import Index, cache_folder, index_array, open_stores
-from cnnlab.errors import DataError
+from cnnlab.device import choose_device
+from cnnlab.errors import DataError, nearest
 
 CANVAS = 1.25  # side of the stored training picture over the side of the crop, for random resized crops
 MEMORY_SHARE = 0.4  # of the free memory that pictures may take before they stay on disk
@@ -105,13 +107,9 @@ def load_data(
     values = config.to_dict()
     unknown = sorted(set(keys) - set(values["data"]))
     if unknown:
-        from cnnlab.errors import nearest
-
         raise DataError(f"load_data has no argument {unknown[0]!r}.{nearest(unknown[0], values['data'])}")
-    from cnnlab.config import from_dict
-
     values["data"].update({key: str(value) if isinstance(value, Path) else value for key, value in keys.items()})
-    return build_data(from_dict(values), torch.device(device))
+    return build_data(from_dict(values), choose_device(str(device)))
 
 
 def build_data(
@@ -174,11 +172,8 @@ def build_data(
         preprocess = Preprocess(layout, mean, std)
 
     labels = pictures.labels
-    weights = 1 / np.bincount(labels[split.train])[labels[split.train]] if config.trainer.balanced_sampling else None
     size = min(config.trainer.batch_size, len(split.train))
-    train = Loader(
-        training_pixels, labels, split.train, preprocess, size, augmentation, True, config.seed, device, weights
-    )
+    train = Loader(training_pixels, labels, split.train, preprocess, size, augmentation, True, config.seed, device)
     val, test = (
         Loader(evaluation_pixels, labels, split[part], preprocess, config.trainer.batch_size, device=device)
         for part in ("val", "test")
@@ -247,7 +242,8 @@ def check_quarantine(index: Index, count: int, allowed: float, names: Sequence[s
         first, reason = min(index.reasons.items())
         raise DataError(
             f"{bad:,} of {count:,} pictures cannot be read, the first is {names[first]} ({reason}). Mend or delete"
-            f" them (cnnlab data ... --check lists them), or allow it with data.max_corrupt={bad / count:.2g}."
+            " them (cnnlab data ... --check lists them), or allow it with"
+            f" data.max_corrupt={math.ceil(1000 * bad / count) / 1000}."
         )
 
 

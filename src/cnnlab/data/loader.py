@@ -57,7 +57,10 @@ class Streamed(Dataset[Tensor]):
 
     def batches(self, numbers: list[list[int]]) -> Iterator[Tensor]:
         loader = DataLoader(self, batch_sampler=numbers, num_workers=min(self.workers, len(numbers)))
-        yield from loader
+        try:
+            yield from loader
+        except DataError as error:  # a worker's error comes with its traceback as text
+            raise DataError(str(error).strip().splitlines()[-1].split("DataError: ")[-1]) from None
 
 
 class Loader:
@@ -71,7 +74,9 @@ class Loader:
         preprocess: the evaluation transform; its normalisation ends every batch.
         augmentation: None for evaluation.
         shuffle: a new order each epoch; drops the last, incomplete batch so that each step sees the same batch size.
-        weights: (n,) sampling chances, see `plan_epoch`.
+
+    Attributes:
+        weights: (n,) sampling chances, see `plan_epoch`; None visits each picture once an epoch.
     """
 
     def __init__(
@@ -85,7 +90,6 @@ class Loader:
         shuffle: bool = False,
         seed: int = 0,
         device: torch.device | str = "cpu",
-        weights: np.ndarray | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.pixels = pixels
@@ -96,7 +100,7 @@ class Loader:
         self.augmentation = augmentation
         self.shuffle = shuffle
         self.seed = seed
-        self.weights = weights
+        self.weights: np.ndarray | None = None
         self.next_epoch = 0
 
     def __len__(self) -> int:
@@ -184,7 +188,7 @@ class Loader:
         for name in ("erasing", "cutout"):
             if name in draws:
                 images = images.masked_fill(box_mask(draws[name].to(self.device), height, width), 0)
-        return images
+        return images.contiguous(memory_format=torch.channels_last)
 
     def _float_stage(self, taken: Tensor, draws: dict[str, Tensor], padding_mode: str, colour: Sequence[str]) -> Tensor:
         images = taken[..., : self.preprocess.layout.channels].permute(0, 3, 1, 2).to(torch.float32).div_(255)
@@ -194,8 +198,7 @@ class Loader:
             change = {"brightness": brightness, "contrast": contrast, "saturation": saturation}[name]
             images = change(images, draws[name].to(self.device))
         scale, shift = (torch.tensor(v, device=self.device)[:, None, None] for v in self.preprocess.scale_and_shift())
-        images = images.mul_(scale * 255).add_(shift)
-        return images.contiguous(memory_format=torch.channels_last)
+        return images.mul_(scale * 255).add_(shift)
 
     def _mixed(
         self, images: Tensor, other: Tensor, labels: Tensor, members: Tensor, second: Tensor, draws: dict[str, Tensor]
@@ -208,4 +211,5 @@ class Loader:
             share = 1 - inside.float().mean(dim=(1, 2, 3))  # what is truly left of the first picture
         else:
             images = torch.lerp(other, images, share[:, None, None, None])
+        images = images.contiguous(memory_format=torch.channels_last)
         return Batch(images, labels[members], members, labels[second], share)

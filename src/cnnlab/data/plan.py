@@ -80,7 +80,7 @@ def _draws(n: int, augmentation: Augmentation, seed: int, epoch: int) -> dict[st
         zoom = 1 / (1 + uniform("zoom") * config.zoom)
         shift = uniform("translate", -1, 1, 2) * config.translate * 2
         cos, sin, aspect = np.cos(turn) * zoom, np.sin(turn) * zoom, height / width
-        rows = [cos, -sin * aspect + shear * cos, shift[:, 0], sin / aspect, cos + shear * sin / aspect, shift[:, 1]]
+        rows = [cos, (shear * cos - sin) * aspect, shift[:, 0], sin / aspect, shear * sin + cos, shift[:, 1]]
         draws["affine"] = np.stack(rows, 1).reshape(n, 2, 3).astype(np.float32)
     for name in ("brightness", "contrast", "saturation"):
         if spread := getattr(config, name):

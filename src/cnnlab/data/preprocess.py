@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cnnlab.data.decode import Layout, arrange, read_picture, to_8_bit
+from cnnlab.data.decode import Layout, arrange, read_picture, upright
 from cnnlab.errors import DataError
 
 
@@ -24,8 +25,8 @@ class Preprocess:
 
     def __call__(self, picture: str | Path | bytes | Image.Image) -> Tensor:
         """One picture file or Pillow picture → (C, height, width) float32."""
-        upright = to_8_bit(picture) if isinstance(picture, Image.Image) else read_picture(picture)
-        return self.normalise(torch.from_numpy(arrange(upright, self.layout))[None])[0]
+        pixels = upright(picture) if isinstance(picture, Image.Image) else read_picture(picture)
+        return self.normalise(torch.from_numpy(arrange(pixels, self.layout))[None])[0]
 
     def normalise(self, stored: Tensor) -> Tensor:
         """(B, H, W, stored channels) uint8 → (B, C, H, W) float32, channels last in memory."""
@@ -51,9 +52,12 @@ class Preprocess:
         """Read back what `to_dict` wrote. Raises DataError for anything else."""
         try:
             layout = Layout(**values["layout"])
+            layout.check()
             mean, std = (tuple(float(v) for v in values[key]) for key in ("mean", "std"))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"the preprocess of this model is damaged ({error}).") from None
-        if len(mean) != layout.channels or len(std) != layout.channels or min(std) <= 0:
+        if len(mean) != layout.channels or len(std) != layout.channels or not all(0 < s < math.inf for s in std):
             raise DataError(f"the preprocess of this model is damaged: mean {mean} and std {std}.")
+        if not all(map(math.isfinite, mean)):
+            raise DataError(f"the preprocess of this model is damaged: mean {mean}.")
         return cls(layout, mean, std)

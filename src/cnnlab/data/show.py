@@ -38,6 +38,8 @@ def show_batch(
     from matplotlib.figure import Figure
 
     images = images[:limit].detach().cpu()
+    if not len(images):
+        return Figure()
     if preprocess is not None:
         pixels = preprocess.denormalise(images).numpy()
     else:
@@ -54,7 +56,7 @@ def show_batch(
         grey = picture.shape[-1] == 1
         axis.imshow(picture[..., 0] if grey else picture, cmap="gray" if grey else None, vmin=0, vmax=255)
         text = classes[int(label)] if classes else str(int(label))
-        axis.set_title(text if len(text) < 19 else text[:17] + "…", fontsize=8, pad=3)
+        axis.set_title(text if len(text) < 19 else text[:17] + "…", fontsize=8, pad=3, parse_math=False)
     if path is not None:
         figure.savefig(path, dpi=120)
     return figure

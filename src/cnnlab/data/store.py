@@ -6,12 +6,15 @@ folder that is renamed when it is whole, so two builders at once and a kill half
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import shutil
 import sys
+import zipfile
+import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -51,7 +54,7 @@ class Store:
 
 def cache_folder() -> Path:
     """CNNLAB_CACHE, or the user's cache folder."""
-    if "CNNLAB_CACHE" in os.environ:
+    if os.environ.get("CNNLAB_CACHE"):
         return Path(os.environ["CNNLAB_CACHE"])
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "cnnlab"
@@ -76,9 +79,11 @@ def open_stores(
     try:
         folders[0].parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folders[0].parent / "building.lock"):
-            missing = {f: lay for f, lay in zip(folders, layouts, strict=True) if not (f / "index.npz").exists()}
+            wanted = dict(zip(folders, layouts, strict=True))
+            missing = {f: layout for f, layout in wanted.items() if _open(f, layout, len(pictures)) is None}
             if missing:
                 build(pictures, missing, progress)
+            stores = [_open(folder, layout, len(pictures)) for folder, layout in wanted.items()]
     except OSError as error:
         if error.errno == errno.ENOSPC:
             need = sum(lay.bytes_per_picture for lay in layouts if lay) * len(pictures)
@@ -86,20 +91,26 @@ def open_stores(
                 f"no space left in {folders[0].parent} for {need / 1e9:.2f} GB of decoded pictures; free some, set"
                 " CNNLAB_CACHE to another disk, or use data.storage=stream."
             ) from None
-        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-            raise DataError(f"cannot write to {folders[0].parent}; set CNNLAB_CACHE to a folder of yours.") from None
-        raise
-    return [_open(folder, layout, len(pictures)) for folder, layout in zip(folders, layouts, strict=True)]
+        raise DataError(
+            f"cannot keep decoded pictures in {folders[0].parent} ({error.strerror or error}); set CNNLAB_CACHE to a"
+            " folder of yours."
+        ) from None
+    assert all(stores)
+    return [store for store in stores if store]
 
 
-def _open(folder: Path, layout: Layout | None, count: int) -> Store:
-    with np.load(folder / "index.npz", allow_pickle=False) as saved:
-        reasons = {int(k): v for k, v in json.loads(saved["reasons"].tobytes()).items()}
-        index = Index(saved["ok"], saved["digest"], saved["size"], reasons)
-    if layout is None:
-        return Store(None, index)
-    shape = (count, layout.height, layout.width, layout.stored_channels)
-    return Store(np.memmap(folder / "pixels.u8", np.uint8, "r", shape=shape), index)
+def _open(folder: Path, layout: Layout | None, count: int) -> Store | None:
+    """The store, or None if it is missing or damaged."""
+    try:
+        with np.load(folder / "index.npz", allow_pickle=False) as saved:
+            reasons = {int(k): v for k, v in json.loads(saved["reasons"].tobytes()).items()}
+            index = Index(saved["ok"], saved["digest"], saved["size"], reasons)
+        if layout is None:
+            return Store(None, index)
+        shape = (count, layout.height, layout.width, layout.stored_channels)
+        return Store(np.memmap(folder / "pixels.u8", np.uint8, "r", shape=shape), index)
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
+        return None
 
 
 def build(pictures: PictureSet, layouts: dict[Path, Layout | None], progress: Progress) -> None:
@@ -133,10 +144,12 @@ def build(pictures: PictureSet, layouts: dict[Path, Layout | None], progress: Pr
         index = _join(rows)
         for folder, work in temporary.items():
             _save_index(index, work / "index.npz")
+            shutil.rmtree(folder, ignore_errors=True)  # a damaged one
             os.replace(work, folder)
     finally:
         for file in files:
-            file.close()
+            with contextlib.suppress(OSError):  # a full disk refuses the last bytes again
+                file.close()
         for work in temporary.values():
             shutil.rmtree(work, ignore_errors=True)
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from cnnlab.data.decode import EXTENSIONS
 from cnnlab.data.preprocess import Preprocess
+from cnnlab.device import choose_device
 from cnnlab.errors import DataError
 from cnnlab.runs.weights import load_run
-from cnnlab.training.device import choose_device
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
 

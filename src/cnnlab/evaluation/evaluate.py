@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from cnnlab.config import Config
 from cnnlab.data.load import Data, build_data
 from cnnlab.data.preprocess import Preprocess
+from cnnlab.device import choose_device
 from cnnlab.errors import ConfigError, DataError, RunError
 from cnnlab.evaluation.metrics import classification_figures
 from cnnlab.runs.files import write_json, write_whole
 from cnnlab.runs.folder import RunFolder, open_folder, read_config, read_split
 from cnnlab.runs.weights import load_run
-from cnnlab.training.device import choose_device
 from cnnlab.training.forward import forward_all
 
 

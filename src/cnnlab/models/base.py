@@ -90,6 +90,13 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
+def check_counts(**values: int | None) -> None:
+    """Raise ModelError unless each value is a whole number of at least 1, or None."""
+    for name, value in values.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ModelError(f"{name} must be a whole number of at least 1, got {value!r}.")
+
+
 def as_pair(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:
     """One number or (height, width) → (height, width)."""
     if isinstance(size, int):

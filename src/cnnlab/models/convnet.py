@@ -8,7 +8,15 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from cnnlab.errors import ModelError
-from cnnlab.models.base import Classifier, FeatureInfo, GlobalAveragePool, as_pair, initialise_he, new_linear
+from cnnlab.models.base import (
+    Classifier,
+    FeatureInfo,
+    GlobalAveragePool,
+    as_pair,
+    check_counts,
+    initialise_he,
+    new_linear,
+)
 
 
 class ConvNet(Classifier):
@@ -42,15 +50,13 @@ class ConvNet(Classifier):
         num_classes: int = 10,
     ) -> None:
         super().__init__()
-        if width < 1 or convs_per_block < 1:
-            raise ModelError(
-                f"width and convs_per_block must be at least 1, got width={width}, convs_per_block={convs_per_block}."
-            )
+        check_counts(width=width, convs_per_block=convs_per_block, blocks=blocks, in_channels=in_channels)
+        check_counts(stem_stride=stem_stride)
         if not 0 <= dropout < 1:
             raise ModelError(f"dropout must be at least 0 and below 1, got {dropout}.")
         for name, value in (("blocks", blocks), ("stem_stride", stem_stride)):
-            if value is not None and not 1 <= value <= 16:
-                raise ModelError(f"{name} must be between 1 and 16, got {value}.")
+            if value is not None and value > 16:
+                raise ModelError(f"{name} must be at most 16, got {value}.")
         shorter = min(as_pair(image_size))
         if stem_stride is None:
             stem_stride = 2 if shorter >= 96 else 1

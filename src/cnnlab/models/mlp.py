@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from cnnlab.errors import ModelError
-from cnnlab.models.base import Classifier, as_pair, initialise_he, new_linear
+from cnnlab.models.base import Classifier, as_pair, check_counts, initialise_he, new_linear
 
 
 class MLP(Classifier):
@@ -34,8 +34,9 @@ class MLP(Classifier):
         num_classes: int = 10,
     ) -> None:
         super().__init__()
-        if any(units < 1 for units in hidden):
-            raise ModelError(f"hidden widths must be at least 1, got {list(hidden)}.")
+        check_counts(in_channels=in_channels)
+        for units in hidden:
+            check_counts(hidden=units)
         if not 0 <= dropout < 1:
             raise ModelError(f"dropout must be at least 0 and below 1, got {dropout}.")
         self.num_classes = num_classes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -57,13 +58,22 @@ def create_model(name: str, **arguments: Any) -> nn.Module:
     except (TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"cannot build model {name!r} with {arguments}: {reason}.") from error
-    setattr(model, SPEC, (name, default_arguments(name) | _plain(arguments)))
+    spec = default_arguments(name) | _plain(arguments)
+    try:
+        json.dumps(spec)
+    except (TypeError, ValueError):
+        raise ModelError(
+            f"the arguments of model {name!r} must be numbers, texts, lists or dictionaries, so that a run folder can"
+            f" keep them; got {spec}."
+        ) from None
+    setattr(model, SPEC, (name, spec))
     return model
 
 
 def default_arguments(name: str) -> dict[str, Any]:
     """The constructor's defaults, as they would stand in a card."""
-    return _plain({key: p.default for key, p in inspect.signature(find_model(name)).parameters.items()})
+    parameters = inspect.signature(find_model(name)).parameters
+    return _plain({key: p.default for key, p in parameters.items() if p.default is not p.empty})
 
 
 def _plain(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -84,6 +94,8 @@ def _check_type(name: str, key: str, value: Any, parameter: inspect.Parameter) -
 
 
 def find_model(name: str) -> Callable[..., nn.Module]:
+    if not isinstance(name, str):
+        raise ModelError(f"a model is named by text such as 'resnet', got {name!r}.")
     if name not in MODELS:
         raise ModelError(f"unknown model {name!r}.{nearest(name, MODELS)}")
     return MODELS[name]
@@ -104,4 +116,6 @@ def model_spec(model: nn.Module) -> tuple[str, dict[str, Any]]:
             " decorate its class with @cnnlab.register_model('name') and build it with cnnlab.create_model('name')."
         )
     name, arguments = spec
+    if "num_classes" in arguments and hasattr(model, "num_classes"):
+        arguments = arguments | {"num_classes": model.num_classes}  # reset_classifier may have changed it
     return name, arguments

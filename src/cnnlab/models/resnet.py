@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnlab.errors import ModelError
-from cnnlab.models.base import Classifier, FeatureInfo, GlobalAveragePool, initialise_he, new_linear
+from cnnlab.models.base import Classifier, FeatureInfo, GlobalAveragePool, check_counts, initialise_he, new_linear
 
 
 class PadShortcut(nn.Module):
@@ -95,8 +95,7 @@ class ResNet(Classifier):
             raise ModelError(f"depth must be 6n+2 for a CIFAR ResNet, got {depth} (nearest: {near}).")
         if shortcut not in ("A", "B", "C"):
             raise ModelError(f"shortcut must be A, B or C, got {shortcut!r}.")
-        if width < 1:
-            raise ModelError(f"width must be at least 1, got {width}.")
+        check_counts(width=width, in_channels=in_channels)
         self.num_classes = num_classes
         self.width = width
         blocks = (depth - 2) // 6

@@ -58,6 +58,8 @@ class Muon(torch.optim.Optimizer):
         eps: float = 1e-8,
         orthogonal: bool = True,
     ) -> None:
+        if not (lr >= 0 and 0 <= momentum < 1 and weight_decay >= 0 and steps >= 1 and all(0 <= b < 1 for b in betas)):
+            raise ValueError(f"lr {lr}, momentum {momentum}, weight_decay {weight_decay}, steps {steps}, betas {betas}")
         defaults = {
             "lr": lr,
             "momentum": momentum,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 import torch
@@ -48,6 +49,8 @@ def create_optimizer(settings: dict[str, Any], model: nn.Module, device: torch.d
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
     if "fused" in allowed and "fused" not in arguments and device.type in ("cpu", "cuda"):
         arguments["fused"] = True
+    for key, value in {**arguments, "weight_decay": decay, "other_lr_scale": other_scale}.items():
+        _check_value(name, key, value, allowed[key].default if key in allowed else 0.0)
     rate = arguments.get("lr", allowed["lr"].default)
 
     parameters = [(key, p) for key, p in model.named_parameters() if p.requires_grad]
@@ -71,6 +74,22 @@ def create_optimizer(settings: dict[str, Any], model: nn.Module, device: torch.d
     for group in optimizer.param_groups:
         group["highest_lr"] = rate * group["scale"]
     return optimizer
+
+
+def _check_value(name: str, key: str, value: Any, default: Any) -> None:
+    """Numbers where the default is a number, as many of them as it has; no negative decay."""
+
+    def number(it: Any) -> bool:
+        return isinstance(it, int | float) and not isinstance(it, bool) and math.isfinite(it)
+
+    if isinstance(default, tuple):
+        fits = isinstance(value, tuple) and len(value) == len(default) and all(map(number, value))
+    elif number(default):
+        fits = number(value) and (key != "steps" or isinstance(value, int))
+    else:
+        fits = True
+    if not fits or (key in ("weight_decay", "other_lr_scale") and value < 0):
+        raise ConfigError(f"optimizer.{key} of {name} cannot be {value!r}; its default is {default!r}.")
 
 
 def _last_matrix(parameters: list[tuple[str, nn.Parameter]]) -> str:

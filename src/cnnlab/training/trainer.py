@@ -23,22 +23,21 @@ from cnnlab.runs.state import load_state, save_state
 from cnnlab.runs.weights import save_weights
 from cnnlab.tracking.base import EpochEnded, Gradient, Noted, Started, Stepped, Trackers
 from cnnlab.training.average import WeightAverage
-from cnnlab.training.device import Precision, choose_compile, choose_precision
 from cnnlab.training.forward import forward_all
 from cnnlab.training.interrupt import InterruptGuard
 from cnnlab.training.optim import create_optimizer, set_rate
+from cnnlab.training.precision import Precision, choose_compile, choose_precision
 from cnnlab.training.reproduce import seed_step
 from cnnlab.training.schedule import rate_factor
 from cnnlab.training.task import Classification, count_correct
 
 STATE_VERSION = 1
 STEP_EVENTS_A_SECOND = 5
+COUNTERS = ("epoch", "step", "batch", "stale", "rate")
 
 
-def train(
-    model: nn.Module, data: Data, config: Config, folder: RunFolder, trackers: Trackers, facts: dict[str, str]
-) -> list[dict[str, Any]]:
-    """Train `model` on `data` from the state in `folder`, if there is one, to the last epoch.
+def train(trainer: Trainer, trackers: Trackers, facts: dict[str, str]) -> list[dict[str, Any]]:
+    """Train from the state in the run folder, if there is one, to the last epoch.
 
     Every epoch: train, validate, keep the best weights, save the state, tell the trackers.
 
@@ -49,7 +48,7 @@ def train(
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
         NonFiniteLoss: the loss is no number any more; the last good state is saved.
     """
-    trainer = Trainer(model, data, config, folder)
+    folder = trainer.folder
     if folder.state.exists():
         state = load_state(folder.state)
         trainer.restore(state)
@@ -65,7 +64,7 @@ def train(
                 if guard.requested:
                     trainer.save()
                     raise Interrupted(f"stopped; everything is saved. Go on with `cnnlab resume {folder.path}`.")
-                if trainer.seconds_since_save > 60 * config.trainer.checkpoint_minutes:
+                if trainer.seconds_since_save > 60 * trainer.settings.checkpoint_minutes:
                     trainer.save()
             trackers.log(trainer.end_epoch())
     return trainer.history
@@ -91,7 +90,9 @@ class Trainer:
         if self.settings.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.precision = Precision(choose_precision(self.settings.precision, self.device, model), self.device)
-        counts = np.bincount(data.pictures.labels[data.split.train], minlength=data.num_classes)
+        labels = data.pictures.labels[data.split.train]
+        counts = np.bincount(labels, minlength=data.num_classes)
+        data.train.weights = 1 / counts[labels] if self.settings.balanced_sampling else None
         self.task = Classification(self.settings, counts.tolist(), self.device)
         self.optimizer = create_optimizer(config.optimizer, self.model, self.device)
         self.scaler = torch.GradScaler(self.device.type, enabled=self.precision.name == "fp16")
@@ -149,6 +150,7 @@ class Trainer:
                 logits = self._forward(batch.images)
             loss = self.task.loss(logits, batch)
             if self.device.type == "cpu" and not math.isfinite(loss.item()):
+                self.save()  # as it was before this step
                 self._stop_non_finite()
             self.scaler.scale(loss / len(batches)).backward()  # type: ignore[no-untyped-call]
             self.sums.loss += loss.detach() * len(batch.labels)
@@ -248,9 +250,6 @@ class Trainer:
         return self.sums.count / max(1e-9, self.sums.seconds)
 
     def _stop_non_finite(self) -> None:
-        if not self.folder.state.exists():
-            self.batch = self.step = 0  # nothing good was saved yet; the weights as they are tell the rest
-            self.save()
         raise NonFiniteLoss(
             f"the loss is not finite at step {self.step + 1} (epoch {self.epoch + 1}); the last good state is in"
             f" {self.folder.state}. Lower optimizer.lr (now {self.optimizer.param_groups[0]['lr']:.3g}) or set"
@@ -308,7 +307,7 @@ class Trainer:
             "average": self.average.model.state_dict() if self.average is not None else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "counters": {"epoch": self.epoch, "step": self.step, "batch": self.batch, "stale": self.stale},
+            "counters": {name: getattr(self, name) for name in COUNTERS},
             "sums": [self.sums.loss.item(), self.sums.correct.item(), self.sums.count, self.sums.seconds],
             "history": self.history,
             "best": self.best,
@@ -327,8 +326,8 @@ class Trainer:
                 self.average.model.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
-            for name, value in state["counters"].items():
-                setattr(self, name, value)
+            for name in COUNTERS:
+                setattr(self, name, state["counters"][name])
             loss, correct, self.sums.count, self.sums.seconds = state["sums"]
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -336,6 +335,7 @@ class Trainer:
         self.sums.loss += loss
         self.sums.correct += correct
         self.history, self.best = state["history"], state["best"]
+        self.folder.write_history(self.history)  # a kill between the two files can have cost it a line
 
 
 def layer_gradients(model: nn.Module) -> dict[str, Gradient]:
@@ -347,6 +347,6 @@ def layer_gradients(model: nn.Module) -> dict[str, Gradient]:
     summaries = {}
     for layer, parts in values.items():
         flat = torch.cat(parts)
-        counts, edges = np.histogram(flat.numpy(), bins=64)
+        counts, edges = np.histogram(flat[flat.isfinite()].numpy(), bins=64)
         summaries[layer] = Gradient(flat.norm().item(), counts.tolist(), edges.tolist())
     return summaries

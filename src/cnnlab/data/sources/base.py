@@ -75,8 +75,13 @@ class ArraySet(PictureSet):
         self.names = [str(i) for i in range(len(images))]
         self.mode = "L" if images.ndim == 3 else "RGB"
         self.size = (images.shape[1], images.shape[2])
-        if len(images) != len(labels):
-            raise DataError(f"{len(images):,} pictures but {len(labels):,} labels: a file of the set is damaged.")
+        if len(images) != len(labels) or (
+            len(labels) and not 0 <= self.labels.min() <= self.labels.max() < len(classes)
+        ):
+            raise DataError(
+                f"{len(images):,} pictures of {len(classes)} classes but {len(labels):,} labels up to"
+                f" {labels.max(initial=0):.0f}: a file of the set is damaged; fetch it again."
+            )
 
     def load_image(self, index: int) -> Image.Image:
         assert self.array is not None
@@ -126,8 +131,8 @@ class FileSet(PictureSet):
         return read_picture(data)
 
     def fingerprint(self) -> str:
-        """Of names, sizes and times of change: the content of each file is hashed while it is decoded."""
-        digest = hashlib.sha256()
+        """Of place, names, sizes and times of change: the content of each file is hashed while it is decoded."""
+        digest = hashlib.sha256(str(self.root.resolve()).encode(errors="surrogateescape") + b"\n")
         for name in self.names:
             try:
                 facts = os.stat(self.root / name)

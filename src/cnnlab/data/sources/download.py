@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import tarfile
+import zlib
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -27,11 +31,12 @@ def torchvision_set(dataset: Callable[..., Any], name: str, root: Path, download
     except RuntimeError:
         if not download:
             raise missing(name, root) from None
-    print(f"downloading {name} to {root}", flush=True)
+    print(f"downloading {name} to {root}", file=sys.stderr, flush=True)
     try:
         return dataset(root=str(root), download=True, **arguments)
-    except (URLError, OSError, RuntimeError) as error:
+    except (URLError, HTTPException, OSError, EOFError, RuntimeError, tarfile.TarError, zlib.error) as error:
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise DataError(
-            f"could not download {name} to {root}: {error}. Check the network and the disk, or put the files there"
+            f"could not download {name} to {root}: {reason}. Check the network and the disk, or put the files there"
             " yourself and set data.root."
         ) from None

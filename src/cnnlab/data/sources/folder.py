@@ -17,7 +17,7 @@ from cnnlab.errors import DataError, nearest
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 DEFAULT_SIDE = 128  # pixels, for pictures of different sizes
 SMALL = 96  # pictures that all share a size up to this keep it
-SAMPLED = 64
+SAMPLED = 256  # pictures whose headers tell whether all share a size and a colour mode
 
 
 def open_folder(root: Path) -> FileSet:
@@ -32,7 +32,9 @@ def open_folder(root: Path) -> FileSet:
         close = difflib.get_close_matches(root.name, siblings, n=1)
         hint = f" Did you mean {root.parent / close[0]}?" if close else ""
         raise DataError(f"{root} is not a folder; set data.root to the folder of your pictures.{hint}")
-    parts = {entry.name: SPLIT_NAMES[entry.name] for entry in _folders(root) if entry.name in SPLIT_NAMES}
+    # A folder named train that holds pictures but no folders is a class of that name.
+    named = [entry for entry in _folders(root) if entry.name.lower() in SPLIT_NAMES and _folders(entry)]
+    parts = {entry.name: SPLIT_NAMES[entry.name.lower()] for entry in named}
     if parts and "train" not in parts.values():
         raise DataError(f"{root} has {', '.join(sorted(parts))} but no train folder; rename or add it.")
     found: dict[str, list[tuple[str, str]]] = {}  # split → (class, name below the root)
@@ -80,15 +82,26 @@ def scan(root: Path, folder: Path) -> list[tuple[str, str]]:
                 f"class folder {class_folder} has no pictures ({what}); add some"
                 f" ({', '.join(EXTENSIONS)}) or delete the folder."
             )
+        for file in pictures:
+            if not is_text(str(file)):
+                raise DataError(f"the file name {str(file)!r} is not valid text (UTF-8); rename it.")
         entries += [(class_folder.name, file.relative_to(root).as_posix()) for file in pictures]
     return entries
 
 
+def is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def common_size_and_mode(pictures: FileSet) -> tuple[tuple[int, int] | None, str]:
     """Look at the headers of some pictures: their common (height, width), or None, and whether all are grey."""
-    step = max(1, len(pictures) // SAMPLED)
     sizes, modes = set(), set()
-    for name in pictures.names[::step]:
+    chosen = np.random.Generator(np.random.PCG64(0)).permutation(len(pictures))[:SAMPLED]
+    for name in [pictures.names[int(i)] for i in chosen]:
         try:
             with Image.open(pictures.root / name) as picture:
                 sizes.add((picture.height, picture.width))

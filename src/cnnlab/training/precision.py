@@ -1,4 +1,4 @@
-"""Where and how a run computes: device, precision, compilation, threads, allocator."""
+"""How a run computes: precision, compilation, threads, allocator."""
 
 from __future__ import annotations
 
@@ -17,24 +17,6 @@ from cnnlab.models.cost import multiply_adds
 COMPILE_SECONDS = 45  # what compilation costs on two cores, measured
 COMPILE_GAIN = 0.08  # share of a step that it saves there, measured
 ASSUMED_FLOPS = {"cpu": 1.5e11, "cuda": 1e13, "mps": 2e12}  # only to judge whether a run is long enough for it
-
-
-def choose_device(name: str) -> torch.device:
-    """ "auto" → the first of cuda, mps, cpu that is there.
-
-    Raises:
-        DeviceError: the named device is not on this machine.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("trainer.device=cuda, but torch finds no CUDA GPU here; use trainer.device=auto.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(f"trainer.device={name}, but this machine has {torch.cuda.device_count()} GPU(s).")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise DeviceError("trainer.device=mps, but torch finds no Metal GPU here; use trainer.device=auto.")
-    return device
 
 
 def choose_precision(name: str, device: torch.device, model: nn.Module) -> str:

@@ -1,0 +1,312 @@
+"""Each transform against a slow oracle, torchvision, or numbers worked out by hand."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torchvision.transforms.v2 import functional as vision
+
+from cnnlab.config import AugmentConfig
+from cnnlab.data.augment import (
+    Augmentation,
+    _sampled_crop,
+    affine,
+    box_mask,
+    brightness,
+    contrast,
+    grey,
+    reflect,
+    resized_crop,
+    saturation,
+    take_pixels,
+)
+from cnnlab.data.load import as_tensor
+
+
+def pictures(count: int, height: int, width: int, channels: int, seed: int = 0) -> Tensor:
+    """Random stored pictures; the fourth byte is not 0, to see that it does no harm."""
+    values = np.random.default_rng(seed).integers(0, 256, (count, height, width, channels), dtype=np.uint8)
+    return torch.from_numpy(values)
+
+
+def mirrored(position: int, size: int) -> int:
+    """The pixel that a picture mirrored at its first and last pixel shows at `position`."""
+    if size == 1:
+        return 0
+    position %= 2 * size - 2
+    return position if position < size else 2 * size - 2 - position
+
+
+def slow_take(
+    images: np.ndarray, rows: list[int], top: list[int], left: list[int], flip: list[bool], padding_mode: str
+) -> np.ndarray:
+    """Pixel by pixel: pad, cut the window out, mirror the window."""
+    _, height, width, channels = images.shape
+    out = np.zeros((len(rows), height, width, channels), np.uint8)
+    for i, row in enumerate(rows):
+        for y, x in itertools.product(range(height), range(width)):
+            from_y, from_x = top[i] + y, left[i] + (width - 1 - x if flip[i] else x)
+            inside = 0 <= from_y < height and 0 <= from_x < width
+            if inside:
+                out[i, y, x] = images[row, from_y, from_x]
+            elif padding_mode == "reflect":
+                out[i, y, x] = images[row, mirrored(from_y, height), mirrored(from_x, width)]
+    return out
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_take_pixels_equals_a_slow_per_pixel_oracle(data: st.DataObject) -> None:
+    height, width = data.draw(st.integers(1, 7)), data.draw(st.integers(1, 7))
+    images = pictures(4, height, width, data.draw(st.sampled_from([1, 4])), data.draw(st.integers(0, 9)))
+    batch = data.draw(st.integers(1, 5))
+
+    def several(values: st.SearchStrategy) -> list:  # type: ignore[type-arg]
+        return data.draw(st.lists(values, min_size=batch, max_size=batch))
+
+    rows = several(st.integers(0, 3))
+    top = several(st.integers(-(height - 1), height - 1))
+    left = several(st.integers(-(width - 1), width - 1))
+    flip = several(st.booleans())
+    mode = data.draw(st.sampled_from(["reflect", "zero"]))
+    taken = take_pixels(images, torch.tensor(rows), torch.tensor(top), torch.tensor(left), torch.tensor(flip), mode)
+    assert taken.dtype == torch.uint8
+    np.testing.assert_array_equal(taken.numpy(), slow_take(images.numpy(), rows, top, left, flip, mode))
+
+
+def test_take_pixels_on_a_ramp() -> None:
+    ramp = torch.arange(4, dtype=torch.uint8).view(1, 1, 4, 1)
+    still, row = torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+
+    def taken(left: int, flip: bool, mode: str) -> list[int]:
+        return take_pixels(ramp, row, still, torch.tensor([left]), torch.tensor([flip]), mode).flatten().tolist()
+
+    assert taken(0, False, "zero") == [0, 1, 2, 3]
+    assert taken(0, True, "zero") == [3, 2, 1, 0]
+    assert taken(-2, False, "zero") == [0, 0, 0, 1]
+    assert taken(2, False, "zero") == [2, 3, 0, 0]
+    assert taken(-2, False, "reflect") == [2, 1, 0, 1]
+    assert taken(2, False, "reflect") == [2, 3, 2, 1]
+    assert taken(2, True, "reflect") == [1, 2, 3, 2]
+
+
+def test_a_shift_beyond_the_picture_is_black_or_stays_inside_it() -> None:
+    images = pictures(1, 3, 3, 4)
+    far = torch.tensor([-50])
+    arguments = images, torch.tensor([0]), far, far, torch.tensor([False])
+    assert not take_pixels(*arguments, "zero").any()
+    assert take_pixels(*arguments, "reflect").shape == images.shape
+
+
+def test_take_pixels_reads_a_memory_map(tmp_path: Path) -> None:
+    images = pictures(5, 6, 7, 4)
+    images.numpy().tofile(tmp_path / "pixels.u8")
+    mapped = as_tensor(np.memmap(tmp_path / "pixels.u8", np.uint8, "r", shape=(5, 6, 7, 4)), resident=False)
+    arguments = (
+        torch.tensor([4, 0, 2]),
+        torch.tensor([1, -1, 0]),
+        torch.tensor([0, 2, -2]),
+        torch.tensor([True, False, True]),
+    )
+    assert torch.equal(take_pixels(mapped, *arguments, "reflect"), take_pixels(images, *arguments, "reflect"))
+
+
+def test_reflect_is_that_of_numpy() -> None:
+    for size in range(1, 8):
+        border = size - 1
+        padded = np.pad(np.arange(size), border, mode="reflect")
+        assert reflect(torch.arange(-border, size + border), size).tolist() == padded.tolist()
+
+
+# random resized crop
+
+
+def crop_by_torchvision(image: Tensor, box: tuple[int, int, int, int], size: tuple[int, int]) -> Tensor:
+    """(H, W, C) uint8 → (h, w, C) uint8; box in pixels."""
+    return vision.resized_crop(image.permute(2, 0, 1), *box, list(size), antialias=True).permute(1, 2, 0)
+
+
+BOXES = [(0, 0, 40, 60), (0, 0, 20, 30), (5, 7, 33, 20), (39, 59, 1, 1), (10, 0, 3, 60), (0, 11, 40, 2)]
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("size", [(16, 16), (24, 50), (7, 90)])
+def test_resized_crop_agrees_with_torchvision_to_a_level(channels: int, size: tuple[int, int]) -> None:
+    images = pictures(len(BOXES), 40, 60, channels)
+    shares = torch.tensor(BOXES) / torch.tensor([40, 60, 40, 60])
+    rows = torch.arange(len(BOXES)).flip(0)
+    flip = torch.arange(len(BOXES)) % 2 == 1
+    ours = resized_crop(images, rows, shares, flip, *size)
+    assert ours.shape == (len(BOXES), *size, channels)
+    assert ours.dtype == torch.uint8
+    for i, box in enumerate(BOXES):
+        theirs = crop_by_torchvision(images[rows[i]], box, size)
+        theirs = theirs.flip(1) if flip[i] else theirs
+        assert (ours[i].int() - theirs.int()).abs().max() <= 1
+
+
+def test_the_whole_picture_at_its_own_size_is_the_picture() -> None:
+    images = pictures(3, 12, 9, 4)
+    whole = torch.tensor([[0.0, 0, 1, 1]]).expand(3, 4)
+    still = torch.zeros(3, dtype=torch.bool)
+    assert torch.equal(resized_crop(images, torch.arange(3), whole, still, 12, 9), images)
+    assert torch.equal(resized_crop(images, torch.arange(3), whole, ~still, 12, 9), images.flip(2))
+
+
+def test_a_box_of_nothing_is_still_a_pixel() -> None:
+    images = pictures(1, 10, 10, 4)
+    for corner in (0.0, 0.999, 1.0):
+        box = torch.tensor([[corner, corner, 0.0, 0.0]])
+        cut = resized_crop(images, torch.tensor([0]), box, torch.tensor([False]), 4, 4)
+        place = min(9, round(10 * corner))
+        assert (cut == images[0, place, place]).all()
+
+
+def test_resized_crop_leaves_its_arguments_alone() -> None:
+    images, boxes = pictures(2, 10, 10, 4), torch.tensor([[0.11, 0.2, 0.5, 0.7], [0.0, 0.0, 1, 1]])
+    before = images.clone(), boxes.clone()
+    resized_crop(images, torch.arange(2), boxes, torch.tensor([True, False]), 5, 5)
+    assert torch.equal(images, before[0])
+    assert torch.equal(boxes, before[1])
+
+
+def test_the_crop_for_accelerators_shows_the_same_on_smooth_pictures() -> None:
+    y, x = torch.meshgrid(torch.linspace(0, 1, 64), torch.linspace(0, 1, 48), indexing="ij")
+    smooth = torch.stack([y, x, (y + x) / 2, y * x], -1).mul(255).round().to(torch.uint8)[None].repeat(3, 1, 1, 1)
+    boxes = torch.tensor([[0.25, 0.25, 0.5, 0.5], [0.0, 0.5, 1.0, 0.5], [0.125, 0.0, 0.75, 1.0]])
+    flip = torch.tensor([False, True, True])
+    ours = resized_crop(smooth, torch.arange(3), boxes, flip, 32, 24)
+    sampled = _sampled_crop(smooth, boxes, flip, 32, 24)
+    assert sampled.shape == ours.shape
+    assert (sampled.int() - ours.int()).abs().max() <= 3
+
+
+# affine
+
+
+def floats(count: int = 2, channels: int = 3, height: int = 9, width: int = 9) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(count, channels, height, width, generator=generator)
+
+
+@pytest.mark.parametrize("padding_mode", ["zero", "reflect"])
+def test_the_identity_changes_nothing(padding_mode: str) -> None:
+    images = floats(height=7, width=10)
+    identity = torch.eye(2, 3).expand(2, 2, 3)
+    torch.testing.assert_close(affine(images, identity, padding_mode), images, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_quarter_turn_is_rot90(turns: int) -> None:
+    images = floats()
+    cos, sin = round(np.cos(turns * np.pi / 2)), round(np.sin(turns * np.pi / 2))
+    matrices = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0]]).expand(2, 2, 3)
+    turned = affine(images, matrices, "zero")
+    # the matrix leads from the new picture to the old one: the upper right corner (1, −1) shows the old (1, 1)
+    torch.testing.assert_close(turned, torch.rot90(images, turns, (2, 3)), atol=1e-5, rtol=0)
+
+
+def test_each_picture_has_its_own_matrix() -> None:
+    images = floats()
+    matrices = torch.stack([torch.eye(2, 3), torch.tensor([[-1.0, 0, 0], [0, 1, 0]])])
+    moved = affine(images, matrices, "zero")
+    torch.testing.assert_close(moved[0], images[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(moved[1], images[1].flip(2), atol=1e-5, rtol=0)
+
+
+def test_a_shift_fills_with_zero_or_with_the_mirror_image() -> None:
+    ramp = torch.arange(1.0, 5).view(1, 1, 1, 4).expand(1, 1, 4, 4)
+    by_one = torch.tensor([[[1.0, 0, 0.5], [0, 1, 0]]])  # half a unit of 2/4: one pixel to the right in the old picture
+    torch.testing.assert_close(affine(ramp, by_one, "zero")[0, 0, 0], torch.tensor([2.0, 3, 4, 0]), atol=1e-5, rtol=0)
+    mirror = affine(ramp, by_one, "reflect")[0, 0, 0]
+    torch.testing.assert_close(mirror[:3], torch.tensor([2.0, 3, 4]), atol=1e-5, rtol=0)
+    assert mirror[3] >= 3 - 1e-5
+
+
+# colours
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5, 1.0, 1.4])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_colour_operations_agree_with_torchvision(factor: float, channels: int) -> None:
+    images = floats(channels=channels)
+    factors = torch.full((2,), factor)
+    pairs = [
+        (brightness, vision.adjust_brightness),
+        (contrast, vision.adjust_contrast),
+        (saturation, vision.adjust_saturation),
+    ]
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours(images, factors), theirs(images, factor), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("change", [brightness, contrast, saturation])
+def test_each_picture_has_its_own_factor_and_stays_in_range(change: object) -> None:
+    images = floats(3)
+    assert callable(change)
+    changed = change(images, torch.tensor([1.0, 3.0, 0.0]))
+    torch.testing.assert_close(changed[0], images[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(changed[1:2], change(images[1:2], torch.tensor([3.0])))
+    assert changed.min() >= 0
+    assert changed.max() <= 1
+    assert not torch.equal(changed[1], images[1])
+
+
+def test_grey_is_the_luma_of_bt_601() -> None:
+    primaries = torch.eye(3).view(3, 3, 1, 1)
+    torch.testing.assert_close(grey(primaries).flatten(), torch.tensor([0.299, 0.587, 0.114]))
+    one = floats(channels=1)
+    assert torch.equal(grey(one), one)
+
+
+# boxes
+
+
+def test_a_box_holds_the_pixels_whose_centre_is_inside() -> None:
+    boxes = torch.tensor(
+        [[0.25, 0.5, 0.5, 0.25], [0, 0, 1, 1], [0, 0, 0, 0], [-0.25, 0.75, 0.5, 0.5], [0.1, 0.1, 0.1, 0.1]]
+    )
+    masks = box_mask(boxes, 4, 8)
+    assert masks.shape == (5, 1, 4, 8)
+    expected = torch.zeros(5, 1, 4, 8, dtype=torch.bool)
+    expected[0, 0, 1:3, 4:6] = True
+    expected[1] = True
+    expected[3, 0, :1, 6:] = True
+    expected[4, 0, 0, 1] = True  # centres: rows 0.125, 0.375, …; columns 0.0625, 0.1875, …
+    assert torch.equal(masks, expected)
+
+
+def test_the_area_of_a_mask_is_that_of_the_box() -> None:
+    boxes = torch.rand(50, 4, generator=torch.Generator().manual_seed(0)) * 0.5
+    area = box_mask(boxes, 200, 300).float().mean((1, 2, 3))
+    torch.testing.assert_close(area, boxes[:, 2] * boxes[:, 3], atol=0.006, rtol=0)
+
+
+# settings
+
+
+@pytest.mark.parametrize(("side", "crop"), [(8, "pad"), (63, "pad"), (64, "resized"), (128, "resized")])
+def test_auto_pads_small_pictures_and_resizes_large_ones(side: int, crop: str) -> None:
+    assert Augmentation(AugmentConfig(crop="auto"), side, 200).crop == crop
+    assert Augmentation(AugmentConfig(crop="none"), side, side).crop == "none"
+
+
+def test_the_border_is_a_share_of_the_side_and_a_pixel_at_least() -> None:
+    assert Augmentation(AugmentConfig(padding=0.125), 32, 64).border == (4, 8)
+    assert Augmentation(AugmentConfig(padding=0.125), 3, 2).border == (1, 1)
+
+
+def test_cutting_out_and_masking_agree_on_where_a_box_is() -> None:
+    images = torch.zeros(1, 8, 8, 1, dtype=torch.uint8)
+    images[0, 2:4, 4:8] = 255
+    box = torch.tensor([[0.25, 0.5, 0.25, 0.5]])
+    cut = resized_crop(images, torch.tensor([0]), box, torch.tensor([False]), 4, 4)
+    assert (cut == 255).all()
+    assert torch.equal(box_mask(box, 8, 8)[0, 0], images[0, :, :, 0] == 255)

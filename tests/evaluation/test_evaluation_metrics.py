@@ -1,0 +1,136 @@
+"""Figures against scikit-learn, and against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import sklearn.metrics as oracle
+import torch
+from torch import Tensor
+
+from cnnlab.evaluation.metrics import classification_figures, most_confused, wilson_interval
+
+
+def example(count: int = 400, classes: int = 7, seed: int = 0) -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, classes, (count,), generator=random)
+    logits = torch.randn(count, classes, generator=random) * 2
+    logits[torch.arange(count), labels] += 1.5
+    return logits, labels
+
+
+def names(count: int) -> list[str]:
+    return [f"class {number}" for number in range(count)]
+
+
+def slow_ece(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Guo et al. 2017, equation 3, one picture after the other."""
+    confidence, guess = probabilities.max(1), probabilities.argmax(1)
+    total = 0.0
+    for number in range(bins):
+        inside = [i for i in range(len(labels)) if number / bins < confidence[i] <= (number + 1) / bins]
+        if inside:
+            right = sum(guess[i] == labels[i] for i in inside) / len(inside)
+            sure = sum(confidence[i] for i in inside) / len(inside)
+            total += len(inside) / len(labels) * abs(right - sure)
+    return total
+
+
+@pytest.mark.parametrize(("count", "classes"), [(400, 7), (50, 2), (1000, 30), (3, 5)])
+def test_figures_are_those_of_scikit_learn(count: int, classes: int) -> None:
+    logits, labels = example(count, classes)
+    figures = classification_figures(logits, labels, names(classes))
+    probabilities = logits.double().softmax(1).numpy()
+    truth, guess = labels.numpy(), probabilities.argmax(1)
+    everyone = list(range(classes))
+    assert figures["n"] == count
+    assert figures["accuracy"] == oracle.accuracy_score(truth, guess)
+    assert figures["loss"] == pytest.approx(oracle.log_loss(truth, probabilities, labels=everyone), rel=1e-6)
+    assert figures["confusion_matrix"] == oracle.confusion_matrix(truth, guess, labels=everyone).tolist()
+    present = sorted({*truth.tolist(), *guess.tolist()})
+    f1 = oracle.f1_score(truth, guess, labels=present, average="macro", zero_division=0)
+    assert figures["macro_f1"] == pytest.approx(f1, abs=1e-6)
+    if classes > 5:
+        top5 = oracle.top_k_accuracy_score(truth, probabilities, k=5, labels=everyone)
+        assert figures["top5_accuracy"] == pytest.approx(top5, abs=1e-6)
+    else:
+        assert figures["top5_accuracy"] == 1
+    assert figures["ece"] == pytest.approx(slow_ece(probabilities, truth), abs=1e-5)
+    precision, recall, f1s, support = oracle.precision_recall_fscore_support(
+        truth, guess, labels=everyone, zero_division=0
+    )
+    for number, line in enumerate(figures["per_class"]):
+        assert line["class"] == f"class {number}"
+        assert line["n"] == support[number]
+        expected = [precision[number], recall[number], f1s[number]]
+        assert [line["precision"], line["recall"], line["f1"]] == pytest.approx(expected, abs=1e-6)
+
+
+def test_two_classes_by_hand() -> None:
+    logits = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [2.0, 0.0]])
+    figures = classification_figures(logits, torch.tensor([0, 0, 1, 1]), ["cat", "dog"])
+    assert figures["accuracy"] == 0.75
+    assert figures["confusion_matrix"] == [[2, 0], [1, 1]]
+    assert figures["macro_f1"] == pytest.approx((0.8 + 2 / 3) / 2)
+    sure = 1 / (1 + math.exp(-2))
+    assert figures["ece"] == pytest.approx(abs(sure - 0.75), abs=1e-6)
+    assert figures["loss"] == pytest.approx((3 * -math.log(sure) - math.log(1 - sure)) / 4)
+
+
+def test_everything_right_and_sure() -> None:
+    logits = torch.eye(4) * 100
+    figures = classification_figures(logits, torch.arange(4), names(4))
+    assert (figures["accuracy"], figures["macro_f1"], figures["top5_accuracy"]) == (1, 1, 1)
+    assert figures["ece"] == pytest.approx(0, abs=1e-6)
+    assert figures["accuracy_interval"][1] == pytest.approx(1)
+    assert figures["accuracy_interval"][0] < 0.6  # four pictures prove little
+
+
+def test_one_picture_is_enough() -> None:
+    figures = classification_figures(torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([0]), names(3))
+    assert figures["accuracy"] == 0
+    assert all(math.isfinite(figures[key]) for key in ("loss", "macro_f1", "ece", "top5_accuracy"))
+
+
+def test_nothing_is_computed_in_low_precision() -> None:
+    logits = torch.zeros(100_001, 2)
+    logits[1:, 0] = 1
+    figures = classification_figures(logits, torch.zeros(100_001, dtype=torch.int64), ["a", "b"])
+    assert figures["accuracy"] == 1  # a tie is won by the first
+    assert figures["loss"] == pytest.approx((100_000 * math.log(1 + math.exp(-1)) + math.log(2)) / 100_001, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("correct", "count", "low", "high"),
+    [
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (1, 1, 0.2065, 1.0),
+        (81, 263, 0.2553, 0.3662),  # Newcombe 1998, table I
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        (0, 0, 0.0, 1.0),
+    ],
+)
+def test_the_interval_is_wilsons(correct: int, count: int, low: float, high: float) -> None:
+    assert wilson_interval(correct, count) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_the_interval_holds_the_share_and_narrows() -> None:
+    widths = []
+    for count in (10, 100, 1000):
+        low, high = wilson_interval(count * 9 // 10, count)
+        assert low < 0.9 < high
+        widths.append(high - low)
+    assert widths == sorted(widths, reverse=True)
+
+
+def test_the_largest_confusions_come_first() -> None:
+    matrix = [[50, 3, 0], [9, 40, 1], [0, 0, 30]]
+    assert most_confused(matrix, ["a", "b", "c"]) == [("b", "a", 9), ("a", "b", 3), ("b", "c", 1)]
+    assert most_confused(matrix, ["a", "b", "c"], count=1) == [("b", "a", 9)]
+    assert most_confused([[1]], ["a"]) == []
+    assert matrix[0][0] == 50  # untouched

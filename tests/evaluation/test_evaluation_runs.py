@@ -1,0 +1,285 @@
+"""`cnnlab test` and `cnnlab compare`: what training printed, what the files say, and another set of pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import cnnlab
+from cnnlab.errors import CnnlabError, DataError, RunError
+
+if TYPE_CHECKING:
+    from conftest import CommandLine
+
+
+@pytest.fixture
+def run(finished_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished_run, tmp_path / "run"))
+
+
+def figures(run: Path, name: str = "test.json") -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((run / name).read_text(encoding="utf-8"))
+    return loaded
+
+
+def predictions(run: Path, name: str = "predictions.csv") -> list[dict[str, str]]:
+    with open(run / name, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def best_row(run: Path) -> dict[str, Any]:
+    epoch = figures(run, "best/model.json")["epoch"]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return next(row for row in rows if row["epoch"] == epoch)
+
+
+def percentage(text: str) -> float:
+    return float(re.findall(r"([\d.]+) %", text)[0]) / 100
+
+
+# ---- the run's own pictures
+
+
+def test_the_accuracy_from_disk_is_the_one_that_training_printed(command: CommandLine, run: Path) -> None:
+    before = figures(run)
+    (run / "test.json").unlink()
+    (run / "predictions.csv").unlink()
+    result = command("test", run)
+    assert result.code == 0, result.err
+    assert figures(run) == before
+    line = next(line for line in result.out.splitlines() if "accuracy" in line)
+    assert percentage(line) == pytest.approx(before["accuracy"], abs=5e-5)
+
+
+def test_training_printed_the_figures_of_its_files(finished_run: Path) -> None:
+    lines = (finished_run.parent / "printed.txt").read_text(encoding="utf-8").splitlines()
+    test = next(line for line in lines if line.startswith("test "))
+    assert percentage(test) == pytest.approx(figures(finished_run)["accuracy"], abs=5e-5)
+    validation = next(line for line in lines if line.startswith("validation"))
+    assert percentage(validation) == pytest.approx(best_row(finished_run)["val_accuracy"], abs=5e-5)
+    assert any(str(finished_run) in line for line in lines[-2:])
+
+
+def test_test_json_has_its_fixed_keys(finished_run: Path) -> None:
+    known = figures(finished_run)
+    fixed = {"loss", "accuracy", "top5_accuracy", "macro_f1", "ece", "n", "per_class", "confusion_matrix"}
+    assert fixed <= set(known)
+    assert known["n"] == 200
+    assert np.sum(known["confusion_matrix"]) == 200
+
+
+def test_predictions_are_those_of_test_json(finished_run: Path) -> None:
+    known, lines = figures(finished_run), predictions(finished_run)
+    classes = [str(digit) for digit in range(10)]
+    assert list(lines[0]) == ["picture", "true", "predicted", *classes]
+    assert len({line["picture"] for line in lines}) == len(lines) == known["n"]
+    assert sum(line["true"] == line["predicted"] for line in lines) / len(lines) == known["accuracy"]
+    matrix = np.zeros((10, 10), int)
+    for line in lines:
+        matrix[int(line["true"]), int(line["predicted"])] += 1
+        probabilities = {name: float(line[name]) for name in classes}
+        assert sum(probabilities.values()) == pytest.approx(1, abs=1e-4)
+        assert probabilities[line["predicted"]] == max(probabilities.values())
+    assert matrix.tolist() == known["confusion_matrix"]
+
+
+def test_predictions_name_the_pictures_with_their_true_class(finished_run: Path) -> None:
+    digits = load_digits()
+    for line in predictions(finished_run):
+        assert int(line["true"]) == digits.target[int(line["picture"])]
+
+
+def test_the_validation_split_gives_the_accuracy_of_metrics_jsonl(command: CommandLine, run: Path) -> None:
+    assert command("test", run, "--split", "val").code == 0
+    known, row = figures(run, "evaluation-val.json"), best_row(run)
+    assert known["accuracy"] == row["val_accuracy"]
+    assert known["loss"] == pytest.approx(row["val_loss"], rel=1e-5)
+    assert known["split"] == "val"
+    assert len(predictions(run, "predictions-val.csv")) == 200
+
+
+def test_another_split_leaves_the_test_alone(run: Path) -> None:
+    before = (run / "test.json").read_bytes(), (run / "predictions.csv").read_bytes()
+    known = cnnlab.evaluate(run, split="train")
+    assert known["split"] == "train"
+    assert known == figures(run, "evaluation-train.json")
+    assert before == ((run / "test.json").read_bytes(), (run / "predictions.csv").read_bytes())
+
+
+def test_python_gives_the_content_of_test_json(run: Path) -> None:
+    assert cnnlab.evaluate(run) == cnnlab.evaluate(str(run), split="test") == figures(run)
+
+
+@pytest.mark.parametrize("split", ["tset", "", None])
+def test_an_unknown_split_is_refused(split: Any, run: Path) -> None:
+    with pytest.raises(CnnlabError, match="split"):
+        cnnlab.evaluate(run, split=split)
+
+
+# ---- another set of pictures
+
+
+def write_digits(root: Path, numbers: Sequence[int]) -> None:
+    """Pictures of the digits as PNG files, a folder a class."""
+    digits = load_digits()
+    for number in numbers:
+        folder = root / str(digits.target[number])
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.rint(digits.images[number] * (255 / 16)).astype(np.uint8)).save(folder / f"{number}.png")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("photos") / "here"
+    write_digits(root, range(150))
+    return root
+
+
+@pytest.fixture(scope="module")
+def folder_run(command: CommandLine, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("folder") / "run"
+    words = ["data=folder", f"data.root={photos}", "model=mlp", "model.hidden=[32]", "augment=none", "logger=none"]
+    words += ["trainer.batch_size=10", "trainer.epochs=8", "optimizer=adam", "optimizer.lr=0.01"]
+    result = command("train", *words, f"run.dir={run}")
+    assert result.code == 0, result.err
+    return run
+
+
+def test_the_same_pictures_elsewhere_are_the_runs_own(folder_run: Path, photos: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(folder_run, tmp_path / "run"))
+    moved = Path(shutil.copytree(photos, tmp_path / "moved"))
+    (run / "test.json").unlink()
+    assert cnnlab.evaluate(run, data_root=str(moved)) == figures(folder_run)
+    assert (run / "test.json").exists()
+
+
+def test_another_set_with_the_same_classes_is_tested_as_a_whole(folder_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(folder_run, tmp_path / "run"))
+    before = (run / "test.json").read_bytes()
+    write_digits(tmp_path / "other", range(200, 290))
+    known = cnnlab.evaluate(run, data_root=str(tmp_path / "other"))
+    assert known["n"] == 90
+    assert known["accuracy"] > 0.5
+    assert before == (run / "test.json").read_bytes()
+    assert figures(run, "evaluation-test-other.json") == known
+    names = {line["picture"] for line in predictions(run, "predictions-test-other.csv")}
+    assert len(names) == 90
+
+
+def test_another_set_is_seen_through_the_preprocess_of_the_run(folder_run: Path, tmp_path: Path) -> None:
+    """The accuracy is that of predicting the files one by one."""
+    run = Path(shutil.copytree(folder_run, tmp_path / "run"))
+    write_digits(tmp_path / "other", range(300, 340))
+    files = sorted((tmp_path / "other").rglob("*.png"))
+    answers = cnnlab.Predictor.from_run(run).predict(files)
+    right = sum(answer.label == file.parent.name for answer, file in zip(answers, files, strict=True))
+    assert cnnlab.evaluate(run, data_root=str(tmp_path / "other"))["accuracy"] == right / 40
+
+
+def test_one_picture_a_class_is_enough_for_another_set(folder_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(folder_run, tmp_path / "run"))
+    write_digits(tmp_path / "other", range(10))
+    assert cnnlab.evaluate(run, data_root=str(tmp_path / "other"))["n"] == 10
+
+
+def test_an_official_test_split_of_another_set_is_kept(folder_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(folder_run, tmp_path / "run"))
+    write_digits(tmp_path / "other" / "train", range(100))
+    write_digits(tmp_path / "other" / "test", range(300, 330))
+    assert cnnlab.evaluate(run, data_root=str(tmp_path / "other"))["n"] == 30
+
+
+def test_another_set_with_other_classes_is_refused_by_name(folder_run: Path, tmp_path: Path) -> None:
+    write_digits(tmp_path / "other", range(100))
+    (tmp_path / "other" / "3").rename(tmp_path / "other" / "three")
+    with pytest.raises(DataError, match=r"'(3|three)'"):
+        cnnlab.evaluate(folder_run, data_root=str(tmp_path / "other"))
+
+
+def test_another_set_that_is_not_there_is_refused(command: CommandLine, folder_run: Path, tmp_path: Path) -> None:
+    result = command("test", folder_run, "--data-root", tmp_path / "nowhere")
+    assert result.code == 2
+    assert len(result.error_lines) == 1
+
+
+def test_pictures_that_changed_since_are_refused_with_the_mend(folder_run: Path, photos: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(folder_run, tmp_path / "run"))
+    changed = Path(shutil.copytree(photos, tmp_path / "changed"))
+    config = (run / "config.yaml").read_text(encoding="utf-8")
+    (run / "config.yaml").write_text(config.replace(str(photos), str(changed)), encoding="utf-8")
+    assert cnnlab.evaluate(run) == figures(folder_run)
+    tested = predictions(folder_run)[0]["picture"]
+    Image.frombytes("L", (8, 8), random.Random(0).randbytes(64)).save(changed / tested)
+    with pytest.raises(RunError, match="--data-root"):
+        cnnlab.evaluate(run)
+
+
+# ---- compare
+
+
+def test_runs_are_compared_in_a_table_and_a_picture(
+    command: CommandLine, run: Path, folder_run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder_run, tmp_path / "other")
+    result = command("compare", "run", "other", "run", "--out", "curves.png", cwd=tmp_path)
+    assert result.code == 0, result.err
+    assert sum(line.startswith("run ") for line in result.out.splitlines()) == 2  # the heading, and the run once
+    for name in ("run", "other"):
+        line = [line for line in result.out.splitlines() if line.startswith(f"{name} ")][-1]
+        assert f"{100 * figures(tmp_path / name)['accuracy']:.2f} %" in line
+        assert f"{100 * best_row(tmp_path / name)['val_accuracy']:.2f} %" in line
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.width > 500
+        assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 10
+
+
+@pytest.mark.parametrize("out", ["curves.xyz", "nowhere/deep/curves.png", "/proc/curves.png"])
+def test_a_picture_that_cannot_be_written_is_one_line(out: str, command: CommandLine, run: Path) -> None:
+    result = command("compare", run, "--out", out)
+    assert result.code == 2
+    assert len(result.error_lines) == 1
+
+
+def test_a_run_without_an_epoch_cannot_be_compared(command: CommandLine, run: Path, tmp_path: Path) -> None:
+    (run / "metrics.jsonl").unlink()
+    result = command("compare", run)
+    assert result.code == 2
+    assert "has not finished an epoch" in result.err
+
+
+def test_a_run_without_a_test_is_compared_too(command: CommandLine, run: Path) -> None:
+    (run / "test.json").unlink()
+    result = command("compare", run)
+    assert result.code == 0
+    assert "–" in result.out
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("best/model.json", "[]"),
+        ("best/model.json", "{"),
+        ("test.json", "[]"),
+        ("test.json", '{"accuracy": 1}'),
+        ("metrics.jsonl", "5\n"),
+        ("metrics.jsonl", '{"epoch": 1}\n'),
+        ("config.yaml", "seed: 0\n"),
+        ("config.yaml", "model: {name: 5}\n"),
+    ],
+)
+def test_a_damaged_run_is_one_line(name: str, content: str, command: CommandLine, run: Path) -> None:
+    (run / name).write_text(content, encoding="utf-8")
+    result = command("compare", run)
+    assert "Traceback" not in result.err
+    assert result.code in (0, 2)

@@ -1,0 +1,101 @@
+"""Muon against the singular value decomposition, and its other half against torch's AdamW."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from cnnlab.training.muon import Muon, orthogonalise
+
+
+def matrices(count: int, rows: int, columns: int) -> Tensor:
+    return torch.randn(count, rows, columns, generator=torch.Generator().manual_seed(rows * columns))
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 144), (3, 144, 16), (2, 32, 64), (1, 10, 64), (2, 1, 9), (2, 9, 1)])
+def test_singular_values_become_nearly_one_and_singular_vectors_stay(shape: tuple[int, int, int]) -> None:
+    given = matrices(*shape)
+    u, values, vt = torch.linalg.svd(given, full_matrices=False)
+    result = orthogonalise(given)
+    assert result.shape == given.shape
+    inner = u.transpose(1, 2) @ result @ vt.transpose(1, 2)  # diagonal if the singular vectors are the same
+    diagonal = inner.diagonal(dim1=1, dim2=2)
+    assert values.max() / values.min() < 10  # the iteration is meant for such
+    assert diagonal.min() > 0.6
+    assert diagonal.max() < 1.3
+    torch.testing.assert_close(inner, torch.diag_embed(diagonal), atol=1e-4, rtol=0)
+
+
+def test_the_size_of_a_gradient_does_not_matter() -> None:
+    given = matrices(1, 8, 20)
+    torch.testing.assert_close(orthogonalise(given * 1e-3), orthogonalise(given), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(orthogonalise(given * 1e6), orthogonalise(given), rtol=1e-4, atol=1e-4)
+
+
+def test_a_gradient_of_zero_moves_nothing() -> None:
+    assert torch.equal(orthogonalise(torch.zeros(2, 4, 6)), torch.zeros(2, 4, 6))
+
+
+def test_a_batch_gives_what_each_matrix_gives_alone() -> None:
+    given = matrices(4, 6, 10)
+    alone = torch.cat([orthogonalise(one[None]) for one in given])
+    torch.testing.assert_close(orthogonalise(given), alone)
+
+
+def test_a_step_of_a_filter_is_as_large_as_the_rate_says() -> None:
+    weight = torch.nn.Parameter(torch.zeros(16, 8, 3, 3))
+    optimizer = Muon([weight], lr=0.1, momentum=0.9)
+    weight.grad = matrices(1, 16, 72).view(16, 8, 3, 3)
+    optimizer.step()
+    u, _, vt = torch.linalg.svd(weight.grad.flatten(1), full_matrices=False)
+    cosine = torch.cosine_similarity(weight.detach().flatten(), -(u @ vt).flatten(), dim=0)
+    assert cosine > 0.98
+    root_mean_square = weight.detach().square().mean().sqrt().item()
+    assert root_mean_square == pytest.approx(0.1 * 0.2, rel=0.2)
+
+
+def test_weight_decay_of_a_filter_is_decoupled_from_its_gradient() -> None:
+    weight = torch.nn.Parameter(torch.ones(4, 6))
+    optimizer = Muon([weight], lr=0.1, weight_decay=0.5)
+    weight.grad = torch.zeros(4, 6)
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.full((4, 6), 0.95))
+
+
+def test_momentum_is_nesterovs() -> None:
+    weight = torch.nn.Parameter(torch.zeros(4, 6))
+    optimizer = Muon([weight], lr=1.0, momentum=0.8)
+    gradients = [matrices(1, 4, 6)[0], matrices(1, 6, 4)[0].T.contiguous()]
+    average, expected = torch.zeros(4, 6), torch.zeros(4, 6)
+    for gradient in gradients:
+        weight.grad = gradient
+        optimizer.step()
+        average = 0.8 * average + 0.2 * gradient
+        expected -= 0.2 * 6**0.5 * orthogonalise((0.2 * gradient + 0.8 * average)[None])[0]
+    torch.testing.assert_close(weight.detach(), expected)
+
+
+def test_what_is_not_orthogonal_takes_the_step_of_adamw() -> None:
+    start = matrices(1, 5, 7)[0]
+    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    settings = {"lr": 0.01, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
+    muon = Muon([{"params": [ours], "orthogonal": False}], **settings)  # type: ignore[arg-type]
+    adamw = torch.optim.AdamW([theirs], **settings)  # type: ignore[arg-type]
+    for seed in range(6):
+        gradient = torch.randn(5, 7, generator=torch.Generator().manual_seed(seed))
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        muon.step()
+        adamw.step()
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_a_parameter_without_gradient_stays() -> None:
+    weight = torch.nn.Parameter(torch.ones(4, 6))
+    Muon([weight], weight_decay=0.5).step()
+    assert torch.equal(weight.detach(), torch.ones(4, 6))
+
+
+def test_a_closure_gives_its_loss() -> None:
+    weight = torch.nn.Parameter(torch.ones(2, 2))
+    assert Muon([weight]).step(lambda: 3.5) == 3.5

@@ -1,0 +1,133 @@
+"""Losses against numbers worked out by hand, and against torch's own."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cnnlab.config import TrainerConfig
+from cnnlab.data.loader import Batch
+from cnnlab.errors import ConfigError
+from cnnlab.training.task import Classification, count_correct
+
+CPU = torch.device("cpu")
+LOGITS = torch.tensor([[0.0, math.log(3)], [math.log(4), 0.0]])  # probabilities ¼ ¾ and ⅘ ⅕
+LABELS = torch.tensor([0, 0])
+
+
+def task(counts: tuple[int, ...] = (1, 1), **settings: Any) -> Classification:
+    return Classification(TrainerConfig(**settings), counts, CPU)
+
+
+def batch(labels: Tensor, other: Tensor | None = None, share: Tensor | None = None) -> Batch:
+    return Batch(torch.zeros(len(labels), 1, 1, 1), labels, torch.arange(len(labels)), other, share)
+
+
+def loss(logits: Tensor = LOGITS, labels: Tensor = LABELS, counts: tuple[int, ...] = (1, 1), **settings: Any) -> float:
+    return task(counts, **settings).loss(logits, batch(labels)).item()
+
+
+def test_cross_entropy() -> None:
+    assert loss() == pytest.approx((math.log(4) + math.log(5 / 4)) / 2)
+
+
+def test_label_smoothing_gives_a_share_to_every_class() -> None:
+    picture = 0.9 * math.log(4) + 0.1 * (math.log(4) + math.log(4 / 3)) / 2
+    assert loss(LOGITS[:1], LABELS[:1], label_smoothing=0.1) == pytest.approx(picture)
+
+
+def test_focal_loss_weighs_a_picture_by_what_is_missing() -> None:
+    expected = (0.75**2 * math.log(4) + 0.2**2 * math.log(5 / 4)) / 2
+    assert loss(loss="focal") == pytest.approx(expected)
+    assert loss(loss="focal", focal_gamma=0.0) == pytest.approx(loss())
+
+
+def test_mse_is_the_brier_score() -> None:
+    assert loss(loss="mse") == pytest.approx((0.75**2 + 0.75**2 + 0.2**2 + 0.2**2) / 2)
+
+
+def test_mse_with_smoothing_aims_at_the_smoothed_target() -> None:
+    expected = (0.25 - 0.95) ** 2 + (0.75 - 0.05) ** 2
+    assert loss(LOGITS[:1], LABELS[:1], loss="mse", label_smoothing=0.1) == pytest.approx(expected)
+
+
+def test_class_weights_are_those_of_torch() -> None:
+    logits = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(12) % 4
+    weights = [0.5, 1.0, 2.0, 0.0]
+    expected = F.cross_entropy(logits, labels, weight=torch.tensor(weights))
+    assert loss(logits, labels, (3, 3, 3, 3), class_weights=weights) == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_balanced_weights_make_every_class_count_the_same() -> None:
+    weights = task((30, 10, 60), class_weights="balanced").weights
+    assert weights is not None
+    assert weights.tolist() == pytest.approx([100 / 90, 100 / 30, 100 / 180])
+    assert (weights * torch.tensor([30, 10, 60])).tolist() == pytest.approx([100 / 3] * 3)
+
+
+def test_a_wrong_number_of_class_weights_is_refused_with_both() -> None:
+    with pytest.raises(ConfigError, match=r"3 numbers for 2 classes"):
+        task(class_weights=[1, 2, 3])
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "focal", "mse"])
+def test_a_mixed_picture_has_the_share_of_both_losses(name: str) -> None:
+    other, share = torch.tensor([1, 0]), torch.tensor([0.7, 0.4])
+    mixed = task(loss=name).loss(LOGITS, batch(LABELS, other, share)).item()
+    first = [loss(LOGITS[i : i + 1], LABELS[i : i + 1], loss=name) for i in range(2)]
+    second = [loss(LOGITS[i : i + 1], other[i : i + 1], loss=name) for i in range(2)]
+    assert mixed == pytest.approx((0.7 * first[0] + 0.3 * second[0] + 0.4 * first[1] + 0.6 * second[1]) / 2)
+
+
+def test_mixup_of_cross_entropy_is_cross_entropy_with_the_mixed_target() -> None:
+    other, share = torch.tensor([1, 1]), torch.tensor([0.7, 0.4])
+    target = torch.tensor([[0.7, 0.3], [0.4, 0.6]])
+    mixed = task().loss(LOGITS, batch(LABELS, other, share))
+    torch.testing.assert_close(mixed, F.cross_entropy(LOGITS, target))
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "focal", "mse"])
+def test_the_validation_loss_leaves_smoothing_and_weights_out(name: str) -> None:
+    strange = task(loss=name, label_smoothing=0.3, class_weights=[3.0, 0.1])
+    each = strange.validation_loss(LOGITS, torch.tensor([0, 1]))
+    expected = [loss(LOGITS[:1], torch.tensor([0]), loss=name), loss(LOGITS[1:], torch.tensor([1]), loss=name)]
+    assert each.tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "focal", "mse"])
+def test_the_gradient_is_that_of_numbers(name: str) -> None:
+    logits = LOGITS.clone().requires_grad_()
+    chosen = task(loss=name, label_smoothing=0.1)
+    chosen.loss(logits, batch(LABELS)).backward()
+    for place in range(4):
+        nudge = torch.zeros(4)
+        nudge[place] = 1e-2
+        up = chosen.loss(LOGITS + nudge.view(2, 2), batch(LABELS)).item()
+        down = chosen.loss(LOGITS - nudge.view(2, 2), batch(LABELS)).item()
+        assert logits.grad is not None
+        assert logits.grad.flatten()[place].item() == pytest.approx((up - down) / 2e-2, abs=2e-4)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "focal", "mse"])
+def test_sure_and_right_costs_nothing_and_stays_finite(name: str) -> None:
+    logits = torch.tensor([[1e4, -1e4], [-1e4, 1e4]], requires_grad=True)
+    value = task(loss=name).loss(logits, batch(torch.tensor([0, 1])))
+    value.backward()
+    assert value.item() == pytest.approx(0, abs=1e-6)
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+def test_a_loss_in_bfloat16_is_taken_in_float32() -> None:
+    assert task().loss(LOGITS.bfloat16(), batch(LABELS)).dtype == torch.float32
+
+
+def test_correct_pictures_are_counted() -> None:
+    assert count_correct(LOGITS, torch.tensor([1, 0])).item() == 2
+    assert count_correct(LOGITS, torch.tensor([0, 0])).item() == 1
