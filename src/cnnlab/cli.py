@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,6 +14,7 @@ from cnnlab.errors import CnnlabError, ConfigError, Interrupted
 if TYPE_CHECKING:
     from cnnlab.experiment import Run
 
+QUIET_SECONDS = 2.0  # before lines about decoding are written to what is no terminal
 EXAMPLES = {
     "train": """examples:
   cnnlab train                                              digits, in seconds
@@ -110,9 +112,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(__version__)
         return 0
-    if options.command is None:
+    if options.command is None and not rest:
         parser.print_help()
         return 0
+    if options.command is None:
+        parser.error(f"unknown argument {rest[0]!r}")
     if rest:
         overrides = getattr(options, "overrides", None)
         if overrides is None or any(word.startswith("-") for word in rest):
@@ -178,11 +182,10 @@ def _print_run(run: Run) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from cnnlab.runs.files import read_json
     from cnnlab.runs.folder import RunFolder
     from cnnlab.tracking.console import number, percent
 
-    card = read_json(RunFolder(run.dir).card)
+    card = RunFolder(run.dir).read_card()
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
     for heading in ("", "loss", "accuracy", "95 % interval", "pictures"):
         table.add_column(heading, justify="left" if not heading else "right")
@@ -225,9 +228,10 @@ def _predict(options: argparse.Namespace, words: Sequence[str]) -> None:
             ranked = list(answer.probabilities.items())[: options.topk]
             if options.json:
                 facts = {"picture": name, "label": answer.label, "probability": answer.probability}
-                print(json.dumps(facts | {"probabilities": dict(ranked)}, ensure_ascii=False))
+                line = json.dumps(facts | {"probabilities": dict(ranked)}, ensure_ascii=False)
             else:
-                print(f"{name}: " + "  ".join(f"{label} {100 * p:.1f} %" for label, p in ranked))
+                line = f"{name}: " + "  ".join(f"{label} {100 * p:.1f} %" for label, p in ranked)
+            print(line.encode(errors="backslashreplace").decode())
 
 
 def _data(options: argparse.Namespace, words: Sequence[str]) -> None:
@@ -300,12 +304,15 @@ class _DecodeBar:
     def __init__(self) -> None:
         self.progress: Any = None
         self.last = 0
+        self.began = time.monotonic()
 
     def __enter__(self) -> _DecodeBar:
         return self
 
     def update(self, done: int, total: int) -> None:
         if not sys.stderr.isatty():
+            if time.monotonic() - self.began < QUIET_SECONDS:
+                return
             if done * 10 // total != self.last * 10 // total or done == total:
                 print(f"decoding pictures: {done:,} of {total:,}", file=sys.stderr, flush=True)
             self.last = done

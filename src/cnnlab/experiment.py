@@ -116,7 +116,7 @@ def resume_experiment(
     try:
         config = read_config(folder)
         if folder.report.exists():
-            return Run(folder.path, folder.history(), read_json(folder.test) if folder.test.exists() else None), False
+            return Run(folder.path, folder.history(), folder.test_figures()), False
         threads = read_json(folder.environment).get("machine", {}).get("threads")
         prepare_process(dataclasses.replace(config.trainer, threads=config.trainer.threads or threads))
         device = choose_device(config.trainer.device)
@@ -258,7 +258,7 @@ def write_report(folder: RunFolder, data: Data, outputs: Outputs | None) -> None
     history = folder.history()
     split = read_split(folder)
     environment = read_json(folder.environment) | {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    card = read_json(folder.card)
+    card = folder.read_card()
     page = render(
         Report(
             title=folder.path.name,

@@ -167,6 +167,8 @@ def build_data(
     check_quarantine(index, len(pictures), settings.max_corrupt, pictures.names)
     split = make_split(pictures.labels, index.ok, pictures.official, settings, config.seed)
     check_classes(split, pictures.labels, pictures.classes)
+    if settings.per_class_train and not len(split.test):
+        raise DataError(f"data.per_class_train={settings.per_class_train} leaves no picture to test on; lower it.")
     if preprocess is None:
         mean, std = measure(training_pixels, split.train, layout.channels)
         preprocess = Preprocess(layout, mean, std)

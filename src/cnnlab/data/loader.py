@@ -60,6 +60,7 @@ class Streamed(Dataset[Tensor]):
         try:
             yield from loader
         except DataError as error:  # a worker's error comes with its traceback as text
+            error.__traceback__ = None  # it holds the loader, whose workers would be waited for
             raise DataError(str(error).strip().splitlines()[-1].split("DataError: ")[-1]) from None
 
 

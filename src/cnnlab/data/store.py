@@ -124,6 +124,7 @@ def build(pictures: PictureSet, layouts: dict[Path, Layout | None], progress: Pr
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     rows = []
     files = []
+    flushes = []
     try:
         for folder, layout in layouts.items():
             temporary[folder].mkdir()
@@ -135,8 +136,10 @@ def build(pictures: PictureSet, layouts: dict[Path, Layout | None], progress: Pr
                 for file, block in zip(files, pixels, strict=True):
                     file.write(block.data)
                     if len(rows) % FLUSH == 0:
-                        flusher.submit(os.fsync, file.fileno())
+                        flushes.append(flusher.submit(os.fsync, file.fileno()))
                 progress(min(first + CHUNK, len(pictures)), len(pictures))
+        for flush in flushes:
+            flush.result()  # the system tells of a failed write once
         for file in files:
             file.flush()
             os.fsync(file.fileno())

@@ -73,7 +73,8 @@ class Predictor:
     def _read(self, picture: Picture) -> Tensor:
         try:
             if isinstance(picture, np.ndarray):
-                if picture.dtype != np.uint8 or picture.ndim not in (2, 3):
+                shaped = picture.ndim == 2 or (picture.ndim == 3 and picture.shape[2] == 3)
+                if picture.dtype != np.uint8 or not shaped or not picture.size:
                     raise DataError(f"an array must be (H, W) or (H, W, 3) uint8, got {picture.shape} {picture.dtype}")
                 picture = Image.fromarray(picture)
             return self.preprocess(picture)

@@ -12,7 +12,6 @@ from rich.table import Table
 from cnnlab.config import Config
 from cnnlab.errors import RunError
 from cnnlab.evaluation.plots import plot_curves
-from cnnlab.runs.files import read_json
 from cnnlab.runs.folder import open_folder, read_config
 
 
@@ -39,8 +38,7 @@ def compare_runs(paths: Sequence[str], picture: str | Path) -> list[ComparedRun]
         history = folder.history()
         if not history:
             raise RunError(f"{folder.path} has not finished an epoch yet; go on with `cnnlab resume {folder.path}`.")
-        test = read_json(folder.test) if folder.test.exists() else None
-        runs.append(ComparedRun(path, read_config(folder), history, read_json(folder.card), test))
+        runs.append(ComparedRun(path, read_config(folder), history, folder.read_card(), folder.test_figures()))
     try:
         plot_curves({run.name: run.history for run in runs}, picture)
     except (OSError, ValueError) as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import glob
 import json
 import os
 from pathlib import Path
@@ -17,7 +19,8 @@ def write_whole(path: Path, data: bytes | str) -> None:
     Raises:
         RunError: no room, or no permission.
     """
-    payload = data.encode() if isinstance(data, str) else data
+    # File names of another encoding come from the system with surrogates; they leave as they came.
+    payload = data.encode(errors="surrogateescape") if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,10 +29,31 @@ def write_whole(path: Path, data: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sweep(path)
         _sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise write_error(path, error) from None
+
+
+def _sweep(path: Path) -> None:
+    """Remove what writers of this file left that were killed; one that is alive keeps its own."""
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        writer = stale.name.split(".")[-2]
+        if os.name == "posix" and writer.isdecimal() and not _alive(int(writer)):
+            with contextlib.suppress(OSError):
+                stale.unlink()
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -39,11 +63,19 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Raises RunError for a missing or damaged file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except FileNotFoundError:
         raise RunError(f"{path} is missing; is {path.parent} a run folder?") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise RunError(f"{path} cannot be read ({error}); restore it from a copy.") from None
+
+
+def read_record(path: Path, *keys: str) -> dict[str, Any]:
+    """An object with at least these keys. Raises RunError for anything else."""
+    record = read_json(path)
+    if not isinstance(record, dict) or any(key not in record for key in keys):
+        raise RunError(f"{path} is damaged: it should hold {', '.join(keys)}; restore it from a copy.")
+    return record
 
 
 def write_error(path: Path, error: OSError) -> RunError:

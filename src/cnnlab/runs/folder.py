@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,19 @@ from filelock import FileLock, Timeout
 from cnnlab import config as configuration
 from cnnlab.config import Config
 from cnnlab.errors import RunError, nearest
-from cnnlab.runs.files import read_json, write_error, write_json, write_whole
+from cnnlab.runs.files import read_json, read_record, write_error, write_json, write_whole
+
+METRIC_KEYS = (
+    "epoch",
+    "step",
+    "lr",
+    "train_loss",
+    "train_accuracy",
+    "val_loss",
+    "val_accuracy",
+    "seconds",
+    "images_per_second",
+)
 
 
 @dataclass(frozen=True)
@@ -82,6 +95,8 @@ class RunFolder:
 
     def refuse_if_taken(self) -> None:
         """Raise RunError if the folder already holds a run, or anything that a run would mix with."""
+        if not is_path(self.path):
+            raise RunError(f"{str(self.path)[:80]!r} cannot be a folder's name; choose another run.dir.")
         if self.config.exists():
             raise RunError(
                 f"{self.path} already holds a run; go on with it by `cnnlab resume {self.path}`,"
@@ -113,18 +128,27 @@ class RunFolder:
 
     def history(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""
-        import json
-
         if not self.metrics.exists():
             return []
         try:
-            return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines() if line]
+            rows = [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines() if line]
         except (OSError, ValueError) as error:
             raise RunError(f"{self.metrics} is damaged ({error}); restore it from a copy.") from None
+        if any(not isinstance(row, dict) or not set(METRIC_KEYS) <= set(row) for row in rows):
+            raise RunError(
+                f"{self.metrics} is damaged: a line lacks {METRIC_KEYS[0]} or its like; restore it from a copy."
+            )
+        return rows
+
+    def test_figures(self) -> dict[str, Any] | None:
+        """The content of test.json, None before the test."""
+        return read_record(self.test, "loss", "accuracy", "accuracy_interval", "n") if self.test.exists() else None
+
+    def read_card(self) -> dict[str, Any]:
+        """The content of best/model.json."""
+        return read_record(self.card, "model", "classes", "preprocess", "epoch")
 
     def write_history(self, rows: Sequence[dict[str, Any]]) -> None:
-        import json
-
         write_whole(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -139,9 +163,22 @@ def new_folder(config: Config) -> RunFolder:
     return folder
 
 
+def is_path(path: Path) -> bool:
+    """Whether the system could have a file of this name: not too long, no forbidden character."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def open_folder(path: str | Path) -> RunFolder:
     """An existing run. Raises RunError with the nearest name if there is none."""
     folder = RunFolder(Path(path))
+    if not is_path(folder.path):
+        raise RunError(f"{str(path)[:80]!r} cannot be a folder's name; give the folder that `cnnlab train` printed.")
     if not folder.path.is_dir():
         parent = folder.path.parent
         siblings = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
@@ -155,7 +192,10 @@ def open_folder(path: str | Path) -> RunFolder:
 
 
 def read_config(folder: RunFolder) -> Config:
-    return configuration.load_yaml(folder.config)
+    config = configuration.load_yaml(folder.config)
+    if not isinstance(config.model.get("name"), str) or not isinstance(config.optimizer.get("name"), str):
+        raise RunError(f"{folder.config} is damaged: it names no model or no optimizer; restore it from a copy.")
+    return config
 
 
 def read_split(folder: RunFolder) -> dict[str, Any]:

@@ -61,6 +61,8 @@ def load_run(run: str | Path | RunFolder, device: str | torch.device = "cpu") ->
         model = create_model(card["model"]["name"], **card["model"]["arguments"])
         model.load_state_dict(tensors)
         Preprocess.from_dict(card["preprocess"])
+        if len(card["classes"]) != getattr(model, "num_classes", len(card["classes"])):
+            raise RunError(f"{len(card['classes'])} class names")
     except (KeyError, TypeError, RuntimeError, CnnlabError) as error:
         reason = " ".join(str(error).split())
         raise RunError(f"{folder.weights} does not fit its model: {reason[:300]}.") from None

@@ -16,7 +16,7 @@ def open_pictures(config: DataConfig) -> PictureSet:
     Raises:
         DataError: an unknown name, missing or damaged files, or a tree that is no data set.
     """
-    root = Path(config.root)
+    root = Path(config.root).expanduser()
     if config.name == "digits":
         from cnnlab.data.sources.digits import open_digits
 

@@ -136,7 +136,11 @@ class FileSet(PictureSet):
         for name in self.names:
             try:
                 facts = os.stat(self.root / name)
-                digest.update(f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode(errors="surrogateescape"))
+                digest.update(
+                    f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\0{facts.st_ctime_ns}\n".encode(
+                        errors="surrogateescape"
+                    )
+                )
             except OSError:
                 digest.update(f"{name}\0missing\n".encode(errors="surrogateescape"))
         return digest.hexdigest()

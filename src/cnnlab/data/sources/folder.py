@@ -33,8 +33,8 @@ def open_folder(root: Path) -> FileSet:
         hint = f" Did you mean {root.parent / close[0]}?" if close else ""
         raise DataError(f"{root} is not a folder; set data.root to the folder of your pictures.{hint}")
     # A folder named train that holds pictures but no folders is a class of that name.
-    named = [entry for entry in _folders(root) if entry.name.lower() in SPLIT_NAMES and _folders(entry)]
-    parts = {entry.name: SPLIT_NAMES[entry.name.lower()] for entry in named}
+    named = [entry for entry in _folders(root) if entry.name.lower() in SPLIT_NAMES]
+    parts = {e.name: SPLIT_NAMES[e.name.lower()] for e in named} if any(map(_folders, named)) else {}
     if parts and "train" not in parts.values():
         raise DataError(f"{root} has {', '.join(sorted(parts))} but no train folder; rename or add it.")
     found: dict[str, list[tuple[str, str]]] = {}  # split → (class, name below the root)
