@@ -17,6 +17,12 @@ def open_pictures(config: DataConfig) -> PictureSet:
         DataError: an unknown name, missing or damaged files, or a tree that is no data set.
     """
     root = Path(config.root).expanduser()
+    try:
+        root.exists()
+    except (OSError, ValueError):  # too long, or a character that no name may have
+        raise DataError(
+            f"data.root={config.root[:80]!r} cannot be a folder's name; set it to that of your data."
+        ) from None
     if config.name == "digits":
         from cnnlab.data.sources.digits import open_digits
 
