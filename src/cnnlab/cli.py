@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -14,7 +13,6 @@ from cnnlab.errors import CnnlabError, ConfigError, Interrupted
 if TYPE_CHECKING:
     from cnnlab.experiment import Run
 
-QUIET_SECONDS = 2.0  # before lines about decoding are written to what is no terminal
 EXAMPLES = {
     "train": """examples:
   cnnlab train                                              digits, in seconds
@@ -158,9 +156,10 @@ def _train(options: argparse.Namespace, words: Sequence[str]) -> None:
         _print_options()
         return
     settings = config.compose(options.overrides)
-    with _DecodeBar() as bar:
+    from cnnlab.tracking.console import ConsoleTracker, DecodeBar
+
+    with DecodeBar() as bar:
         from cnnlab.experiment import run_experiment
-        from cnnlab.tracking.console import ConsoleTracker
 
         console = ConsoleTracker()
         run = run_experiment(settings, [console], bar.update, ["cnnlab", *words])
@@ -168,9 +167,10 @@ def _train(options: argparse.Namespace, words: Sequence[str]) -> None:
 
 
 def _resume(options: argparse.Namespace, words: Sequence[str]) -> None:
-    with _DecodeBar() as bar:
+    from cnnlab.tracking.console import ConsoleTracker, DecodeBar
+
+    with DecodeBar() as bar:
         from cnnlab.experiment import resume_experiment
-        from cnnlab.tracking.console import ConsoleTracker
 
         run, anything = resume_experiment(options.run, [ConsoleTracker()], bar.update)
     if not anything:
@@ -180,24 +180,13 @@ def _resume(options: argparse.Namespace, words: Sequence[str]) -> None:
 
 def _print_run(run: Run) -> None:
     from rich.console import Console
-    from rich.table import Table
 
+    from cnnlab.evaluation.tables import result_table
     from cnnlab.runs.folder import RunFolder
-    from cnnlab.tracking.console import number, percent
 
-    card = RunFolder(run.dir).read_card()
-    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
-    for heading in ("", "loss", "accuracy", "95 % interval", "pictures"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    row = next(row for row in run.history if row["epoch"] == card["epoch"])
-    table.add_row(f"validation, epoch {card['epoch']}", number(row["val_loss"]), percent(row["val_accuracy"]), "", "")
-    if run.test is not None:
-        low, high = run.test["accuracy_interval"]
-        interval = f"{100 * low:.2f}–{100 * high:.2f} %"
-        table.add_row("test", number(run.test["loss"]), percent(run.test["accuracy"]), interval, f"{run.test['n']:,}")
     console = Console(highlight=False, soft_wrap=True)
     console.print()
-    console.print(table)
+    console.print(result_table(run.history, RunFolder(run.dir).read_card()["epoch"], run.test))
     console.print(f"\nrun folder  {run.dir}\nreport      {run.dir / 'report.html'}", markup=False)
 
 
@@ -205,13 +194,9 @@ def _test(options: argparse.Namespace, words: Sequence[str]) -> None:
     from cnnlab.evaluation.evaluate import evaluate
 
     figures = evaluate(options.run, options.split, options.data_root, options.device)
-    low, high = figures["accuracy_interval"]
-    print(f"{figures['split']} split, {figures['n']:,} pictures")
-    print(f"  accuracy   {100 * figures['accuracy']:.2f} %  (95 % interval {100 * low:.2f}–{100 * high:.2f} %)")
-    print(f"  top-5      {100 * figures['top5_accuracy']:.2f} %")
-    print(f"  macro F1   {figures['macro_f1']:.4f}")
-    print(f"  loss       {figures['loss']:.4f}")
-    print(f"  ECE        {figures['ece']:.4f}  (expected calibration error, 15 bins)")
+    from cnnlab.evaluation.tables import figures_text
+
+    print(figures_text(figures))
 
 
 def _predict(options: argparse.Namespace, words: Sequence[str]) -> None:
@@ -237,8 +222,11 @@ def _predict(options: argparse.Namespace, words: Sequence[str]) -> None:
 def _data(options: argparse.Namespace, words: Sequence[str]) -> None:
     from cnnlab import config
 
-    settings = config.compose([f"data={options.name}", *options.overrides])
-    with _DecodeBar() as bar:
+    # Looking at a set refuses nothing: the share of unreadable pictures is one of the things to see.
+    settings = config.compose([f"data={options.name}", *options.overrides, "data.max_corrupt=1"])
+    from cnnlab.tracking.console import DecodeBar
+
+    with DecodeBar() as bar:
         import torch
 
         from cnnlab.data.load import build_data
@@ -270,7 +258,8 @@ def _data(options: argparse.Namespace, words: Sequence[str]) -> None:
 def _compare(options: argparse.Namespace, words: Sequence[str]) -> None:
     from rich.console import Console
 
-    from cnnlab.evaluation.compare import compare_runs, comparison_table
+    from cnnlab.evaluation.compare import compare_runs
+    from cnnlab.evaluation.tables import comparison_table
 
     runs = compare_runs(options.runs, options.out)
     Console(highlight=False, soft_wrap=True).print(comparison_table(runs))
@@ -296,42 +285,6 @@ def _flat(prefix: str, values: dict[str, Any]) -> list[tuple[str, Any]]:
     for key, value in values.items():
         rows += _flat(f"{prefix}{key}.", value) if isinstance(value, dict) else [(prefix + key, value)]
     return rows
-
-
-class _DecodeBar:
-    """A bar that appears only if pictures have to be decoded."""
-
-    def __init__(self) -> None:
-        self.progress: Any = None
-        self.last = 0
-        self.began = time.monotonic()
-
-    def __enter__(self) -> _DecodeBar:
-        return self
-
-    def update(self, done: int, total: int) -> None:
-        if not sys.stderr.isatty():
-            if time.monotonic() - self.began < QUIET_SECONDS:
-                return
-            if done * 10 // total != self.last * 10 // total or done == total:
-                print(f"decoding pictures: {done:,} of {total:,}", file=sys.stderr, flush=True)
-            self.last = done
-            return
-        if self.progress is None:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (TextColumn("decoding pictures, once"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self.progress = Progress(*columns, console=Console(stderr=True), transient=True)
-            self.progress.start()
-            self.task = self.progress.add_task("decode", total=total)
-        self.progress.update(self.task, completed=done)
-        if done == total:
-            self.progress.stop()
-
-    def __exit__(self, *_: object) -> None:
-        if self.progress is not None:
-            self.progress.stop()
 
 
 if __name__ == "__main__":

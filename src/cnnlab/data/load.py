@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Sequence
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -213,15 +215,13 @@ def as_tensor(images: np.ndarray, resident: bool) -> Tensor:
     """Memory-mapped pixels → tensor, read into memory or left on disk."""
     if resident:
         return torch.from_numpy(np.array(images))
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the map is read-only, and nobody writes to it
         return torch.from_numpy(images)
 
 
 def free_memory() -> float:
-    """Bytes of memory that are free now; half a GiB less than nothing known means 4 GiB."""
+    """Bytes of memory that are free now; 4 GiB where the system does not tell."""
     try:
         return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, ValueError, OSError):
@@ -229,8 +229,6 @@ def free_memory() -> float:
 
 
 def _fits_on_disk(count: int, layouts: set[Layout]) -> bool:
-    import shutil
-
     folder = cache_folder()
     while not folder.exists():
         folder = folder.parent
@@ -265,7 +263,7 @@ def measure(
     return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
 
 
-def _blocks(pixels: Tensor | Streamed, numbers: np.ndarray, size: int = 512):  # type: ignore[no-untyped-def]
+def _blocks(pixels: Tensor | Streamed, numbers: np.ndarray, size: int = 512) -> Iterator[Tensor]:
     parts = [numbers[i : i + size] for i in range(0, len(numbers), size)]
     if isinstance(pixels, Streamed):
         yield from pixels.batches([part.tolist() for part in parts])

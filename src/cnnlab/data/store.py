@@ -16,7 +16,7 @@ import sys
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,7 +160,9 @@ def build(pictures: PictureSet, layouts: dict[Path, Layout | None], progress: Pr
 Facts = tuple[np.ndarray, np.ndarray, np.ndarray, dict[int, str]]
 
 
-def _decode_all(pictures: PictureSet, layouts: Sequence[Layout]):  # type: ignore[no-untyped-def]
+def _decode_all(
+    pictures: PictureSet, layouts: Sequence[Layout]
+) -> Iterator[tuple[int, tuple[Facts, list[np.ndarray]]]]:
     """Yield (first, result of _decode_chunk) in order; Pillow lets go of the interpreter lock while it works."""
     workers = os.cpu_count() or 1
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:

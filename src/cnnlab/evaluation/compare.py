@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from cnnlab.config import Config
 from cnnlab.errors import RunError
 from cnnlab.evaluation.plots import plot_curves
@@ -44,28 +42,3 @@ def compare_runs(paths: Sequence[str], picture: str | Path) -> list[ComparedRun]
     except (OSError, ValueError) as error:
         raise RunError(f"cannot write the picture {picture}: {error}; give another file with --out.") from None
     return runs
-
-
-def comparison_table(runs: Sequence[ComparedRun]) -> Table:
-    """Run, model, epochs, validation and test accuracy with its interval, seconds, images/s."""
-    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column("run", overflow="fold")
-    for heading in ("data", "model", "epochs", "val", "test", "95 % interval", "time", "images/s"):
-        table.add_column(heading, justify="left" if heading in ("data", "model") else "right", no_wrap=True)
-    for run in runs:
-        seconds = sum(row["seconds"] for row in run.history)
-        rates = sorted(row["images_per_second"] for row in run.history)
-        val = run.best.get("val_accuracy")
-        low, high = run.test["accuracy_interval"] if run.test else (None, None)
-        table.add_row(
-            run.name,
-            run.config.data.name,
-            str(run.config.model["name"]),
-            str(len(run.history)),
-            "–" if val is None else f"{100 * val:.2f} %",
-            f"{100 * run.test['accuracy']:.2f} %" if run.test else "–",
-            "–" if low is None or high is None else f"{100 * low:.2f}–{100 * high:.2f} %",
-            f"{seconds:,.0f} s",
-            f"{rates[len(rates) // 2]:,.0f}",
-        )
-    return table

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from cnnlab.tracking.base import EpochEnded, Event, Noted, Started, Stepped
 
+QUIET_SECONDS = 2.0  # before lines about decoding are written to what is no terminal
 COLUMNS = "{:>9}  {:>10} {:>9}  {:>10} {:>9}  {:>10}  {:>8}  {:>9}"
 TITLES = ("epoch", "train loss", "accuracy", "val loss", "accuracy", "rate", "images/s", "time left")
 
@@ -111,3 +122,36 @@ class ConsoleTracker:
         if self.progress is not None:
             self.progress.stop()
             self.progress = None
+
+
+class DecodeBar:
+    """A bar that appears only if pictures have to be decoded."""
+
+    def __init__(self) -> None:
+        self.progress: Progress | None = None
+        self.last = 0
+        self.began = time.monotonic()
+
+    def __enter__(self) -> DecodeBar:
+        return self
+
+    def update(self, done: int, total: int) -> None:
+        if not sys.stderr.isatty():
+            if time.monotonic() - self.began < QUIET_SECONDS:
+                return
+            if done * 10 // total != self.last * 10 // total or done == total:
+                print(f"decoding pictures: {done:,} of {total:,}", file=sys.stderr, flush=True)
+            self.last = done
+            return
+        if self.progress is None:
+            columns = (TextColumn("decoding pictures, once"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self.progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            self.progress.start()
+            self.task = self.progress.add_task("decode", total=total)
+        self.progress.update(self.task, completed=done)
+        if done == total:
+            self.progress.stop()
+
+    def __exit__(self, *_: object) -> None:
+        if self.progress is not None:
+            self.progress.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import shutil
 import sys
 from dataclasses import dataclass
@@ -66,6 +67,7 @@ def prepare_process(config: TrainerConfig) -> None:
     if config.threads:
         torch.set_num_threads(config.threads)
     keep_freed_memory()
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no word about CUDA where there is none
     torch.set_float32_matmul_precision("high")
     if config.deterministic:
         torch.use_deterministic_algorithms(True)
