@@ -303,6 +303,8 @@ def test_a_value_of_the_wrong_type_is_refused_by_its_key(wrong: str) -> None:
         "trainer.batch_size=-1",
         "trainer.accumulate=0",
         "trainer.threads=0",
+        "trainer.threads=100000",
+        "trainer.class_weights=[0,0]",
         "trainer.early_stopping=0",
         "trainer.grad_clip=0",
         "trainer.ema=1",

@@ -87,6 +87,7 @@ def refused(command: CommandLine, tmp_path: Path, *words: object) -> str:
         (["data.val_fraction=0.9", "data.test_fraction=0.9"], "data.val_fraction"),
         (["data.limit=3"], "data.limit"),
         (["model=mlp", "model.batch_norm=true", "trainer.batch_size=1"], "batch"),
+        (["model=resnet", "model.depth=8", "data.image_size=2", "trainer.batch_size=1"], "batch"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -170,6 +170,8 @@ class TrainerConfig:
         _fraction(trainer__label_smoothing=self.label_smoothing)
         if self.devices != 1:
             raise ConfigError(f"trainer.devices must be 1, got {self.devices}: this version trains in one process.")
+        if self.threads is not None and self.threads > 1024:
+            raise ConfigError(f"trainer.threads must be at most 1024, got {self.threads}.")
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             raise ConfigError(f"trainer.device must be auto, cpu, cuda, cuda:N or mps, got {self.device!r}.")
         _one_of("trainer.precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
@@ -182,8 +184,10 @@ class TrainerConfig:
         weights = self.class_weights
         if weights is not None and weights != "balanced":
             numbers = isinstance(weights, Sequence) and not isinstance(weights, str)
-            if not numbers or any(not isinstance(w, int | float) or w < 0 for w in weights):
-                raise ConfigError(f"trainer.class_weights must be balanced or a list of numbers, got {weights!r}.")
+            if not numbers or any(not isinstance(w, int | float) or w < 0 for w in weights) or not any(weights):
+                raise ConfigError(
+                    f"trainer.class_weights must be balanced or a list of numbers, not all 0, got {weights!r}."
+                )
 
 
 @dataclass(frozen=True)

@@ -148,10 +148,16 @@ def check_fit(model: nn.Module, data: Data) -> None:
     """Raise ConfigError unless the model takes the data's pictures and answers for each class. Costs no arithmetic."""
     import copy
 
-    ghost = copy.deepcopy(model).to("meta").eval()
-    shape = (2, data.in_channels, *data.image_size)
+    ghost = copy.deepcopy(model).to("meta")
+    shape = (data.in_channels, *data.image_size)
     try:
-        logits = ghost(torch.empty(shape, device="meta"))
+        logits = ghost.eval()(torch.empty(2, *shape, device="meta"))
+        ghost.train()(torch.empty(data.train.batch_size, *shape, device="meta"))
+    except ValueError:  # torch's word for one number to take the deviation of
+        raise ConfigError(
+            f"this model normalises over the batch, and trainer.batch_size={data.train.batch_size} leaves one number to"
+            " normalise; use a larger batch."
+        ) from None
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(

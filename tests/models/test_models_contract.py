@@ -200,6 +200,7 @@ def test_a_model_without_features_says_what_it_takes() -> None:
 STRANGE: list[Any] = [None, True, -1, 0, 1, 2, 2.5, -0.5, "x", "", [], [0], [1, 2, 3], ["a"], {}, {"a": 1}]
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 @pytest.mark.parametrize(
     ("name", "key"),
     [

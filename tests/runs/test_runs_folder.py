@@ -354,6 +354,7 @@ def test_a_damaged_state_is_one_line_wherever_the_damage_is(finished_run: Path, 
             assert len(str(error).splitlines()) == 1
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_damage_to_the_pickle_itself_is_one_line(tmp_path: Path) -> None:
     draw = random.Random(1)
     whole = pickle.dumps({"model": {"a": [1, 2.5, "x"]}, "history": [{"b": None}]}, protocol=2)

@@ -282,10 +282,16 @@ def test_without_the_package_wandb_is_refused_with_the_mend(
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
-def test_wandb_works_offline(command: CommandLine, tmp_path: Path, tiny: Sequence[str]) -> None:
+def test_wandb_works_offline_and_tells_runs_of_one_name_apart(
+    command: CommandLine, tmp_path: Path, tiny: Sequence[str]
+) -> None:
     pytest.importorskip("wandb", reason="wandb is not installed")
-    words = ["logger.wandb=true", "logger.wandb_mode=offline", "logger.gradients=true", f"run.dir={tmp_path / 'run'}"]
-    result = command("train", *tiny, *words)
-    assert result.code == 0, result.err
-    assert "failed and is off" not in result.err
-    assert list((tmp_path / "run" / "wandb").rglob("*.wandb"))
+    files = []
+    for place in ("one", "two"):
+        folder = tmp_path / place / "run #1: ü"
+        words = ["logger.wandb=true", "logger.wandb_mode=offline", "logger.gradients=true", f"run.dir={folder}"]
+        result = command("train", *tiny, *words)
+        assert result.code == 0, result.err
+        assert "failed and is off" not in result.err
+        files += (folder / "wandb").rglob("*.wandb")
+    assert len({file.name for file in files}) == 2  # the name of the file holds the run's id

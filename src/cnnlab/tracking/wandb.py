@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
 from cnnlab.errors import ConfigError
 from cnnlab.tracking.base import EpochEnded, Event, Started, Tested
+
+
+def run_id(folder: Path) -> str:
+    """The same for a resumed run, another for a run of the same name elsewhere; letters that W&B takes."""
+    place = hashlib.sha256(str(folder.resolve()).encode(errors="surrogateescape")).hexdigest()[:8]
+    return re.sub(r"[^A-Za-z0-9_-]", "-", folder.name)[:48] + "-" + place
 
 
 class WandbTracker:
@@ -28,7 +36,7 @@ class WandbTracker:
             self.run = self.wandb.init(
                 project=self.project,
                 name=self.folder.name,
-                id=self.folder.name.replace("/", "-")[:64],
+                id=run_id(self.folder),
                 resume="allow",
                 dir=str(self.folder),
                 mode=self.mode,

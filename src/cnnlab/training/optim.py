@@ -47,7 +47,8 @@ def create_optimizer(settings: dict[str, Any], model: nn.Module, device: torch.d
                 f"optimizer {name} has no argument {key!r}.{nearest(key, set(allowed) - {'self', 'params'})}"
             )
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
-    if "fused" in allowed and "fused" not in arguments and device.type in ("cpu", "cuda"):
+    own_choice = {"fused", "foreach", "differentiable"} & set(arguments)
+    if "fused" in allowed and not own_choice and device.type in ("cpu", "cuda"):
         arguments["fused"] = True
     for key, value in {**arguments, "weight_decay": decay, "other_lr_scale": other_scale}.items():
         _check_value(name, key, value, allowed[key].default if key in allowed else 0.0)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cnnlab.config import Config
 from cnnlab.data.load import Data
 from cnnlab.data.loader import Batch
-from cnnlab.errors import ConfigError, Interrupted, NonFiniteLoss, RunError
+from cnnlab.errors import Interrupted, NonFiniteLoss, RunError
 from cnnlab.models.registry import model_spec
 from cnnlab.runs.files import read_json
 from cnnlab.runs.folder import RunFolder
@@ -94,8 +94,6 @@ class Trainer:
         self.precision = Precision(choose_precision(self.settings.precision, self.device, model), self.device)
         labels = data.pictures.labels[data.split.train]
         counts = np.bincount(labels, minlength=data.num_classes)
-        if data.train.batch_size == 1 and any(isinstance(layer, nn.BatchNorm1d) for layer in model.modules()):
-            raise ConfigError("this model normalises over the batch and needs trainer.batch_size=2 or more, got 1.")
         data.train.weights = 1 / counts[labels] if self.settings.balanced_sampling else None
         self.task = Classification(self.settings, counts.tolist(), self.device)
         self.optimizer = create_optimizer(config.optimizer, self.model, self.device)
