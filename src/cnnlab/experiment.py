@@ -24,7 +24,7 @@ from cnnlab.models.registry import create_model, default_arguments, model_argume
 from cnnlab.report.page import Report, Sample, render
 from cnnlab.runs.environment import describe
 from cnnlab.runs.files import read_json, write_whole
-from cnnlab.runs.folder import RunFolder, new_folder, open_folder, read_config, read_split
+from cnnlab.runs.folder import RunFolder, is_path, new_folder, open_folder, read_config, read_split
 from cnnlab.runs.weights import load_run
 from cnnlab.tracking.base import Noted, Tested, Tracker, Trackers
 from cnnlab.training.precision import prepare_process
@@ -83,7 +83,7 @@ def fit(
         values["trainer"]["epochs"] = epochs
     if dir is not None:
         values["run"]["dir"] = str(dir)
-    config = from_dict(values)
+    config = _at_home_anywhere(from_dict(values))
     prepare_process(config.trainer)
     return _run(config, data, model, new_folder(config), trackers, command=[])
 
@@ -92,12 +92,21 @@ def run_experiment(
     config: Config, trackers: Sequence[Tracker] = (), progress: Progress | None = None, command: Sequence[str] = ()
 ) -> Run:
     """`cnnlab train`: everything from one config. Nothing is written before the config, data and model are sound."""
+    config = _at_home_anywhere(config)
     folder = new_folder(config)
     folder.refuse_if_taken()
     prepare_process(config.trainer)
     device = choose_device(config.trainer.device)
     data = build_data(config, device, progress or (lambda done, total: None))
     return _run(config, data, build_model(config, data), folder, trackers, command)
+
+
+def _at_home_anywhere(config: Config) -> Config:
+    """A data root that is there becomes absolute, so that the run can be resumed and tested from any folder."""
+    root = Path(config.data.root).expanduser()
+    if not is_path(root) or not root.exists():
+        return config
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(root.resolve())))
 
 
 def resume_experiment(

@@ -25,6 +25,8 @@ def load_state(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damage in the right place makes the reader raise nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "weights_only" in reason:  # torch's advice is to run what it holds; ours is not to
+            reason = "it holds more than numbers and texts"
         raise RunError(f"{path} is damaged ({reason[:200]}); restore it from a copy or train again.") from None
     if not isinstance(state, dict) or "model" not in state:
         raise RunError(f"{path} is not a training state of cnnlab.")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cnnlab.config import Config
 from cnnlab.data.load import Data
 from cnnlab.data.loader import Batch
-from cnnlab.errors import Interrupted, NonFiniteLoss, RunError
+from cnnlab.errors import ConfigError, Interrupted, NonFiniteLoss, RunError
 from cnnlab.models.registry import model_spec
 from cnnlab.runs.files import read_json
 from cnnlab.runs.folder import RunFolder
@@ -95,6 +95,10 @@ class Trainer:
         labels = data.pictures.labels[data.split.train]
         counts = np.bincount(labels, minlength=data.num_classes)
         data.train.weights = 1 / counts[labels] if self.settings.balanced_sampling else None
+        if self.settings.early_stopping is not None and not data.val.count:
+            raise ConfigError(
+                "trainer.early_stopping watches the validation split, and it is empty; raise data.val_fraction."
+            )
         self.task = Classification(self.settings, counts.tolist(), self.device)
         self.optimizer = create_optimizer(config.optimizer, self.model, self.device)
         self.scaler = torch.GradScaler(self.device.type, enabled=self.precision.name == "fp16")
