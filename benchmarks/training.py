@@ -2,23 +2,26 @@
 
     CNNLAB_DATA=ROOT uv run python benchmarks/training.py
 
-The rival: a plain float32 loop over torchvision transforms and a DataLoader with two workers. Timed in turn.
+The rival: a plain float32 loop over torchvision transforms and a DataLoader with two workers, in its own process, so
+that it gets torch as it comes. The loops are timed in turn; while one runs the others wait.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import statistics
 import sys
 import tempfile
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 
 import stock
 from cnnlab.config import compose
-from cnnlab.data.load import build_data
+from cnnlab.data.load import Data, build_data
 from cnnlab.experiment import build_model
 from cnnlab.models.resnet import ResNet
 from cnnlab.runs.environment import describe
@@ -26,34 +29,52 @@ from cnnlab.runs.folder import RunFolder
 from cnnlab.training.precision import prepare_process
 from cnnlab.training.trainer import Trainer
 
-ROUNDS, STEPS = 5, 40
+ROUNDS, STEPS, WARM = 5, 40, 10
+
+
+def load(root: str, *more: str) -> Data:
+    words = ["data=folder", f"data.root={root}", "model=resnet", "model.depth=20", "trainer.epochs=1000", *more]
+    return build_data(compose(words), torch.device("cpu"))
+
+
+def rival(connection: Connection, root: str) -> None:
+    """Train as many steps as asked for, answer with images a second."""
+    data = load(root)
+    pixels = data.train.pixels[torch.from_numpy(data.split.train)][..., :3].numpy()
+    batches = stock.forever(stock.cifar(pixels, data.pictures.labels[data.split.train]))
+    model = ResNet(depth=20)
+    while steps := connection.recv():
+        connection.send(stock.train_steps(model, batches, steps))
 
 
 def main() -> None:
-    root = Path(os.environ.get("CNNLAB_DATA") or sys.exit("set CNNLAB_DATA to the data root")) / "cifar10-jpeg"
+    root = str(Path(os.environ.get("CNNLAB_DATA") or sys.exit("set CNNLAB_DATA to the data root")) / "cifar10-jpeg")
     machine = describe()
     print(f"{machine['machine']}\n{machine['versions']}\n")
-    base = ["data=folder", f"data.root={root}", "model=resnet", "model.depth=20", "trainer.epochs=1000"]
-    rates: dict[str, list[float]] = {"stock": [], "cnnlab, eager": [], "cnnlab, compiled": []}
-    config = compose(base)
-    data = build_data(config, torch.device("cpu"))
-    pixels = data.train.pixels[torch.from_numpy(data.split.train)][..., :3].numpy()
-    rival = stock.forever(stock.cifar(pixels, data.pictures.labels[data.split.train]))
-    rival_model = ResNet(depth=20)
-    stock.train_steps(rival_model, rival, 5)  # before our settings of the process: the rival gets torch as it comes
-    stock_first = stock.train_steps(rival_model, rival, STEPS)
-    prepare_process(config.trainer)
+    here, there = multiprocessing.Pipe()
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=rival, args=(there, root))
+    process.start()
+
+    def stock_steps(steps: int) -> float:
+        here.send(steps)
+        return float(here.recv())
+
+    stock_steps(WARM)
     trainers = {}
-    for name, flag in (("cnnlab, eager", "false"), ("cnnlab, compiled", "true")):
-        config = compose([*base, f"trainer.compile={flag}"])
-        trainers[name] = Trainer(build_model(config, data), data, config, RunFolder(Path(tempfile.mkdtemp())))
-        train_steps(trainers[name], 10)
+    for name, more in (("cnnlab", ["trainer.compile=false"]), ("cnnlab, compiled", ["trainer.compile=true"])):
+        data = load(root, *more)
+        prepare_process(data.config.trainer)
+        trainers[name] = Trainer(build_model(data.config, data), data, data.config, RunFolder(Path(tempfile.mkdtemp())))
+        train_steps(trainers[name], WARM)
+    rates: dict[str, list[float]] = {"stock": [], **{name: [] for name in trainers}}
     for _ in range(ROUNDS):
-        rates["stock"].append(stock.train_steps(rival_model, rival, STEPS))
+        rates["stock"].append(stock_steps(STEPS))
         for name, trainer in trainers.items():
             rates[name].append(train_steps(trainer, STEPS))
-    print(f"stock, before cnnlab prepared the process: {stock_first:,.0f} images/s\n")
-    print("| loop | images/s, median (range) | ratio to stock, paired |\n|---|---|---|")
+    here.send(0)
+    process.join()
+    print("| loop | images/s, median (range) | ratio to stock, paired median |\n|---|---|---|")
     for name, values in rates.items():
         ratio = statistics.median(a / b for a, b in zip(values, rates["stock"], strict=True))
         print(f"| {name} | {statistics.median(values):,.0f} ({min(values):,.0f}–{max(values):,.0f}) | {ratio:.2f} |")

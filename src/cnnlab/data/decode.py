@@ -107,8 +107,11 @@ def to_8_bit(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")  # P, CMYK, YCbCr, LAB, HSV
 
 
-def arrange(picture: Image.Image, layout: Layout) -> np.ndarray:
-    """Picture → (height, width, stored channels) uint8, as `layout` says. Antialiased bilinear resizing."""
+def arrange(picture: Image.Image, layout: Layout, out: np.ndarray | None = None) -> np.ndarray:
+    """Picture → (height, width, stored channels) uint8, as `layout` says, into `out` if given.
+
+    Resizing is bilinear and antialiased.
+    """
     if picture.mode != layout.mode:
         picture = picture.convert(layout.mode)
     target = (layout.width, layout.height)
@@ -122,6 +125,9 @@ def arrange(picture: Image.Image, layout: Layout) -> np.ndarray:
         picture = picture.resize(target, Image.Resampling.BILINEAR, box=box)
     # Pillow keeps four bytes a pixel itself: handing them over whole costs a tenth of packing three and unpacking them.
     packed = picture.tobytes("raw", "L" if layout.mode == "L" else "RGBX")
-    pixels = np.frombuffer(packed, np.uint8).reshape(layout.height, layout.width, layout.stored_channels).copy()
-    pixels[:, :, layout.channels :] = 0
-    return pixels
+    pixels = np.frombuffer(packed, np.uint8).reshape(layout.height, layout.width, layout.stored_channels)
+    if out is None:
+        out = np.empty_like(pixels)
+    out[:] = pixels
+    out[:, :, layout.channels :] = 0
+    return out

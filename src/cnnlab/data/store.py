@@ -193,7 +193,7 @@ def _decode_chunk(pictures: PictureSet, layouts: Sequence[Layout], first: int) -
             continue
         size[row] = picture.height, picture.width
         for block, layout in zip(blocks, layouts, strict=True):
-            block[row] = arrange(picture, layout)
+            arrange(picture, layout, out=block[row])
     return (ok, digest, size, reasons), blocks
 
 
