@@ -39,8 +39,11 @@ def same(run: Path, reference: Path) -> bool:
     return weights[0] == weights[1] and rows(run) == rows(reference)
 
 
-def kill_after(words: list[str], environment: dict[str, str], moment: object) -> None:
-    """Start a command and SIGKILL it after `moment` seconds, or as soon as the path pattern `moment` matches."""
+def kill_after(words: list[str], environment: dict[str, str], moment: object) -> bool:
+    """Start a command and SIGKILL it after `moment` seconds, or as soon as the path pattern `moment` matches.
+
+    Returns whether the kill came before the command's own end.
+    """
     process = subprocess.Popen(command(*words), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     began = time.monotonic()
     while process.poll() is None:
@@ -52,7 +55,7 @@ def kill_after(words: list[str], environment: dict[str, str], moment: object) ->
         if hit:
             process.send_signal(signal.SIGKILL)
         time.sleep(0.0005)
-    process.wait()
+    return process.wait() == -signal.SIGKILL
 
 
 def make_pictures(root: Path, count: int = 300) -> None:
@@ -98,9 +101,10 @@ def main() -> int:
         elif number == 1:  # while a checkpoint is written
             moment = (run / "last", ".state.pt.*.tmp")
         else:
-            moment = chance.uniform(0.2, 0.95) * whole
-        kill_after([*settings, f"run.dir={run}"], environment, moment)
-        broken = not (run / "report.html").exists()
+            moment = chance.uniform(0.2, 0.9) * whole
+        while not kill_after([*settings, f"run.dir={run}"], environment, moment):
+            shutil.rmtree(run)  # it was done before the kill: that would prove nothing
+            moment = chance.uniform(0.2, 0.9) * whole
         words = ["resume", str(run)] if (run / "config.yaml").exists() else [*settings, f"run.dir={run}"]
         if number % 3 == 2 and (run / "config.yaml").exists():  # a second kill, in the resumed run
             kill_after(words, environment, chance.uniform(0.3, 0.8) * whole)
@@ -109,7 +113,7 @@ def main() -> int:
         held += good
         at = moment if isinstance(moment, float) else moment[1]  # type: ignore[index]
         print(
-            f"kill {number + 1:2} at {at if isinstance(at, str) else f'{at:.2f} s'}: broken={broken} identical={good}",
+            f"kill {number + 1:2} at {at if isinstance(at, str) else f'{at:.2f} s'}: identical={good}",
             flush=True,
         )
         if not good:
