@@ -8,6 +8,7 @@ import io
 import pickle
 import struct
 import tarfile
+import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,6 +17,7 @@ from threading import Thread
 import numpy as np
 import pytest
 import torchvision.datasets
+from PIL import Image
 
 from cnnlab.config import DataConfig
 from cnnlab.data.sources import open_pictures
@@ -300,3 +302,56 @@ def test_words_about_a_download_leave_standard_output_alone(
     printed = capfd.readouterr()
     assert printed.out == ""  # `cnnlab data mnist --json` prints its answer there
     assert "mnist" in printed.err
+
+
+# ---- Caltech-101
+
+
+def caltech_archive() -> bytes:
+    """As the publisher packs it: a zip that holds a tar.gz of the class folders."""
+    inner, outer = io.BytesIO(), io.BytesIO()
+    with tarfile.open(fileobj=inner, mode="w:gz") as archive:
+        for i, label in enumerate(("BACKGROUND_Google", "cat", "dog")):
+            for number in range(1, 4):
+                picture = io.BytesIO()
+                Image.fromarray(COLOUR[3 * i + number]).save(picture, "JPEG")
+                entry = tarfile.TarInfo(f"101_ObjectCategories/{label}/image_{number:04}.jpg")
+                entry.size = len(picture.getvalue())
+                archive.addfile(entry, io.BytesIO(picture.getvalue()))
+    with zipfile.ZipFile(outer, "w") as archive:
+        archive.writestr("caltech-101/101_ObjectCategories.tar.gz", inner.getvalue())
+    return outer.getvalue()
+
+
+@pytest.fixture
+def caltech(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """torchvision writes address and sum into its method, so they are exchanged on their way to its own downloader."""
+    data = caltech_archive()
+    site.files["/caltech-101.zip"] = data
+    real = torchvision.datasets.caltech.download_and_extract_archive
+
+    def local(url: str, download_root: str, filename: str, md5: str) -> None:
+        assert url.endswith("/caltech-101.zip")
+        real(f"{site.address}/caltech-101.zip", download_root=download_root, filename=filename, md5=good)
+
+    good = md5(data)
+    monkeypatch.setattr(torchvision.datasets.caltech, "download_and_extract_archive", local)
+    return site
+
+
+def test_caltech_is_downloaded_once_and_opened(caltech: Site, tmp_path: Path) -> None:
+    pictures = fetch("caltech101", tmp_path)
+    assert list(pictures.classes) == ["cat", "dog"]
+    assert len(pictures) == 6
+    assert pictures.load_image(0).size == (32, 32)
+    asked = len(caltech.asked)
+    assert len(fetch("caltech101", tmp_path)) == 6
+    assert len(caltech.asked) == asked  # it is there: nobody is asked again
+
+
+def test_a_wrong_checksum_of_caltech_is_refused_until_the_file_is_right(caltech: Site, tmp_path: Path) -> None:
+    whole = caltech.files["/caltech-101.zip"]
+    caltech.files["/caltech-101.zip"] = whole[:-1] + b"x"
+    refused("caltech101", tmp_path)
+    caltech.files["/caltech-101.zip"] = whole
+    assert len(fetch("caltech101", tmp_path)) == 6
