@@ -58,28 +58,34 @@ def compare(name: str, mine: Iterator[Any], rival: Iterator[Any]) -> None:
 
 
 def build_times(root: Path) -> None:
-    """Time to build the store of Caltech-101 (both layouts), against the rival's first epochs; each in turn, twice."""
+    """Time to build the store of Caltech-101 (both layouts), against the rival's first epochs; each in turn."""
     import shutil
     import tempfile
 
     from cnnlab.data.store import open_stores
+    from cnnlab.training.precision import keep_freed_memory
 
+    keep_freed_memory()  # as every run does first
     pictures = open_pictures(compose(["data=caltech101", f"data.root={root}"]).data)
     layouts = [Layout(128, 128, "RGB"), Layout(160, 160, "RGB", "squash")]
-    for _ in range(2):
+    builds, epochs = [], []
+    for _ in range(ROUNDS):
         cache = tempfile.mkdtemp()
         os.environ["CNNLAB_CACHE"] = cache
         began = time.perf_counter()
         open_stores(pictures, layouts)
-        built = time.perf_counter() - began
+        builds.append(time.perf_counter() - began)
         shutil.rmtree(cache)
         began = time.perf_counter()
         count = sum(len(labels) for _, labels in stock.caltech(root))
-        epoch = (time.perf_counter() - began) * len(pictures) / count
-        print(
-            f"Caltech-101 store of {len(pictures):,} pictures: {built:.1f} s"
-            f" = {built / epoch:.2f} stock epochs of {epoch:.1f} s"
-        )
+        epochs.append((time.perf_counter() - began) * len(pictures) / count)
+    ratios = [build / epoch for build, epoch in zip(builds, epochs, strict=True)]
+    print(
+        f"Caltech-101 store of {len(pictures):,} pictures: {statistics.median(builds):.1f} s"
+        f" ({min(builds):.1f}–{max(builds):.1f}), a stock epoch {statistics.median(epochs):.1f} s"
+        f" ({min(epochs):.1f}–{max(epochs):.1f}): {statistics.median(ratios):.2f} epochs"
+        f" ({min(ratios):.2f}–{max(ratios):.2f}, n = {ROUNDS})"
+    )
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from cnnlab.data.decode import Layout, arrange
+from cnnlab.data.decode import Layout, arrange, keep_picture_memory
 from cnnlab.data.sources.base import PictureSet
 from cnnlab.errors import DataError
 
@@ -165,6 +165,7 @@ def _decode_all(
 ) -> Iterator[tuple[int, tuple[Facts, list[np.ndarray]]]]:
     """Yield (first, result of _decode_chunk) in order; Pillow lets go of the interpreter lock while it works."""
     workers = os.cpu_count() or 1
+    keep_picture_memory(4 * workers)
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         waiting: deque[tuple[int, Future[tuple[Facts, list[np.ndarray]]]]] = deque()
         for first in range(0, len(pictures), CHUNK):
@@ -182,7 +183,7 @@ def _decode_chunk(pictures: PictureSet, layouts: Sequence[Layout], first: int) -
     ok = np.ones(len(numbers), bool)
     digest, size = np.zeros((len(numbers), 16), np.uint8), np.zeros((len(numbers), 2), np.int32)
     reasons: dict[int, str] = {}
-    blocks = [np.zeros((len(numbers), lay.height, lay.width, lay.stored_channels), np.uint8) for lay in layouts]
+    blocks = [np.empty((len(numbers), lay.height, lay.width, lay.stored_channels), np.uint8) for lay in layouts]
     for row, number in enumerate(numbers):
         try:
             data = pictures.read_bytes(number)
@@ -190,6 +191,8 @@ def _decode_chunk(pictures: PictureSet, layouts: Sequence[Layout], first: int) -
             picture = pictures.decode(data, number)
         except DataError as error:
             ok[row], reasons[number] = False, str(error)
+            for block in blocks:
+                block[row] = 0
             continue
         size[row] = picture.height, picture.width
         for block, layout in zip(blocks, layouts, strict=True):
