@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from cnnlab.training.muon import Muon, orthogonalise
+from cnnlab.training import muon
+from cnnlab.training.muon import Muon
+
+
+def orthogonalise(given: Tensor) -> Tensor:
+    """(n, rows, columns) → the same, through the list that Muon takes."""
+    return torch.stack(muon.orthogonalise(list(given)))
 
 
 def matrices(count: int, rows: int, columns: int) -> Tensor:
@@ -41,6 +47,14 @@ def test_a_batch_gives_what_each_matrix_gives_alone() -> None:
     given = matrices(4, 6, 10)
     alone = torch.cat([orthogonalise(one[None]) for one in given])
     torch.testing.assert_close(orthogonalise(given), alone)
+
+
+def test_matrices_of_many_shapes_give_together_what_each_gives_alone() -> None:
+    shapes = [(6, 10), (10, 6), (6, 33), (4, 4), (1, 6), (6, 1), (8, 6)]
+    given = [matrices(1, *shape)[0] for shape in shapes]
+    for one, together in zip(given, muon.orthogonalise(given), strict=True):
+        assert together.shape == one.shape
+        torch.testing.assert_close(together, orthogonalise(one[None])[0])
 
 
 def test_a_step_of_a_filter_is_as_large_as_the_rate_says() -> None:

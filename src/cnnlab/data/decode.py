@@ -54,7 +54,7 @@ class Layout:
 
 def keep_picture_memory(pictures: int) -> None:
     """Let Pillow keep the memory of that many pictures for the next ones; fresh pages cost a fifth of decoding."""
-    Image.core.set_blocks_max(pictures)
+    Image.core.set_blocks_max(pictures)  # type: ignore[attr-defined]
 
 
 def read_picture(file: str | Path | bytes | BinaryIO) -> Image.Image:

@@ -56,7 +56,7 @@ class GlobalAveragePool(nn.Module):
     """(B, F, h, w) → (B, F): the mean over all positions (Lin et al. 2013, Network in Network, section 3.2)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.mean(dim=(2, 3))
+        return x.permute(0, 2, 3, 1).mean(dim=(1, 2))  # so that a channels_last map gets a channels_last gradient
 
 
 def initialise_he(module: nn.Module) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import shutil
 import sys
 from dataclasses import dataclass
 
@@ -15,9 +14,8 @@ from cnnlab.config import TrainerConfig
 from cnnlab.errors import DeviceError
 from cnnlab.models.cost import multiply_adds
 
-COMPILE_SECONDS = 45  # what compilation costs on two cores, measured
-COMPILE_GAIN = 0.08  # share of a step that it saves there, measured
-ASSUMED_FLOPS = {"cpu": 1.5e11, "cuda": 1e13, "mps": 2e12}  # only to judge whether a run is long enough for it
+COMPILE_SECONDS = 45  # that compilation takes
+COMPILE_GAIN, GPU_FLOPS = 0.1, 1e13  # assumed, only to judge whether a run is long enough to earn it back
 
 
 def choose_precision(name: str, device: torch.device, model: nn.Module) -> str:
@@ -47,7 +45,7 @@ def has_fast_bf16(device: torch.device) -> bool:
 def choose_compile(
     setting: object, device: torch.device, model: nn.Module, shape: tuple[int, ...], pictures: int
 ) -> bool:
-    """ "auto" → only where the run is long enough to earn the compilation back, and a compiler is there.
+    """ "auto" → on a CUDA GPU where the run is long enough to earn it back; on processors it gains nothing.
 
     A function of the configuration and the machine's kind alone, so that a resumed run decides as the first did.
 
@@ -56,10 +54,10 @@ def choose_compile(
     """
     if setting != "auto":
         return bool(setting)
-    if device.type == "mps" or (device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++"))):
+    if device.type != "cuda":
         return False
     flops = 6.0 * multiply_adds(model, shape) * pictures  # a multiply-add is two; backward costs twice forward
-    return COMPILE_GAIN * flops / ASSUMED_FLOPS[device.type] > 2 * COMPILE_SECONDS
+    return COMPILE_GAIN * flops / GPU_FLOPS > 2 * COMPILE_SECONDS
 
 
 def prepare_process(config: TrainerConfig) -> None:
