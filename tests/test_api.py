@@ -197,9 +197,9 @@ def test_a_model_built_by_hand_is_refused_before_anything_is_written(tmp_path: P
         ("mlp", {"image_size": 9, "in_channels": 1}),
         ("mlp", {"image_size": 8, "in_channels": 3}),
         ("mlp", {"image_size": 8, "in_channels": 1, "num_classes": 3}),
-        ("convnet", {"in_channels": 3}),
-        ("convnet", {"in_channels": 1, "num_classes": 11}),
-        ("convnet", {"in_channels": 1, "blocks": 5, "image_size": 32}),
+        ("vgg", {"in_channels": 3}),
+        ("vgg", {"in_channels": 1, "num_classes": 11}),
+        ("vgg", {"in_channels": 1, "blocks": 5, "image_size": 32}),
     ],
 )
 def test_a_model_that_does_not_fit_the_data_is_refused_before_anything_is_written(

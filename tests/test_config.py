@@ -98,9 +98,9 @@ def test_the_fixed_keys_of_the_command_line_exist(key: str) -> None:
 @pytest.mark.parametrize(
     ("name", "model"),
     [
-        ("digits", "convnet"),
-        ("mnist", "convnet"),
-        ("fashion_mnist", "convnet"),
+        ("digits", "vgg"),
+        ("mnist", "vgg"),
+        ("fashion_mnist", "vgg"),
         ("cifar10", "resnet"),
         ("cifar100", "resnet"),
         ("caltech101", "convnet"),

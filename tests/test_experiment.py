@@ -70,8 +70,8 @@ def test_first_weights_come_from_the_seed_alone(data: Data) -> None:
     [
         ("mlp", {"image_size": 9}),
         ("mlp", {"image_size": 8, "num_classes": 9}),
-        ("convnet", {"in_channels": 3}),
-        ("convnet", {"in_channels": 1, "image_size": 64, "blocks": 5}),
+        ("vgg", {"in_channels": 3}),
+        ("vgg", {"in_channels": 1, "image_size": 64, "blocks": 5}),
         ("resnet", {"in_channels": 1, "num_classes": 2}),
     ],
 )

@@ -223,7 +223,7 @@ def test_pictures_smaller_than_the_network_takes_are_one_line(command: CommandLi
     for number in range(6):
         picture(tmp_path / "photos" / "cat" / f"{number}.png", number, side=1)
         picture(tmp_path / "photos" / "dog" / f"{number}.png", 10 + number, side=1)
-    words = ["data=folder", f"data.root={tmp_path / 'photos'}", "model=convnet", "augment=none"]
+    words = ["data=folder", f"data.root={tmp_path / 'photos'}", "model=vgg", "augment=none"]
     place = tmp_path / "work"
     result = command("train", *words, cwd=place)
     assert result.code == 2

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from cnnlab.errors import CnnlabError, ConfigError, Interrupted
+from cnnlab.errors import CnnlabError, ConfigError, Interrupted, ModelError
 
 if TYPE_CHECKING:
     from cnnlab.experiment import Run
@@ -18,7 +18,9 @@ EXAMPLES = {
   cnnlab train                                              digits, in seconds
   cnnlab train data=mnist data.root=data                    downloads MNIST if it is not there
   cnnlab train data=folder data.root=photos model=resnet model.depth=20 trainer.epochs=15
-  cnnlab train data=cifar10 optimizer=adamw optimizer.lr=0.003 augment=strong run.dir=runs/mine""",
+  cnnlab train data=cifar10 optimizer=adamw optimizer.lr=0.003 augment=strong run.dir=runs/mine
+  cnnlab train data=folder data.root=photos init.from=runs/mine init.freeze=backbone
+  cnnlab train data=mnist model=mymodels:Tiny               a class of your own, from mymodels.py""",
     "resume": "example:\n  cnnlab resume runs/mine",
     "test": """examples:
   cnnlab test runs/mine
@@ -28,12 +30,21 @@ EXAMPLES = {
   cnnlab predict runs/mine cat.jpg photos/
   cnnlab predict runs/mine cat.jpg --topk 3 --json
   cat cat.jpg | cnnlab predict runs/mine -""",
+    "model": """examples:
+  cnnlab model resnet depth=20
+  cnnlab model vgg16 num_classes=10 image_size=[96,128] in_channels=1
+  cnnlab model resnet depth=56 shortcut=B --json
+  cnnlab model mymodels:Tiny width=8                        a class of your own, from mymodels.py
+  cnnlab model --list""",
     "data": """examples:
   cnnlab data digits
   cnnlab data folder data.root=photos --check
   cnnlab data cifar10 augment=strong --show""",
     "compare": "example:\n  cnnlab compare runs/a runs/b --out curves.png",
 }
+
+
+TRUST = "run the code of a model of your own that the run names (module:Class)"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -65,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     resume = add("resume", "go on with an interrupted run, as if it had never stopped")
     resume.add_argument("run", metavar="RUN", help="run folder")
+    resume.add_argument("--trust-code", action="store_true", help=TRUST)
 
     test = add("test", "test the best weights of a run; writes test.json and predictions.csv")
     test.add_argument("run", metavar="RUN", help="run folder")
@@ -73,6 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--data-root", metavar="DIR", help="where the pictures are now, or another set with the same classes"
     )
     test.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    test.add_argument("--trust-code", action="store_true", help=TRUST)
 
     predict = add("predict", "classify files, folders, or standard input")
     predict.add_argument("run", metavar="RUN", help="run folder")
@@ -80,6 +93,15 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--topk", type=int, default=5, metavar="K", help="classes to show a picture (default: 5)")
     predict.add_argument("--json", action="store_true", help="one JSON object a line")
     predict.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    predict.add_argument("--trust-code", action="store_true", help=TRUST)
+
+    model = add("model", "print a layer table: sizes with their arithmetic, parameters, multiply-adds, receptive field")
+    model.add_argument("name", nargs="?", metavar="NAME", help="see --list, or package.module:Class for your own")
+    model.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="the constructor's arguments; image_size and in_channels"
+    )
+    model.add_argument("--list", action="store_true", help="list the models, a line each, and exit")
+    model.add_argument("--json", action="store_true", help="print one JSON object instead")
 
     data = add("data", "print splits, class counts, sizes and statistics of a set")
     data.add_argument(
@@ -129,6 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "resume": _resume,
         "test": _test,
         "predict": _predict,
+        "model": _model,
         "data": _data,
         "compare": _compare,
     }
@@ -172,7 +195,7 @@ def _resume(options: argparse.Namespace, words: Sequence[str]) -> None:
     with DecodeBar() as bar:
         from cnnlab.experiment import resume_experiment
 
-        run, anything = resume_experiment(options.run, [ConsoleTracker()], bar.update)
+        run, anything = resume_experiment(options.run, [ConsoleTracker()], bar.update, options.trust_code)
     if not anything:
         print("this run is finished; nothing was left to do.")
     _print_run(run)
@@ -193,7 +216,7 @@ def _print_run(run: Run) -> None:
 def _test(options: argparse.Namespace, words: Sequence[str]) -> None:
     from cnnlab.evaluation.evaluate import evaluate
 
-    figures = evaluate(options.run, options.split, options.data_root, options.device)
+    figures = evaluate(options.run, options.split, options.data_root, options.device, options.trust_code)
     from cnnlab.evaluation.tables import figures_text
 
     print(figures_text(figures))
@@ -205,7 +228,7 @@ def _predict(options: argparse.Namespace, words: Sequence[str]) -> None:
     if options.topk < 1:
         raise ConfigError(f"--topk must be at least 1, got {options.topk}.")
     names = ["-"] if options.paths == ["-"] else list(find_pictures(options.paths))
-    predictor = Predictor.from_run(options.run, options.device)
+    predictor = Predictor.from_run(options.run, options.device, options.trust_code)
     for first in range(0, len(names), 64):
         part = names[first : first + 64]
         pictures: list[Any] = [sys.stdin.buffer.read() if name == "-" else name for name in part]
@@ -217,6 +240,27 @@ def _predict(options: argparse.Namespace, words: Sequence[str]) -> None:
             else:
                 line = f"{name}: " + "  ".join(f"{label} {100 * p:.1f} %" for label, p in ranked)
             print(line.encode(errors="backslashreplace").decode())
+
+
+def _model(options: argparse.Namespace, words: Sequence[str]) -> None:
+    if options.name is None and not options.list:
+        raise ModelError("give the NAME of a model, such as resnet; cnnlab model --list names them all.")
+    from cnnlab.models.arguments import describe_models, model_from_words
+
+    if options.list:
+        print(describe_models())
+        return
+    from cnnlab.models.summary import summarise
+
+    summary = summarise(*model_from_words(options.name, options.overrides))
+    from cnnlab.models.table import as_table, facts
+
+    if options.json:
+        print(json.dumps(facts(summary), indent=1, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    Console(highlight=False).print(as_table(summary), crop=False)
 
 
 def _data(options: argparse.Namespace, words: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from cnnlab.errors import ConfigError, nearest
 
 GROUPS = ("data", "model", "augment", "optimizer", "schedule", "logger", "recipe")
+ALIASES = {"init.from": "init.source"}
 OPEN_GROUPS = ("model", "optimizer")  # their keys are the arguments of a class, checked where it is built
 
 
@@ -96,6 +97,8 @@ class AugmentConfig:
     padding_mode: str = "reflect"  # reflect | zero
     scale: list[float] = field(default_factory=lambda: [0.35, 1.0])  # crop=resized: share of the picture's area
     ratio: list[float] = field(default_factory=lambda: [0.75, 1.3333])  # crop=resized: width : height
+    start_size: float = 1.0  # side of the training pictures in the first epoch, as a share of the evaluated ones' side
+    end_size: float = 1.0  # the same after 3/4 of the epochs (Touvron et al. 2019: somewhat below 1 is best)
     rotation: float = 0.0  # degrees to each side
     translate: float = 0.0  # share of the side, each way
     zoom: float = 0.0  # 0.1: between 0.9 and 1.1 times
@@ -121,6 +124,9 @@ class AugmentConfig:
                 raise ConfigError(f"augment.{key} must be [low, high] with 0 < low <= high, got {list(pair)}.")
         if self.scale[1] > 1:
             raise ConfigError(f"augment.scale is a share of the picture's area, at most 1, got {list(self.scale)}.")
+        for key, share in (("start_size", self.start_size), ("end_size", self.end_size)):
+            if not 0.125 <= share <= 1:
+                raise ConfigError(f"augment.{key} must be from 0.125 to 1, got {share}.")
         if self.erasing > 1 or self.cutout > 1:
             raise ConfigError("augment.erasing and augment.cutout are at most 1.")
         if self.mixup and self.cutmix:
@@ -191,6 +197,25 @@ class TrainerConfig:
 
 
 @dataclass(frozen=True)
+class InitConfig:
+    """Where the weights begin. On the command line `source` is called `from`, which is no name in Python."""
+
+    source: str | None = None  # a run folder, a .safetensors file, or torchvision:NAME[:WEIGHTS]; None: drawn from seed
+    map: dict[str, str] = field(default_factory=dict)  # prefix of a name in the source → prefix in the model
+    strict: bool = True  # false: load what fits, also where more than the head does not
+    freeze: Any = "none"  # none | backbone | a number: the first so many stages
+    unfreeze_epoch: int | None = None  # epochs after which the frozen stages learn too; None: never
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.freeze, int) and not isinstance(self.freeze, bool) and self.freeze >= 0
+        if self.freeze not in ("none", "backbone") and not number:
+            raise ConfigError(f"init.freeze must be none, backbone or a number of stages, got {self.freeze!r}.")
+        _at_least(1, init__unfreeze_epoch=self.unfreeze_epoch)
+        if self.unfreeze_epoch is not None and self.freeze in ("none", 0):
+            raise ConfigError("init.unfreeze_epoch needs something frozen; set init.freeze=backbone or a number.")
+
+
+@dataclass(frozen=True)
 class LoggerConfig:
     tensorboard: bool = True
     wandb: bool = False
@@ -210,6 +235,7 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
     data: DataConfig = field(default_factory=DataConfig)
     model: dict[str, Any] = field(default_factory=dict)  # name and the constructor's own arguments
+    init: InitConfig = field(default_factory=InitConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optimizer: dict[str, Any] = field(default_factory=dict)  # name, lr, weight_decay and the class's own arguments
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -250,11 +276,12 @@ def _check_override(override: str) -> tuple[str, str]:
     if not match:
         raise ConfigError(f"expected key=value, got {override!r}, as in trainer.epochs=5 or model=resnet.")
     key, value = match.groups()
+    key = ALIASES.get(key, key)
     if key in GROUPS:
         if value not in options(key):
             raise ConfigError(f"unknown {key} {value!r}.{nearest(value, options(key))}")
     elif key.split(".")[0] not in OPEN_GROUPS and key not in known_keys():
-        candidates = known_keys() | set(GROUPS) | {"model.", "optimizer."}
+        candidates = known_keys() | set(ALIASES) | set(GROUPS) | {"model.", "optimizer."}
         raise ConfigError(f"unknown key {key!r}.{nearest(key, candidates)}")
     return key, value
 
@@ -272,7 +299,8 @@ def text_keys() -> set[str]:
 
 
 def _complete(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Check the overrides; add the recipe of the data set; let `optimizer` name any class of torch.optim.
+    """Check the overrides; add the recipe of the data set; let `optimizer` name any class of torch.optim
+    and `model` any class at all.
 
     Returns:
         What Hydra is to compose, and every key with its value as text.
@@ -282,6 +310,10 @@ def _complete(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         if (match := re.fullmatch(r"optimizer=([A-Z]\w*)", override)) is not None:
             completed += ["optimizer=any", f"++optimizer.name={match[1]}"]
             chosen["optimizer"] = match[1]
+            continue
+        if (match := re.fullmatch(r"model=([A-Za-z_][\w.]*:[A-Za-z_]\w*)", override)) is not None:
+            completed += ["model=any", f"++model.name='{match[1]}'"]
+            chosen["model"] = match[1]
             continue
         key, value = _check_override(override)
         chosen[key] = value

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cnnlab.config import Config, compose, from_dict
 from cnnlab.data.load import Data, build_data
@@ -20,11 +20,22 @@ from cnnlab.device import choose_device
 from cnnlab.errors import ConfigError, RunError
 from cnnlab.evaluation.evaluate import Outputs, evaluate_model, write_outputs
 from cnnlab.models.base import count_parameters
-from cnnlab.models.registry import create_model, default_arguments, model_arguments, model_spec
+from cnnlab.models.first_layer import first_layer_weights
+from cnnlab.models.registry import (
+    create_model,
+    default_arguments,
+    find_model,
+    import_model,
+    model_arguments,
+    model_spec,
+    rebuild_arguments,
+)
+from cnnlab.models.transfer import transfer
 from cnnlab.report.page import Report, Sample, render
 from cnnlab.runs.environment import describe
-from cnnlab.runs.files import read_json, write_whole
+from cnnlab.runs.files import read_json, read_record, write_whole
 from cnnlab.runs.folder import RunFolder, is_path, new_folder, open_folder, read_config, read_split
+from cnnlab.runs.source import read_source
 from cnnlab.runs.weights import load_run
 from cnnlab.tracking.base import Noted, Tested, Tracker, Trackers
 from cnnlab.training.precision import prepare_process
@@ -98,7 +109,8 @@ def run_experiment(
     prepare_process(config.trainer)
     device = choose_device(config.trainer.device)
     data = build_data(config, device, progress or (lambda done, total: None))
-    return _run(config, data, build_model(config, data), folder, trackers, command)
+    model = build_model(config, data, trust_code=True)  # the user's own word names it
+    return _run(config, data, model, folder, trackers, command)
 
 
 def _at_home_anywhere(config: Config) -> Config:
@@ -110,9 +122,12 @@ def _at_home_anywhere(config: Config) -> Config:
 
 
 def resume_experiment(
-    path: str | Path, trackers: Sequence[Tracker] = (), progress: Progress | None = None
+    path: str | Path, trackers: Sequence[Tracker] = (), progress: Progress | None = None, trust_code: bool = False
 ) -> tuple[Run, bool]:
     """`cnnlab resume`: go on as if the run had never stopped.
+
+    Args:
+        trust_code: import the module of a model of the user's own that the run folder names.
 
     Returns:
         The run, and whether anything was left to do.
@@ -135,18 +150,22 @@ def resume_experiment(
                 f"the pictures are not those that {folder.path} began with: some were changed, added or removed."
                 " Restore them, or start a new run."
             )
-        trainer = Trainer(build_model(config, data), data, config, folder)
+        trainer = Trainer(build_model(config, data, trust_code, resumed=True), data, config, folder)
         listeners = Trackers([*trackers, *folder_trackers(config, folder)])
         return _train_test_report(trainer, listeners), True
     finally:
         lock.release()
 
 
-def build_model(config: Config, data: Data) -> nn.Module:
-    """The model of the config, fitted to the data, with weights drawn from the seed."""
+def build_model(config: Config, data: Data, trust_code: bool = False, resumed: bool = False) -> nn.Module:
+    """The model of the config, fitted to the data, with weights drawn from the seed; `resumed`: they come later."""
     given = dict(config.model)
     name = given.pop("name")
     facts = {"in_channels": data.in_channels, "num_classes": data.num_classes, "image_size": list(data.image_size)}
+    if trust_code:
+        import_model(name)
+    if resumed:
+        given |= rebuild_arguments(find_model(name))
     seed_step(config.seed, -1)
     model = create_model(name, **model_arguments(name, given, **facts))
     check_fit(model, data)
@@ -159,9 +178,11 @@ def check_fit(model: nn.Module, data: Data) -> None:
 
     ghost = copy.deepcopy(model).to("meta")
     shape = (data.in_channels, *data.image_size)
+    smallest = data.train.augmentation.at(0.0) if data.train.augmentation else None
+    first = (data.in_channels, smallest.height, smallest.width) if smallest else shape
     try:
         logits = ghost.eval()(torch.empty(2, *shape, device="meta"))
-        ghost.train()(torch.empty(data.train.batch_size, *shape, device="meta"))
+        ghost.train()(torch.empty(data.train.batch_size, *first, device="meta"))
     except ValueError:  # torch's word for one number to take the deviation of
         raise ConfigError(
             f"this model normalises over the batch, and trainer.batch_size={data.train.batch_size} leaves one number to"
@@ -191,15 +212,31 @@ def _run(
     check_fit(model, data)
     folder.refuse_if_taken()
     check_space(folder, model)
+    begun = initialise(model, config)
     trainer = Trainer(model, data, config, folder)
     listeners = Trackers([*trackers, *folder_trackers(config, folder)])
     lock = folder.lock()
     try:
         folder.refuse_if_taken()
-        folder.start(config, describe(list(command)), data.manifest)
+        folder.start(config, describe(list(command)), data.manifest, begun)
         return _train_test_report(trainer, listeners)
     finally:
         lock.release()
+
+
+def initialise(model: nn.Module, config: Config) -> dict[str, Any] | None:
+    """Put the weights that `init.from` names into the model; None where it names none.
+
+    Returns:
+        The source, and the names of the tensors that were loaded, stayed fresh (with the reason) and were not used.
+
+    Raises:
+        RunError, ModelError: no such source, or weights that do not fit.
+    """
+    if config.init.source is None:
+        return None
+    result = transfer(model, read_source(config.init.source), config.init.map, config.init.strict)
+    return {"source": config.init.source, "summary": result.describe(), **dataclasses.asdict(result)}
 
 
 def check_space(folder: RunFolder, model: nn.Module) -> None:
@@ -224,16 +261,21 @@ def _train_test_report(trainer: Trainer, trackers: Trackers) -> Run:
             trackers.log(
                 Noted(f"{len(data.quarantined)} pictures cannot be read and are left out; split.json names them", True)
             )
-        history = train(trainer, trackers, describe_run(trainer.model, data))
+        facts = describe_run(trainer.model, data)
+        if folder.init.exists():
+            begun = read_record(folder.init, "source", "summary")
+            facts["weights"] = f"from {begun['source']}: {begun['summary']}"
+        history = train(trainer, trackers, facts)
         test = None
         outputs = None
+        best = trainer.best_model
         if data.test.count:
             best, card = load_run(folder, data.test.device)
             outputs = evaluate_model(best, data, "test", card["classes"])
             write_outputs(folder, outputs, card["classes"])
             test = outputs.figures
             trackers.log(Tested({k: v for k, v in test.items() if isinstance(v, int | float)}, str(folder.weights)))
-        write_report(folder, data, outputs)
+        write_report(folder, data, outputs, first_layer_weights(best, (data.in_channels, *data.image_size)))
         return Run(folder.path, history, test)
     finally:
         trackers.close()
@@ -267,8 +309,8 @@ def describe_run(model: nn.Module, data: Data) -> dict[str, str]:
     }
 
 
-def write_report(folder: RunFolder, data: Data, outputs: Outputs | None) -> None:
-    """report.html. It is the last file of a run: where it is, the run is done."""
+def write_report(folder: RunFolder, data: Data, outputs: Outputs | None, filters: Tensor | None) -> None:
+    """report.html, with (units, C, h, w) weights of the first layer. It comes last: where it is, the run is done."""
     config = read_config(folder)
     history = folder.history()
     split = read_split(folder)
@@ -285,6 +327,7 @@ def write_report(folder: RunFolder, data: Data, outputs: Outputs | None) -> None
             best_epoch=card["epoch"],
             test=outputs.figures if outputs else None,
             samples=_samples(data, outputs) if outputs else [],
+            filters=None if filters is None else filters.float().cpu().numpy(),
         )
     )
     write_whole(folder.report, page)

@@ -28,6 +28,7 @@ from cnnlab.data.augment import (
     take_pixels,
 )
 from cnnlab.data.load import as_tensor
+from cnnlab.errors import ConfigError
 
 
 def pictures(count: int, height: int, width: int, channels: int, seed: int = 0) -> Tensor:
@@ -310,3 +311,26 @@ def test_cutting_out_and_masking_agree_on_where_a_box_is() -> None:
     cut = resized_crop(images, torch.tensor([0]), box, torch.tensor([False]), 4, 4)
     assert (cut == 255).all()
     assert torch.equal(box_mask(box, 8, 8)[0, 0], images[0, :, :, 0] == 255)
+
+
+# ---- pictures that grow
+
+
+@pytest.mark.parametrize(
+    ("progress", "sides"), [(0.0, (64, 32)), (0.3, (80, 40)), (0.75, (112, 56)), (0.9, (112, 56)), (1.0, (112, 56))]
+)
+def test_pictures_grow_in_eighths_over_three_quarters_of_the_training(progress: float, sides: tuple[int, int]) -> None:
+    grown = Augmentation(AugmentConfig(start_size=0.5, end_size=0.875), 128, 64).at(progress)
+    assert (grown.height, grown.width) == sides
+
+
+def test_by_default_pictures_keep_their_size() -> None:
+    augmentation = Augmentation(AugmentConfig(), 30, 7)
+    assert augmentation.at(0.0) == augmentation.at(1.0) == augmentation
+
+
+@pytest.mark.parametrize("key", ["start_size", "end_size"])
+@pytest.mark.parametrize("share", [0.0, -1.0, 1.5])
+def test_a_share_of_the_side_is_an_eighth_to_one(key: str, share: float) -> None:
+    with pytest.raises(ConfigError, match=f"augment.{key} must be from 0.125 to 1"):
+        AugmentConfig(**{key: share})  # type: ignore[arg-type]

@@ -46,6 +46,8 @@ AUGMENTATIONS: dict[str, AugmentConfig | None] = {
     "strong, resized": shipped("strong", crop="resized"),
     "cutmix": shipped("standard", cutmix=1.0),
     "cutmix, resized": shipped("strong", mixup=0.0, cutmix=0.5, crop="resized"),
+    "growing": shipped("strong", start_size=0.5),
+    "growing, resized": shipped("strong", start_size=0.25, end_size=0.75, crop="resized"),
     "alternate": AugmentConfig(flip="alternate", crop="pad", padding_mode="zero", cutout=0.4),
 }
 every_augmentation = pytest.mark.parametrize("augmentation", AUGMENTATIONS)
@@ -159,8 +161,10 @@ def test_iterating_gives_images_and_labels_of_one_epoch_after_the_other() -> Non
 
 @every_augmentation
 def test_a_batch_has_the_promised_shapes_and_types(augmentation: str) -> None:
+    config = AUGMENTATIONS[augmentation]
+    side = Augmentation(config, 8, 8).at(0.0).height if config else 8
     batch = next(make_loader(augmentation, 5).epoch(0))
-    assert batch.images.shape == (5, 3, 8, 8)
+    assert batch.images.shape == (5, 3, side, side)
     assert batch.images.dtype == torch.float32
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
     assert torch.isfinite(batch.images).all()
@@ -613,3 +617,28 @@ def test_the_accelerator_shows_the_same_pictures(augmentation: str, storage: str
     if config is None or config.crop != "resized":  # there a crop is sampled without antialiasing
         torch.testing.assert_close(on_device[0], on_host[0], atol=1e-4, rtol=1e-4)
     assert_equal([field.cpu() for field in whole(loader)], on_device)
+
+
+@pytest.mark.parametrize("crop", ["pad", "resized", "none"])
+@pytest.mark.parametrize("mix", ["mixup", "cutmix", "none"])
+def test_training_pictures_grow_from_epoch_to_epoch_and_evaluated_ones_do_not(crop: str, mix: str) -> None:
+    config = shipped("standard", crop=crop, start_size=0.5, **({mix: 0.5} if mix != "none" else {}))
+    pixels, augmentation = pack(array_set(side=16).array), Augmentation(config, 16, 16)
+    train = Loader(pixels, LABELS, NUMBERS, preprocess(side=16), 4, augmentation, shuffle=True)
+    train.epochs = 8
+    sides = [next(train.epoch(epoch)).images.shape[2:] for epoch in range(8)]
+    assert [tuple(side) for side in sides] == [(s, s) for s in (8, 10, 10, 12, 14, 14, 16, 16)]
+    test = Loader(pixels, LABELS, NUMBERS, preprocess(side=16), 4, augmentation)
+    assert next(test.epoch(0)).images.shape[2:] == (16, 16)
+
+
+def test_a_smaller_picture_is_the_larger_one_resized() -> None:
+    config = shipped("none", start_size=0.5)
+    pixels = pack(array_set(side=16).array)
+    small, full = (
+        Loader(pixels, LABELS, NUMBERS, preprocess(side=16), 4, Augmentation(c, 16, 16), shuffle=True)
+        for c in (config, shipped("none"))
+    )
+    images = next(full.epoch(0)).images
+    expected = torch.nn.functional.interpolate(images, size=(8, 8), mode="bilinear", antialias=True)
+    torch.testing.assert_close(next(small.epoch(0)).images, expected)

@@ -8,11 +8,11 @@ from torch import nn
 
 from cnnlab.errors import ModelError
 from cnnlab.models.base import as_pair, count_parameters
-from cnnlab.models.convnet import ConvNet
 from cnnlab.models.cost import multiply_adds
 from cnnlab.models.mlp import MLP
 from cnnlab.models.registry import create_model
 from cnnlab.models.resnet import BasicBlock, PadShortcut, ResNet
+from cnnlab.models.vgg import VGG
 
 # ---- resnet
 
@@ -87,7 +87,7 @@ def test_an_unknown_shortcut_is_refused() -> None:
 
 
 def test_without_batch_norm_the_convolutions_have_a_bias() -> None:
-    for model in (ResNet(depth=8, batch_norm=False), ConvNet(width=4, batch_norm=False)):
+    for model in (ResNet(depth=8, batch_norm=False), VGG(width=4, batch_norm=False)):
         assert not [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
         assert all(layer.bias is not None for layer in model.modules() if isinstance(layer, nn.Conv2d))
     with_norm = ResNet(depth=8)
@@ -100,7 +100,7 @@ def test_a_resnet_takes_any_size_and_halves_it_twice(size: tuple[int, int], plac
     assert features.shape == (1, 64, *places)
 
 
-# ---- mlp and convnet
+# ---- mlp and vgg
 
 
 def test_an_mlp_has_the_parameters_of_its_layers() -> None:
@@ -108,28 +108,28 @@ def test_an_mlp_has_the_parameters_of_its_layers() -> None:
     assert count_parameters(MLP((), image_size=(4, 6), in_channels=3, num_classes=7)) == (3 * 4 * 6 + 1) * 7
 
 
-def test_a_convnet_has_the_parameters_of_its_layers() -> None:
-    model = ConvNet(width=8, blocks=2, convs_per_block=1, in_channels=1, num_classes=10)
+def test_a_vgg_net_has_the_parameters_of_its_layers() -> None:
+    model = VGG(width=8, blocks=2, convs_per_block=1, in_channels=1, num_classes=10)
     convolutions = 1 * 8 * 9 + 8 * 16 * 9
     norms = 2 * 8 + 2 * 16
     assert count_parameters(model) == convolutions + norms + 17 * 10
 
 
 @pytest.mark.parametrize(("size", "blocks", "stride"), [(8, 2, 2), (28, 3, 4), (32, 3, 4), (64, 4, 8), (128, 4, 16)])
-def test_a_convnet_grows_blocks_until_its_map_is_small(size: int, blocks: int, stride: int) -> None:
-    model = ConvNet(width=2, image_size=size).eval()
+def test_a_vgg_net_grows_blocks_until_its_map_is_small(size: int, blocks: int, stride: int) -> None:
+    model = VGG(width=2, image_size=size).eval()
     pools = sum(isinstance(layer, nn.MaxPool2d) for layer in model.modules())
     assert (pools + 1, model.feature_info.stride) == (blocks, stride)
     assert model.forward_features(torch.zeros(1, 3, size, size)).shape[2] == size // stride <= 8
 
 
-def test_a_convnet_counts_the_shorter_side() -> None:
-    model = ConvNet(width=2, image_size=(8, 100))
+def test_a_vgg_net_counts_the_shorter_side() -> None:
+    model = VGG(width=2, image_size=(8, 100))
     assert model.feature_info.stride == 2
 
 
 def test_channels_stop_doubling_at_eight_times_the_width() -> None:
-    assert ConvNet(width=2, blocks=6, image_size=64).feature_info.channels == 16
+    assert VGG(width=2, blocks=6, image_size=64).feature_info.channels == 16
 
 
 @pytest.mark.parametrize(
@@ -145,9 +145,9 @@ def test_channels_stop_doubling_at_eight_times_the_width() -> None:
         ({"num_classes": 0}, "num_classes"),
     ],
 )
-def test_a_convnet_refuses_what_makes_no_network(arguments: dict[str, int], word: str) -> None:
+def test_a_vgg_net_refuses_what_makes_no_network(arguments: dict[str, int], word: str) -> None:
     with pytest.raises(ModelError, match=word):
-        create_model("convnet", **arguments)
+        create_model("vgg", **arguments)
 
 
 @pytest.mark.parametrize("arguments", [{"hidden": [0]}, {"hidden": [-3]}, {"dropout": -0.1}, {"dropout": 1}])
@@ -156,7 +156,7 @@ def test_an_mlp_refuses_what_makes_no_network(arguments: dict[str, object]) -> N
         create_model("mlp", **arguments)
 
 
-@pytest.mark.parametrize("name", ["mlp", "convnet"])
+@pytest.mark.parametrize("name", ["mlp", "vgg"])
 def test_dropout_draws_in_training_only(name: str) -> None:
     model = create_model(name, dropout=0.5, image_size=8, in_channels=1)
     nn.init.normal_(model.head.weight)  # type: ignore[union-attr, arg-type]

@@ -162,7 +162,7 @@ def test_the_split_names_every_picture_once(finished_run: Path) -> None:
 
 def test_the_config_is_whole(finished_run: Path) -> None:
     config = load_yaml(finished_run / "config.yaml")
-    assert config.model == {"name": "convnet", "width": 4}
+    assert config.model == {"name": "vgg", "width": 4}
     assert config.data.limit == 200
     assert config.run.dir == str(finished_run)
 
@@ -212,7 +212,7 @@ def test_a_model_is_rebuilt_from_the_weights_file_alone(finished_run: Path, tmp_
     shutil.copy(finished_run / "config.yaml", tmp_path)
     model, card = load_run(tmp_path)
     assert not model.training
-    assert card["model"]["name"] == "convnet"
+    assert card["model"]["name"] == "vgg"
     with safe_open(finished_run / "best" / "model.safetensors", framework="pt") as file:
         for name, value in model.state_dict().items():
             assert torch.equal(value, file.get_tensor(name)), name
@@ -268,13 +268,13 @@ def card_with(**changes: Any) -> Any:
     [
         without_a_tensor,
         with_a_longer_tensor,
-        card_with(model={"name": "convnet", "arguments": {"width": 5}}),
+        card_with(model={"name": "vgg", "arguments": {"width": 5}}),
         card_with(model={"name": "nothing", "arguments": {}}),
-        card_with(model={"name": "convnet", "arguments": {"wdith": 4}}),
-        card_with(model={"name": "convnet", "arguments": [1]}),
-        card_with(model={"name": ["convnet"], "arguments": {}}),
-        card_with(model={"name": "convnet"}),
-        card_with(model="convnet"),
+        card_with(model={"name": "vgg", "arguments": {"wdith": 4}}),
+        card_with(model={"name": "vgg", "arguments": [1]}),
+        card_with(model={"name": ["vgg"], "arguments": {}}),
+        card_with(model={"name": "vgg"}),
+        card_with(model="vgg"),
         card_with(model=None),
         card_with(preprocess={}),
         card_with(preprocess=None),

@@ -26,7 +26,7 @@ from cnnlab.tracking.base import EpochEnded, Event
 PLAIN = ["logger=none", "schedule=constant", "trainer.ema=null", "trainer.precision=fp32", "optimizer.lr=0.1"]
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "mlp": {"hidden": [32], "image_size": 8},
-    "convnet": {"width": 8, "image_size": 8},
+    "vgg": {"width": 8, "image_size": 8},
     "resnet": {"depth": 8, "width": 8},
 }
 
@@ -62,7 +62,7 @@ def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor], **tolerance
 
 def test_the_loop_does_what_a_plain_loop_does(tmp_path: Path) -> None:
     data = digits(batch_size=16)
-    net = model("convnet")
+    net = model("vgg")
     plain = copy.deepcopy(net)
     decays = [p for p in plain.parameters() if p.ndim > 1]
     others = [p for p in plain.parameters() if p.ndim == 1]
@@ -97,7 +97,7 @@ def test_the_loop_does_what_a_plain_loop_does(tmp_path: Path) -> None:
 # ---- recorded losses: a guard against changes that nobody meant; record anew only on purpose
 
 GOLDEN = {
-    "convnet": [2.303882, 2.301925, 2.298066, 2.293721, 2.289305, 2.283649, 2.278848, 2.277061, 2.275015, 2.27118],
+    "vgg": [2.303882, 2.301925, 2.298066, 2.293721, 2.289305, 2.283649, 2.278848, 2.277061, 2.275015, 2.27118],
     "mlp": [2.31233, 2.270911, 2.194994, 2.084388, 1.977539, 1.828277, 1.711282, 1.615219, 1.589059, 1.560774],
     "resnet": [2.30305, 2.291095, 2.270714, 2.238983, 2.203928, 2.142923, 2.107327, 2.04508, 2.010867, 1.983845],
 }
@@ -221,7 +221,7 @@ def test_settings_of_the_loss_change_training_and_not_the_measure(override: str,
 
 @pytest.mark.parametrize("augment", ["light", "standard", "strong"])
 def test_every_augmentation_trains(augment: str, tmp_path: Path) -> None:
-    run = fit(tmp_path / "run", model("convnet", width=4), digits(augment=augment), epochs=2)
+    run = fit(tmp_path / "run", model("vgg", width=4), digits(augment=augment), epochs=2)
     assert all(np.isfinite(row["train_loss"]) for row in run.history)
 
 
@@ -251,7 +251,7 @@ def test_deterministic_algorithms_can_be_asked_for(tmp_path: Path) -> None:
 
 
 def test_compilation_can_be_switched_off(tmp_path: Path) -> None:
-    run = fit(tmp_path / "run", model("convnet"), digits(), "trainer.compile=false")
+    run = fit(tmp_path / "run", model("vgg"), digits(), "trainer.compile=false")
     assert len(run.history) == 1
 
 

@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 from cnnlab.config import compose, options
 from cnnlab.errors import ConfigError
-from cnnlab.models.convnet import ConvNet
 from cnnlab.models.mlp import MLP
+from cnnlab.models.vgg import VGG
 from cnnlab.runs.state import load_state, save_state
 from cnnlab.training.optim import create_optimizer, optimizer_names, set_rate
 
 CPU = torch.device("cpu")
 
 
-def network() -> ConvNet:
+def network() -> VGG:
     torch.manual_seed(0)
-    return ConvNet(width=4, image_size=8, in_channels=1, num_classes=4)
+    return VGG(width=4, image_size=8, in_channels=1, num_classes=4)
 
 
 def batch(seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -69,7 +69,7 @@ def test_every_optimizer_goes_on_bit_by_bit_from_a_saved_state(name: str, tmp_pa
         step(model, optimizer, seed)
 
     state = load_state(tmp_path / "state.pt")
-    other = ConvNet(width=4, image_size=8, in_channels=1, num_classes=4)
+    other = VGG(width=4, image_size=8, in_channels=1, num_classes=4)
     resumed = create_optimizer(settings, other, CPU)
     other.load_state_dict(state["model"])
     resumed.load_state_dict(state["optimizer"])

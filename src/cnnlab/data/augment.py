@@ -6,6 +6,7 @@ A box is (top, left, height, width) as shares of the picture.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,14 @@ class Augmentation:
         if self.config.crop == "auto":
             return "resized" if min(self.height, self.width) >= 64 else "pad"
         return self.config.crop
+
+    def at(self, progress: float) -> Augmentation:
+        """These settings after a share `progress` of all epochs: over the first three quarters of them, pictures grow
+        from `start_size` to `end_size` of the side, in eighths of it."""
+        start, end = self.config.start_size, self.config.end_size
+        eighths = max(1, round(8 * (start + (end - start) * min(1.0, progress / 0.75))))
+        height, width = (max(1, round(side * eighths / 8)) for side in (self.height, self.width))
+        return dataclasses.replace(self, height=height, width=width)
 
     @property
     def border(self) -> tuple[int, int]:

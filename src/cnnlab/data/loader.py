@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -77,6 +78,7 @@ class Loader:
         shuffle: a new order each epoch; drops the last, incomplete batch so that each step sees the same batch size.
 
     Attributes:
+        epochs: of the whole training; pictures that grow (augment.start_size) need to know it.
         weights: (n,) sampling chances, see `plan_epoch`; None visits each picture once an epoch.
     """
 
@@ -102,6 +104,7 @@ class Loader:
         self.shuffle = shuffle
         self.seed = seed
         self.weights: np.ndarray | None = None
+        self.epochs = 1
         self.next_epoch = 0
 
     def __len__(self) -> int:
@@ -126,26 +129,29 @@ class Loader:
             plan = plan_epoch(self.count, self.augmentation, self.seed, epoch, self.weights)
         else:
             plan = EpochPlan(torch.arange(self.count), {})
+        augmentation = self.augmentation.at(epoch / self.epochs) if self.augmentation and self.shuffle else None
         size = self.batch_size
         slices = [slice(i * size, min((i + 1) * size, self.count)) for i in range(start, len(self))]
         if isinstance(self.pixels, Streamed):
-            yield from self._streamed(self.pixels, plan, slices)
+            yield from self._streamed(self.pixels, plan, slices, augmentation)
             return
         numbers, labels = self.numbers.to(self.pixels.device), self.labels.to(self.device)
         plan = plan.to(self.pixels.device)
         for part in slices:
             members = plan.order[part]
             draws = {name: draw[part] for name, draw in plan.draws.items()}
-            images = self._augment(self.pixels, numbers[members], draws)
+            images = self._augment(self.pixels, numbers[members], draws, augmentation)
             if "partner" in draws:
                 second = plan.order[draws["partner"]]
                 partner_draws = {name: draw[draws["partner"]] for name, draw in plan.draws.items()}
-                other = self._augment(self.pixels, numbers[second], partner_draws)
+                other = self._augment(self.pixels, numbers[second], partner_draws, augmentation)
                 yield self._mixed(images, other, labels, members, second, draws)
             else:
                 yield Batch(images, labels[members], members)
 
-    def _streamed(self, pixels: Streamed, plan: EpochPlan, slices: list[slice]) -> Iterator[Batch]:
+    def _streamed(
+        self, pixels: Streamed, plan: EpochPlan, slices: list[slice], augmentation: Augmentation | None
+    ) -> Iterator[Batch]:
         """The same batches; the pictures of a batch, and of its partners, come from worker processes."""
         members = [plan.order[part] for part in slices]
         seconds = [plan.order[plan.draws["partner"][part]] if "partner" in plan.draws else part for part in slices]
@@ -156,19 +162,20 @@ class Loader:
             block = block.to(self.device)
             draws = {name: draw[part].to(self.device) for name, draw in plan.draws.items()}
             rows = torch.arange(len(member), device=self.device)
-            images = self._augment(block, rows, draws)
+            images = self._augment(block, rows, draws, augmentation)
             if isinstance(second, Tensor):
                 partner = plan.draws["partner"][part]
                 partner_draws = {name: draw[partner].to(self.device) for name, draw in plan.draws.items()}
-                other = self._augment(block, rows + len(member), partner_draws)
+                other = self._augment(block, rows + len(member), partner_draws, augmentation)
                 yield self._mixed(images, other, labels, member, second, draws)
             else:
                 yield Batch(images, labels[member], member)
 
-    def _augment(self, pixels: Tensor, rows: Tensor, draws: dict[str, Tensor]) -> Tensor:
+    def _augment(
+        self, pixels: Tensor, rows: Tensor, draws: dict[str, Tensor], augmentation: Augmentation | None
+    ) -> Tensor:
         """Pictures `rows` of `pixels` → (B, C, H, W) float32, augmented and normalised."""
-        augmentation = self.augmentation
-        if augmentation is None or not self.shuffle:
+        if augmentation is None:
             return self.preprocess.normalise(pixels.index_select(0, rows).to(self.device))
         config, height, width = augmentation.config, augmentation.height, augmentation.width
         still = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
@@ -186,6 +193,8 @@ class Loader:
             images = self._float_stage(taken, draws, config.padding_mode, colour)
         else:
             images = self.preprocess.normalise(taken)
+        if images.shape[2:] != (height, width):
+            images = F.interpolate(images, size=(height, width), mode="bilinear", antialias=True)
         for name in ("erasing", "cutout"):
             if name in draws:
                 images = images.masked_fill(box_mask(draws[name].to(self.device), height, width), 0)

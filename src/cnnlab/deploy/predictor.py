@@ -44,10 +44,10 @@ class Predictor:
         self.device = device
 
     @classmethod
-    def from_run(cls, run: str | Path, device: str = "auto") -> Predictor:
-        """Raises RunError for a folder without a trained model."""
+    def from_run(cls, run: str | Path, device: str = "auto", trust_code: bool = False) -> Predictor:
+        """Raises RunError for a folder without a trained model. `trust_code`: see `load_run`."""
         place = choose_device(device)
-        model, card = load_run(run, place)
+        model, card = load_run(run, place, trust_code)
         return cls(model, card["classes"], Preprocess.from_dict(card["preprocess"]), place)
 
     def predict(self, pictures: Picture | Iterable[Picture], batch_size: int = 64) -> list[Prediction]:

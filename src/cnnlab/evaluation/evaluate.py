@@ -35,7 +35,11 @@ class Outputs:
 
 
 def evaluate(
-    run: str | Path, split: str = "test", data_root: str | None = None, device: str = "auto"
+    run: str | Path,
+    split: str = "test",
+    data_root: str | None = None,
+    device: str = "auto",
+    trust_code: bool = False,
 ) -> dict[str, Any]:
     """Evaluate the best weights of a run, from the run folder and the pictures alone.
 
@@ -44,6 +48,7 @@ def evaluate(
         split: train, val or test.
         data_root: where the pictures are now; another set with the same classes is tested as a whole.
         device: auto, cpu, cuda, cuda:N or mps.
+        trust_code: see `load_run`.
 
     Returns:
         The content of test.json. For the run's own test split, test.json and predictions.csv are written too;
@@ -56,7 +61,7 @@ def evaluate(
         raise ConfigError(f"split must be train, val or test, got {split!r}.")
     folder = open_folder(run)
     place = choose_device(device)
-    model, card = load_run(folder, place)
+    model, card = load_run(folder, place, trust_code)
     data, own = data_of_run(folder, card, place, split, data_root)
     outputs = evaluate_model(model, data, split, card["classes"])
     suffix = "" if own and split == "test" else f"-{split}" if own else f"-{split}-other"

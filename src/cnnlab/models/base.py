@@ -27,9 +27,16 @@ class FeatureInfo:
 
 
 class Classifier(nn.Module):
-    """Base of all models: `forward` is features, then head."""
+    """Base of all models: `forward` is features, then head. The last layer is called `head`.
+
+    Attributes:
+        num_classes: number of logits.
+        stages: dotted names of the modules before `head` that hold parameters, from the input on; together they hold
+            all parameters but those of `head`. Transfer learning freezes the first so many of them.
+    """
 
     num_classes: int
+    stages: tuple[str, ...] = ()
 
     @property
     def feature_info(self) -> FeatureInfo:
@@ -47,6 +54,10 @@ class Classifier(nn.Module):
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the last layer by a fresh one for `num_classes` classes."""
         raise ModelError(f"{type(self).__name__} does not say how to replace its last layer (reset_classifier).")
+
+    def rename_foreign(self, name: str) -> str:
+        """Name of a tensor in another library's model of the same architecture → its name here."""
+        return name
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))

@@ -40,6 +40,7 @@ class MLP(Classifier):
         if not 0 <= dropout < 1:
             raise ModelError(f"dropout must be at least 0 and below 1, got {dropout}.")
         self.num_classes = num_classes
+        self.stages = ("hidden",)
         self.input_shape = (in_channels, *as_pair(image_size))
         self.units = in_channels * self.input_shape[1] * self.input_shape[2]
         layers: list[nn.Module] = [nn.Flatten()]

@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
+import os
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from torch import nn
 
 from cnnlab.errors import ModelError, nearest
+from cnnlab.models.alexnet import AlexNet
 from cnnlab.models.convnet import ConvNet
+from cnnlab.models.imagenet_resnet import resnet18, resnet34, resnet50
+from cnnlab.models.lenet import LeNet
 from cnnlab.models.mlp import MLP
+from cnnlab.models.pretrained import Pretrained
 from cnnlab.models.resnet import ResNet
+from cnnlab.models.unet import UNet
+from cnnlab.models.vgg import VGG, vgg11, vgg13, vgg16, vgg19
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"convnet": ConvNet, "mlp": MLP, "resnet": ResNet}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "alexnet": AlexNet,
+    "convnet": ConvNet,
+    "lenet": LeNet,
+    "mlp": MLP,
+    "pretrained": Pretrained,
+    "resnet": ResNet,
+    "resnet18": resnet18,
+    "resnet34": resnet34,
+    "resnet50": resnet50,
+    "unet": UNet,
+    "vgg": VGG,
+    "vgg11": vgg11,
+    "vgg13": vgg13,
+    "vgg16": vgg16,
+    "vgg19": vgg19,
+}
 SPEC = "_cnnlab_spec"
 
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
@@ -40,12 +65,19 @@ def list_models() -> list[str]:
     return sorted(MODELS)
 
 
-def create_model(name: str, **arguments: Any) -> nn.Module:
+def create_model(name: str, *, trust_code: bool = False, **arguments: Any) -> nn.Module:
     """Build a model. The name and the full arguments stay with it, so that a run folder can rebuild it.
+
+    Args:
+        name: one of `list_models()`, or "package.module:Class" for a class of your own.
+        trust_code: import `package.module`, which runs its code. Without it only known names are built.
+        arguments: of the constructor.
 
     Raises:
         ModelError: an unknown name or argument, or values that make no network.
     """
+    if trust_code:
+        import_model(name)
     builder = find_model(name)
     allowed = inspect.signature(builder).parameters
     unknown = [key for key in arguments if key not in allowed]
@@ -83,6 +115,8 @@ def _plain(arguments: dict[str, Any]) -> dict[str, Any]:
 def _check_type(name: str, key: str, value: Any, parameter: inspect.Parameter) -> None:
     """A whole number where the default is one, a truth value where it is one, text where it is text."""
     kind = type(parameter.default)
+    if value is None and "None" in str(parameter.annotation):
+        return
     if kind in (tuple, list) and not isinstance(value, tuple | list):
         raise ModelError(f"model.{key} of {name!r} must be a list such as {list(parameter.default)}, got {value!r}.")
     fits = isinstance(value, int | float) and not isinstance(value, bool) if kind is float else isinstance(value, kind)
@@ -93,9 +127,34 @@ def _check_type(name: str, key: str, value: Any, parameter: inspect.Parameter) -
         raise ModelError(f"model.{key} of {name!r} must be {words[kind]}, got {value!r}.")
 
 
+def import_model(name: str) -> None:
+    """Make "package.module:Class" known under that name, importing the module; the working folder is searched first.
+
+    Any other name passes. Raises ModelError if there is no such module or class, or its code fails.
+    """
+    if not isinstance(name, str) or ":" not in name or name in MODELS:
+        return
+    module, _, attribute = name.partition(":")
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        builder = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # the module is the user's: anything can come out of it
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"cannot import {attribute!r} from {module!r} for model={name}: {reason}.") from error
+    if not callable(builder):
+        raise ModelError(f"model={name} must name a class or a function that builds an nn.Module, got {builder!r}.")
+    MODELS[name] = builder
+
+
 def find_model(name: str) -> Callable[..., nn.Module]:
     if not isinstance(name, str):
         raise ModelError(f"a model is named by text such as 'resnet', got {name!r}.")
+    if name not in MODELS and ":" in name:
+        raise ModelError(
+            f"{name} is code outside of cnnlab, which is run only where you trust it: pass --trust-code on the command"
+            " line, trust_code=True in Python, or import its module first."
+        )
     if name not in MODELS:
         raise ModelError(f"unknown model {name!r}.{nearest(name, MODELS)}")
     return MODELS[name]
@@ -105,6 +164,11 @@ def model_arguments(name: str, given: dict[str, Any], **facts: Any) -> dict[str,
     """What the user gave, and of the data's facts (in_channels, num_classes, image_size) those the model asks for."""
     allowed = inspect.signature(find_model(name)).parameters
     return {key: value for key, value in facts.items() if key in allowed} | given
+
+
+def rebuild_arguments(builder: object) -> dict[str, Any]:
+    """Arguments that a model or its builder wants where its tensors come from a file: nothing is fetched then."""
+    return dict(getattr(builder, "rebuild_arguments", {}))
 
 
 def model_spec(model: nn.Module) -> tuple[str, dict[str, Any]]:
@@ -118,4 +182,4 @@ def model_spec(model: nn.Module) -> tuple[str, dict[str, Any]]:
     name, arguments = spec
     if "num_classes" in arguments and hasattr(model, "num_classes"):
         arguments = arguments | {"num_classes": model.num_classes}  # reset_classifier may have changed it
-    return name, arguments
+    return name, arguments | rebuild_arguments(model)

@@ -108,6 +108,7 @@ class ResNet(Classifier):
             shape = [(in_channels, stride)] + [(out_channels, 1)] * (blocks - 1)
             return nn.Sequential(*(BasicBlock(c, out_channels, s, residual, shortcut, batch_norm) for c, s in shape))
 
+        self.stages = ("stem", "stage1", "stage2", "stage3")
         self.stem = nn.Sequential(
             nn.Conv2d(in_channels, width, 3, padding=1, bias=not batch_norm),
             nn.BatchNorm2d(width) if batch_norm else nn.Identity(),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 MAX_SAMPLES = 100  # a photograph of 256 pixels is about 25 kB on the page
+MAX_FILTERS = 64  # the strongest units of the first layer
 MAX_NAMES = 1000  # quarantined pictures listed by name
 LOSS_LOG_FROM = 100.0  # a loss that spans two decades is drawn on a logarithmic axis
 
@@ -48,6 +49,7 @@ class Report:
     best_epoch: int
     test: Mapping[str, Any] | None
     samples: Sequence[Sample]
+    filters: np.ndarray[Any, Any] | None = None  # (units, C, h, w) float weights of the first layer
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ def render(report: Report) -> str:
         per_class=(report.test or {}).get("per_class") or [],
         samples=[sample_view(sample, report.classes) for sample in report.samples[:MAX_SAMPLES]],
         samples_total=len(report.samples),
+        filters=filters_view(report.filters),
         settings=formatting.groups({key: value for key, value in report.config.items() if key != "overrides"}),
         environment=formatting.groups(report.environment),
         commands=commands(report),
@@ -268,6 +271,24 @@ def sample_view(sample: Sample, classes: Sequence[str]) -> dict[str, Any]:
         "true": sample.true,
         "answers": answers,
         "right": answers[0].is_true,
+    }
+
+
+def filters_view(weights: np.ndarray[Any, Any] | None) -> dict[str, Any] | None:
+    """The strongest units as one sheet; None where the weights are no pictures of one or three channels."""
+    import numpy as np
+
+    from cnnlab.report import pictures
+
+    if weights is None or weights.shape[1] not in (1, 3) or not np.isfinite(weights).all():
+        return None
+    strength = np.square(weights).sum(axis=(1, 2, 3))
+    chosen = np.sort(np.argsort(-strength, kind="stable")[:MAX_FILTERS])
+    return {
+        "picture": pictures.weight_grid(weights[chosen]),
+        "shown": len(chosen),
+        "units": len(weights),
+        "size": f"{weights.shape[2]}×{weights.shape[3]}",
     }
 
 

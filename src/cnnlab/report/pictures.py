@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 BOX = 128  # CSS pixels: the longest side of a picture on the page
+SHEET = 560  # CSS pixels: the longest side of a sheet of weights
 MAX_LOSSLESS_SIDE = 64  # a larger picture is a photograph: JPEG is a tenth of PNG
 
 
@@ -54,6 +56,24 @@ def as_picture(image: np.ndarray[Any, Any]) -> Picture:
         height=max(1, round(picture.height * factor)),
         crisp=longest <= MAX_LOSSLESS_SIDE,
     )
+
+
+def weight_grid(weights: np.ndarray[Any, Any]) -> Picture:
+    """(units, C, h, w) weights, C being 1 or 3, as one picture: each unit on a scale of its own, grey is zero."""
+    from PIL import Image
+
+    units, channels, height, width = weights.shape
+    largest = np.abs(weights).max(axis=(1, 2, 3), keepdims=True)
+    tiles = 127.5 + 127.5 * weights / np.where(largest > 0, largest, 1)
+    columns = min(units, max(1, math.ceil(math.sqrt(units * height / width))))
+    rows = math.ceil(units / columns)
+    sheet = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), 255, np.uint8)
+    for unit, tile in enumerate(tiles):
+        top, left = unit // columns * (height + 1), unit % columns * (width + 1)
+        sheet[top : top + height, left : left + width] = np.rint(tile).astype(np.uint8).transpose(1, 2, 0)
+    picture = Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
+    factor = max(1, SHEET // max(picture.size))
+    return Picture(data_uri(picture, lossless=True), picture.width * factor, picture.height * factor, crisp=True)
 
 
 def data_uri(picture: Image.Image, lossless: bool) -> str:

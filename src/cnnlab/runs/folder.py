@@ -48,6 +48,10 @@ class RunFolder:
         return self.path / "split.json"
 
     @property
+    def init(self) -> Path:
+        return self.path / "init.json"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
@@ -79,7 +83,13 @@ class RunFolder:
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 
-    def start(self, config: Config, environment: dict[str, Any], split: dict[str, Any]) -> None:
+    def start(
+        self,
+        config: Config,
+        environment: dict[str, Any],
+        split: dict[str, Any],
+        init: dict[str, Any] | None = None,
+    ) -> None:
         """Lay down what a run is made from. The configuration comes last: a folder with it is a run.
 
         Raises:
@@ -91,6 +101,8 @@ class RunFolder:
             raise write_error(self.path, error) from None
         write_json(self.environment, environment)
         write_json(self.split, split)
+        if init is not None:
+            write_json(self.init, init)
         write_whole(self.config, configuration.to_yaml(config))
 
     def refuse_if_taken(self) -> None:
@@ -104,7 +116,13 @@ class RunFolder:
             )
         if self.path.is_file():
             raise RunError(f"{self.path} is a file, not a folder; choose another run.dir.")
-        ours = {".lock", ".tmp", self.environment.name, self.split.name}  # what a run killed at its start leaves
+        ours = {
+            ".lock",
+            ".tmp",
+            self.environment.name,
+            self.split.name,
+            self.init.name,
+        }  # what a run killed at its start leaves
         if self.path.is_dir() and any(not ours & {e.name, e.suffix} for e in self.path.iterdir()):
             raise RunError(f"{self.path} holds other files; choose an empty or a new run.dir.")
 

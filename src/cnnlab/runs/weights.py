@@ -46,8 +46,13 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, card
 
 
-def load_run(run: str | Path | RunFolder, device: str | torch.device = "cpu") -> tuple[nn.Module, dict[str, Any]]:
+def load_run(
+    run: str | Path | RunFolder, device: str | torch.device = "cpu", trust_code: bool = False
+) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild the best model of a run, in evaluation mode.
+
+    Args:
+        trust_code: import the module of a model of the user's own that the run names; else only known names are built.
 
     Returns:
         The model and its card: model {name, arguments}, classes, preprocess, epoch, val_accuracy, …
@@ -58,7 +63,8 @@ def load_run(run: str | Path | RunFolder, device: str | torch.device = "cpu") ->
     folder = run if isinstance(run, RunFolder) else open_folder(run)
     tensors, card = read_weights(folder.weights)
     try:
-        model = create_model(card["model"]["name"], **card["model"]["arguments"])
+        name, arguments = card["model"]["name"], card["model"]["arguments"]
+        model = create_model(name, trust_code=trust_code, **arguments)
         model.load_state_dict(tensors)
         Preprocess.from_dict(card["preprocess"])
         if len(card["classes"]) != getattr(model, "num_classes", len(card["classes"])):

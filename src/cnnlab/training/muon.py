@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -42,6 +43,18 @@ def orthogonalise(matrices: Sequence[Tensor], steps: int = 5) -> list[Tensor]:
         for i, whole in zip(members, product, strict=True):
             flat[i] = whole @ flat[i]
     return [(x.T if m.shape[0] > m.shape[1] else x).to(m.dtype) for m, x in zip(matrices, flat, strict=True)]
+
+
+@contextmanager
+def short_products() -> Iterator[None]:
+    """Let oneDNN split the factors of float32 products on the processor into bfloat16: half the time, 5e-5 off."""
+    products: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = products.fp32_precision
+    products.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        products.fp32_precision = before
 
 
 class Muon(torch.optim.Optimizer):
@@ -101,7 +114,8 @@ class Muon(torch.optim.Optimizer):
         averages = [self.state[p]["momentum"] for p in parameters]
         torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
         nesterov = torch._foreach_lerp(gradients, averages, group["momentum"])
-        updates = orthogonalise([update.flatten(1) for update in nesterov], group["steps"])
+        with short_products():
+            updates = orthogonalise([update.flatten(1) for update in nesterov], group["steps"])
         torch._foreach_mul_(updates, [0.2 * max(u.shape) ** 0.5 for u in updates])
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         updates = [update.view(p.shape) for p, update in zip(parameters, updates, strict=True)]

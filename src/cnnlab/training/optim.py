@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch import nn
 
 from cnnlab.errors import ConfigError, nearest
 from cnnlab.training.muon import Muon
+
+LARGEST_SIDE = 1024  # shorter side of a matrix that Muon takes: the work grows with its cube
 
 
 def optimizer_names() -> list[str]:
@@ -23,11 +26,19 @@ def optimizer_names() -> list[str]:
     return sorted(set(classes) - {"Optimizer", "LBFGS", "SparseAdam"})
 
 
-def create_optimizer(settings: dict[str, Any], model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
-    """Build `settings["name"]` over the model's parameters.
+def create_optimizer(
+    settings: dict[str, Any], model: nn.Module, device: torch.device, later: Iterable[nn.Parameter] = ()
+) -> torch.optim.Optimizer:
+    """Build `settings["name"]` over the model's parameters that need a gradient.
+
+    `later` are parameters that begin to learn in a later epoch; they get groups of their own, as torch's fused steps
+    want the parameters of a group to have begun together.
+
+    `backbone_lr_scale` multiplies the rate of everything before the head.
 
     Weight decay is off for biases and for the scales of normalisation layers (all parameters of one axis). Muon takes
-    filters and hidden matrices; the last layer and everything of one axis go to its AdamW at lr · other_lr_scale.
+    filters and hidden matrices; the last layer, matrices of more than LARGEST_SIDE rows and columns, and everything of
+    one axis go to its AdamW at lr · other_lr_scale.
 
     Raises:
         ConfigError: an unknown optimizer or argument, or a value it refuses.
@@ -36,6 +47,7 @@ def create_optimizer(settings: dict[str, Any], model: nn.Module, device: torch.d
     name = arguments.pop("name")
     decay = arguments.pop("weight_decay", 0.0)
     other_scale = arguments.pop("other_lr_scale", 1.0) if name == "Muon" else 1.0
+    backbone_scale = arguments.pop("backbone_lr_scale", 1.0)
     known = optimizer_names()
     if name not in known:
         raise ConfigError(f"unknown optimizer {name!r}.{nearest(str(name), known)}")
@@ -50,7 +62,8 @@ def create_optimizer(settings: dict[str, Any], model: nn.Module, device: torch.d
     own_choice = {"fused", "foreach", "differentiable"} & set(arguments)
     if "fused" in allowed and not own_choice and device.type in ("cpu", "cuda"):
         arguments["fused"] = True
-    for key, value in {**arguments, "weight_decay": decay, "other_lr_scale": other_scale}.items():
+    scales = {"other_lr_scale": other_scale, "backbone_lr_scale": backbone_scale}
+    for key, value in {**arguments, "weight_decay": decay, **scales}.items():
         _check_value(name, key, value, allowed[key].default if key in allowed else 0.0)
     rate = arguments.get("lr", allowed["lr"].default)
 
@@ -58,16 +71,23 @@ def create_optimizer(settings: dict[str, Any], model: nn.Module, device: torch.d
     last = _last_matrix(parameters)
     groups: list[dict[str, Any]] = []
     if name == "Muon":
-        filters = [p for key, p in parameters if p.ndim > 1 and key != last]
-        others = [p for key, p in parameters if p.ndim > 1 and key == last]
+        matrices = {key: p for key, p in parameters if p.ndim > 1}
+        orthogonal = {k for k, p in matrices.items() if k != last and min(p.flatten(1).shape) <= LARGEST_SIDE}
+        filters = [p for key, p in matrices.items() if key in orthogonal]
+        others = [p for key, p in matrices.items() if key not in orthogonal]
         groups.append({"params": filters, "weight_decay": decay, "orthogonal": True, "scale": 1.0})
         groups.append({"params": others, "weight_decay": decay, "orthogonal": False, "scale": other_scale})
     else:
-        matrices = [p for _, p in parameters if p.ndim > 1]
-        groups.append({"params": matrices, "weight_decay": decay, "scale": 1.0})
+        groups.append({"params": [p for _, p in parameters if p.ndim > 1], "weight_decay": decay, "scale": 1.0})
     vectors = {"params": [p for _, p in parameters if p.ndim <= 1], "weight_decay": 0.0, "scale": other_scale}
     groups.append(vectors | ({"orthogonal": False} if name == "Muon" else {}))
+    head = {id(p) for key, p in parameters if key.startswith("head.")}
+    backbone = {id(p) for _, p in parameters} - head if backbone_scale != 1 else set()
+    groups = [part for group in groups for part in _cut(group, backbone, backbone_scale)]
+    groups = [part for group in groups for part in _cut(group, {id(p) for p in later}, 1.0)]
     groups = [group for group in groups if group["params"]]
+    if not groups:
+        raise ConfigError("nothing is left to train: every parameter is frozen; set init.freeze lower.")
     try:
         optimizer: torch.optim.Optimizer = chosen(groups, **arguments)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -75,6 +95,13 @@ def create_optimizer(settings: dict[str, Any], model: nn.Module, device: torch.d
     for group in optimizer.param_groups:
         group["highest_lr"] = rate * group["scale"]
     return optimizer
+
+
+def _cut(group: dict[str, Any], chosen: set[int], scale: float) -> list[dict[str, Any]]:
+    """The group without the chosen parameters, and the chosen ones at `scale` times the rate."""
+    others = [p for p in group["params"] if id(p) not in chosen]
+    cut = [p for p in group["params"] if id(p) in chosen]
+    return [group | {"params": others}, group | {"params": cut, "scale": group["scale"] * scale}]
 
 
 def _check_value(name: str, key: str, value: Any, default: Any) -> None:
@@ -89,7 +116,7 @@ def _check_value(name: str, key: str, value: Any, default: Any) -> None:
         fits = number(value) and (key != "steps" or isinstance(value, int))
     else:
         fits = True
-    if not fits or (key in ("weight_decay", "other_lr_scale") and value < 0):
+    if not fits or (key in ("weight_decay", "other_lr_scale", "backbone_lr_scale") and value < 0):
         raise ConfigError(f"optimizer.{key} of {name} cannot be {value!r}; its default is {default!r}.")
 
 

@@ -17,6 +17,7 @@ from cnnlab.data.load import Data
 from cnnlab.data.loader import Batch
 from cnnlab.errors import ConfigError, Interrupted, NonFiniteLoss, RunError
 from cnnlab.models.registry import model_spec
+from cnnlab.models.transfer import frozen_stages
 from cnnlab.runs.files import read_json
 from cnnlab.runs.folder import RunFolder
 from cnnlab.runs.state import load_state, save_state
@@ -87,6 +88,7 @@ class Trainer:
 
     def __init__(self, model: nn.Module, data: Data, config: Config, folder: RunFolder) -> None:
         self.config, self.settings, self.folder, self.data = config, config.trainer, folder, data
+        self.epoch = self.step = self.batch = self.stale = 0
         self.device = data.train.device
         self.model = model.to(self.device)
         if self.settings.channels_last:
@@ -95,12 +97,17 @@ class Trainer:
         labels = data.pictures.labels[data.split.train]
         counts = np.bincount(labels, minlength=data.num_classes)
         data.train.weights = 1 / counts[labels] if self.settings.balanced_sampling else None
+        data.train.epochs = self.settings.epochs
         if self.settings.early_stopping is not None and not data.val.count:
             raise ConfigError(
                 "trainer.early_stopping watches the validation split, and it is empty; raise data.val_fraction."
             )
         self.task = Classification(self.settings, counts.tolist(), self.device)
-        self.optimizer = create_optimizer(config.optimizer, self.model, self.device)
+        self.frozen = frozen_stages(self.model, config.init.freeze)
+        if config.init.unfreeze_epoch is None:  # else the optimizer has to know them all
+            self._set_modes()
+        later = [p for stage in self.frozen for p in stage.parameters()]
+        self.optimizer = create_optimizer(config.optimizer, self.model, self.device, later)
         self.scaler = torch.GradScaler(self.device.type, enabled=self.precision.name == "fp16")
         self.average = WeightAverage(self.model, self.settings.ema) if self.settings.ema is not None else None
         self.accumulate = min(self.settings.accumulate, len(data.train))
@@ -110,7 +117,6 @@ class Trainer:
         shape = (data.in_channels, *data.image_size)
         self.compiled = choose_compile(self.settings.compile, self.device, model, shape, pictures)
         self.forward: Any = torch.compile(self.model) if self.compiled else self.model
-        self.epoch = self.step = self.batch = self.stale = 0
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
         self.sums = self._fresh_sums()
@@ -128,7 +134,7 @@ class Trainer:
 
     def train_epoch(self) -> Iterator[Stepped | Noted | None]:
         """Train the rest of the current epoch; yield after each step, with an event a few times a second."""
-        self.model.train()
+        self._set_modes()
         began = last_event = time.monotonic()
         last_batch = self.steps_per_epoch * self.accumulate
         batches = self.data.train.epoch(self.epoch, start=self.batch)
@@ -227,6 +233,14 @@ class Trainer:
         return (row["val_accuracy"], -row["val_loss"]) > (self.best["val_accuracy"], -self.best["val_loss"])
 
     # ---- details
+
+    def _set_modes(self) -> None:
+        """Everything learns but the frozen stages: they take no gradient, and their batch norm stays as it is."""
+        self.model.train()
+        until = self.config.init.unfreeze_epoch
+        learns = until is not None and self.epoch >= until
+        for stage in self.frozen:
+            stage.train(learns).requires_grad_(learns)
 
     @property
     def best_model(self) -> nn.Module:

@@ -1,0 +1,7 @@
+"""`python -m cnnlab` is `cnnlab`."""
+
+import sys
+
+from cnnlab.cli import main
+
+sys.exit(main())

@@ -1,0 +1,166 @@
+"""Fine-tuning: where the weights begin, what stays frozen and what learns, through the same loop."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import cnnlab
+from cnnlab.config import compose
+from cnnlab.errors import CnnlabError, ConfigError
+from cnnlab.experiment import resume_experiment, run_experiment
+from cnnlab.training.optim import create_optimizer
+
+TINY = ["data.limit=60", "trainer.epochs=3", "trainer.batch_size=20", "logger=none", "augment=none"]
+NET = ["model=resnet", "model.depth=8", "model.width=4"]
+
+
+def train(folder: Path, *overrides: str) -> dict[str, Tensor]:
+    run_experiment(compose([*TINY, *NET, f"run.dir={folder}", *overrides]))
+    return load_file(folder / "best" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("source") / "run"
+    train(folder, "seed=5")
+    return folder
+
+
+def first_state(folder: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(folder / "last" / "state.pt", weights_only=True)
+    return state
+
+
+@pytest.mark.parametrize("ema", ["null", "0.9"])
+def test_a_frozen_backbone_does_not_move_nor_do_its_statistics(source: Path, tmp_path: Path, ema: str) -> None:
+    before = load_file(source / "best" / "model.safetensors")
+    after = train(tmp_path / "run", f"init.from={source}", "init.freeze=backbone", f"trainer.ema={ema}")
+    moved = {key for key, value in after.items() if not torch.equal(value, before[key])}
+    assert moved == {"head.weight", "head.bias"}
+    assert any("running_mean" in key for key in before)
+
+
+def test_the_first_stages_alone_are_frozen(source: Path, tmp_path: Path) -> None:
+    before = load_file(source / "best" / "model.safetensors")
+    after = train(tmp_path / "run", f"init.from={source}", "init.freeze=2", "trainer.ema=null")
+    moved = {key.split(".")[0] for key, value in after.items() if not torch.equal(value, before[key])}
+    assert moved == {"stage2", "stage3", "head"}
+
+
+def test_unfrozen_all_of_it_learns(source: Path, tmp_path: Path) -> None:
+    before = load_file(source / "best" / "model.safetensors")
+    after = train(tmp_path / "run", f"init.from={source}", "trainer.ema=null")
+    still = [key for key, value in after.items() if torch.equal(value, before[key])]
+    assert still == []
+
+
+def test_what_is_frozen_learns_from_the_epoch_named_on(source: Path, tmp_path: Path) -> None:
+    before = load_file(source / "best" / "model.safetensors")
+    words = [f"init.from={source}", "init.freeze=backbone", "trainer.ema=null", "schedule=constant"]
+    until = train(tmp_path / "a", *words, "init.unfreeze_epoch=2", "trainer.epochs=2")
+    beyond = train(tmp_path / "b", *words, "init.unfreeze_epoch=2", "trainer.early_stopping=9")
+    assert all(torch.equal(until[key], before[key]) for key in before if not key.startswith("head"))
+    model = first_state(tmp_path / "b")["model"]
+    assert not any(torch.equal(model[key], before[key]) for key in before if key.endswith("conv1.weight"))
+    assert beyond.keys() == before.keys()
+
+
+def test_a_resumed_fine_tuning_ends_as_an_unbroken_one(source: Path, tmp_path: Path) -> None:
+    words = [f"init.from={source}", "init.freeze=backbone", "init.unfreeze_epoch=1", "trainer.epochs=3"]
+    whole = train(tmp_path / "whole", *words)
+    broken = tmp_path / "broken"
+
+    class Stop(Exception):
+        pass
+
+    class Stopper:
+        def log(self, event: object) -> None:
+            if type(event).__name__ == "EpochEnded" and event.row["epoch"] == 2:  # type: ignore[attr-defined]
+                raise KeyboardInterrupt
+
+        def close(self) -> None:
+            pass
+
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(compose([*TINY, *NET, f"run.dir={broken}", *words]), [Stopper()])  # type: ignore[list-item]
+    resume_experiment(broken)
+    again = load_file(broken / "best" / "model.safetensors")
+    assert all(torch.equal(again[key], value) for key, value in whole.items())
+
+
+def test_the_run_folder_tells_where_the_weights_began(source: Path, tmp_path: Path) -> None:
+    train(tmp_path / "run", f"init.from={source}")
+    begun = json.loads((tmp_path / "run" / "init.json").read_text())
+    assert begun["source"] == str(source)
+    assert len(begun["loaded"]) == len(load_file(source / "best" / "model.safetensors"))
+    assert begun["fresh"] == {}
+    assert not (source / "init.json").exists()
+
+
+def test_a_file_of_foreign_names_is_loaded(source: Path, tmp_path: Path) -> None:
+    tensors = load_file(source / "best" / "model.safetensors")
+    foreign = {f"module.{key.replace('head', 'fc')}": value for key, value in tensors.items()}
+    save_file(foreign, tmp_path / "foreign.safetensors")
+    words = [f"init.from={tmp_path / 'foreign.safetensors'}", "init.freeze=backbone", "trainer.ema=null"]
+    after = train(tmp_path / "run", *words, "init.map={module.fc: head}")
+    assert all(torch.equal(value, tensors[key]) for key, value in after.items() if not key.startswith("head"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["init.from=nowhere"], "no run folder nowhere"),
+        (["init.from=nowhere.safetensors"], "no file nowhere.safetensors"),
+        (["init.from=torchvision:resnt18"], "resnet18"),
+        (["init.freeze=all"], "none, backbone or a number"),
+        (["init.freeze=-1"], "none, backbone or a number"),
+        (["init.freeze=9"], "has 4 stages"),
+        (["init.unfreeze_epoch=2"], "something frozen"),
+        (["init.freeze=backbone", "init.unfreeze_epoch=0"], "at least 1"),
+        (["init.form=x"], "init.from"),
+        (["optimizer.backbone_lr_scale=-1"], "backbone_lr_scale"),
+        (["optimizer.backbone_lr_scale=half"], "backbone_lr_scale"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CnnlabError, match=message) as caught:
+        train(tmp_path / "run", *words)
+    assert len(str(caught.value).splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_truncated_source_is_refused(source: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes((source / "best" / "model.safetensors").read_bytes()[:500])
+    with pytest.raises(CnnlabError, match="cannot be read as safetensors"):
+        train(tmp_path / "run", f"init.from={cut}")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "Muon"])
+def test_the_backbone_has_a_rate_of_its_own(name: str) -> None:
+    model = cnnlab.create_model("resnet", depth=8, width=4)
+    settings = {"name": name, "lr": 0.1, "backbone_lr_scale": 0.01}
+    optimizer = create_optimizer(settings, model, torch.device("cpu"))
+    plain = create_optimizer({"name": name, "lr": 0.1}, model, torch.device("cpu"))
+    rates, before = ({id(p): g["highest_lr"] for g in o.param_groups for p in g["params"]} for o in (optimizer, plain))
+    assert rates.keys() == before.keys()
+    for key, parameter in model.named_parameters():
+        scale = 1 if key.startswith("head.") else 0.01
+        assert rates[id(parameter)] == pytest.approx(before[id(parameter)] * scale), key
+
+
+def test_with_everything_frozen_nothing_is_left_to_train() -> None:
+    model = cnnlab.create_model("mlp").requires_grad_(False)
+    with pytest.raises(ConfigError, match="nothing is left to train"):
+        create_optimizer({"name": "SGD", "lr": 0.1}, model, torch.device("cpu"))
