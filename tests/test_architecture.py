@@ -15,6 +15,7 @@ import cnnlab
 
 ROOT = Path(cnnlab.__file__).parent
 FLOORS = {
+    "__main__": 10,
     "cli": 9,
     "study": 8,
     "deploy": 8,

@@ -24,7 +24,7 @@ from cnnlab.cli import EXAMPLES, main
 if TYPE_CHECKING:
     from conftest import CommandLine
 
-COMMANDS = ["train", "resume", "test", "predict", "data", "compare"]
+COMMANDS = ["train", "resume", "test", "predict", "data", "compare", "model"]
 
 
 # ---- help

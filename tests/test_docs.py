@@ -6,13 +6,18 @@ import os
 import re
 import shlex
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torchvision.models import ResNet18_Weights, resnet18
 
 from cnnlab.cli import main
+from cnnlab.models.registry import MODELS
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
@@ -23,6 +28,18 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith("cnnlab ")
 ]
+OWN = """
+import cnnlab
+from torch import nn
+
+class Tiny(cnnlab.Classifier):
+    def __init__(self, in_channels=1, num_classes=10):
+        super().__init__()
+        self.body, self.head = nn.Conv2d(in_channels, 4, 3), nn.Linear(4, num_classes)
+
+    def forward(self, x):
+        return self.head(self.body(x).relu().mean((2, 3)))
+"""
 SHORT = ["trainer.epochs=1", "data.limit=40", "trainer.batch_size=16"]
 
 
@@ -32,8 +49,8 @@ def write_idx(path: Path, values: np.ndarray) -> None:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small MNIST, photographs in two classes, a cat, and three runs."""
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a small MNIST, two sets of photographs, a cat, a module, published weights, and three runs."""
     root = tmp_path_factory.mktemp("readme")
     numbers = np.random.Generator(np.random.PCG64(0))
     raw = root / "data" / "MNIST" / "raw"
@@ -41,29 +58,37 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part in ("train", "t10k"):
         write_idx(raw / f"{part}-images-idx3-ubyte", numbers.integers(0, 256, (100, 28, 28), dtype=np.uint8))
         write_idx(raw / f"{part}-labels-idx1-ubyte", np.arange(100, dtype=np.uint8) % 10)
-    for label in ("cats", "dogs"):
-        (root / "photos" / label).mkdir(parents=True)
+    for folder in ("photos/cats", "photos/dogs", "birds/wren", "birds/robin", "birds/crow"):
+        (root / folder).mkdir(parents=True)
         for i in range(20):
             pixels = numbers.integers(0, 256, (40, 50, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / "photos" / label / f"{i}.png")
+            Image.fromarray(pixels).save(root / folder / f"{i}.png")
+    (root / "mymodels.py").write_text(OWN, encoding="utf-8")
+    weights = root / "torch" / "hub" / "checkpoints" / Path(ResNet18_Weights.DEFAULT.url).name
+    weights.parent.mkdir(parents=True)
+    torch.save(resnet18().state_dict(), weights)  # what a download would have left
     Image.fromarray(numbers.integers(0, 256, (8, 8), dtype=np.uint8)).save(root / "cat.jpg")
-    before = Path.cwd()
+    before, path = Path.cwd(), list(sys.path)
     os.chdir(root)
     try:
         for name in ("mine", "a", "b"):
             assert main(["train", *SHORT, f"run.dir=runs/{name}"]) == 0
     finally:
         os.chdir(before)
-    return root
+    yield root
+    sys.path[:] = path
+    sys.modules.pop("mymodels", None)
+    MODELS.pop("mymodels:Tiny", None)
 
 
 def test_the_readme_has_a_command_for_each_step() -> None:
-    assert {words[1] for words in COMMANDS} == {"data", "train", "resume", "test", "predict", "compare"}
+    assert {words[1] for words in COMMANDS} == {"data", "train", "resume", "test", "predict", "compare", "model"}
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_a_command_of_the_readme_works(words: list[str], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
+    monkeypatch.setenv("TORCH_HOME", str(place / "torch"))
     assert main([*words[1:], *(SHORT if words[1] == "train" else [])]) == 0
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-SHOWN = 16  # names to list where none is near
+SHOWN = 24  # names to list where none is near
 
 
 class CnnlabError(Exception):

@@ -194,6 +194,10 @@ def check_fit(model: nn.Module, data: Data) -> None:
             f"the model cannot take pictures of {data.image_size[0]}×{data.image_size[1]} pixels with"
             f" {data.in_channels} channel(s) ({reason}). Set data.image_size larger, or choose other model.* arguments."
         ) from None
+    if logits.ndim == 4:
+        raise ConfigError(
+            "this model classifies every pixel, and the set has one label a picture; choose another model."
+        )
     if logits.shape != (2, data.num_classes):
         raise ConfigError(
             f"the model gives {tuple(logits.shape)[1:]} numbers a picture for {data.num_classes} classes;"

@@ -35,7 +35,7 @@ def test_the_parameters_are_those_of_its_layers() -> None:
 
 
 def test_widths_double_up_to_the_largest() -> None:
-    assert [s[0].conv2.out_channels for s in ConvNet(width=2, depths=[1] * 5).blocks] == [4, 8, 16, 16, 16]
+    assert [s[0].conv2.out_channels for s in ConvNet(width=2, depths=[1] * 5).blocks] == [4, 8, 16, 32, 32]
     assert ConvNet(width=2, max_width=6).feature_info.channels == 6
 
 

@@ -104,8 +104,8 @@ class ConvNet(Classifier):
 
     Args:
         width: filters of the stem; the stages have 2, 4, 8, … times as many.
-        max_width: where the doubling ends. None: 8·width.
-        depths: residual blocks of each stage. None: (1, 1, 2, 2), cut where the map would fall below 4 pixels.
+        max_width: where the doubling ends. None: 16·width.
+        depths: residual blocks of each stage. None: (1, 1, 1, 1), cut where the map would fall below 4 pixels.
         kernel_size: of the blocks' convolutions; odd.
         squeeze_excitation: gate each block's channels.
         blur_pool: blur before each reduction of size inside the blocks.
@@ -135,7 +135,7 @@ class ConvNet(Classifier):
     ) -> None:
         super().__init__()
         check_counts(width=width, max_width=max_width, kernel_size=kernel_size, in_channels=in_channels)
-        max_width = 8 * width if max_width is None else max_width
+        max_width = 16 * width if max_width is None else max_width
         if kernel_size % 2 == 0:
             raise ModelError(f"kernel_size must be odd, got {kernel_size}.")
         for name, share in (("dropout", dropout), ("stochastic_depth", stochastic_depth)):
@@ -146,7 +146,7 @@ class ConvNet(Classifier):
         if depths is None:
             size, depths = shorter // (strides[0] * strides[1]), [1]
             while len(depths) < 4 and size >= 8:
-                size, depths = size // 2, [1, 1, 2, 2][: len(depths) + 1]
+                size, depths = size // 2, [*depths, 1]
         if not isinstance(depths, list | tuple) or not 1 <= len(depths) <= 6:
             raise ModelError(f"depths must be a list of one to six numbers of blocks, got {depths!r}.")
         check_counts(**{f"depths[{i}]": blocks for i, blocks in enumerate(depths)})

@@ -38,7 +38,7 @@ Paths = list[tuple[str, nn.Module]]
 
 
 class Pretrained(Classifier):
-    """A classifier of torchvision.
+    """A classifier of torchvision. Its published weights expect pictures normalised with ImageNet's mean and deviation.
 
     Args:
         architecture: any classification model of torchvision, such as resnet18, efficientnet_b0 or vit_b_16.
@@ -84,7 +84,8 @@ class Pretrained(Classifier):
         (last_path, last), after = rest[place], [module for _, module in rest[place + 1 :]]
         self.moved = {last_path: "head"}  # path in torchvision → path here
         self.after = nn.Sequential(*after, nn.Flatten()) if after else nn.Sequential()
-        if type(net).__name__ == "VisionTransformer":
+        self.has_map = type(net).__name__ != "VisionTransformer"
+        if not self.has_map:
             net.heads = nn.Sequential(OrderedDict((path.partition(".")[2], module) for path, module in rest[:place]))
             self.body = net
             self.stages = ("body",)
@@ -109,7 +110,7 @@ class Pretrained(Classifier):
 
     @property
     def feature_info(self) -> FeatureInfo:
-        if not hasattr(self, "features"):
+        if not self.has_map:
             return super().feature_info
         # Measured on a picture without numbers: torchvision does not say it.
         size = self.image_size or 512
@@ -121,18 +122,18 @@ class Pretrained(Classifier):
         return FeatureInfo("features", shape[1], stride)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        if not hasattr(self, "features"):
+        if not self.has_map:
             return super().forward_features(x)
         self._check_size(x)
         return self.features(x)
 
     def forward_head(self, features: Tensor) -> Tensor:
-        if not hasattr(self, "features"):
+        if not self.has_map:
             return super().forward_head(features)
         return self.after(self.head(self.hidden(self.pool(features))))
 
     def forward(self, x: Tensor) -> Tensor:
-        if hasattr(self, "features"):
+        if self.has_map:
             return super().forward(x)
         self._check_size(x)
         return self.head(self.body(x))
@@ -153,7 +154,7 @@ class Pretrained(Classifier):
         for old, new in self.moved.items():
             if name.startswith(f"{old}."):
                 return new + name[len(old) :]
-        return f"body.{name}" if hasattr(self, "body") else name
+        return name if self.has_map else f"body.{name}"
 
 
 class HalfScaled(nn.Module):
@@ -295,7 +296,7 @@ def fetch_tensors(architecture: str, weights: str = "DEFAULT") -> dict[str, Tens
             with silence_ends_a_connection():
                 torch.hub.download_url_to_file(url, str(file), digest and digest[1], progress=sys.stderr.isatty())
         except (OSError, HTTPException, RuntimeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = str(error).splitlines()[0].strip("<>") if str(error) else type(error).__name__
             raise ModelError(
                 f"the weights of {architecture} are not in {file.parent} and cannot be downloaded from {url}"
                 f" ({reason}). Connect to the network, put {file.name} there, or do without (model.weights=null)."

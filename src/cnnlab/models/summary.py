@@ -131,7 +131,8 @@ class _Rows:
     def __init__(self, ghost: nn.Module) -> None:
         self.names = {module: name for name, module in ghost.named_modules() if ".parametrizations" not in f".{name}"}
         self.rows: list[LayerRow] = []
-        self.calls: list[tuple[nn.Module, LayerRow | None]] = []  # modules that are running, the outermost first
+        # Modules that are running, the outermost first: each with its row and the parameters that the row is to hold.
+        self.calls: list[tuple[nn.Module, LayerRow | None, list[nn.Parameter]]] = []
         self.holders: dict[Tensor, str] = {}  # which row a parameter was counted in
         self.mode: SightMode | None = None
 
@@ -158,7 +159,7 @@ class _Rows:
             tensors = list(tensors_in([args, kwargs]))
             row.input = _shape(tensors[0]) if tensors else None
             self.rows.append(row)
-        self.calls.append((module, row))
+        self.calls.append((module, row, []))
 
     def _own(self, module: nn.Module) -> list[nn.Parameter]:
         return list(module.parameters(recurse=parametrize.is_parametrized(module)))
@@ -173,21 +174,23 @@ class _Rows:
                 self.holders[parameter] = row.name
 
     def _on_return(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        row = self.calls.pop()[1]
+        _, row, used = self.calls.pop()
         if row is not None:
-            self._count(row, self._own(module))
+            self._count(row, list(dict.fromkeys([*self._own(module), *used])))
             self._finish(row, list(tensors_in([args, kwargs])), list(tensors_in(output)))
 
     def _on_operation(self, operation: Operation) -> None:
+        row, held = next(((row, held) for _, row, held in reversed(self.calls) if row is not None), (None, []))
+        used = [tensor for tensor in operation.inputs if isinstance(tensor, nn.Parameter)]
+        held += used  # also weights of a layer that is never called, as attention uses those of its last
         if not operation.arithmetic and not operation.multiply_adds:
             return
-        row = next((row for _, row in reversed(self.calls) if row is not None), None)
         if row is None:
-            caller = next((self.names[module] for module, _ in reversed(self.calls)), "")
+            caller = self.names[self.calls[-1][0]] if self.calls else ""
             row = LayerRow(f"{caller}.{_function(operation)}".lstrip("."), "function")
             row.input = _shape(operation.inputs[0])
             self.rows.append(row)
-            self._count(row, [tensor for tensor in operation.inputs if isinstance(tensor, nn.Parameter)])
+            self._count(row, used)
             self._finish(row, list(operation.inputs), list(tensors_in(operation.output)))
         texts = _of_all_axes(operation.arithmetic)
         if operation.name != "slice" or row.arithmetic[-1:] != texts:  # one axis after the other, often the same

@@ -128,7 +128,7 @@ class VGG(Classifier):
         if shorter < smallest:
             raise ModelError(
                 f"a picture of {shorter} pixels is too small for {blocks} blocks: the last pooling kernel would be"
-                f" larger than its input. Use at least {smallest} pixels (data.image_size) or fewer model.blocks."
+                f" larger than its input. Use at least {smallest} pixels (data.image_size) or fewer blocks."
             )
 
         def new_pool() -> nn.Module:
