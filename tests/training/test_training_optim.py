@@ -192,3 +192,11 @@ def test_an_unknown_argument_is_answered_with_the_nearest() -> None:
 def test_a_wrong_argument_is_refused_before_the_first_step(name: str, key: str, value: Any) -> None:
     with pytest.raises(ConfigError):
         create_optimizer({"name": name, "lr": 0.1, key: value}, network(), CPU)
+
+
+def test_muon_leaves_matrices_that_are_long_on_both_sides_to_adamw() -> None:
+    model = nn.Sequential(nn.Linear(8, 1100), nn.Linear(1100, 1100), nn.Linear(1100, 4))
+    optimizer = create_optimizer({"name": "Muon", "lr": 0.2}, model, CPU)
+    taken = [p for group in optimizer.param_groups if group["orthogonal"] for p in group["params"]]
+    assert [tuple(p.shape) for p in taken] == [(1100, 8)]
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 6

@@ -14,6 +14,7 @@ from cnnlab.errors import ConfigError, nearest
 from cnnlab.training.muon import Muon
 
 LARGEST_SIDE = 1024  # shorter side of a matrix that Muon takes: the work grows with its cube
+WIDE = 512  # inputs of a layer from which on AdamW's rate falls with their number (Yang et al. 2022, table 3)
 
 
 def optimizer_names() -> list[str]:
@@ -38,7 +39,7 @@ def create_optimizer(
 
     Weight decay is off for biases and for the scales of normalisation layers (all parameters of one axis). Muon takes
     filters and hidden matrices; the last layer, matrices of more than LARGEST_SIDE rows and columns, and everything of
-    one axis go to its AdamW at lr · other_lr_scale.
+    one axis go to its AdamW at lr · other_lr_scale, which for layers of many inputs falls with their number.
 
     Raises:
         ConfigError: an unknown optimizer or argument, or a value it refuses.
@@ -74,9 +75,10 @@ def create_optimizer(
         matrices = {key: p for key, p in parameters if p.ndim > 1}
         orthogonal = {k for k, p in matrices.items() if k != last and min(p.flatten(1).shape) <= LARGEST_SIDE}
         filters = [p for key, p in matrices.items() if key in orthogonal]
-        others = [p for key, p in matrices.items() if key not in orthogonal]
         groups.append({"params": filters, "weight_decay": decay, "orthogonal": True, "scale": 1.0})
-        groups.append({"params": others, "weight_decay": decay, "orthogonal": False, "scale": other_scale})
+        for p in (p for key, p in matrices.items() if key not in orthogonal):
+            scale = other_scale * min(1.0, WIDE / p[0].numel())
+            groups.append({"params": [p], "weight_decay": decay, "orthogonal": False, "scale": scale})
     else:
         groups.append({"params": [p for _, p in parameters if p.ndim > 1], "weight_decay": decay, "scale": 1.0})
     vectors = {"params": [p for _, p in parameters if p.ndim <= 1], "weight_decay": 0.0, "scale": other_scale}
