@@ -105,10 +105,6 @@ class AlexNet(Classifier):
     def forward_head(self, features: Tensor) -> Tensor:
         return self.head(self.hidden(self.pool(features)))
 
-    def reset_classifier(self, num_classes: int) -> None:
-        self.head = new_linear(self.head.in_features, num_classes).to(self.head.weight.device)
-        self.num_classes = num_classes
-
     def rename_foreign(self, name: str) -> str:
         """torchvision calls the fully connected layers classifier.1, .4 and .6, the last of them our head."""
         match = re.fullmatch(r"classifier\.(\d+)\.(\w+)", name)

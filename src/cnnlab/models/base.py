@@ -52,8 +52,12 @@ class Classifier(nn.Module):
         raise ModelError(f"{type(self).__name__} has no spatial features; use a convolutional model for this.")
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the last layer by a fresh one for `num_classes` classes."""
-        raise ModelError(f"{type(self).__name__} does not say how to replace its last layer (reset_classifier).")
+        """Replace the last layer, `head`, by a fresh one for `num_classes` classes."""
+        head = getattr(self, "head", None)
+        if not isinstance(head, nn.Linear | nn.Conv2d):
+            raise ModelError(f"{type(self).__name__} does not say how to replace its last layer (reset_classifier).")
+        self.head = new_head_like(head, num_classes).to(head.weight.device)
+        self.num_classes = num_classes
 
     def rename_foreign(self, name: str) -> str:
         """Name of a tensor in another library's model of the same architecture → its name here."""
@@ -94,6 +98,23 @@ def new_linear(in_features: int, num_classes: int) -> nn.Linear:
         nn.init.normal_(layer.weight, std=0.01)
         nn.init.zeros_(layer.bias)
     return layer
+
+
+def new_pixel_classifier(channels: int, num_classes: int) -> nn.Conv2d:
+    """A 1×1 convolution as the last layer, with small weights: it classifies every place of a map."""
+    check_counts(num_classes=num_classes)
+    layer = nn.Conv2d(channels, num_classes, 1)
+    with torch.no_grad():
+        nn.init.normal_(layer.weight, std=0.01)
+        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
+
+
+def new_head_like(head: nn.Linear | nn.Conv2d, num_classes: int) -> nn.Linear | nn.Conv2d:
+    """A fresh last layer of the same kind."""
+    if isinstance(head, nn.Conv2d):
+        return new_pixel_classifier(head.in_channels, num_classes)
+    return new_linear(head.in_features, num_classes)
 
 
 def count_parameters(model: nn.Module) -> int:

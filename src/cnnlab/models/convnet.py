@@ -194,7 +194,3 @@ class ConvNet(Classifier):
 
     def forward_head(self, features: Tensor) -> Tensor:
         return self.head(self.dropout(self.pool(features)))
-
-    def reset_classifier(self, num_classes: int) -> None:
-        self.head = new_linear(self.channels, num_classes).to(self.head.weight.device)
-        self.num_classes = num_classes

@@ -146,10 +146,6 @@ class ImageNetResNet(Classifier):
     def forward_head(self, features: Tensor) -> Tensor:
         return self.head(self.pool(features))
 
-    def reset_classifier(self, num_classes: int) -> None:
-        self.head = new_linear(self.channels, num_classes).to(self.head.weight.device)
-        self.num_classes = num_classes
-
     def rename_foreign(self, name: str) -> str:
         """torchvision: conv1, bn1 → stem; layer1 … layer4 → body.0 … body.3; bn → norm; downsample → shortcut."""
         name = re.sub(r"^conv1\.", "stem.0.", name)

@@ -82,7 +82,3 @@ class LeNet(Classifier):
 
     def forward_head(self, features: Tensor) -> Tensor:
         return self.head(self.hidden(self.pool(features)))
-
-    def reset_classifier(self, num_classes: int) -> None:
-        self.head = new_linear(84, num_classes).to(self.head.weight.device)
-        self.num_classes = num_classes

@@ -63,7 +63,3 @@ class MLP(Classifier):
                 " Resize them, or build it with another model.image_size."
             )
         return self.head(self.hidden(x))
-
-    def reset_classifier(self, num_classes: int) -> None:
-        self.head = new_linear(self.units, num_classes).to(self.head.weight.device)
-        self.num_classes = num_classes

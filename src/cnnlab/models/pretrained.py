@@ -24,8 +24,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from cnnlab.errors import ModelError, nearest
-from cnnlab.models.base import Classifier, FeatureInfo, GlobalAveragePool, check_counts, new_linear
-from cnnlab.models.unet import new_pixel_classifier
+from cnnlab.models.base import Classifier, FeatureInfo, GlobalAveragePool, check_counts, new_head_like
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,7 +97,8 @@ class Pretrained(Classifier):
             self.hidden = self._adopt("hidden", hidden)
             parts = [f"features.{name}" for name, _ in self.features.named_children()] + ["pool", "hidden"]
             self.stages = tuple(name for name in parts if any(True for _ in self.get_submodule(name).parameters()))
-        self.head = new_last_layer(last, num_classes)
+        assert isinstance(last, nn.Linear | nn.Conv2d)
+        self.head = new_head_like(last, num_classes)
         if trained and num_classes == len(last.weight):  # type: ignore[arg-type]
             copy_layer(last, self.head)
 
@@ -144,10 +144,6 @@ class Pretrained(Classifier):
                 f"{self.architecture} takes pictures of {self.image_size}×{self.image_size} pixels only, got"
                 f" {x.shape[2]}×{x.shape[3]}; set data.image_size={self.image_size} or choose another architecture."
             )
-
-    def reset_classifier(self, num_classes: int) -> None:
-        self.head = new_last_layer(self.head, num_classes).to(self.head.weight.device)
-        self.num_classes = num_classes
 
     def rename_foreign(self, name: str) -> str:
         """torchvision's modules keep their names inside; only the way to them is another."""
@@ -240,13 +236,6 @@ def replace_first_convolution(net: nn.Module, in_channels: int, trained: bool) -
             new.bias.copy_(old.bias)
     parent, _, name = path.rpartition(".")
     setattr(net.get_submodule(parent), name, new)
-
-
-def new_last_layer(like: nn.Module, num_classes: int) -> nn.Linear | nn.Conv2d:
-    """Fresh; a 1×1 convolution where the architecture pools after it (SqueezeNet)."""
-    if isinstance(like, nn.Conv2d):
-        return new_pixel_classifier(like.in_channels, num_classes)
-    return new_linear(like.in_features, num_classes)  # type: ignore[arg-type]
 
 
 @torch.no_grad()

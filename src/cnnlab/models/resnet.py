@@ -133,7 +133,3 @@ class ResNet(Classifier):
 
     def forward_head(self, features: Tensor) -> Tensor:
         return self.head(self.pool(features))
-
-    def reset_classifier(self, num_classes: int) -> None:
-        self.head = new_linear(4 * self.width, num_classes).to(self.head.weight.device)
-        self.num_classes = num_classes

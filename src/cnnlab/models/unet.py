@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnlab.errors import ModelError
-from cnnlab.models.base import Classifier, FeatureInfo, check_counts, initialise_he
+from cnnlab.models.base import Classifier, FeatureInfo, check_counts, initialise_he, new_pixel_classifier
 
 DEEPEST = 8  # 256 pixels to a place
 
@@ -107,17 +107,3 @@ class UNet(Classifier):
 
     def forward_head(self, features: Tensor) -> Tensor:
         return self.head(features)
-
-    def reset_classifier(self, num_classes: int) -> None:
-        self.head = new_pixel_classifier(self.width, num_classes).to(self.head.weight.device)
-        self.num_classes = num_classes
-
-
-def new_pixel_classifier(channels: int, num_classes: int) -> nn.Conv2d:
-    """A 1×1 convolution as the last layer, with small weights: training starts from nearly even probabilities."""
-    check_counts(num_classes=num_classes)
-    layer = nn.Conv2d(channels, num_classes, 1)
-    with torch.no_grad():
-        nn.init.normal_(layer.weight, std=0.01)
-        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    return layer

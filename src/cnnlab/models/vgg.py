@@ -180,10 +180,6 @@ class VGG(Classifier):
     def forward_head(self, features: Tensor) -> Tensor:
         return self.head(self.hidden(self.pool(features)))
 
-    def reset_classifier(self, num_classes: int) -> None:
-        self.head = new_linear(self.head.in_features, num_classes).to(self.head.weight.device)
-        self.num_classes = num_classes
-
     def rename_foreign(self, name: str) -> str:
         """torchvision numbers its layers through; here they are numbered within their block."""
         match = re.fullmatch(r"(features|classifier)\.(\d+)\.(\w+)", name)
