@@ -16,7 +16,7 @@ import torch
 import cnnlab
 from cnnlab.config import Config, compose
 from cnnlab.data.load import Data
-from cnnlab.errors import RunError
+from cnnlab.errors import ConfigError, RunError
 from cnnlab.evaluation.evaluate import evaluate_model
 from cnnlab.experiment import (
     REPORT_SAMPLES,
@@ -199,3 +199,11 @@ def test_a_disk_that_fills_up_while_training_leaves_the_last_whole_state(
     run, anything = resume_experiment(folder)
     assert anything
     assert len(run.history) == 4
+
+
+@pytest.mark.parametrize("key", ["start_size", "end_size"])
+def test_every_size_that_pictures_grow_through_is_checked_before_anything_is_written(tmp_path: Path, key: str) -> None:
+    words = ["model=vgg", "model.blocks=4", "model.width=4", f"augment.{key}=0.25", f"run.dir={tmp_path / 'run'}"]
+    with pytest.raises(ConfigError, match=r"augment\.start_size, augment\.end_size"):
+        run_experiment(compose([*(word for word in SMALL if not word.startswith("model")), *words]))
+    assert not (tmp_path / "run").exists()

@@ -34,6 +34,34 @@ class Tiny(cnnlab.Classifier):
         return self.head(self.body(x).relu().mean((2, 3)))
 
 number = 3
+
+class Required(Tiny):
+    def __init__(self, filters, in_channels, num_classes):
+        super().__init__(filters, in_channels, num_classes)
+
+class Looks(Tiny):
+    def forward(self, x):
+        assert x.mean().item() == x.mean().item()
+        return super().forward(x)
+
+class Pair(Tiny):
+    def forward(self, x):
+        return super().forward(x), x
+
+class Own(Tiny):
+    def forward(self, x):
+        raise ValueError("my own words")
+
+class Missing(Tiny):
+    def forward(self, x):
+        return self.nothing(x)
+
+class Refuses(Tiny):
+    def __init__(self):
+        raise KeyError("a key")
+
+def not_a_model():
+    return 3
 """
 SHORT = ["data.limit=40", "trainer.epochs=1", "trainer.batch_size=20", "logger=none"]
 
@@ -126,3 +154,29 @@ def test_python_m_cnnlab_is_cnnlab() -> None:
     python = shutil.which(sys.executable) or sys.executable
     result = subprocess.run([python, "-m", "cnnlab", "--version"], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == cnnlab.__version__
+
+
+@pytest.mark.parametrize("words", [["model=mymodels:Required", "model.filters=2"], ["model=mymodels:Looks"]])
+def test_unusual_classes_train(here: Path, capfd: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert main(["train", *SHORT, *words, "run.dir=run"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Pair", "must give one tensor"),
+        ("Own", "my own words"),
+        ("Missing", "nothing"),
+        ("Refuses", "a key"),
+        ("not_a_model", "must build an nn.Module"),
+        ("Required", "filters"),
+    ],
+)
+def test_a_class_that_fails_says_in_one_line_how(
+    here: Path, capfd: pytest.CaptureFixture[str], name: str, words: str
+) -> None:
+    assert main(["train", *SHORT, f"model=mymodels:{name}", "run.dir=run"]) == 2
+    err = capfd.readouterr().err
+    assert words in err
+    assert "Traceback" not in err
+    assert not (here / "run").exists()

@@ -319,15 +319,17 @@ def _print_options() -> None:
     for group in config.GROUPS:
         print(f"{group}={'|'.join(config.options(group))}")
     print("\nkeys, with the defaults that no recipe changes:")
+    names = {key: alias for alias, key in config.ALIASES.items()}
     for key, value in sorted(_flat("", dataclasses.asdict(config.Config()))):
-        print(f"  {key}={value}")
+        if key not in config.OPEN_GROUPS:
+            print(f"  {names.get(key, key)}={value}")
     print("  model.*, optimizer.*: the arguments of the model and of the optimizer")
 
 
 def _flat(prefix: str, values: dict[str, Any]) -> list[tuple[str, Any]]:
     rows = []
     for key, value in values.items():
-        rows += _flat(f"{prefix}{key}.", value) if isinstance(value, dict) else [(prefix + key, value)]
+        rows += _flat(f"{prefix}{key}.", value) if isinstance(value, dict) and value else [(prefix + key, value)]
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import shutil
 import time
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from cnnlab.config import Config, compose, from_dict
 from cnnlab.data.load import Data, build_data
 from cnnlab.device import choose_device
-from cnnlab.errors import ConfigError, RunError
+from cnnlab.errors import CnnlabError, ConfigError, RunError
 from cnnlab.evaluation.evaluate import Outputs, evaluate_model, write_outputs
 from cnnlab.models.base import count_parameters
 from cnnlab.models.first_layer import first_layer_weights
@@ -173,27 +174,37 @@ def build_model(config: Config, data: Data, trust_code: bool = False, resumed: b
 
 
 def check_fit(model: nn.Module, data: Data) -> None:
-    """Raise ConfigError unless the model takes the data's pictures and answers for each class. Costs no arithmetic."""
-    import copy
+    """Raise ConfigError unless the model takes the data's pictures, also while they grow, and answers for each class.
 
-    ghost = copy.deepcopy(model).to("meta")
-    shape = (data.in_channels, *data.image_size)
-    smallest = data.train.augmentation.at(0.0) if data.train.augmentation else None
-    first = (data.in_channels, smallest.height, smallest.width) if smallest else shape
+    On the meta device, where it costs no arithmetic; a model that looks at numbers gets real pictures instead.
+    """
+    channels, augmentation = data.in_channels, data.train.augmentation
+    sizes = {data.image_size}
+    if augmentation is not None:
+        growing = [augmentation.at(i / 16) for i in range(17)]
+        sizes |= {(step.height, step.width) for step in growing}
     try:
-        logits = ghost.eval()(torch.empty(2, *shape, device="meta"))
-        ghost.train()(torch.empty(data.train.batch_size, *first, device="meta"))
-    except ValueError:  # torch's word for one number to take the deviation of
-        raise ConfigError(
-            f"this model normalises over the batch, and trainer.batch_size={data.train.batch_size} leaves one number to"
-            " normalise; use a larger batch."
-        ) from None
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+        try:
+            logits = _try_out(model, "meta", channels, sizes, data)
+        except Exception:  # a model of the user's own can fail in any way
+            logits = _try_out(model, "cpu", channels, sizes, data)
+    except CnnlabError:
+        raise
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "more than 1 value per channel" in reason:
+            raise ConfigError(
+                f"this model normalises over the batch, and trainer.batch_size={data.train.batch_size} leaves one"
+                " number to normalise; use a larger batch."
+            ) from None
+        grows = " and augment.start_size, augment.end_size 1" if len(sizes) > 1 else ""
         raise ConfigError(
             f"the model cannot take pictures of {data.image_size[0]}×{data.image_size[1]} pixels with"
-            f" {data.in_channels} channel(s) ({reason}). Set data.image_size larger, or choose other model.* arguments."
-        ) from None
+            f" {channels} channel(s) ({type(error).__name__}: {reason}). Set data.image_size larger{grows}, or choose"
+            " other model.* arguments."
+        ) from error
+    if not isinstance(logits, Tensor):
+        raise ConfigError(f"the model must give one tensor (B, num_classes), it gives a {type(logits).__name__}.")
     if logits.ndim == 4:
         raise ConfigError(
             "this model classifies every pixel, and the set has one label a picture; choose another model."
@@ -203,6 +214,16 @@ def check_fit(model: nn.Module, data: Data) -> None:
             f"the model gives {tuple(logits.shape)[1:]} numbers a picture for {data.num_classes} classes;"
             f" build it with num_classes={data.num_classes}."
         )
+
+
+def _try_out(model: nn.Module, device: str, channels: int, sizes: set[tuple[int, int]], data: Data) -> Any:
+    """The logits of two pictures of the evaluated size, after a training batch of each of the sizes."""
+    ghost = copy.deepcopy(model).to(device).train()
+    count = min(2, data.train.batch_size)  # what batch norm cannot do with two pictures it cannot do with more
+    with torch.no_grad():
+        for height, width in sorted(sizes):
+            ghost(torch.empty(count, channels, height, width, device=device).fill_(0.5))
+        return ghost.eval()(torch.empty(2, channels, *data.image_size, device=device).fill_(0.5))
 
 
 def _run(
@@ -216,19 +237,20 @@ def _run(
     check_fit(model, data)
     folder.refuse_if_taken()
     check_space(folder, model)
-    begun = initialise(model, config)
+    begun = initialise(model, config, data.classes)
     trainer = Trainer(model, data, config, folder)
     listeners = Trackers([*trackers, *folder_trackers(config, folder)])
     lock = folder.lock()
     try:
         folder.refuse_if_taken()
+        trainer.save()  # before config.yaml makes it a run: where its weights begin may not be there at a resume
         folder.start(config, describe(list(command)), data.manifest, begun)
         return _train_test_report(trainer, listeners)
     finally:
         lock.release()
 
 
-def initialise(model: nn.Module, config: Config) -> dict[str, Any] | None:
+def initialise(model: nn.Module, config: Config, classes: list[str]) -> dict[str, Any] | None:
     """Put the weights that `init.from` names into the model; None where it names none.
 
     Returns:
@@ -239,7 +261,9 @@ def initialise(model: nn.Module, config: Config) -> dict[str, Any] | None:
     """
     if config.init.source is None:
         return None
-    result = transfer(model, read_source(config.init.source), config.init.map, config.init.strict)
+    tensors, answers = read_source(config.init.source)
+    same = answers is None or answers == classes
+    result = transfer(model, tensors, config.init.map, config.init.strict, keep_head=same)
     return {"source": config.init.source, "summary": result.describe(), **dataclasses.asdict(result)}
 
 
@@ -304,7 +328,7 @@ def describe_run(model: nn.Module, data: Data) -> dict[str, str]:
     height, width = data.image_size
     of_data = ("in_channels", "num_classes", "image_size")
     defaults = default_arguments(name)
-    given = ", ".join(f"{k}={v}" for k, v in arguments.items() if k not in of_data and v != defaults[k])
+    given = ", ".join(f"{k}={v}" for k, v in arguments.items() if k not in of_data and v != defaults.get(k, ...))
     sizes = " / ".join(f"{len(data.split[part]):,}" for part in ("train", "val", "test"))
     return {
         "data": f"{data.config.data.name}: {data.num_classes} classes, {height}×{width}×{data.in_channels},"

@@ -122,3 +122,24 @@ def test_stages_are_frozen_from_the_input_on() -> None:
         frozen_stages(model, 5)
     with pytest.raises(ModelError, match=r"Linear names no stages"):
         frozen_stages(nn.Linear(2, 2), "backbone")
+
+
+def test_a_head_of_other_classes_stays_fresh_whatever_its_shape() -> None:
+    source, model = net(seed=1), net()
+    head = model.head.weight.clone()  # type: ignore[union-attr, operator]
+    result = transfer(model, source.state_dict(), keep_head=False)
+    assert result.fresh == {"head.weight": "other classes", "head.bias": "other classes"}
+    assert torch.equal(model.head.weight, head)  # type: ignore[arg-type]
+
+
+def test_a_model_that_is_all_head_can_be_taken_over() -> None:
+    source, model = (create_model("mlp", hidden=[], image_size=4) for _ in range(2))
+    assert len(transfer(model, source.state_dict()).loaded) == 2
+
+
+@pytest.mark.parametrize("stages", [("stem", "nothere"), "stem"])
+def test_a_stage_that_is_none_is_named(stages: object) -> None:
+    model: Any = net()
+    model.stages = stages
+    with pytest.raises(ModelError, match=r"ResNet\.stages is"):
+        frozen_stages(model, "backbone")

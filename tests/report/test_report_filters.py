@@ -77,3 +77,9 @@ def test_of_many_units_the_strongest_are_shown() -> None:
 @pytest.mark.parametrize("weights", [None, np.zeros((2, 5, 3, 3)), np.full((2, 1, 3, 3), np.nan)])
 def test_what_cannot_be_drawn_is_left_out(weights: np.ndarray | None) -> None:
     assert filters_view(weights) is None
+
+
+def test_units_as_large_as_photographs_stay_a_small_picture() -> None:
+    picture = weight_grid(np.random.default_rng(0).normal(size=(64, 3, 224, 224)))
+    assert max(picture.width, picture.height) <= 560
+    assert len(picture.uri) < 2_000_000

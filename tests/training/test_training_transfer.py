@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -15,7 +17,7 @@ import cnnlab
 from cnnlab.config import compose
 from cnnlab.errors import CnnlabError, ConfigError
 from cnnlab.experiment import resume_experiment, run_experiment
-from cnnlab.training.optim import create_optimizer
+from cnnlab.training.optim import create_optimizer, set_rate
 
 TINY = ["data.limit=60", "trainer.epochs=3", "trainer.batch_size=20", "logger=none", "augment=none"]
 NET = ["model=resnet", "model.depth=8", "model.width=4"]
@@ -164,3 +166,49 @@ def test_with_everything_frozen_nothing_is_left_to_train() -> None:
     model = cnnlab.create_model("mlp").requires_grad_(False)
     with pytest.raises(ConfigError, match="nothing is left to train"):
         create_optimizer({"name": "SGD", "lr": 0.1}, model, torch.device("cpu"))
+
+
+def test_a_run_killed_before_its_first_step_still_begins_where_it_was_told(source: Path, tmp_path: Path) -> None:
+    words = [f"init.from={source}", "init.freeze=backbone", "trainer.epochs=1"]
+    whole = train(tmp_path / "run", *words)
+
+    class Killed(BaseException):
+        pass
+
+    class Killer:
+        def log(self, event: object) -> None:
+            raise Killed
+
+        def close(self) -> None:
+            pass
+
+    broken = tmp_path / "broken"
+    with pytest.raises(Killed):
+        run_experiment(compose([*TINY, *NET, f"run.dir={broken}", *words]), [Killer()])  # type: ignore[list-item]
+    assert (broken / "config.yaml").exists()
+    resume_experiment(broken)
+    again = load_file(broken / "best" / "model.safetensors")
+    assert all(torch.equal(again[key], value) for key, value in whole.items())
+
+
+def test_a_source_with_other_classes_gives_its_backbone_alone(tmp_path: Path, source: Path) -> None:
+    numbers = np.random.default_rng(0)
+    for name in "abcdefghij":  # ten classes, as the digits have
+        (tmp_path / "letters" / name).mkdir(parents=True)
+        for i in range(8):
+            image = Image.fromarray(numbers.integers(0, 256, (8, 8), dtype=np.uint8))
+            image.save(tmp_path / "letters" / name / f"{i}.png")
+    data = ["data=folder", f"data.root={tmp_path / 'letters'}"]
+    words = [*TINY, *NET, *data, f"init.from={source}", "init.strict=false", f"run.dir={tmp_path / 'run'}"]
+    run_experiment(compose(words))
+    begun = json.loads((tmp_path / "run" / "init.json").read_text())
+    assert begun["fresh"]["head.weight"] == "other classes"
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.0])
+@pytest.mark.parametrize("name", ["SGD", "Muon"])
+def test_the_rate_that_is_told_is_that_of_the_configuration(name: str, scale: float) -> None:
+    model = cnnlab.create_model("resnet", depth=8, width=4)
+    settings = {"name": name, "lr": 0.02, "backbone_lr_scale": scale}
+    optimizer = create_optimizer(settings, model, torch.device("cpu"))
+    assert set_rate(optimizer, 0.5) == pytest.approx(0.01)

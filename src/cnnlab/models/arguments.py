@@ -12,7 +12,7 @@ from torch import nn
 
 from cnnlab.errors import ModelError
 from cnnlab.models.base import as_pair, check_counts
-from cnnlab.models.registry import create_model, find_model, import_model, list_models
+from cnnlab.models.registry import create_model, find_model, import_model, list_models, rebuild_arguments
 
 IMAGE_SIZE, IN_CHANNELS = 32, 3  # where neither the user nor the model says
 
@@ -56,7 +56,7 @@ def model_from_words(name: str, words: Sequence[str]) -> tuple[nn.Module, tuple[
     channels = _picture_fact("in_channels", given, parameters, IN_CHANNELS)
     height, width = _sides(image_size)
     check_counts(in_channels=channels)
-    model = create_model(name, trust_code=True, **given)
+    model = create_model(name, trust_code=True, **rebuild_arguments(find_model(name)) | given)  # no weights needed
     return model, (channels, height, width)
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from cnnlab.errors import ModelError, nearest
+from cnnlab.errors import CnnlabError, ModelError, nearest
 from cnnlab.models.alexnet import AlexNet
 from cnnlab.models.convnet import ConvNet
 from cnnlab.models.imagenet_resnet import resnet18, resnet34, resnet50
@@ -87,9 +87,13 @@ def create_model(name: str, *, trust_code: bool = False, **arguments: Any) -> nn
         _check_type(name, key, value, allowed[key])
     try:
         model = builder(**arguments)
-    except (TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+    except CnnlabError:
+        raise
+    except Exception as error:  # a constructor of the user's own can fail in any way
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"cannot build model {name!r} with {arguments}: {reason}.") from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model {name!r} builds a {type(model).__name__}; it must build an nn.Module.")
     spec = default_arguments(name) | _plain(arguments)
     try:
         json.dumps(spec)
@@ -139,11 +143,13 @@ def import_model(name: str) -> None:
         sys.path.insert(0, here)
     try:
         builder = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # the module is the user's: anything can come out of it
+    except (Exception, SystemExit) as error:  # the module is the user's: anything can come out of it
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"cannot import {attribute!r} from {module!r} for model={name}: {reason}.") from error
     if not callable(builder):
-        raise ModelError(f"model={name} must name a class or a function that builds an nn.Module, got {builder!r}.")
+        raise ModelError(
+            f"model={name} must name a class or a function that builds an nn.Module, got a {type(builder).__name__}."
+        )
     MODELS[name] = builder
 
 
@@ -153,7 +159,7 @@ def find_model(name: str) -> Callable[..., nn.Module]:
     if name not in MODELS and ":" in name:
         raise ModelError(
             f"{name} is code outside of cnnlab, which is run only where you trust it: pass --trust-code on the command"
-            " line, trust_code=True in Python, or import its module first."
+            " line, or trust_code=True in Python."
         )
     if name not in MODELS:
         raise ModelError(f"unknown model {name!r}.{nearest(name, MODELS)}")

@@ -34,7 +34,11 @@ class Transfer:
 
 @torch.no_grad()
 def transfer(
-    model: nn.Module, tensors: Mapping[str, Tensor], names: Mapping[str, str] | None = None, strict: bool = True
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    names: Mapping[str, str] | None = None,
+    strict: bool = True,
+    keep_head: bool = True,
 ) -> Transfer:
     """Copy `tensors` into the model where name and shape agree. The head may differ: it then stays fresh.
 
@@ -44,6 +48,7 @@ def transfer(
     Args:
         names: old prefix → new prefix, such as {"conv1": "stem.0", "fc": "head"}.
         strict: False loads what fits and leaves the rest fresh.
+        keep_head: False leaves the head fresh whatever its shape, because its classes are others.
 
     Raises:
         ModelError: something besides the head is missing or of another shape, or nothing fits at all. The model is
@@ -54,13 +59,16 @@ def transfer(
     result = Transfer(unused=[name for name in given if name not in target])
     for name, own in target.items():
         found = given.get(name)
-        if found is not None and found.shape == own.shape:
+        if name.startswith(HEAD) and not keep_head:
+            result.fresh[name] = "other classes"
+        elif found is not None and found.shape == own.shape:
             result.loaded.append(name)
         elif not name.endswith("num_batches_tracked"):
             why = "not in the source" if found is None else f"{list(found.shape)} there, {list(own.shape)} here"
             result.fresh[name] = why
     wrong = {name: why for name, why in result.fresh.items() if not name.startswith(HEAD)}
-    if not any(name for name in result.loaded if not name.startswith(HEAD)):
+    body = [name for name in target if not name.startswith(HEAD)]
+    if body and not set(body) & set(result.loaded):
         some = f" It has {', '.join(list(tensors)[:3])}, …; the model has {', '.join(list(target)[:3])}, …"
         raise ModelError(f"none of the {len(tensors)} tensors of the source fits the model.{some} (init.map renames).")
     if wrong and strict:
@@ -115,4 +123,7 @@ def frozen_stages(model: nn.Module, freeze: str | int) -> list[nn.Module]:
     count = len(stages) if freeze == "backbone" else int(freeze)
     if count > len(stages):
         raise ModelError(f"init.freeze={count}, and the model has {len(stages)} stages: {', '.join(stages)}.")
-    return [model.get_submodule(name) for name in stages[:count]]
+    try:
+        return [model.get_submodule(name) for name in stages[:count]]
+    except AttributeError as error:
+        raise ModelError(f"{type(model).__name__}.stages is {stages!r}: {error}.") from None

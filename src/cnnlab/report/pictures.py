@@ -72,6 +72,11 @@ def weight_grid(weights: np.ndarray[Any, Any]) -> Picture:
         top, left = unit // columns * (height + 1), unit % columns * (width + 1)
         sheet[top : top + height, left : left + width] = np.rint(tile).astype(np.uint8).transpose(1, 2, 0)
     picture = Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
+    if max(picture.size) > 2 * SHEET:  # units as large as photographs
+        picture.thumbnail((2 * SHEET, 2 * SHEET))
+        longest = max(picture.size)
+        width, height = (round(side * SHEET / longest) for side in picture.size)
+        return Picture(data_uri(picture, lossless=False), width, height, crisp=False)
     factor = max(1, SHEET // max(picture.size))
     return Picture(data_uri(picture, lossless=True), picture.width * factor, picture.height * factor, crisp=True)
 

@@ -122,6 +122,7 @@ class RunFolder:
             self.environment.name,
             self.split.name,
             self.init.name,
+            self.state.parent.name,
         }  # what a run killed at its start leaves
         if self.path.is_dir() and any(not ours & {e.name, e.suffix} for e in self.path.iterdir()):
             raise RunError(f"{self.path} holds other files; choose an empty or a new run.dir.")

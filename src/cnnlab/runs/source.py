@@ -15,8 +15,11 @@ from cnnlab.runs.weights import read_weights
 LIBRARY = "torchvision:"
 
 
-def read_source(source: str) -> dict[str, Tensor]:
+def read_source(source: str) -> tuple[dict[str, Tensor], list[str] | None]:
     """Tensors by name from a run folder, FILE.safetensors, or torchvision:NAME[:WEIGHTS].
+
+    Returns:
+        The tensors, and the class names that their head answers with, None where the source does not say.
 
     Raises:
         RunError, ModelError: nothing there, a damaged file, an unknown name, or weights that cannot be downloaded.
@@ -25,12 +28,15 @@ def read_source(source: str) -> dict[str, Tensor]:
         from cnnlab.models.pretrained import fetch_tensors  # it imports torchvision
 
         name, _, weights = source.removeprefix(LIBRARY).partition(":")
-        return fetch_tensors(name, weights or "DEFAULT")
+        return fetch_tensors(name, weights or "DEFAULT"), None
     path = Path(source).expanduser()
-    if path.suffix != ".safetensors":
-        return read_weights(open_folder(path).weights)[0]
+    if path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
+        raise RunError(f"{path} may be a pickle, which can run code: save its state dict as .safetensors.")
+    if path.suffix != ".safetensors" or path.is_dir():
+        tensors, card = read_weights(open_folder(path).weights)
+        return tensors, card["classes"]
     try:
-        return load_file(path)
+        return load_file(path), None
     except FileNotFoundError:
         raise RunError(f"there is no file {path}; init.from takes a run folder or a .safetensors file.") from None
     except (SafetensorError, OSError) as error:

@@ -65,7 +65,7 @@ def create_optimizer(
         arguments["fused"] = True
     scales = {"other_lr_scale": other_scale, "backbone_lr_scale": backbone_scale}
     for key, value in {**arguments, "weight_decay": decay, **scales}.items():
-        _check_value(name, key, value, allowed[key].default if key in allowed else 0.0)
+        _check_value(name, key, value, allowed[key].default if key in allowed else 0.0 if key not in scales else 1.0)
     rate = arguments.get("lr", allowed["lr"].default)
 
     parameters = [(key, p) for key, p in model.named_parameters() if p.requires_grad]
@@ -127,7 +127,7 @@ def _last_matrix(parameters: list[tuple[str, nn.Parameter]]) -> str:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
-    """Set every group to its highest rate times `factor`; return the first group's."""
+    """Set every group to its highest rate times `factor`; return the rate that `optimizer.lr` stands for."""
     for group in optimizer.param_groups:
         group["lr"] = group["highest_lr"] * factor
-    return float(optimizer.param_groups[0]["lr"])
+    return float(optimizer.defaults["lr"]) * factor

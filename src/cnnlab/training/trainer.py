@@ -272,7 +272,7 @@ class Trainer:
     def _stop_non_finite(self) -> None:
         raise NonFiniteLoss(
             f"the loss is not finite at step {self.step + 1} (epoch {self.epoch + 1}); the last good state is in"
-            f" {self.folder.state}. Lower optimizer.lr (now {self.optimizer.param_groups[0]['lr']:.3g}) or set"
+            f" {self.folder.state}. Lower optimizer.lr (now {self.rate:.3g}) or set"
             " trainer.grad_clip=1."
         )
 
