@@ -78,7 +78,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield root
     sys.path[:] = path
     sys.modules.pop("mymodels", None)
-    MODELS.pop("mymodels:Tiny", None)
+    for name in ("mymodels:Tiny", "tiny"):
+        MODELS.pop(name, None)
 
 
 def test_the_readme_has_a_command_for_each_step() -> None:
@@ -88,7 +89,7 @@ def test_the_readme_has_a_command_for_each_step() -> None:
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_a_command_of_the_readme_works(words: list[str], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-    monkeypatch.setenv("TORCH_HOME", str(place / "torch"))
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(place / "torch" / "hub"))
     assert main([*words[1:], *(SHORT if words[1] == "train" else [])]) == 0
 
 

@@ -260,7 +260,9 @@ def _model(options: argparse.Namespace, words: Sequence[str]) -> None:
         return
     from rich.console import Console
 
-    Console(highlight=False).print(as_table(summary), crop=False)
+    console = Console(highlight=False)
+    console.width = max(80, console.width)  # narrower, the terminal breaks the lines and no figure is lost
+    console.print(as_table(summary), crop=False)
 
 
 def _data(options: argparse.Namespace, words: Sequence[str]) -> None:

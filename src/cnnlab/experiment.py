@@ -142,6 +142,12 @@ def resume_experiment(
         config = read_config(folder)
         if folder.report.exists():
             return Run(folder.path, folder.history(), folder.test_figures()), False
+        begun = folder.state.exists()
+        if not begun and (config.init.source is not None or config.model["name"] == "pretrained"):
+            raise RunError(
+                f"{folder.state} is missing, and with it the weights that this run began with; start it anew in another"
+                " folder."
+            )
         threads = read_json(folder.environment).get("machine", {}).get("threads")
         prepare_process(dataclasses.replace(config.trainer, threads=config.trainer.threads or threads))
         device = choose_device(config.trainer.device)
@@ -152,8 +158,10 @@ def resume_experiment(
                 " Restore them, or start a new run."
             )
         trainer = Trainer(build_model(config, data, trust_code, resumed=True), data, config, folder)
+        if not begun:
+            trainer.save()
         listeners = Trackers([*trackers, *folder_trackers(config, folder)])
-        return _train_test_report(trainer, listeners), True
+        return _train_test_report(trainer, listeners, resumed=begun), True
     finally:
         lock.release()
 
@@ -245,7 +253,7 @@ def _run(
         folder.refuse_if_taken()
         trainer.save()  # before config.yaml makes it a run: where its weights begin may not be there at a resume
         folder.start(config, describe(list(command)), data.manifest, begun)
-        return _train_test_report(trainer, listeners)
+        return _train_test_report(trainer, listeners, resumed=False)
     finally:
         lock.release()
 
@@ -282,7 +290,7 @@ def check_space(folder: RunFolder, model: nn.Module) -> None:
         )
 
 
-def _train_test_report(trainer: Trainer, trackers: Trackers) -> Run:
+def _train_test_report(trainer: Trainer, trackers: Trackers, resumed: bool) -> Run:
     data, folder = trainer.data, trainer.folder
     try:
         if data.quarantined:
@@ -293,7 +301,7 @@ def _train_test_report(trainer: Trainer, trackers: Trackers) -> Run:
         if folder.init.exists():
             begun = read_record(folder.init, "source", "summary")
             facts["weights"] = f"from {begun['source']}: {begun['summary']}"
-        history = train(trainer, trackers, facts)
+        history = train(trainer, trackers, facts, resumed)
         test = None
         outputs = None
         best = trainer.best_model

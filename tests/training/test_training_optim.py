@@ -200,3 +200,15 @@ def test_muon_leaves_matrices_that_are_long_on_both_sides_to_adamw() -> None:
     taken = [p for group in optimizer.param_groups if group["orthogonal"] for p in group["params"]]
     assert [tuple(p.shape) for p in taken] == [(1100, 8)]
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 6
+
+
+def test_muon_finds_the_head_wherever_it_was_defined() -> None:
+    class HeadFirst(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.body = nn.Linear(4, 2), nn.Conv2d(1, 4, 3)
+
+    model = HeadFirst()
+    optimizer = create_optimizer({"name": "Muon", "lr": 0.2}, model, CPU)
+    taken = [p for group in optimizer.param_groups if group["orthogonal"] for p in group["params"]]
+    assert [id(p) for p in taken] == [id(model.body.weight)]

@@ -113,7 +113,11 @@ def test_a_run_interrupted_again_and_again_ends_the_same(command: CommandLine, u
     for _ in range(4):
         state = folder / "last" / "state.pt"
         before = state.stat().st_mtime_ns if state.exists() else 0
-        running.wait_until(lambda state=state, before=before: state.exists() and state.stat().st_mtime_ns > before)
+        running.wait_until(
+            lambda state=state, before=before: (
+                (folder / "config.yaml").exists() and state.exists() and state.stat().st_mtime_ns > before
+            )
+        )
         running.send(signal.SIGINT)
         if running.wait().code == 0:
             break

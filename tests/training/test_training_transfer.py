@@ -212,3 +212,11 @@ def test_the_rate_that_is_told_is_that_of_the_configuration(name: str, scale: fl
     settings = {"name": name, "lr": 0.02, "backbone_lr_scale": scale}
     optimizer = create_optimizer(settings, model, torch.device("cpu"))
     assert set_rate(optimizer, 0.5) == pytest.approx(0.01)
+
+
+def test_without_its_state_a_fine_tuning_is_not_begun_from_other_weights(source: Path, tmp_path: Path) -> None:
+    train(tmp_path / "run", f"init.from={source}")
+    for name in ("last/state.pt", "report.html"):
+        (tmp_path / "run" / name).unlink()
+    with pytest.raises(CnnlabError, match="weights that this run began with"):
+        resume_experiment(tmp_path / "run")

@@ -123,7 +123,10 @@ def _check_value(name: str, key: str, value: Any, default: Any) -> None:
 
 
 def _last_matrix(parameters: list[tuple[str, nn.Parameter]]) -> str:
-    return next((key for key, p in reversed(parameters) if p.ndim > 1), "")
+    """The head's, wherever it was defined; of a model without a `head` the one that was defined last."""
+    matrices = [key for key, p in parameters if p.ndim > 1]
+    heads = [key for key in matrices if key.startswith("head.")]
+    return (heads or matrices or [""])[-1]
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:

@@ -37,8 +37,8 @@ STEP_EVENTS_A_SECOND = 5
 COUNTERS = ("epoch", "step", "batch", "stale", "rate")
 
 
-def train(trainer: Trainer, trackers: Trackers, facts: dict[str, str]) -> list[dict[str, Any]]:
-    """Train from the state in the run folder, if there is one, to the last epoch.
+def train(trainer: Trainer, trackers: Trackers, facts: dict[str, str], resumed: bool) -> list[dict[str, Any]]:
+    """Train to the last epoch, from the state in the run folder if `resumed`.
 
     Every epoch: train, validate, keep the best weights, save the state, tell the trackers.
 
@@ -50,14 +50,12 @@ def train(trainer: Trainer, trackers: Trackers, facts: dict[str, str]) -> list[d
         NonFiniteLoss: the loss is no number any more; the last good state is saved.
     """
     folder = trainer.folder
-    if folder.state.exists():
+    if resumed:
         state = load_state(folder.state)
         trainer.restore(state)
         if state["threads"] != torch.get_num_threads():
             now, before = torch.get_num_threads(), state["threads"]
             trackers.log(Noted(f"resumed with {now} threads instead of {before}: the last digits may differ.", True))
-    else:
-        trainer.save()  # the weights it begins with: they may come from anywhere
     trackers.log(trainer.started(facts))
     with InterruptGuard() as guard:
         while not trainer.finished:
