@@ -461,3 +461,11 @@ def test_whatever_a_file_holds_gives_a_config_or_one_line(values: dict[str, Any]
         return
     assert isinstance(config, Config)
     assert isinstance(config.trainer.epochs, int)
+
+
+@pytest.mark.parametrize("data", ["digits", "mnist", "fashion_mnist"])
+def test_a_net_without_batch_norm_gets_a_lower_rate_than_one_with_it(data: str) -> None:
+    assert compose([f"data={data}", "model=mlp"]).optimizer["lr"] == 0.05
+    assert compose([f"data={data}"]).optimizer["lr"] > 0.05
+    assert compose([f"data={data}", "model=mlp", "optimizer.lr=0.2"]).optimizer["lr"] == 0.2
+    assert compose([f"data={data}", "model=mlp", "optimizer=adamw"]).optimizer["lr"] < 0.05

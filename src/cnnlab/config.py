@@ -332,10 +332,14 @@ def _set_texts(values: dict[str, Any], chosen: Mapping[str, str]) -> None:
 
 
 def _tune(values: dict[str, Any], chosen: Mapping[str, str]) -> None:
-    """Apply what the recipe found good for one model or optimizer, where that one is in use; overrides still win."""
-    for target, arguments in values.pop("tuned", {}).items():
-        group, name = target.split(".", 1)
-        if values[group]["name"] == name:
+    """Apply what the recipe found good for one model or optimizer, where that one is in use; overrides still win.
+
+    Of several targets, such as "model.mlp optimizer.SGD", all must be in use, and the values are the last one's.
+    """
+    for targets, arguments in values.pop("tuned", {}).items():
+        pairs = [target.split(".", 1) for target in targets.split()]
+        group = pairs[-1][0]
+        if all(values[part]["name"] == name for part, name in pairs):
             values[group].update({k: v for k, v in arguments.items() if f"{group}.{k}" not in chosen})
 
 
