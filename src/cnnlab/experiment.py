@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cnnlab.config import Config, compose, from_dict
+from cnnlab.config import Config, compose, from_dict, options
 from cnnlab.data.load import Data, build_data
 from cnnlab.device import choose_device
 from cnnlab.errors import CnnlabError, ConfigError, RunError
@@ -83,7 +83,8 @@ def fit(
         if override.startswith(DATA_KEYS):
             raise ConfigError(f"{override!r} comes after the data: give it to cnnlab.load_data instead.")
     name, arguments = model_spec(model)
-    settings = [f"data={data.config.data.name}", *overrides]
+    known = [f"model={name}"] if name in options("model") else []  # what the recipe found good for it
+    settings = [f"data={data.config.data.name}", *known, *overrides]
     values = compose(settings).to_dict()
     values["data"] = dataclasses.asdict(data.config.data)
     values["augment"] = dataclasses.asdict(data.config.augment)
