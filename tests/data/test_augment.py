@@ -324,6 +324,12 @@ def test_pictures_grow_in_eighths_over_three_quarters_of_the_training(progress: 
     assert (grown.height, grown.width) == sides
 
 
+def test_pictures_that_begin_small_are_cropped_as_the_full_size_is() -> None:
+    augmentation = Augmentation(AugmentConfig(crop="auto", start_size=0.5), 96, 96)
+    assert augmentation.at(0.0).height == 48  # alone, it would be padded
+    assert augmentation.at(0.0).crop == augmentation.crop == "resized"
+
+
 def test_by_default_pictures_keep_their_size() -> None:
     augmentation = Augmentation(AugmentConfig(), 30, 7)
     assert augmentation.at(0.0) == augmentation.at(1.0) == augmentation

@@ -33,11 +33,12 @@ class Augmentation:
 
     def at(self, progress: float) -> Augmentation:
         """These settings after a share `progress` of all epochs: over the first three quarters of them, pictures grow
-        from `start_size` to `end_size` of the side, in eighths of it."""
+        from `start_size` to `end_size` of the side, in eighths of it. The kind of crop stays that of the full size."""
         start, end = self.config.start_size, self.config.end_size
         eighths = max(1, round(8 * (start + (end - start) * min(1.0, progress / 0.75))))
         height, width = (max(1, round(side * eighths / 8)) for side in (self.height, self.width))
-        return dataclasses.replace(self, height=height, width=width)
+        settled = dataclasses.replace(self.config, crop=self.crop)
+        return Augmentation(settled, height, width)
 
     @property
     def border(self) -> tuple[int, int]:
