@@ -302,13 +302,11 @@ def _data(options: argparse.Namespace, words: Sequence[str]) -> None:
 
 
 def _compare(options: argparse.Namespace, words: Sequence[str]) -> None:
-    from rich.console import Console
-
     from cnnlab.evaluation.compare import compare_runs
-    from cnnlab.evaluation.tables import comparison_table
+    from cnnlab.evaluation.tables import comparison_table, print_whole
 
     runs = compare_runs(options.runs, options.out)
-    Console(highlight=False, soft_wrap=True).print(comparison_table(runs))
+    print_whole(comparison_table(runs))
     print(f"\ncurves  {options.out}")
 
 

@@ -213,6 +213,8 @@ class InitConfig:
         _at_least(1, init__unfreeze_epoch=self.unfreeze_epoch)
         if self.unfreeze_epoch is not None and self.freeze in ("none", 0):
             raise ConfigError("init.unfreeze_epoch needs something frozen; set init.freeze=backbone or a number.")
+        if self.source is None and self.map:
+            raise ConfigError("init.map renames what init.from loads, and there is no init.from.")
 
 
 @dataclass(frozen=True)
@@ -247,6 +249,11 @@ class Config:
         rate = self.optimizer.get("lr")
         if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < 1e6):
             raise ConfigError(f"optimizer.lr must be a number above 0, got {rate!r}.")
+        if (self.init.unfreeze_epoch or 0) >= self.trainer.epochs:
+            raise ConfigError(
+                f"init.unfreeze_epoch={self.init.unfreeze_epoch} is never reached in trainer.epochs="
+                f"{self.trainer.epochs}; lower it, or leave it out to keep the stages frozen."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

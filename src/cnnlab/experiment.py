@@ -302,6 +302,8 @@ def _train_test_report(trainer: Trainer, trackers: Trackers, resumed: bool) -> R
         if folder.init.exists():
             begun = read_record(folder.init, "source", "summary")
             facts["weights"] = f"from {begun['source']}: {begun['summary']}"
+        elif trainer.frozen and trainer.config.model["name"] != "pretrained":
+            trackers.log(Noted("the frozen stages keep the random weights they were drawn with: no init.from.", True))
         history = train(trainer, trackers, facts, resumed)
         test = None
         outputs = None

@@ -65,6 +65,12 @@ def test_a_folder_a_class(tmp_path: Path) -> None:
     assert (image.size, label, pictures.load_label(3), len(pictures)) == ((8, 6), 2, 2, 4)
 
 
+def test_a_pipe_named_as_a_picture_is_left_out(tmp_path: Path) -> None:
+    root = write_tree(tmp_path, ["a/1.png", "b/1.png"])
+    os.mkfifo(root / "a" / "2.png")  # reading it would wait for ever
+    assert open_folder(root).names == ["a/1.png", "b/1.png"]
+
+
 @pytest.mark.parametrize("validation", ["val", "valid", "validation"])
 def test_official_splits_of_a_folder(tmp_path: Path, validation: str) -> None:
     root = write_tree(

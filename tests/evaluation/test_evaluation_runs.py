@@ -239,6 +239,8 @@ def test_runs_are_compared_in_a_table_and_a_picture(
         line = [line for line in result.out.splitlines() if line.startswith(f"{name} ")][-1]
         assert f"{100 * figures(tmp_path / name)['accuracy']:.2f} %" in line
         assert f"{100 * best_row(tmp_path / name)['val_accuracy']:.2f} %" in line
+        low, high = figures(tmp_path / name)["accuracy_interval"]
+        assert f"{100 * low:.2f}–{100 * high:.2f} %" in line  # nothing is cut, however narrow the terminal
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.width > 500
         assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 10

@@ -49,6 +49,15 @@ def test_what_a_wrapper_puts_before_the_names_is_seen_through(wrapper: str) -> N
     assert set(result.loaded) == set(model.state_dict())
 
 
+def test_two_tensors_for_one_place_are_refused() -> None:
+    source, model = net(seed=1), net()
+    before = state(model)
+    doubled = source.state_dict() | {"module.head.bias": torch.zeros(4)}
+    with pytest.raises(ModelError, match=r"two tensors for head.bias: head.bias and module.head.bias"):
+        transfer(model, doubled)
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
+
+
 def test_other_names_are_mapped_by_their_prefix() -> None:
     source, model = net(seed=1), net()
     foreign = {

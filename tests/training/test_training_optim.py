@@ -179,6 +179,8 @@ def test_an_unknown_argument_is_answered_with_the_nearest() -> None:
         ("AdamW", "betas", [0.9, 1.5]),
         ("AdamW", "eps", -1),
         ("AdamW", "weight_decay", [0.1]),
+        ("Adam", "fused", "maybe"),
+        ("Adam", "amsgrad", 3),
         ("Muon", "momentum", "much"),
         ("Muon", "momentum", 1.5),
         ("Muon", "betas", [0.9]),

@@ -66,7 +66,7 @@ def test_unfrozen_all_of_it_learns(source: Path, tmp_path: Path) -> None:
 def test_what_is_frozen_learns_from_the_epoch_named_on(source: Path, tmp_path: Path) -> None:
     before = load_file(source / "best" / "model.safetensors")
     words = [f"init.from={source}", "init.freeze=backbone", "trainer.ema=null", "schedule=constant"]
-    until = train(tmp_path / "a", *words, "init.unfreeze_epoch=2", "trainer.epochs=2")
+    until = train(tmp_path / "a", *words, "trainer.epochs=2")
     beyond = train(tmp_path / "b", *words, "init.unfreeze_epoch=2", "trainer.early_stopping=9")
     assert all(torch.equal(until[key], before[key]) for key in before if not key.startswith("head"))
     model = first_state(tmp_path / "b")["model"]
@@ -118,7 +118,7 @@ def test_a_file_of_foreign_names_is_loaded(source: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["init.from=nowhere"], "no run folder nowhere"),
+        (["init.from=nowhere"], "nothing at nowhere"),
         (["init.from=nowhere.safetensors"], "no file nowhere.safetensors"),
         (["init.from=torchvision:resnt18"], "resnet18"),
         (["init.freeze=all"], "none, backbone or a number"),
@@ -126,6 +126,8 @@ def test_a_file_of_foreign_names_is_loaded(source: Path, tmp_path: Path) -> None
         (["init.freeze=9"], "has 4 stages"),
         (["init.unfreeze_epoch=2"], "something frozen"),
         (["init.freeze=backbone", "init.unfreeze_epoch=0"], "at least 1"),
+        (["init.freeze=backbone", "init.unfreeze_epoch=3"], "never reached in trainer.epochs=3"),
+        (["init.map={fc: head}"], "there is no init.from"),
         (["init.form=x"], "init.from"),
         (["optimizer.backbone_lr_scale=-1"], "backbone_lr_scale"),
         (["optimizer.backbone_lr_scale=half"], "backbone_lr_scale"),

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from cnnlab.evaluation.compare import ComparedRun
-from cnnlab.tracking.console import number, percent
+from cnnlab.tracking.console import duration, number, percent
 
 
 def interval_text(interval: Sequence[float]) -> str:
@@ -51,22 +53,33 @@ def figures_text(figures: Mapping[str, Any]) -> str:
 
 
 def comparison_table(runs: Sequence[ComparedRun]) -> Table:
-    """Run, model, epochs, validation and test accuracy with its interval, seconds, images/s."""
-    words = [(name, "left") for name in ("run", "data", "model")]
+    """Run, data and model where they differ, epochs, validation and test accuracy with its interval, time, images/s."""
+    described = [(run.config.data.name, str(run.config.model["name"])) for run in runs]
+    differing = [i for i in range(2) if len({words[i] for words in described}) > 1]
+    words = [("run", "left"), *((("data", "model")[i], "left") for i in differing)]
     figures = [(name, "right") for name in ("epochs", "val", "test", "95 % interval", "time", "images/s")]
     table = _table(*words, *figures)
-    table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
-    for run in runs:
+    table.padding = (0, 2, 0, 0)
+    name = table.columns[0]
+    name.no_wrap, name.overflow, name.min_width = False, "fold", min(16, max(len(run.name) for run in runs))
+    for run, kind in zip(runs, described, strict=True):
         rates = sorted(row["images_per_second"] for row in run.history)
         table.add_row(
             run.name,
-            run.config.data.name,
-            str(run.config.model["name"]),
+            *(kind[i] for i in differing),
             str(len(run.history)),
             percent(run.best.get("val_accuracy")),
             percent(run.test["accuracy"]) if run.test else "–",
             interval_text(run.test["accuracy_interval"]) if run.test else "–",
-            f"{sum(row['seconds'] for row in run.history):,.0f} s",
+            duration(sum(row["seconds"] for row in run.history)),
             f"{rates[len(rates) // 2]:,.0f}",
         )
     return table
+
+
+def print_whole(table: Table) -> None:
+    """Print a table at the terminal's width, or wider where figures would be cut."""
+    console = Console(highlight=False, soft_wrap=True)
+    needed = Measurement.get(console, console.options.update(width=1000), table).minimum
+    console.width = max(console.width, needed)
+    console.print(table)

@@ -13,8 +13,7 @@ average and a linear layer. In a bottleneck the 3×3 convolution has the stride,
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -155,40 +154,22 @@ class ImageNetResNet(Classifier):
         return re.sub(r"\.bn([123])\.", r".norm\1.", name).replace(".downsample.", ".shortcut.")
 
 
-def resnet18(
-    width: int = 64,
-    stem: str = "auto",
-    zero_init_residual: bool = False,
-    image_size: int | tuple[int, int] = 224,
-    in_channels: int = 3,
-    num_classes: int = 1000,
-) -> ImageNetResNet:
-    """18 layers: two basic blocks a stage. Arguments as those of `ImageNetResNet`."""
-    facts: dict[str, Any] = {"image_size": image_size, "in_channels": in_channels, "num_classes": num_classes}
-    return ImageNetResNet("basic", (2, 2, 2, 2), width, stem, zero_init_residual, **facts)
+def _paper_net(name: str, block: str, blocks: tuple[int, ...]) -> Callable[..., ImageNetResNet]:
+    def build(
+        width: int = 64,
+        stem: str = "auto",
+        zero_init_residual: bool = False,
+        image_size: int | tuple[int, int] = 224,
+        in_channels: int = 3,
+        num_classes: int = 1000,
+    ) -> ImageNetResNet:
+        return ImageNetResNet(block, blocks, width, stem, zero_init_residual, image_size, in_channels, num_classes)
+
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = f"Stages of {blocks} {block} blocks. Arguments as those of `ImageNetResNet`."
+    return build
 
 
-def resnet34(
-    width: int = 64,
-    stem: str = "auto",
-    zero_init_residual: bool = False,
-    image_size: int | tuple[int, int] = 224,
-    in_channels: int = 3,
-    num_classes: int = 1000,
-) -> ImageNetResNet:
-    """34 layers: 3, 4, 6 and 3 basic blocks. Arguments as those of `ImageNetResNet`."""
-    facts: dict[str, Any] = {"image_size": image_size, "in_channels": in_channels, "num_classes": num_classes}
-    return ImageNetResNet("basic", (3, 4, 6, 3), width, stem, zero_init_residual, **facts)
-
-
-def resnet50(
-    width: int = 64,
-    stem: str = "auto",
-    zero_init_residual: bool = False,
-    image_size: int | tuple[int, int] = 224,
-    in_channels: int = 3,
-    num_classes: int = 1000,
-) -> ImageNetResNet:
-    """50 layers: 3, 4, 6 and 3 bottlenecks. Arguments as those of `ImageNetResNet`."""
-    facts: dict[str, Any] = {"image_size": image_size, "in_channels": in_channels, "num_classes": num_classes}
-    return ImageNetResNet("bottleneck", (3, 4, 6, 3), width, stem, zero_init_residual, **facts)
+resnet18 = _paper_net("resnet18", "basic", (2, 2, 2, 2))
+resnet34 = _paper_net("resnet34", "basic", (3, 4, 6, 3))
+resnet50 = _paper_net("resnet50", "bottleneck", (3, 4, 6, 3))

@@ -103,7 +103,15 @@ def _renamed(model: nn.Module, tensors: Mapping[str, Tensor], names: Mapping[str
             bare = bare[len(wrapper) :]
         return bare if bare in own else foreign(bare)
 
-    return {rename(key): tensor for key, tensor in tensors.items()}
+    renamed: dict[str, str] = {}
+    for key in tensors:
+        name = rename(key)
+        if name in own and name in renamed:
+            raise ModelError(
+                f"the source has two tensors for {name}: {renamed[name]} and {key}; leave one of them out."
+            )
+        renamed[name] = key
+    return {name: tensors[key] for name, key in renamed.items()}
 
 
 def frozen_stages(model: nn.Module, freeze: str | int) -> list[nn.Module]:

@@ -12,8 +12,7 @@ layer. `vgg11` to `vgg19` are the nets of the paper's table 1, columns A, B, D a
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
@@ -100,25 +99,8 @@ class VGG(Classifier):
             raise ModelError(f"max_width must be at least the width of {width}, got {max_width}.")
         height_and_width = as_pair(image_size)
         shorter = min(height_and_width)
-        if stem_stride is None:
-            stem_stride = 2 if shorter >= 96 else 1
-        if not isinstance(convs_per_block, int):
-            if blocks not in (None, len(convs_per_block)) or not convs_per_block:
-                raise ModelError(
-                    f"convs_per_block must be one number or a list with one for each of the"
-                    f" {blocks or 'blocks'}, got {list(convs_per_block)}."
-                )
-            blocks = len(convs_per_block)
-        if blocks is None:
-            blocks = 2
-            while shorter // stem_stride >> (blocks - 1) > 8:
-                blocks += 1
-        for name, value in (("blocks", blocks), ("stem_stride", stem_stride)):
-            if value > LIMIT:
-                raise ModelError(f"{name} must be at most {LIMIT}, got {value}.")
-        convs = [convs_per_block] * blocks if isinstance(convs_per_block, int) else list(convs_per_block)
-        for count in convs:
-            check_counts(convs_per_block=count)
+        stem_stride, convs = _choose_blocks(shorter, stem_stride, blocks, convs_per_block)
+        blocks = len(convs)
 
         self.num_classes = num_classes
         self.stride = stem_stride * 2 ** (blocks - 1)
@@ -195,74 +177,70 @@ class VGG(Classifier):
         return name
 
 
-def paper_vgg(convs_per_block: list[int], width: int, **arguments: Any) -> VGG:
+def _choose_blocks(
+    shorter: int, stem_stride: int | None, blocks: int | None, convs_per_block: int | Sequence[int]
+) -> tuple[int, list[int]]:
+    """The stride of the first convolution, and the convolutions of each block, for pictures of `shorter` pixels."""
+    if stem_stride is None:
+        stem_stride = 2 if shorter >= 96 else 1
+    if not isinstance(convs_per_block, int):
+        if blocks not in (None, len(convs_per_block)) or not convs_per_block:
+            raise ModelError(
+                f"convs_per_block must be one number or a list with one for each of the"
+                f" {blocks or 'blocks'}, got {list(convs_per_block)}."
+            )
+        blocks = len(convs_per_block)
+    if blocks is None:
+        blocks = 2
+        while shorter // stem_stride >> (blocks - 1) > 8:
+            blocks += 1
+    for name, value in (("blocks", blocks), ("stem_stride", stem_stride)):
+        if value > LIMIT:
+            raise ModelError(f"{name} must be at most {LIMIT}, got {value}.")
+    convs = [convs_per_block] * blocks if isinstance(convs_per_block, int) else list(convs_per_block)
+    for count in convs:
+        check_counts(convs_per_block=count)
+    return stem_stride, convs
+
+
+def _paper_net(name: str, convs_per_block: list[int]) -> Callable[..., VGG]:
     """What the four nets share: a bias everywhere, and fully connected layers that see 7×7 places at any picture size.
 
     So the weights that torchvision publishes fit them.
     """
-    fixed: dict[str, Any] = {"stem_stride": 1, "bias": True, "head_kind": "linear", "pool_size": 7}
-    return VGG(width, convs_per_block=convs_per_block, **fixed, **arguments)
+
+    def build(
+        batch_norm: bool = False,
+        width: int = 64,
+        hidden: Sequence[int] = (4096, 4096),
+        dropout: float = 0.5,
+        activation: str = "relu",
+        image_size: int | tuple[int, int] = 224,
+        in_channels: int = 3,
+        num_classes: int = 1000,
+    ) -> VGG:
+        return VGG(
+            width,
+            convs_per_block=convs_per_block,
+            batch_norm=batch_norm,
+            activation=activation,
+            hidden=hidden,
+            dropout=dropout,
+            image_size=image_size,
+            in_channels=in_channels,
+            num_classes=num_classes,
+            stem_stride=1,
+            bias=True,
+            head_kind="linear",
+            pool_size=7,
+        )
+
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = f"{sum(convs_per_block)} convolutions, 3 fully connected layers. Arguments as those of `VGG`."
+    return build
 
 
-def vgg11(
-    batch_norm: bool = False,
-    width: int = 64,
-    hidden: Sequence[int] = (4096, 4096),
-    dropout: float = 0.5,
-    activation: str = "relu",
-    image_size: int | tuple[int, int] = 224,
-    in_channels: int = 3,
-    num_classes: int = 1000,
-) -> VGG:
-    """Column A of the paper's table 1: 8 convolutions, 3 fully connected layers. Arguments as those of `VGG`."""
-    facts = {"image_size": image_size, "in_channels": in_channels, "num_classes": num_classes}
-    choices = {"batch_norm": batch_norm, "hidden": hidden, "dropout": dropout, "activation": activation}
-    return paper_vgg([1, 1, 2, 2, 2], width, **choices, **facts)
-
-
-def vgg13(
-    batch_norm: bool = False,
-    width: int = 64,
-    hidden: Sequence[int] = (4096, 4096),
-    dropout: float = 0.5,
-    activation: str = "relu",
-    image_size: int | tuple[int, int] = 224,
-    in_channels: int = 3,
-    num_classes: int = 1000,
-) -> VGG:
-    """Column B of the paper's table 1: 10 convolutions, 3 fully connected layers. Arguments as those of `VGG`."""
-    facts = {"image_size": image_size, "in_channels": in_channels, "num_classes": num_classes}
-    choices = {"batch_norm": batch_norm, "hidden": hidden, "dropout": dropout, "activation": activation}
-    return paper_vgg([2, 2, 2, 2, 2], width, **choices, **facts)
-
-
-def vgg16(
-    batch_norm: bool = False,
-    width: int = 64,
-    hidden: Sequence[int] = (4096, 4096),
-    dropout: float = 0.5,
-    activation: str = "relu",
-    image_size: int | tuple[int, int] = 224,
-    in_channels: int = 3,
-    num_classes: int = 1000,
-) -> VGG:
-    """Column D of the paper's table 1: 13 convolutions, 3 fully connected layers. Arguments as those of `VGG`."""
-    facts = {"image_size": image_size, "in_channels": in_channels, "num_classes": num_classes}
-    choices = {"batch_norm": batch_norm, "hidden": hidden, "dropout": dropout, "activation": activation}
-    return paper_vgg([2, 2, 3, 3, 3], width, **choices, **facts)
-
-
-def vgg19(
-    batch_norm: bool = False,
-    width: int = 64,
-    hidden: Sequence[int] = (4096, 4096),
-    dropout: float = 0.5,
-    activation: str = "relu",
-    image_size: int | tuple[int, int] = 224,
-    in_channels: int = 3,
-    num_classes: int = 1000,
-) -> VGG:
-    """Column E of the paper's table 1: 16 convolutions, 3 fully connected layers. Arguments as those of `VGG`."""
-    facts = {"image_size": image_size, "in_channels": in_channels, "num_classes": num_classes}
-    choices = {"batch_norm": batch_norm, "hidden": hidden, "dropout": dropout, "activation": activation}
-    return paper_vgg([2, 2, 4, 4, 4], width, **choices, **facts)
+vgg11 = _paper_net("vgg11", [1, 1, 2, 2, 2])
+vgg13 = _paper_net("vgg13", [2, 2, 2, 2, 2])
+vgg16 = _paper_net("vgg16", [2, 2, 3, 3, 3])
+vgg19 = _paper_net("vgg19", [2, 2, 4, 4, 4])

@@ -33,6 +33,10 @@ def read_source(source: str) -> tuple[dict[str, Tensor], list[str] | None]:
     if path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
         raise RunError(f"{path} may be a pickle, which can run code: save its state dict as .safetensors.")
     if path.suffix != ".safetensors" or path.is_dir():
+        if not path.exists():
+            raise RunError(
+                f"there is nothing at {source}; init.from takes a run folder, FILE.safetensors or torchvision:NAME."
+            )
         tensors, card = read_weights(open_folder(path).weights)
         return tensors, card["classes"]
     try:

@@ -112,7 +112,9 @@ def _check_value(name: str, key: str, value: Any, default: Any) -> None:
     def number(it: Any) -> bool:
         return isinstance(it, int | float) and not isinstance(it, bool) and math.isfinite(it)
 
-    if isinstance(default, tuple):
+    if isinstance(default, bool) or key in ("foreach", "fused"):
+        fits = isinstance(value, bool) or value is default
+    elif isinstance(default, tuple):
         fits = isinstance(value, tuple) and len(value) == len(default) and all(map(number, value))
     elif number(default):
         fits = number(value) and (key != "steps" or isinstance(value, int))

@@ -74,7 +74,8 @@ def scan(root: Path, folder: Path) -> list[tuple[str, str]]:
     entries: list[tuple[str, str]] = []
     for class_folder in class_folders:
         files = sorted(Path(where) / file for where, _, names in os.walk(class_folder) for file in names)
-        pictures = [file for file in files if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".")]
+        named = [file for file in files if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".")]
+        pictures = [file for file in named if file.is_file() or not file.exists()]  # a pipe would be waited for forever
         if not pictures:
             others = Counter(file.suffix or file.name for file in files).most_common(1)
             what = f"only files such as *{others[0][0]}" if others else "no files"
