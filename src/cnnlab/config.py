@@ -205,6 +205,8 @@ class InitConfig:
     strict: bool = True  # false: load what fits, also where more than the head does not
     freeze: Any = "none"  # none | backbone | a number: the first so many stages
     unfreeze_epoch: int | None = None  # epochs after which the frozen stages learn too; None: never
+    whiten: bool = False  # the first convolution begins with filters that whiten the training pictures
+    dirac: bool = False  # every other convolution begins as an identity, as far as its channels go
 
     def __post_init__(self) -> None:
         number = isinstance(self.freeze, int) and not isinstance(self.freeze, bool) and self.freeze >= 0
@@ -215,6 +217,8 @@ class InitConfig:
             raise ConfigError("init.unfreeze_epoch needs something frozen; set init.freeze=backbone or a number.")
         if self.source is None and self.map:
             raise ConfigError("init.map renames what init.from loads, and there is no init.from.")
+        if self.source is not None and (self.whiten or self.dirac):
+            raise ConfigError("init.whiten and init.dirac would overwrite what init.from loads; leave one of them out.")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from cnnlab.errors import CnnlabError, ConfigError, RunError
 from cnnlab.evaluation.evaluate import Outputs, evaluate_model, write_outputs
 from cnnlab.models.base import count_parameters
 from cnnlab.models.first_layer import first_layer_weights
+from cnnlab.models.initial import begin_as_identity, whiten_first_layer
 from cnnlab.models.registry import (
     create_model,
     default_arguments,
@@ -45,6 +47,7 @@ from cnnlab.training.trainer import Trainer, train
 
 Progress = Callable[[int, int], None]
 REPORT_SAMPLES = 24
+WHITENED = 2000  # pictures that init.whiten looks at
 DATA_KEYS = ("data", "augment", "seed=", "trainer.batch_size=", "trainer.device=")  # what load_data has settled
 
 
@@ -246,7 +249,7 @@ def _run(
     check_fit(model, data)
     folder.refuse_if_taken()
     check_space(folder, model)
-    begun = initialise(model, config, data.classes)
+    begun = initialise(model, config, data)
     trainer = Trainer(model, data, config, folder)
     listeners = Trackers([*trackers, *folder_trackers(config, folder)])
     lock = folder.lock()
@@ -259,8 +262,8 @@ def _run(
         lock.release()
 
 
-def initialise(model: nn.Module, config: Config, classes: list[str]) -> dict[str, Any] | None:
-    """Put the weights that `init.from` names into the model; None where it names none.
+def initialise(model: nn.Module, config: Config, data: Data) -> dict[str, Any] | None:
+    """Put what `init.*` says into the model; None where nothing is loaded.
 
     Returns:
         The source, and the names of the tensors that were loaded, stayed fresh (with the reason) and were not used.
@@ -268,12 +271,22 @@ def initialise(model: nn.Module, config: Config, classes: list[str]) -> dict[str
     Raises:
         RunError, ModelError: no such source, or weights that do not fit.
     """
+    if config.init.dirac:
+        begin_as_identity(model)
+    if config.init.whiten:
+        whiten_first_layer(model, some_pictures(data))
     if config.init.source is None:
         return None
     tensors, answers = read_source(config.init.source)
-    same = answers is None or answers == classes
+    same = answers is None or answers == data.classes
     result = transfer(model, tensors, config.init.map, config.init.strict, keep_head=same)
     return {"source": config.init.source, "summary": result.describe(), **dataclasses.asdict(result)}
+
+
+def some_pictures(data: Data) -> Tensor:
+    """(n, C, H, W) training pictures as the first steps would see them, some thousands or as many as there are."""
+    batches = itertools.islice(data.train.epoch(0), -(-WHITENED // data.train.batch_size))
+    return torch.cat([batch.images for batch in batches])[:WHITENED].cpu()
 
 
 def check_space(folder: RunFolder, model: nn.Module) -> None:

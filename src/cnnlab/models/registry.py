@@ -20,6 +20,7 @@ from cnnlab.models.lenet import LeNet
 from cnnlab.models.mlp import MLP
 from cnnlab.models.pretrained import Pretrained
 from cnnlab.models.resnet import ResNet
+from cnnlab.models.speednet import SpeedNet
 from cnnlab.models.unet import UNet
 from cnnlab.models.vgg import VGG, vgg11, vgg13, vgg16, vgg19
 
@@ -33,6 +34,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": resnet18,
     "resnet34": resnet34,
     "resnet50": resnet50,
+    "speednet": SpeedNet,
     "unet": UNet,
     "vgg": VGG,
     "vgg11": vgg11,

@@ -1,0 +1,60 @@
+"""Test-time views: the same picture mirrored and shifted, and the mean of what the model says of each."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cnnlab.data.loader import Loader
+
+VIEWS = ("none", "mirror", "shift", "mirror_shift")
+
+
+def views_of(images: Tensor, kind: str) -> list[tuple[float, Tensor]]:
+    """The further views of (B, C, H, W) pictures and their weights; the picture itself has the rest, 1 − their sum.
+
+    mirror: left and right exchanged, 1/2. shift: by one pixel up and left, and down and right, 1/4 each, the border
+    repeated. mirror_shift: all of these and the mirrored shifts (K. Jordan 2024, section 3.5).
+    """
+    views: list[tuple[float, Tensor]] = []
+    if "shift" in kind:
+        height, width = images.shape[2:]
+        wide = F.pad(images, (1, 1, 1, 1), mode="replicate")
+        views = [(0.25, wide[:, :, at : at + height, at : at + width]) for at in (0, 2)]
+    if "mirror" in kind:
+        straight = [(1 - sum(weight for weight, _ in views), images), *views]
+        views = [(weight / 2, view) for weight, view in views]
+        views += [(weight / 2, view.flip(3)) for weight, view in straight]
+    return views
+
+
+@torch.inference_mode()
+def average_views(model: nn.Module, loader: Loader, logits: Tensor, kind: str, share: float = 1.0) -> Tensor:
+    """(n, K) mean log-probabilities over the views of every picture of the split, in its order.
+
+    Args:
+        logits: (n, K) of the pictures themselves, as `forward_all` gives them.
+        kind: one of VIEWS.
+        share: of the pictures that get further views: those whose two best classes are closest to each other.
+    """
+    answers = logits.log_softmax(1)
+    best = answers.topk(min(2, answers.shape[1])).values
+    margin = best[:, 0] - best[:, -1]
+    chosen = torch.zeros(len(answers), dtype=torch.bool, device=answers.device)
+    chosen[margin.argsort()[: round(share * len(answers))]] = True
+    was_training = model.training
+    model.eval()
+    try:
+        done = 0
+        for batch in loader.epoch():
+            here = chosen[done : done + len(batch.labels)].nonzero()[:, 0]
+            views = views_of(batch.images[here], kind) if len(here) else []
+            if views:
+                own = 1 - sum(weight for weight, _ in views)
+                further = [weight * model(view).float().log_softmax(1) for weight, view in views]
+                answers[done + here] = own * answers[done + here] + torch.stack(further).sum(0)
+            done += len(batch.labels)
+    finally:
+        model.train(was_training)
+    return answers
