@@ -85,6 +85,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--data-root", metavar="DIR", help="where the pictures are now, or another set with the same classes"
     )
     test.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    test.add_argument(
+        "--views", metavar="KIND", help="average further views of each picture too: mirror, shift or mirror_shift"
+    )
     test.add_argument("--trust-code", action="store_true", help=TRUST)
 
     predict = add("predict", "classify files, folders, or standard input")
@@ -216,7 +219,7 @@ def _print_run(run: Run) -> None:
 def _test(options: argparse.Namespace, words: Sequence[str]) -> None:
     from cnnlab.evaluation.evaluate import evaluate
 
-    figures = evaluate(options.run, options.split, options.data_root, options.device, options.trust_code)
+    figures = evaluate(options.run, options.split, options.data_root, options.device, options.trust_code, options.views)
     from cnnlab.evaluation.tables import figures_text
 
     print(figures_text(figures))

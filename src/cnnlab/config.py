@@ -17,6 +17,7 @@ from cnnlab.errors import ConfigError, nearest
 
 GROUPS = ("data", "model", "augment", "optimizer", "schedule", "logger", "recipe")
 ALIASES = {"init.from": "init.source"}
+VIEWS = ("none", "mirror", "shift", "mirror_shift")
 OPEN_GROUPS = ("model", "optimizer")  # their keys are the arguments of a class, checked where it is built
 
 
@@ -222,6 +223,17 @@ class InitConfig:
 
 
 @dataclass(frozen=True)
+class TestConfig:
+    views: str = "none"  # further views of each test picture whose answers are averaged: mirror, shift, mirror_shift
+    share: float = 1.0  # of the pictures that get them: those that the model is least sure of
+
+    def __post_init__(self) -> None:
+        _one_of("test.views", self.views, VIEWS)
+        if not 0 < self.share <= 1:
+            raise ConfigError(f"test.share must be above 0 and at most 1, got {self.share}.")
+
+
+@dataclass(frozen=True)
 class LoggerConfig:
     tensorboard: bool = True
     wandb: bool = False
@@ -246,6 +258,7 @@ class Config:
     optimizer: dict[str, Any] = field(default_factory=dict)  # name, lr, weight_decay and the class's own arguments
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    test: TestConfig = field(default_factory=TestConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
     def __post_init__(self) -> None:

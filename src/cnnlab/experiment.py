@@ -315,7 +315,7 @@ def _train_test_report(trainer: Trainer, trackers: Trackers, resumed: bool) -> R
         if folder.init.exists():
             begun = read_record(folder.init, "source", "summary")
             facts["weights"] = f"from {begun['source']}: {begun['summary']}"
-        elif trainer.frozen and trainer.config.model["name"] != "pretrained":
+        elif trainer.frozen and trainer.config.model["name"] != "pretrained" and not trainer.config.init.whiten:
             trackers.log(Noted("the frozen stages keep the random weights they were drawn with: no init.from.", True))
         history = train(trainer, trackers, facts, resumed)
         test = None
@@ -323,7 +323,7 @@ def _train_test_report(trainer: Trainer, trackers: Trackers, resumed: bool) -> R
         best = trainer.best_model
         if data.test.count:
             best, card = load_run(folder, data.test.device)
-            outputs = evaluate_model(best, data, "test", card["classes"])
+            outputs = evaluate_model(best, data, "test", card["classes"], trainer.config.test)
             write_outputs(folder, outputs, card["classes"])
             test = outputs.figures
             trackers.log(Tested({k: v for k, v in test.items() if isinstance(v, int | float)}, str(folder.weights)))

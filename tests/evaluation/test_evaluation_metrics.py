@@ -58,6 +58,9 @@ def test_figures_are_those_of_scikit_learn(count: int, classes: int) -> None:
     else:
         assert figures["top5_accuracy"] == 1
     assert figures["ece"] == pytest.approx(slow_ece(probabilities, truth), abs=1e-5)
+    seen = sorted(set(truth.tolist()))
+    mean = oracle.recall_score(truth, guess, labels=seen, average="macro", zero_division=0)
+    assert figures["mean_class_accuracy"] == pytest.approx(mean, abs=1e-6)
     precision, recall, f1s, support = oracle.precision_recall_fscore_support(
         truth, guess, labels=everyone, zero_division=0
     )

@@ -73,7 +73,17 @@ def test_training_printed_the_figures_of_its_files(finished_run: Path) -> None:
 
 def test_test_json_has_its_fixed_keys(finished_run: Path) -> None:
     known = figures(finished_run)
-    fixed = {"loss", "accuracy", "top5_accuracy", "macro_f1", "ece", "n", "per_class", "confusion_matrix"}
+    fixed = {
+        "loss",
+        "accuracy",
+        "mean_class_accuracy",
+        "top5_accuracy",
+        "macro_f1",
+        "ece",
+        "n",
+        "per_class",
+        "confusion_matrix",
+    }
     assert fixed <= set(known)
     assert known["n"] == 200
     assert np.sum(known["confusion_matrix"]) == 200

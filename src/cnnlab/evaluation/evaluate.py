@@ -12,16 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnlab.config import Config
+from cnnlab.config import Config, TestConfig
 from cnnlab.data.load import Data, build_data
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.device import choose_device
 from cnnlab.errors import ConfigError, DataError, RunError
-from cnnlab.evaluation.metrics import classification_figures
+from cnnlab.evaluation.metrics import accuracy_figures, classification_figures
+from cnnlab.evaluation.views import average_views
 from cnnlab.runs.files import write_json, write_whole
 from cnnlab.runs.folder import RunFolder, open_folder, read_config, read_split
 from cnnlab.runs.weights import load_run
 from cnnlab.training.forward import forward_all
+
+PLAIN = TestConfig()
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ def evaluate(
     data_root: str | None = None,
     device: str = "auto",
     trust_code: bool = False,
+    views: str | None = None,
 ) -> dict[str, Any]:
     """Evaluate the best weights of a run, from the run folder and the pictures alone.
 
@@ -49,6 +53,7 @@ def evaluate(
         data_root: where the pictures are now; another set with the same classes is tested as a whole.
         device: auto, cpu, cuda, cuda:N or mps.
         trust_code: see `load_run`.
+        views: none, mirror, shift or mirror_shift, see `test.views`; None takes what the run was configured with.
 
     Returns:
         The content of test.json. For the run's own test split, test.json and predictions.csv are written too;
@@ -63,19 +68,29 @@ def evaluate(
     place = choose_device(device)
     model, card = load_run(folder, place, trust_code)
     data, own = data_of_run(folder, card, place, split, data_root)
-    outputs = evaluate_model(model, data, split, card["classes"])
+    settings = data.config.test if views is None else dataclasses.replace(data.config.test, views=views)
+    outputs = evaluate_model(model, data, split, card["classes"], settings)
     suffix = "" if own and split == "test" else f"-{split}" if own else f"-{split}-other"
     write_outputs(folder, outputs, card["classes"], suffix)
     return outputs.figures
 
 
-def evaluate_model(model: nn.Module, data: Data, split: str, classes: list[str]) -> Outputs:
-    """Logits and figures of a model over one split."""
+def evaluate_model(
+    model: nn.Module, data: Data, split: str, classes: list[str], settings: TestConfig = PLAIN
+) -> Outputs:
+    """Logits and figures of a model over one split.
+
+    The figures are those of the pictures as they are, as `predict` and an export answer; what further views give stands
+    beside them, under `views`.
+    """
     loader = data.evaluation_loader(split)
     if not loader.count:
         raise DataError(f"the {split} split is empty; raise data.{split}_fraction or choose another split.")
     logits, labels = (value.cpu() for value in forward_all(model, loader))
     figures = {"split": split, **classification_figures(logits, labels, classes)}
+    if settings.views != "none":
+        averaged = average_views(model, loader, logits.to(loader.device), settings.views, settings.share).cpu()
+        figures["views"] = {**dataclasses.asdict(settings), **accuracy_figures(averaged, labels)}
     return Outputs(logits, labels, data.names(split), figures)
 
 

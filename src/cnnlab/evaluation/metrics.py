@@ -32,7 +32,8 @@ def classification_figures(logits: Tensor, labels: Tensor, classes: Sequence[str
         logits: (n, K) float; labels: (n,) int64; classes: K names.
 
     Returns:
-        loss (cross-entropy), accuracy and its 95 % interval, top5_accuracy, macro_f1, ece (15 bins, Guo et al. 2017),
+        loss (cross-entropy), accuracy and its 95 % interval, mean_class_accuracy (the mean recall of the classes that
+        have pictures), top5_accuracy, macro_f1, ece (15 bins, Guo et al. 2017),
         n, per_class (class, n, precision, recall, f1) and confusion_matrix (rows true, columns predicted).
     """
     with warnings.catch_warnings():
@@ -53,11 +54,9 @@ def classification_figures(logits: Tensor, labels: Tensor, classes: Sequence[str
         "recall": multiclass_recall(logits, labels, k, average="none"),
         "f1": multiclass_f1_score(logits, labels, k, average="none"),
     }
-    correct = int(matrix.diagonal().sum())
     return {
-        "loss": F.cross_entropy(logits.double(), labels).item(),
-        "accuracy": correct / len(labels),
-        "accuracy_interval": list(wilson_interval(correct, len(labels))),
+        **accuracy_figures(logits, labels),
+        "mean_class_accuracy": each["recall"][matrix.sum(1) > 0].double().mean().item(),
         "top5_accuracy": multiclass_accuracy(logits, labels, k, average="micro", top_k=min(5, k)).item(),
         "macro_f1": multiclass_f1_score(logits, labels, k, average="macro").item(),
         "ece": multiclass_calibration_error(probabilities, labels, k, n_bins=ECE_BINS).item(),
@@ -67,6 +66,16 @@ def classification_figures(logits: Tensor, labels: Tensor, classes: Sequence[str
             for i, name in enumerate(classes)
         ],
         "confusion_matrix": matrix.tolist(),
+    }
+
+
+def accuracy_figures(logits: Tensor, labels: Tensor) -> dict[str, Any]:
+    """loss, accuracy and its 95 % interval."""
+    correct = int((logits.argmax(1) == labels).sum())
+    return {
+        "loss": F.cross_entropy(logits.double(), labels).item(),
+        "accuracy": correct / len(labels),
+        "accuracy_interval": list(wilson_interval(correct, len(labels))),
     }
 
 

@@ -34,20 +34,31 @@ def result_table(history: Sequence[Mapping[str, Any]], best_epoch: int, test: Ma
     if test is not None:
         interval = interval_text(test["accuracy_interval"])
         table.add_row("test", number(test["loss"]), percent(test["accuracy"]), interval, f"{test['n']:,}")
+        if views := test.get("views"):
+            interval = interval_text(views["accuracy_interval"])
+            name = f"test, {views['views'].replace('_', ' and ')} views"
+            table.add_row(name, number(views["loss"]), percent(views["accuracy"]), interval, f"{test['n']:,}")
     return table
 
 
 def figures_text(figures: Mapping[str, Any]) -> str:
     """What `cnnlab test` prints."""
     interval = interval_text(figures["accuracy_interval"])
+    further = []
+    if views := figures.get("views"):
+        bounds = interval_text(views["accuracy_interval"])
+        words = f"with {views['views'].replace('_', ' and ')} views"
+        further = [f"  {words}  {percent(views['accuracy'])}  (95 % interval {bounds}), loss {number(views['loss'])}"]
     return "\n".join(
         [
             f"{figures['split']} split, {figures['n']:,} pictures",
             f"  accuracy   {percent(figures['accuracy'])}  (95 % interval {interval})",
+            f"  classes    {percent(figures['mean_class_accuracy'])}  (mean accuracy over the classes)",
             f"  top-5      {percent(figures['top5_accuracy'])}",
             f"  macro F1   {number(figures['macro_f1'])}",
             f"  loss       {number(figures['loss'])}",
             f"  ECE        {number(figures['ece'])}  (expected calibration error, 15 bins)",
+            *further,
         ]
     )
 

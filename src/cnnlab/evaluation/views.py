@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from cnnlab.data.loader import Loader
 
-VIEWS = ("none", "mirror", "shift", "mirror_shift")
-
 
 def views_of(images: Tensor, kind: str) -> list[tuple[float, Tensor]]:
     """The further views of (B, C, H, W) pictures and their weights; the picture itself has the rest, 1 − their sum.
@@ -35,7 +33,7 @@ def average_views(model: nn.Module, loader: Loader, logits: Tensor, kind: str, s
 
     Args:
         logits: (n, K) of the pictures themselves, as `forward_all` gives them.
-        kind: one of VIEWS.
+        kind: mirror, shift or mirror_shift.
         share: of the pictures that get further views: those whose two best classes are closest to each other.
     """
     answers = logits.log_softmax(1)

@@ -174,9 +174,12 @@ def facts(report: Report) -> list[Fact]:
     seconds = [value for row in report.history if (value := finite(row.get("seconds"))) is not None]
     speeds = [value for row in report.history if (value := finite(row.get("images_per_second"))) is not None]
     planned = (report.config.get("trainer") or {}).get("epochs")
+    views = test.get("views") or {}
     found = [
         Fact("Validation accuracy", percent(best.get("val_accuracy")), f"best epoch, {report.best_epoch}"),
         Fact("Top-5 accuracy", percent(test.get("top5_accuracy")), "true class among five answers"),
+        Fact("With further views", percent(views.get("accuracy")), str(views.get("views", "")).replace("_", " and ")),
+        Fact("Mean class accuracy", percent(test.get("mean_class_accuracy")), "mean recall over the classes"),
         Fact("Macro F1", percent(test.get("macro_f1")), "mean over the classes"),
         Fact("Loss", number(test.get("loss"), 3), "cross-entropy per picture"),
         Fact("Calibration error", percent(test.get("ece")), "confidence against accuracy, 0 is best"),
