@@ -24,6 +24,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "mlp": {"hidden": [32, 16]},
     "pretrained": {"architecture": "shufflenet_v2_x0_5", "weights": None},
     "resnet": {"depth": 8},
+    "speednet": {"widths": [8, 16, 16]},
     "resnet18": {"width": 8},
     "resnet34": {"width": 4},
     "resnet50": {"width": 4},
@@ -38,7 +39,7 @@ SIZES = [(8, 8), (32, 32), (9, 14), (33, 20)]
 LARGER = [(32, 32), (64, 64), (33, 46), (65, 52)]  # for those that refuse the first
 TAKES_32_PIXELS = {"vgg11", "vgg13", "vgg16", "vgg19"}
 OF_PIXELS = {"unet"}  # (B, K, H, W) logits
-BORDER_LOST = {"lenet": 3}  # places that convolutions without padding take from a side of the map
+BORDER_LOST = {"lenet": 3, "speednet": 1}  # places that convolutions without padding take from a side of the map
 
 
 def sizes(name: str) -> list[tuple[int, int]]:
