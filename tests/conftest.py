@@ -24,7 +24,7 @@ TINY = ["data.limit=60", "trainer.epochs=2", "trainer.batch_size=20", "model.wid
 # Each child is a process of its own, with its own signals, standard streams and exit code.
 SERVER = """
 import json, os, sys, traceback
-import torch, torchmetrics.functional.classification, rich.console, rich.progress, matplotlib.figure, hydra, jinja2
+import torch, rich.console, rich.progress, matplotlib.figure, hydra, jinja2
 import torch.utils.tensorboard, torchvision.datasets, cnnlab.cli, cnnlab.experiment, cnnlab.deploy.predictor
 import cnnlab.evaluation.compare, cnnlab.data.describe, cnnlab.data.show, cnnlab.tracking.tensorboard
 import numpy.random, torch.optim, sklearn.datasets

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("cnnlab", "torch", "torchvision", "numpy", "pillow", "torchmetrics", "hydra-core", "safetensors")
+PACKAGES = ("cnnlab", "torch", "torchvision", "numpy", "pillow", "hydra-core", "safetensors")
 
 
 def describe(command: list[str] | None = None) -> dict[str, Any]:
