@@ -22,7 +22,7 @@ from cnnlab.data.augment import (
     take_pixels,
 )
 from cnnlab.data.decode import Layout, arrange
-from cnnlab.data.plan import MIXED, EpochPlan, plan_epoch
+from cnnlab.data.plan import EpochPlan, plan_epoch
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.data.sources.base import PictureSet
 from cnnlab.errors import DataError
@@ -138,38 +138,38 @@ class Loader:
         numbers, labels = self.numbers.to(self.pixels.device), self.labels.to(self.device)
         plan = plan.to(self.pixels.device)
         for part in slices:
-            places, partner = self._places(part, plan)
-            members = plan.order[places]
-            draws = {name: draw[places] for name, draw in plan.draws.items()}
+            members = plan.order[part]
+            draws = {name: draw[part] for name, draw in plan.draws.items()}
             images = self._augment(self.pixels, numbers[members], draws, augmentation)
-            yield self._mixed(images, labels[members], members, draws, partner)
+            if "partner" in draws:
+                second = plan.order[draws["partner"]]
+                partner_draws = {name: draw[draws["partner"]] for name, draw in plan.draws.items()}
+                other = self._augment(self.pixels, numbers[second], partner_draws, augmentation)
+                yield self._mixed(images, other, labels, members, second, draws)
+            else:
+                yield Batch(images, labels[members], members)
 
     def _streamed(
         self, pixels: Streamed, plan: EpochPlan, slices: list[slice], augmentation: Augmentation | None
     ) -> Iterator[Batch]:
-        """The same batches; their pictures come from worker processes."""
-        chosen = [self._places(part, plan) for part in slices]
+        """The same batches; the pictures of a batch, and of its partners, come from worker processes."""
+        members = [plan.order[part] for part in slices]
+        seconds = [plan.order[plan.draws["partner"][part]] if "partner" in plan.draws else part for part in slices]
+        wanted = [torch.cat([m, s]) if isinstance(s, Tensor) else m for m, s in zip(members, seconds, strict=True)]
         labels = self.labels.to(self.device)
-        stream = pixels.batches([self.numbers[plan.order[places]].tolist() for places, _ in chosen])
-        for (places, partner), block in zip(chosen, stream, strict=True):
-            members = plan.order[places]
-            draws = {name: draw[places].to(self.device) for name, draw in plan.draws.items()}
-            rows = torch.arange(len(members), device=self.device)
-            images = self._augment(block.to(self.device), rows, draws, augmentation)
-            yield self._mixed(images, labels[members], members, draws, partner)
-
-    def _places(self, part: slice, plan: EpochPlan) -> tuple[slice | Tensor, Tensor | None]:
-        """The places of the epoch whose pictures a batch is made of, and where among them each one's partner is."""
-        if "partner" not in plan.draws:
-            return part, None
-        partner = plan.draws["partner"][part]
-        where = partner - part.start
-        if self.batch_size % MIXED == 0:
-            return part, where
-        outside = (where < 0) | (where >= len(where))
-        own = torch.arange(part.start, part.start + len(where), device=where.device)
-        where[outside] = torch.arange(len(where), len(where) + int(outside.sum()), device=where.device)
-        return torch.cat([own, partner[outside]]), where
+        stream = pixels.batches([self.numbers[w].tolist() for w in wanted])
+        for part, member, second, block in zip(slices, members, seconds, stream, strict=True):
+            block = block.to(self.device)
+            draws = {name: draw[part].to(self.device) for name, draw in plan.draws.items()}
+            rows = torch.arange(len(member), device=self.device)
+            images = self._augment(block, rows, draws, augmentation)
+            if isinstance(second, Tensor):
+                partner = plan.draws["partner"][part]
+                partner_draws = {name: draw[partner].to(self.device) for name, draw in plan.draws.items()}
+                other = self._augment(block, rows + len(member), partner_draws, augmentation)
+                yield self._mixed(images, other, labels, member, second, draws)
+            else:
+                yield Batch(images, labels[member], member)
 
     def _augment(
         self, pixels: Tensor, rows: Tensor, draws: dict[str, Tensor], augmentation: Augmentation | None
@@ -211,20 +211,15 @@ class Loader:
         return images.mul_(scale * 255).add_(shift)
 
     def _mixed(
-        self, images: Tensor, labels: Tensor, members: Tensor, draws: dict[str, Tensor], partner: Tensor | None
+        self, images: Tensor, other: Tensor, labels: Tensor, members: Tensor, second: Tensor, draws: dict[str, Tensor]
     ) -> Batch:
-        """The batch; with `partner`, the first pictures each mixed with the one at that place among all."""
-        if partner is None:
-            return Batch(images, labels, members)
-        size = len(partner)
-        partner = partner.to(self.device)
-        share, other = draws["mix"][:size].to(self.device), images[partner]
+        share = draws["mix"].to(self.device)
         if "cutmix" in draws:
-            boxes = draws["cutmix"][:size].to(self.device)
+            boxes = draws["cutmix"].to(self.device)
             inside = box_mask(boxes, images.shape[2], images.shape[3])
-            mixed = torch.where(inside, other, images[:size])
+            images = torch.where(inside, other, images)
             share = 1 - inside.float().mean(dim=(1, 2, 3))  # what is truly left of the first picture
         else:
-            mixed = torch.lerp(other, images[:size], share[:, None, None, None])
-        mixed = mixed.contiguous(memory_format=torch.channels_last)
-        return Batch(mixed, labels[:size], members[:size], labels[partner], share)
+            images = torch.lerp(other, images, share[:, None, None, None])
+        images = images.contiguous(memory_format=torch.channels_last)
+        return Batch(images, labels[members], members, labels[second], share)

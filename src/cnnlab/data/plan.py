@@ -16,8 +16,6 @@ from torch import Tensor
 
 from cnnlab.data.augment import Augmentation
 
-MIXED = 8  # pictures in a row among which mixup and cutmix find their second pictures
-
 
 @dataclass(frozen=True)
 class EpochPlan:
@@ -97,25 +95,13 @@ def _draws(n: int, augmentation: Augmentation, seed: int, epoch: int) -> dict[st
     if config.mixup or config.cutmix:
         alpha = config.mixup or config.cutmix
         draws["mix"] = stream(seed, epoch, "mix").beta(alpha, alpha, n).astype(np.float32)
-        draws["partner"] = _partners(n, stream(seed, epoch, "partner"))
+        draws["partner"] = stream(seed, epoch, "partner").permutation(n)
     if config.cutmix:
         side = np.sqrt(1 - draws["mix"])[:, None] * np.ones((1, 2), np.float32)
         centre = uniform("cutmix", 0, 1, 2)
         low, high = np.clip(centre - side / 2, 0, 1), np.clip(centre + side / 2, 0, 1)
         draws["cutmix"] = np.concatenate([low, high - low], 1).astype(np.float32)
     return draws
-
-
-def _partners(n: int, random: np.random.Generator) -> np.ndarray:
-    """(n,) place in the epoch of the picture that each is mixed with: another one of the same eight in a row.
-
-    A batch of eight, sixteen, … then holds the partners of all its pictures, and none has to be made twice.
-    """
-    places = np.arange(n)
-    first = places // MIXED * MIXED
-    size = np.minimum(MIXED, n - first)
-    shift = np.repeat(random.integers(0, 1 << 30, -(-n // MIXED)), MIXED)[:n]
-    return first + (places - first + 1 + shift % np.maximum(1, size - 1)) % size
 
 
 def _boxes(uniform: np.ndarray, scale: list[float], ratio: list[float]) -> np.ndarray:
