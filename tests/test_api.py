@@ -223,6 +223,24 @@ def test_a_model_with_a_new_classifier_can_be_trained_and_rebuilt(tmp_path: Path
 # ---- fit
 
 
+@pytest.mark.parametrize(
+    ("override", "mend"),
+    [
+        ("++seed=7", "load_data"),
+        ("+trainer.batch_size=4", "load_data"),
+        ("augment=none", "load_data"),
+        ("model.hidden=[9]", "create_model"),
+        ("++model.hidden=[9]", "create_model"),
+    ],
+)
+def test_what_data_and_model_have_settled_cannot_be_overridden_in_fit(tmp_path: Path, override: str, mend: str) -> None:
+    data = cnnlab.load_data("digits", limit=60, batch_size=20)
+    model = cnnlab.create_model("mlp", hidden=[8], image_size=8)
+    with pytest.raises(ConfigError, match=f"give it to cnnlab.{mend} instead"):
+        cnnlab.fit(model, data, epochs=1, dir=tmp_path / "run", overrides=[override])
+    assert not (tmp_path / "run").exists()
+
+
 def small(epochs: int, folder: Path, *overrides: str, seed: int = 0) -> cnnlab.Run:
     torch.manual_seed(seed)
     data = cnnlab.load_data("digits", limit=60, batch_size=20, augment="none")

@@ -15,7 +15,7 @@ import cnnlab
 from cnnlab.cli import main
 from cnnlab.config import compose
 from cnnlab.errors import ConfigError, ModelError
-from cnnlab.models.registry import MODELS, create_model
+from cnnlab.models.registry import MODELS, create_model, model_spec
 
 SOURCE = """
 import cnnlab
@@ -34,6 +34,11 @@ class Tiny(cnnlab.Classifier):
         return self.head(self.body(x).relu().mean((2, 3)))
 
 number = 3
+
+class Free(Tiny):
+    def __init__(self, dropout: float = 0, pad: "str | int" = "same", num_classes=10, **rest):
+        super().__init__(num_classes=num_classes)
+        self.given = (dropout, pad, rest)
 
 class Required(Tiny):
     def __init__(self, filters, in_channels, num_classes):
@@ -133,6 +138,12 @@ def test_a_class_that_cannot_be_had_is_one_line(
     assert main(["train", *SHORT, f"model={name}", "run.dir=run"]) == 2
     assert words in capfd.readouterr().err
     assert not (here / "run").exists()
+
+
+def test_a_constructor_of_ones_own_judges_its_arguments_itself(here: Path) -> None:
+    model = create_model("mymodels:Free", trust_code=True, dropout=0.5, pad=2, width=7)
+    assert model.given == (0.5, 2, {"width": 7})
+    assert "rest" not in model_spec(model)[1]
 
 
 def test_without_trust_a_dotted_name_is_not_imported(here: Path) -> None:

@@ -219,7 +219,9 @@ class InitConfig:
         if self.source is None and self.map:
             raise ConfigError("init.map renames what init.from loads, and there is no init.from.")
         if self.source is not None and (self.whiten or self.dirac):
-            raise ConfigError("init.whiten and init.dirac would overwrite what init.from loads; leave one of them out.")
+            raise ConfigError(
+                "init.whiten and init.dirac would overwrite what init.from loads; set both to false, or drop init.from."
+            )
 
 
 @dataclass(frozen=True)
@@ -266,6 +268,9 @@ class Config:
         rate = self.optimizer.get("lr")
         if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < 1e6):
             raise ConfigError(f"optimizer.lr must be a number above 0, got {rate!r}.")
+        published = self.model.get("name") == "pretrained" and self.model.get("weights", "DEFAULT") is not None
+        if published and (self.init.whiten or self.init.dirac):
+            raise ConfigError("init.whiten and init.dirac would overwrite the published weights; set both to false.")
         if (self.init.unfreeze_epoch or 0) >= self.trainer.epochs:
             raise ConfigError(
                 f"init.unfreeze_epoch={self.init.unfreeze_epoch} is never reached in trainer.epochs="

@@ -83,8 +83,10 @@ def fit(
         CnnlabError: what the user can mend; `Interrupted` after Ctrl-C, with everything saved.
     """
     for override in overrides:
-        if override.startswith(DATA_KEYS):
+        if override.lstrip("+~").startswith(DATA_KEYS):
             raise ConfigError(f"{override!r} comes after the data: give it to cnnlab.load_data instead.")
+        if override.lstrip("+~").startswith("model"):
+            raise ConfigError(f"{override!r} comes after the model: give it to cnnlab.create_model instead.")
     name, arguments = model_spec(model)
     known = [f"model={name}"] if name in options("model") else []  # what the recipe found good for it
     settings = [f"data={data.config.data.name}", *known, *overrides]
@@ -101,6 +103,7 @@ def fit(
         values["run"]["dir"] = str(dir)
     config = _at_home_anywhere(from_dict(values))
     prepare_process(config.trainer)
+    check_fit(model, data)
     return _run(config, data, model, new_folder(config), trackers, command=[])
 
 
@@ -115,6 +118,9 @@ def run_experiment(
     device = choose_device(config.trainer.device)
     data = build_data(config, device, progress or (lambda done, total: None))
     model = build_model(config, data, trust_code=True)  # the user's own word names it
+    drawn = config.init.source is None and config.model["name"] != "pretrained" and not config.init.whiten
+    if drawn and config.init.freeze not in ("none", 0):
+        Trackers(trackers).log(Noted("what init.freeze keeps are random weights: there is no init.from.", True))
     return _run(config, data, model, folder, trackers, command)
 
 
@@ -146,11 +152,10 @@ def resume_experiment(
         config = read_config(folder)
         if folder.report.exists():
             return Run(folder.path, folder.history(), folder.test_figures()), False
-        begun = folder.state.exists()
-        if not begun and (config.init.source is not None or config.model["name"] == "pretrained"):
+        if not folder.state.exists():
             raise RunError(
-                f"{folder.state} is missing, and with it the weights that this run began with; start it anew in another"
-                " folder."
+                f"{folder.state} is missing, and with it the weights of this run; restore it from a copy, or start anew"
+                " in another folder."
             )
         threads = read_json(folder.environment).get("machine", {}).get("threads")
         prepare_process(dataclasses.replace(config.trainer, threads=config.trainer.threads or threads))
@@ -162,10 +167,8 @@ def resume_experiment(
                 " Restore them, or start a new run."
             )
         trainer = Trainer(build_model(config, data, trust_code, resumed=True), data, config, folder)
-        if not begun:
-            trainer.save()
         listeners = Trackers([*trackers, *folder_trackers(config, folder)])
-        return _train_test_report(trainer, listeners, resumed=begun), True
+        return _train_test_report(trainer, listeners, resumed=True), True
     finally:
         lock.release()
 
@@ -188,7 +191,8 @@ def build_model(config: Config, data: Data, trust_code: bool = False, resumed: b
 def check_fit(model: nn.Module, data: Data) -> None:
     """Raise ConfigError unless the model takes the data's pictures, also while they grow, and answers for each class.
 
-    On the meta device, where it costs no arithmetic; a model that looks at numbers gets real pictures instead.
+    Two grey pictures go through a copy of it. (On the meta device that would cost no arithmetic, but torch imports its
+    compiler there, which takes longer.)
     """
     channels, augmentation = data.in_channels, data.train.augmentation
     sizes = {data.image_size}
@@ -196,13 +200,10 @@ def check_fit(model: nn.Module, data: Data) -> None:
         growing = [augmentation.at(i / 16) for i in range(17)]
         sizes |= {(step.height, step.width) for step in growing}
     try:
-        try:
-            logits = _try_out(model, "meta", channels, sizes, data)
-        except Exception:  # a model of the user's own can fail in any way
-            logits = _try_out(model, "cpu", channels, sizes, data)
+        logits = _try_out(model, channels, sizes, data)
     except CnnlabError:
         raise
-    except Exception as error:
+    except Exception as error:  # a model of the user's own can fail in any way
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "more than 1 value per channel" in reason:
             raise ConfigError(
@@ -228,14 +229,14 @@ def check_fit(model: nn.Module, data: Data) -> None:
         )
 
 
-def _try_out(model: nn.Module, device: str, channels: int, sizes: set[tuple[int, int]], data: Data) -> Any:
+def _try_out(model: nn.Module, channels: int, sizes: set[tuple[int, int]], data: Data) -> Any:
     """The logits of two pictures of the evaluated size, after a training batch of each of the sizes."""
-    ghost = copy.deepcopy(model).to(device).train()
+    ghost = copy.deepcopy(model).cpu().train()
     count = min(2, data.train.batch_size)  # what batch norm cannot do with two pictures it cannot do with more
     with torch.no_grad():
         for height, width in sorted(sizes):
-            ghost(torch.empty(count, channels, height, width, device=device).fill_(0.5))
-        return ghost.eval()(torch.empty(2, channels, *data.image_size, device=device).fill_(0.5))
+            ghost(torch.full((count, channels, height, width), 0.5))
+        return ghost.eval()(torch.full((2, channels, *data.image_size), 0.5))
 
 
 def _run(
@@ -246,7 +247,6 @@ def _run(
     trackers: Sequence[Tracker],
     command: Sequence[str],
 ) -> Run:
-    check_fit(model, data)
     folder.refuse_if_taken()
     check_space(folder, model)
     begun = initialise(model, config, data)
@@ -315,14 +315,11 @@ def _train_test_report(trainer: Trainer, trackers: Trackers, resumed: bool) -> R
         if folder.init.exists():
             begun = read_record(folder.init, "source", "summary")
             facts["weights"] = f"from {begun['source']}: {begun['summary']}"
-        elif trainer.frozen and trainer.config.model["name"] != "pretrained" and not trainer.config.init.whiten:
-            trackers.log(Noted("the frozen stages keep the random weights they were drawn with: no init.from.", True))
         history = train(trainer, trackers, facts, resumed)
         test = None
         outputs = None
-        best = trainer.best_model
+        best, card = load_run(folder, data.test.device)
         if data.test.count:
-            best, card = load_run(folder, data.test.device)
             outputs = evaluate_model(best, data, "test", card["classes"], trainer.config.test)
             write_outputs(folder, outputs, card["classes"])
             test = outputs.figures

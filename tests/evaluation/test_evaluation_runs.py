@@ -18,6 +18,7 @@ from sklearn.datasets import load_digits
 
 import cnnlab
 from cnnlab.errors import CnnlabError, DataError, RunError
+from cnnlab.evaluation.plots import draw_curves
 
 if TYPE_CHECKING:
     from conftest import CommandLine
@@ -210,6 +211,24 @@ def test_an_official_test_split_of_another_set_is_kept(folder_run: Path, tmp_pat
     assert cnnlab.evaluate(run, data_root=str(tmp_path / "other"))["n"] == 30
 
 
+def test_another_set_without_a_test_split_is_tested_as_a_whole(folder_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(folder_run, tmp_path / "run"))
+    write_digits(tmp_path / "other" / "train", range(100))
+    write_digits(tmp_path / "other" / "val", range(300, 330))
+    assert cnnlab.evaluate(run, data_root=str(tmp_path / "other"))["n"] == 130
+    with pytest.raises(DataError, match="no train split of its own; test on all of it"):
+        cnnlab.evaluate(run, split="train", data_root=str(tmp_path / "other"))
+
+
+def test_another_set_may_be_smaller_than_what_the_run_was_split_by(command: CommandLine, tmp_path: Path) -> None:
+    write_digits(tmp_path / "here", range(300))
+    words = ["data=folder", f"data.root={tmp_path / 'here'}", "data.per_class_train=20", "model=mlp"]
+    words += ["model.hidden=[]", "trainer.epochs=1", "augment=none", "logger=none", f"run.dir={tmp_path / 'run'}"]
+    assert command("train", *words).code == 0
+    write_digits(tmp_path / "other", range(300, 350))
+    assert cnnlab.evaluate(tmp_path / "run", data_root=str(tmp_path / "other"))["n"] == 50
+
+
 def test_another_set_with_other_classes_is_refused_by_name(folder_run: Path, tmp_path: Path) -> None:
     write_digits(tmp_path / "other", range(100))
     (tmp_path / "other" / "3").rename(tmp_path / "other" / "three")
@@ -254,6 +273,18 @@ def test_runs_are_compared_in_a_table_and_a_picture(
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.width > 500
         assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 10
+
+
+def test_runs_without_validation_are_told_apart_in_the_picture() -> None:
+    row = {"train_loss": 1.0, "train_accuracy": 0.5, "val_loss": None, "val_accuracy": None}
+    known = row | {"val_loss": 1.0, "val_accuracy": 0.4}
+    histories = {"a": [row | {"epoch": i} for i in (1, 2)], "b": [known | {"epoch": i} for i in (1, 2)]}
+    figure = draw_curves(histories)
+    legend = figure.axes[1].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
+    styles = [(line.get_label(), line.get_linestyle()) for line in figure.axes[0].lines]
+    assert ("a", "--") in styles
+    assert ("b", "-") in styles
 
 
 @pytest.mark.parametrize("out", ["curves.xyz", "nowhere/deep/curves.png", "/proc/curves.png"])

@@ -48,6 +48,18 @@ def test_filters_beyond_twice_the_patch_stay_and_fewer_take_the_directions_of_la
     assert few[0].weight[0].std() < 0.2 * few[0].weight[0].mean().abs()  # the mean of the patch varies most
 
 
+def test_a_patch_of_one_number_is_only_scaled() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 1))
+    images = 5 * torch.randn(30, 1, 6, 6, generator=torch.Generator().manual_seed(0)) + 3
+    whiten_first_layer(model, images)
+    assert model(images)[:, 0].var().item() == pytest.approx(1, abs=0.01)
+
+
+def test_pictures_smaller_than_the_kernel_are_refused() -> None:
+    with pytest.raises(ModelError, match="kernel spans 5×5 pixels, the training pictures have 4×9"):
+        whiten_first_layer(nn.Sequential(nn.Conv2d(1, 2, 3, dilation=2)), torch.randn(3, 1, 4, 9))
+
+
 @pytest.mark.parametrize("name", ["mlp", "speednet"])
 def test_a_model_that_does_not_begin_with_a_convolution_of_the_pictures_is_refused(name: str) -> None:
     model = create_model(name, in_channels=3, image_size=12)
@@ -103,3 +115,5 @@ def test_a_run_begins_as_told_and_a_resume_does_not_begin_again(tmp_path: Path) 
 def test_loaded_weights_are_not_overwritten(key: str) -> None:
     with pytest.raises(ConfigError, match="would overwrite"):
         compose([f"init.{key}=true", "init.from=somewhere"])
+    with pytest.raises(ConfigError, match="would overwrite the published weights"):
+        compose([f"init.{key}=true", "model=pretrained"])

@@ -204,6 +204,12 @@ def test_muon_leaves_matrices_that_are_long_on_both_sides_to_adamw() -> None:
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 6
 
 
+def test_a_rate_of_the_backbone_needs_a_head() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    with pytest.raises(ConfigError, match="last layer is called head"):
+        create_optimizer({"name": "SGD", "lr": 0.1, "backbone_lr_scale": 0.1}, model, CPU)
+
+
 def test_muon_finds_the_head_wherever_it_was_defined() -> None:
     class HeadFirst(nn.Module):
         def __init__(self) -> None:

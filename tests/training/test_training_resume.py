@@ -165,14 +165,17 @@ def test_a_run_killed_at_any_moment_ends_the_same(command: CommandLine, unbroken
     assert kills >= 2
 
 
-def test_a_run_killed_before_its_first_state_begins_anew(command: CommandLine, unbroken: Path, tmp_path: Path) -> None:
+def test_a_run_without_its_state_is_not_begun_anew_in_silence(
+    command: CommandLine, unbroken: Path, tmp_path: Path
+) -> None:
+    """The first state is saved before config.yaml: whoever lost it has lost the weights that the run began with."""
     folder = unfinish(unbroken, tmp_path / "run")
-    for name in ("last", "best", "tensorboard"):
-        shutil.rmtree(folder / name)
-    (folder / "metrics.jsonl").unlink()
+    shutil.rmtree(folder / "last")
+    before = sorted(folder.rglob("*"))
     result = command("resume", folder)
-    assert result.code == 0, result.err
-    assert_same_run(folder, unbroken)
+    assert result.code == 2
+    assert "state.pt is missing, and with it the weights of this run" in one_line(result)
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_a_run_killed_before_its_config_was_written_can_be_started_again(

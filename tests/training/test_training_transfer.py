@@ -17,6 +17,7 @@ import cnnlab
 from cnnlab.config import compose
 from cnnlab.errors import CnnlabError, ConfigError
 from cnnlab.experiment import resume_experiment, run_experiment
+from cnnlab.runs.source import read_source
 from cnnlab.training.optim import create_optimizer, set_rate
 
 TINY = ["data.limit=60", "trainer.epochs=3", "trainer.batch_size=20", "logger=none", "augment=none"]
@@ -95,6 +96,25 @@ def test_a_resumed_fine_tuning_ends_as_an_unbroken_one(source: Path, tmp_path: P
     resume_experiment(broken)
     again = load_file(broken / "best" / "model.safetensors")
     assert all(torch.equal(again[key], value) for key, value in whole.items())
+
+
+def test_a_model_that_was_frozen_can_be_trained_again_as_a_whole(tmp_path: Path) -> None:
+    data = cnnlab.load_data("digits", limit=60, batch_size=20)
+    model = cnnlab.create_model("resnet", depth=8, width=4, in_channels=1)
+    model.stage1.requires_grad_(False)  # type: ignore[union-attr, operator]  # the user's own wish
+    quiet = ["logger=none", "trainer.ema=null"]
+    cnnlab.fit(model, data, epochs=1, dir=tmp_path / "a", overrides=[*quiet, "init.freeze=backbone"])
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    cnnlab.fit(model, data, epochs=1, dir=tmp_path / "b", overrides=quiet)
+    still = {key.split(".")[0] for key, p in model.named_parameters() if torch.equal(p, before[key])}
+    assert still == {"stage1"}
+
+
+def test_a_file_of_a_run_keeps_its_class_names(source: Path, tmp_path: Path) -> None:
+    tensors, classes = read_source(str(source / "best" / "model.safetensors"))
+    assert classes == [str(digit) for digit in range(10)]
+    save_file(tensors, tmp_path / "plain.safetensors")
+    assert read_source(str(tmp_path / "plain.safetensors"))[1] is None
 
 
 def test_the_run_folder_tells_where_the_weights_began(source: Path, tmp_path: Path) -> None:
@@ -220,5 +240,5 @@ def test_without_its_state_a_fine_tuning_is_not_begun_from_other_weights(source:
     train(tmp_path / "run", f"init.from={source}")
     for name in ("last/state.pt", "report.html"):
         (tmp_path / "run" / name).unlink()
-    with pytest.raises(CnnlabError, match="weights that this run began with"):
+    with pytest.raises(CnnlabError, match="and with it the weights of this run"):
         resume_experiment(tmp_path / "run")

@@ -71,8 +71,11 @@ class Data:
     def loader(self, part: str) -> Loader:
         return {"train": self.train, "val": self.val, "test": self.test}[part]
 
-    def evaluation_loader(self, part: str, batch_size: int = 500) -> Loader:
-        """The pictures of a split in order, without augmentation."""
+    def evaluation_loader(self, part: str, batch_size: int | None = None) -> Loader:
+        """The pictures of a split in order, without augmentation; by default as many at once as hold 2 million pixels,
+        500 at the most."""
+        height, width = self.image_size
+        batch_size = batch_size or max(1, min(500, 2_000_000 // (height * width)))
         source = self.test if part == "test" else self.val
         labels = self.pictures.labels
         return Loader(source.pixels, labels, self.split[part], self.preprocess, batch_size, device=source.device)
@@ -163,6 +166,13 @@ def build_data(
         evaluation_pixels, training_pixels = tensors[0], tensors[-1]
     if device.type != "cpu" and isinstance(evaluation_pixels, Tensor) and isinstance(training_pixels, Tensor):
         same = evaluation_pixels is training_pixels
+        held = training_pixels.nbytes + (0 if same else evaluation_pixels.nbytes)
+        stays = settings.storage == "mmap" or held > MEMORY_SHARE * free_device_memory(device)
+    else:
+        stays = True
+    if not stays:
+        assert isinstance(evaluation_pixels, Tensor)
+        assert isinstance(training_pixels, Tensor)
         training_pixels = training_pixels.to(device)
         evaluation_pixels = training_pixels if same else evaluation_pixels.to(device)
 
@@ -218,6 +228,11 @@ def as_tensor(images: np.ndarray, resident: bool) -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the map is read-only, and nobody writes to it
         return torch.from_numpy(images)
+
+
+def free_device_memory(device: torch.device) -> float:
+    """Bytes that are free on an accelerator; that of the machine where the device does not tell."""
+    return float(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free_memory()
 
 
 def free_memory() -> float:

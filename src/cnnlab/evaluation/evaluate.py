@@ -68,6 +68,8 @@ def evaluate(
     place = choose_device(device)
     model, card = load_run(folder, place, trust_code)
     data, own = data_of_run(folder, card, place, split, data_root)
+    if not own and not len(data.split[split]):
+        raise DataError(f"the other set has no {split} split of its own; test on all of it with --split test.")
     settings = data.config.test if views is None else dataclasses.replace(data.config.test, views=views)
     outputs = evaluate_model(model, data, split, card["classes"], settings)
     suffix = "" if own and split == "test" else f"-{split}" if own else f"-{split}-other"
@@ -85,7 +87,8 @@ def evaluate_model(
     """
     loader = data.evaluation_loader(split)
     if not loader.count:
-        raise DataError(f"the {split} split is empty; raise data.{split}_fraction or choose another split.")
+        mend = f"raise data.{split}_fraction or choose another split" if split != "train" else "choose another split"
+        raise DataError(f"the {split} split is empty; {mend}.")
     logits, labels = (value.cpu() for value in forward_all(model, loader))
     figures = {"split": split, **classification_figures(logits, labels, classes)}
     if settings.views != "none":
@@ -124,9 +127,13 @@ def data_of_run(
     preprocess = Preprocess.from_dict(card["preprocess"])
     if data_root is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(data_root)))
-    data = build_data(config, device, preprocess=preprocess)
-    if data.manifest["sha256"][split] == read_split(folder)["sha256"][split]:
-        return data, True
+    try:
+        data = build_data(config, device, preprocess=preprocess)
+        if data.manifest["sha256"][split] == read_split(folder)["sha256"][split]:
+            return data, True
+    except DataError:  # another set can be too small for the run's own way of splitting
+        if data_root is None:
+            raise
     if data_root is None:
         raise RunError(
             f"the pictures of the {split} split are not those that {folder.path} was made from: some were changed,"
@@ -136,7 +143,7 @@ def data_of_run(
 
 
 def as_other_set(config: Config, preprocess: Preprocess, classes: list[str], device: torch.device) -> Data:
-    """Another set with the same classes: its official splits as they are; without them all of it is the test split."""
+    """Another set with the same classes: its own test split, and all of it where it has none."""
     whole = dataclasses.replace(
         config.data, per_class_train=None, per_class_test=None, limit=None, test_fraction=0.999, val_fraction=0.0
     )
@@ -146,7 +153,7 @@ def as_other_set(config: Config, preprocess: Preprocess, classes: list[str], dev
         raise DataError(
             f"the other set has other classes than the model, {odd[0]!r} among them; use one with the same folders."
         )
-    if data.pictures.official is None:
+    if data.pictures.official is None or "test" not in data.pictures.official:
         everything = data.index.ok.nonzero()[0]
         data.split = dataclasses.replace(data.split, test=everything, train=everything[:0], val=everything[:0])
     return data

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Histories = Mapping[str, Sequence[Mapping[str, Any]]]  # the rows of each run's metrics.jsonl, by the run's name
 
 
-def plot_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path) -> None:
-    """Loss and accuracy over the epochs, training dashed and validation solid, one colour a run; saved to `path`."""
+def plot_curves(histories: Histories, path: str | Path) -> None:
+    """Draw the curves into a picture file."""
+    draw_curves(histories).savefig(path, dpi=130)
+
+
+def draw_curves(histories: Histories) -> Figure:
+    """Loss and accuracy over the epochs, training dashed and validation solid, one colour a run."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.4), layout="constrained")
@@ -17,15 +27,16 @@ def plot_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: str 
             colour = f"C{number % 10}"
             epochs = [row["epoch"] for row in rows]
             marker = "o" if len(rows) < 3 else None
-            for part, style in (("train", "--"), ("val", "-")):
+            label: str | None = run
+            for part, style in (("val", "-"), ("train", "--")):
                 values = [row[f"{part}_{name}"] for row in rows]
                 if any(value is not None for value in values):
                     points = [float("nan") if value is None else value for value in values]
-                    label = run if part == "val" else None
                     axis.plot(epochs, points, style, color=colour, label=label, marker=marker, linewidth=1.6)
+                    label = None
         axis.set_xlabel("epoch")
         axis.set_title(f"{name} (training dashed, validation solid)", loc="left", fontsize=10)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     figure.axes[1].legend(fontsize=8, loc="lower right")
-    figure.savefig(path, dpi=130)
+    return figure

@@ -12,7 +12,14 @@ from torch import nn
 
 from cnnlab.errors import ModelError
 from cnnlab.models.base import as_pair, check_counts
-from cnnlab.models.registry import create_model, find_model, import_model, list_models, rebuild_arguments
+from cnnlab.models.registry import (
+    create_model,
+    find_model,
+    import_model,
+    list_models,
+    named_parameters,
+    rebuild_arguments,
+)
 
 IMAGE_SIZE, IN_CHANNELS = 32, 3  # where neither the user nor the model says
 
@@ -51,7 +58,7 @@ def model_from_words(name: str, words: Sequence[str]) -> tuple[nn.Module, tuple[
     """
     given = parse_arguments(words)
     import_model(name)
-    parameters = inspect.signature(find_model(name)).parameters
+    parameters = named_parameters(name)
     image_size = _picture_fact("image_size", given, parameters, IMAGE_SIZE)
     channels = _picture_fact("in_channels", given, parameters, IN_CHANNELS)
     height, width = _sides(image_size)

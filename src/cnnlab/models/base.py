@@ -75,7 +75,8 @@ class GlobalAveragePool(nn.Module):
 
 
 def initialise_he(module: nn.Module) -> None:
-    """Weights ~ N(0, 2/fan_out), biases 0, scales 1 (He et al. 2015, Delving Deep into Rectifiers, eq. 14)."""
+    """Weights ~ N(0, 2/n), biases 0, scales 1; n is fan_out of convolutions and fan_in of linear layers (He et al.
+    2015, Delving Deep into Rectifiers, eqs. 10 and 14)."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

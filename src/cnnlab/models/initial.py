@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from cnnlab.errors import ModelError
 
+BLOCK = 20  # pictures whose patches are held at once
 FLOOR = 5e-4  # added to the variances, of pictures of variance 1: without it noise would be blown up to full size
 
 
@@ -42,8 +43,21 @@ def whiten_first_layer(model: nn.Module, images: Tensor) -> None:
     layer = next((layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)), None)
     if not isinstance(layer, nn.Conv2d) or layer.groups != 1 or layer.in_channels != images.shape[1]:
         raise ModelError(f"init.whiten needs a model that begins with a convolution; {type(model).__name__} does not.")
-    patches = F.unfold(images.float(), layer.kernel_size, dilation=layer.dilation).transpose(1, 2).flatten(0, 1)
-    values, vectors = torch.linalg.eigh(torch.cov(patches.double().T))  # eigenvalues rise
+    reach = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+    if any(side < needed for side, needed in zip(images.shape[2:], reach, strict=True)):
+        raise ModelError(
+            f"init.whiten needs whole patches: the first kernel spans {reach[0]}×{reach[1]} pixels, the training"
+            f" pictures have {images.shape[2]}×{images.shape[3]}. Use larger ones or leave init.whiten out."
+        )
+    numbers = layer.weight[0].numel()  # of a patch
+    products, sums, count = torch.zeros(numbers, numbers, dtype=torch.float64), torch.zeros(numbers).double(), 0
+    for part in torch.split(images.float(), BLOCK):
+        patches = F.unfold(part, layer.kernel_size, dilation=layer.dilation).transpose(1, 2).flatten(0, 1)
+        products += (patches.T @ patches).double()
+        sums += patches.double().sum(0)
+        count += len(patches)
+    mean = sums / count
+    values, vectors = torch.linalg.eigh(products / count - torch.outer(mean, mean))  # eigenvalues rise
     filters = (vectors / (values.clamp_min(0) + FLOOR).sqrt()).flip(1).T  # (n, n), a row each
     both = torch.stack([filters, -filters], 1).flatten(0, 1)[: layer.out_channels]
     layer.weight[: len(both)] = both.view(-1, *layer.weight.shape[1:]).to(layer.weight)

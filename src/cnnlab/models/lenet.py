@@ -33,7 +33,7 @@ class LeNet(Classifier):
         in_channels: channels of the picture.
         num_classes: number of logits.
 
-    Shapes: (B, in_channels, H, W) → features (B, 16, H/4 - 3, W/4 - 3) → logits (B, num_classes).
+    Shapes: (B, in_channels, H, W) → features (B, 16, h, w), h = H/4 - 3 from 32 pixels up → logits (B, num_classes).
     """
 
     def __init__(

@@ -81,12 +81,13 @@ def create_model(name: str, *, trust_code: bool = False, **arguments: Any) -> nn
     if trust_code:
         import_model(name)
     builder = find_model(name)
-    allowed = inspect.signature(builder).parameters
+    allowed = named_parameters(name)
     unknown = [key for key in arguments if key not in allowed]
-    if unknown:
+    if unknown and not takes_any(name):
         raise ModelError(f"model {name!r} has no argument {unknown[0]!r}.{nearest(unknown[0], allowed)}")
-    for key, value in arguments.items():
-        _check_type(name, key, value, allowed[key])
+    if builder.__module__.startswith("cnnlab."):  # constructors of others check for themselves
+        for key, value in arguments.items():
+            _check_type(name, key, value, allowed[key])
     try:
         model = builder(**arguments)
     except CnnlabError:
@@ -110,8 +111,18 @@ def create_model(name: str, *, trust_code: bool = False, **arguments: Any) -> nn
 
 def default_arguments(name: str) -> dict[str, Any]:
     """The constructor's defaults, as they would stand in a card."""
+    return _plain({key: p.default for key, p in named_parameters(name).items() if p.default is not p.empty})
+
+
+def named_parameters(name: str) -> dict[str, inspect.Parameter]:
+    """The constructor's arguments by name, without *args and **kwargs."""
     parameters = inspect.signature(find_model(name)).parameters
-    return _plain({key: p.default for key, p in parameters.items() if p.default is not p.empty})
+    return {key: p for key, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+
+
+def takes_any(name: str) -> bool:
+    """Whether the constructor takes **kwargs."""
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(find_model(name)).parameters.values())
 
 
 def _plain(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -170,7 +181,7 @@ def find_model(name: str) -> Callable[..., nn.Module]:
 
 def model_arguments(name: str, given: dict[str, Any], **facts: Any) -> dict[str, Any]:
     """What the user gave, and of the data's facts (in_channels, num_classes, image_size) those the model asks for."""
-    allowed = inspect.signature(find_model(name)).parameters
+    allowed = named_parameters(name)
     return {key: value for key, value in facts.items() if key in allowed} | given
 
 
@@ -190,4 +201,4 @@ def model_spec(model: nn.Module) -> tuple[str, dict[str, Any]]:
     name, arguments = spec
     if "num_classes" in arguments and hasattr(model, "num_classes"):
         arguments = arguments | {"num_classes": model.num_classes}  # reset_classifier may have changed it
-    return name, arguments | rebuild_arguments(model)
+    return name, arguments

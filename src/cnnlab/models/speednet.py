@@ -52,7 +52,8 @@ class SpeedNet(Classifier):
             raise ModelError(f"norm_momentum must be above 0 and at most 1, got {norm_momentum}.")
         shorter = min(as_pair(image_size)) - whiten_size + 1
         if shorter < 2:
-            raise ModelError(f"a picture of {min(as_pair(image_size))} pixels is too small; use at least 4 pixels.")
+            given, least = min(as_pair(image_size)), whiten_size + 1
+            raise ModelError(f"a picture of {given} pixels is too small; use at least {least} pixels.")
         self.num_classes = num_classes
         channels = 2 * in_channels * whiten_size**2
         self.whiten = nn.Sequential(nn.Conv2d(in_channels, channels, whiten_size), new_activation(activation))

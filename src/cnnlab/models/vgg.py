@@ -107,7 +107,7 @@ class VGG(Classifier):
         self.channels = min(width * 2 ** (blocks - 1), max_width)
         last_pool = head_kind == "linear" and downsample != "conv"
         smallest = 2 * self.stride if last_pool else self.stride
-        if shorter < smallest:
+        if shorter < smallest and downsample != "conv":
             raise ModelError(
                 f"a picture of {shorter} pixels is too small for {blocks} blocks: the last pooling kernel would be"
                 f" larger than its input. Use at least {smallest} pixels (data.image_size) or fewer blocks."

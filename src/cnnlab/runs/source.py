@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -40,8 +41,11 @@ def read_source(source: str) -> tuple[dict[str, Tensor], list[str] | None]:
         tensors, card = read_weights(open_folder(path).weights)
         return tensors, card["classes"]
     try:
-        return load_file(path), None
+        with safe_open(path, framework="pt") as file:
+            card = json.loads((file.metadata() or {}).get("cnnlab", "{}"))
+        classes = card.get("classes") if isinstance(card, dict) else None
+        return load_file(path), classes
     except FileNotFoundError:
         raise RunError(f"there is no file {path}; init.from takes a run folder or a .safetensors file.") from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read as safetensors ({error}); restore it or convert it.") from None

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.errors import CnnlabError, RunError
-from cnnlab.models.registry import create_model
+from cnnlab.models.registry import create_model, find_model, import_model, rebuild_arguments
 from cnnlab.runs.files import write_json, write_whole
 from cnnlab.runs.folder import RunFolder, open_folder
 
@@ -62,9 +62,14 @@ def load_run(
     """
     folder = run if isinstance(run, RunFolder) else open_folder(run)
     tensors, card = read_weights(folder.weights)
+    named = card["model"].get("name") if isinstance(card["model"], dict) else None
+    if isinstance(named, str) and ":" in named and not trust_code:
+        find_model(named)  # says that it takes trust
     try:
         name, arguments = card["model"]["name"], card["model"]["arguments"]
-        model = create_model(name, trust_code=trust_code, **arguments)
+        if trust_code:
+            import_model(name)
+        model = create_model(name, **arguments | rebuild_arguments(find_model(name)))
         model.load_state_dict(tensors)
         Preprocess.from_dict(card["preprocess"])
         if len(card["classes"]) != getattr(model, "num_classes", len(card["classes"])):

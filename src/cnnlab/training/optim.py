@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ def create_optimizer(
     Raises:
         ConfigError: an unknown optimizer or argument, or a value it refuses.
     """
+    leave_compiler_unloaded()
     arguments = dict(settings)
     name = arguments.pop("name")
     decay = arguments.pop("weight_decay", 0.0)
@@ -84,6 +86,8 @@ def create_optimizer(
     vectors = {"params": [p for _, p in parameters if p.ndim <= 1], "weight_decay": 0.0, "scale": other_scale}
     groups.append(vectors | ({"orthogonal": False} if name == "Muon" else {}))
     head = {id(p) for key, p in parameters if key.startswith("head.")}
+    if backbone_scale != 1 and not head:
+        raise ConfigError("optimizer.backbone_lr_scale needs a model whose last layer is called head.")
     backbone = {id(p) for _, p in parameters} - head if backbone_scale != 1 else set()
     groups = [part for group in groups for part in _cut(group, backbone, backbone_scale)]
     groups = [part for group in groups for part in _cut(group, {id(p) for p in later}, 1.0)]
@@ -129,6 +133,27 @@ def _last_matrix(parameters: list[tuple[str, nn.Parameter]]) -> str:
     matrices = [key for key, p in parameters if p.ndim > 1]
     heads = [key for key in matrices if key.startswith("head.")]
     return (heads or matrices or [""])[-1]
+
+
+def leave_compiler_unloaded() -> None:
+    """Let torch's optimizers be built and cleared without importing torch's compiler, which takes a second.
+
+    Their methods import it at their first call, to mark themselves as not to be compiled. Nothing here compiles them.
+    """
+    for method in vars(torch.optim.Optimizer).values():
+        inner = getattr(method, "__wrapped__", None)
+        if inner is not None and not hasattr(inner, "__dynamo_disable"):
+            setattr(inner, "__dynamo_disable", inner)
+
+
+def step_of(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
+    """`optimizer.step` without what torch wraps around it: hooks that nobody uses, and an import of the compiler."""
+    if optimizer.defaults.get("differentiable"):
+        return optimizer.step
+    step: Any = type(optimizer).step
+    while hasattr(step, "__wrapped__"):
+        step = step.__wrapped__
+    return torch.no_grad()(functools.partial(step, optimizer))
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:

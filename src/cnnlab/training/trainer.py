@@ -26,7 +26,7 @@ from cnnlab.tracking.base import EpochEnded, Gradient, Noted, Started, Stepped, 
 from cnnlab.training.average import WeightAverage
 from cnnlab.training.forward import forward_all
 from cnnlab.training.interrupt import InterruptGuard
-from cnnlab.training.optim import create_optimizer, set_rate
+from cnnlab.training.optim import create_optimizer, set_rate, step_of
 from cnnlab.training.precision import Precision, choose_compile, choose_precision
 from cnnlab.training.reproduce import seed_step
 from cnnlab.training.schedule import rate_factor
@@ -68,6 +68,8 @@ def train(trainer: Trainer, trackers: Trackers, facts: dict[str, str], resumed: 
                 if trainer.seconds_since_save > 60 * trainer.settings.checkpoint_minutes:
                     trainer.save()
             trackers.log(trainer.end_epoch())
+    for parameter in trainer.thawed:
+        parameter.requires_grad_()  # the model may be trained again, with other stages frozen
     return trainer.history
 
 
@@ -102,10 +104,12 @@ class Trainer:
             )
         self.task = Classification(self.settings, counts.tolist(), self.device)
         self.frozen = frozen_stages(self.model, config.init.freeze)
+        self.thawed = [p for stage in self.frozen for p in stage.parameters() if p.requires_grad]
         if config.init.unfreeze_epoch is None:  # else the optimizer has to know them all
             self._set_modes()
         later = [p for stage in self.frozen for p in stage.parameters()]
         self.optimizer = create_optimizer(config.optimizer, self.model, self.device, later)
+        self.optimizer_step = step_of(self.optimizer)
         self.scaler = torch.GradScaler(self.device.type, enabled=self.precision.name == "fp16")
         self.average = WeightAverage(self.model, self.settings.ema) if self.settings.ema is not None else None
         self.accumulate = min(self.settings.accumulate, len(data.train))
@@ -172,8 +176,11 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
         if last_of_epoch and self.config.logger.gradients:
             self.gradients = layer_gradients(self.model)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        if self.scaler.is_enabled():
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer_step()
         self.optimizer.zero_grad()
         self.step += 1
         self.batch += len(batches)
