@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from cnnlab.errors import ConfigError
 from cnnlab.models.mlp import MLP
 from cnnlab.models.vgg import VGG
 from cnnlab.runs.state import load_state, save_state
-from cnnlab.training.optim import create_optimizer, optimizer_names, set_rate
+from cnnlab.training.optim import create_optimizer, optimizer_names, set_rate, step_of
 
 CPU = torch.device("cpu")
 
@@ -220,3 +222,34 @@ def test_muon_finds_the_head_wherever_it_was_defined() -> None:
     optimizer = create_optimizer({"name": "Muon", "lr": 0.2}, model, CPU)
     taken = [p for group in optimizer.param_groups if group["orthogonal"] for p in group["params"]]
     assert [id(p) for p in taken] == [id(model.body.weight)]
+
+
+def test_training_does_not_import_the_compiler(tmp_path: Path) -> None:
+    """It would take a second before the first step."""
+    code = """
+import sys
+from cnnlab.config import compose
+from cnnlab.experiment import run_experiment
+for number, name in enumerate(["sgd", "muon", "Adagrad"]):
+    words = ["trainer.epochs=1", "data.limit=40", "logger=none", "model.width=4"]
+    run_experiment(compose([*words, f"optimizer={name}", f"run.dir={sys.argv[1]}/{number}"]))
+    assert "torch._dynamo" not in sys.modules, name
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "NAdam", "Muon"])
+def test_the_bare_step_is_the_step(name: str) -> None:
+    torch.manual_seed(0)
+    ours, theirs = network(), network()
+    theirs.load_state_dict(ours.state_dict())
+    first, second = (create_optimizer({"name": name, "lr": 0.01}, model, CPU) for model in (ours, theirs))
+    bare = step_of(first)
+    for _ in range(3):
+        for model, update in ((ours, bare), (theirs, second.step)):
+            model.zero_grad()
+            model(batch()[0]).square().sum().backward()
+            update()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(a, b)
