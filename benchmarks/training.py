@@ -22,10 +22,10 @@ import torch
 import stock
 from cnnlab.config import compose
 from cnnlab.data.load import Data, build_data
-from cnnlab.experiment import build_model
 from cnnlab.models.resnet import ResNet
 from cnnlab.runs.environment import describe
 from cnnlab.runs.folder import RunFolder
+from cnnlab.training.build import build_model
 from cnnlab.training.precision import prepare_process
 from cnnlab.training.trainer import Trainer
 

@@ -73,7 +73,7 @@ def test_the_command_line_and_python_give_the_same_run(command: CommandLine, tmp
     data = cnnlab.load_data("digits", limit=60, batch_size=20, seed=5)
     model = cnnlab.create_model("mlp", hidden=[8], image_size=[8, 8], in_channels=1, num_classes=10)
     from cnnlab.config import compose
-    from cnnlab.experiment import build_model
+    from cnnlab.training.build import build_model
 
     started = build_model(compose([*words, *QUICK]), data)
     model.load_state_dict(started.state_dict())

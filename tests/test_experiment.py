@@ -21,8 +21,6 @@ from cnnlab.evaluation.evaluate import evaluate_model
 from cnnlab.experiment import (
     REPORT_SAMPLES,
     _samples,
-    build_model,
-    check_fit,
     check_space,
     describe_run,
     resume_experiment,
@@ -31,6 +29,7 @@ from cnnlab.experiment import (
 from cnnlab.models.registry import create_model, model_spec
 from cnnlab.runs.folder import RunFolder
 from cnnlab.runs.state import load_state
+from cnnlab.training.build import build_model, check_fit
 
 SMALL = ["data.limit=60", "trainer.epochs=2", "trainer.batch_size=20", "model=mlp", "model.hidden=[8]", "logger=none"]
 

@@ -30,7 +30,8 @@ def result_table(history: Sequence[Mapping[str, Any]], best_epoch: int, test: Ma
     headings = [(name, "right") for name in ("loss", "accuracy", "95 % interval", "pictures")]
     table = _table(("", "left"), *headings)
     row = next(row for row in history if row["epoch"] == best_epoch)
-    table.add_row(f"validation, epoch {best_epoch}", number(row["val_loss"]), percent(row["val_accuracy"]), "", "")
+    if row["val_loss"] is not None:
+        table.add_row(f"validation, epoch {best_epoch}", number(row["val_loss"]), percent(row["val_accuracy"]), "", "")
     if test is not None:
         interval = interval_text(test["accuracy_interval"])
         table.add_row("test", number(test["loss"]), percent(test["accuracy"]), interval, f"{test['n']:,}")

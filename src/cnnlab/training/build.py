@@ -1,0 +1,115 @@
+"""The model of a run before its first step: built from the config, tried on the data, begun as `init.*` says."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnlab.config import Config
+from cnnlab.data.load import Data
+from cnnlab.errors import CnnlabError, ConfigError
+from cnnlab.models.initial import begin_as_identity, whiten_first_layer
+from cnnlab.models.registry import create_model, find_model, import_model, model_arguments, rebuild_arguments
+from cnnlab.models.transfer import transfer
+from cnnlab.runs.source import read_source
+from cnnlab.training.reproduce import seed_step
+
+WHITENED = 2000  # pictures that init.whiten looks at
+
+
+def build_model(config: Config, data: Data, trust_code: bool = False, resumed: bool = False) -> nn.Module:
+    """The model of the config, fitted to the data, with weights drawn from the seed; `resumed`: they come later."""
+    given = dict(config.model)
+    name = given.pop("name")
+    facts = {"in_channels": data.in_channels, "num_classes": data.num_classes, "image_size": list(data.image_size)}
+    if trust_code:
+        import_model(name)
+    if resumed:
+        given |= rebuild_arguments(find_model(name))
+    seed_step(config.seed, -1)
+    model = create_model(name, **model_arguments(name, given, **facts))
+    check_fit(model, data)
+    return model
+
+
+def check_fit(model: nn.Module, data: Data) -> None:
+    """Raise ConfigError unless the model takes the data's pictures, also while they grow, and answers for each class.
+
+    Two grey pictures go through a copy of it. (On the meta device that would cost no arithmetic, but torch imports its
+    compiler there, which takes longer.)
+    """
+    channels, augmentation = data.in_channels, data.train.augmentation
+    sizes = {data.image_size}
+    if augmentation is not None:
+        growing = [augmentation.at(i / 16) for i in range(17)]
+        sizes |= {(step.height, step.width) for step in growing}
+    try:
+        logits = _try_out(model, channels, sizes, data)
+    except CnnlabError:
+        raise
+    except Exception as error:  # a model of the user's own can fail in any way
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "more than 1 value per channel" in reason:
+            raise ConfigError(
+                f"this model normalises over the batch, and trainer.batch_size={data.train.batch_size} leaves one"
+                " number to normalise; use a larger batch."
+            ) from None
+        grows = " and augment.start_size, augment.end_size 1" if len(sizes) > 1 else ""
+        raise ConfigError(
+            f"the model cannot take pictures of {data.image_size[0]}×{data.image_size[1]} pixels with"
+            f" {channels} channel(s) ({type(error).__name__}: {reason}). Set data.image_size larger{grows}, or choose"
+            " other model.* arguments."
+        ) from error
+    if not isinstance(logits, Tensor):
+        raise ConfigError(f"the model must give one tensor (B, num_classes), it gives a {type(logits).__name__}.")
+    if logits.ndim == 4:
+        raise ConfigError(
+            "this model classifies every pixel, and the set has one label a picture; choose another model."
+        )
+    if logits.shape != (2, data.num_classes):
+        raise ConfigError(
+            f"the model gives {tuple(logits.shape)[1:]} numbers a picture for {data.num_classes} classes;"
+            f" build it with num_classes={data.num_classes}."
+        )
+
+
+def _try_out(model: nn.Module, channels: int, sizes: set[tuple[int, int]], data: Data) -> Any:
+    """The logits of two pictures of the evaluated size, after a training batch of each of the sizes."""
+    ghost = copy.deepcopy(model).cpu().train()
+    count = min(2, data.train.batch_size)  # what batch norm cannot do with two pictures it cannot do with more
+    with torch.no_grad():
+        for height, width in sorted(sizes):
+            ghost(torch.full((count, channels, height, width), 0.5))
+        return ghost.eval()(torch.full((2, channels, *data.image_size), 0.5))
+
+
+def initialise(model: nn.Module, config: Config, data: Data) -> dict[str, Any] | None:
+    """Put what `init.*` says into the model; None where nothing is loaded.
+
+    Returns:
+        The source, and the names of the tensors that were loaded, stayed fresh (with the reason) and were not used.
+
+    Raises:
+        RunError, ModelError: no such source, or weights that do not fit.
+    """
+    if config.init.dirac:
+        begin_as_identity(model)
+    if config.init.whiten:
+        whiten_first_layer(model, some_pictures(data))
+    if config.init.source is None:
+        return None
+    tensors, answers = read_source(config.init.source)
+    same = answers is None or answers == data.classes
+    result = transfer(model, tensors, config.init.map, config.init.strict, keep_head=same)
+    return {"source": config.init.source, "summary": result.describe(), **dataclasses.asdict(result)}
+
+
+def some_pictures(data: Data) -> Tensor:
+    """(n, C, H, W) training pictures as the first steps would see them, some thousands or as many as there are."""
+    batches = itertools.islice(data.train.epoch(0), -(-WHITENED // data.train.batch_size))
+    return torch.cat([batch.images for batch in batches])[:WHITENED].cpu()
