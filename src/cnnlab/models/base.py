@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnlab.errors import ModelError
@@ -72,6 +73,13 @@ class GlobalAveragePool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.permute(0, 2, 3, 1).mean(dim=(1, 2))  # so that a channels_last map gets a channels_last gradient
+
+
+class GlobalMaxPool(nn.Module):
+    """(B, F, h, w) → (B, F): the maximum over all positions (Oquab et al. 2015, Is Object Localization for Free?)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.adaptive_max_pool2d(x, 1).flatten(1)  # a tie has one winner, unlike with amax
 
 
 def initialise_he(module: nn.Module) -> None:

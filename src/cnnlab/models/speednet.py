@@ -13,7 +13,15 @@ from torch import Tensor, nn
 
 from cnnlab.errors import ModelError
 from cnnlab.models.activations import new_activation
-from cnnlab.models.base import Classifier, FeatureInfo, as_pair, check_counts, initialise_he, new_linear
+from cnnlab.models.base import (
+    Classifier,
+    FeatureInfo,
+    GlobalMaxPool,
+    as_pair,
+    check_counts,
+    initialise_he,
+    new_linear,
+)
 
 
 class SpeedNet(Classifier):
@@ -73,7 +81,7 @@ class SpeedNet(Classifier):
             channels = width
         self.stages = ("whiten", *(f"groups.{i}" for i in range(len(self.groups))))
         self.channels, self.stride = channels, 2 ** len(self.groups)
-        self.pool = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())
+        self.pool = GlobalMaxPool()
         initialise_he(self)
         self.head = new_linear(channels, num_classes)
 
