@@ -35,6 +35,7 @@ def draw_curves(histories: Histories) -> Figure:
                     axis.plot(epochs, points, style, color=colour, label=label, marker=marker, linewidth=1.6)
                     label = None
         axis.set_xlabel("epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_title(f"{name} (training dashed, validation solid)", loc="left", fontsize=10)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
