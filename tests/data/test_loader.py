@@ -21,7 +21,7 @@ from torch import Tensor
 from cnnlab.config import AugmentConfig, compose
 from cnnlab.data.augment import Augmentation
 from cnnlab.data.decode import Layout
-from cnnlab.data.load import Data, as_tensor, load_data, measure, pack
+from cnnlab.data.load import Data, as_tensor, build_data, load_data, measure, pack
 from cnnlab.data.loader import Loader, Streamed
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.data.sources.base import ArraySet
@@ -642,3 +642,11 @@ def test_a_smaller_picture_is_the_larger_one_resized() -> None:
     images = next(full.epoch(0)).images
     expected = torch.nn.functional.interpolate(images, size=(8, 8), mode="bilinear", antialias=True)
     torch.testing.assert_close(next(small.epoch(0)).images, expected)
+
+
+@pytest.mark.parametrize(("side", "at_once"), [(8, 500), (64, 488), (224, 39)])
+def test_as_many_pictures_are_evaluated_at_once_as_hold_two_million_pixels(side: int, at_once: int) -> None:
+    """500 pictures of 224 pixels would take six gigabytes for one map of a VGG."""
+    data = build_data(compose(["data=digits", "data.limit=60", f"data.image_size={side}"]), torch.device("cpu"))
+    assert data.evaluation_loader("test").batch_size == at_once
+    assert data.evaluation_loader("test", batch_size=7).batch_size == 7

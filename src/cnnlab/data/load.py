@@ -167,14 +167,9 @@ def build_data(
     if device.type != "cpu" and isinstance(evaluation_pixels, Tensor) and isinstance(training_pixels, Tensor):
         same = evaluation_pixels is training_pixels
         held = training_pixels.nbytes + (0 if same else evaluation_pixels.nbytes)
-        stays = settings.storage == "mmap" or held > MEMORY_SHARE * free_device_memory(device)
-    else:
-        stays = True
-    if not stays:
-        assert isinstance(evaluation_pixels, Tensor)
-        assert isinstance(training_pixels, Tensor)
-        training_pixels = training_pixels.to(device)
-        evaluation_pixels = training_pixels if same else evaluation_pixels.to(device)
+        if settings.storage != "mmap" and held <= MEMORY_SHARE * free_device_memory(device):
+            training_pixels = training_pixels.to(device)
+            evaluation_pixels = training_pixels if same else evaluation_pixels.to(device)
 
     check_quarantine(index, len(pictures), settings.max_corrupt, pictures.names)
     split = make_split(pictures.labels, index.ok, pictures.official, settings, config.seed)
