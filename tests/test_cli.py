@@ -221,6 +221,28 @@ def test_a_reader_that_leaves_is_no_failure(tmp_path: Path) -> None:
         assert (process.wait(), error) == (0, b""), words
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_output_that_cannot_be_written_is_told_by_the_exit_code() -> None:
+    for words in (["model", "--list"], ["train", "--options"]):
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run([sys.executable, "-m", "cnnlab", *words], stdout=full, stderr=subprocess.PIPE)
+        assert done.returncode in (1, 2), words
+        assert b"Traceback" not in done.stderr
+        assert done.stderr.count(b"\n") == 1
+
+
+def test_the_command_ends_as_main_does(tmp_path: Path) -> None:
+    """The process is left without the interpreter's own end: what was printed must be out, and exit handlers run."""
+    code = "import atexit, pathlib, sys\nfrom cnnlab.cli import command_line\n"
+    code += f"atexit.register(pathlib.Path({str(tmp_path / 'ran')!r}).touch)\n"
+    for words, expected in ((["model", "--list"], 0), (["model", "nosuchnet"], 2)):
+        run = f"{code}sys.argv[1:] = {words!r}\ncommand_line()"
+        done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True)
+        assert (done.returncode, bool(done.stdout), bool(done.stderr)) == (expected, not expected, bool(expected))
+        assert (tmp_path / "ran").exists()
+        (tmp_path / "ran").unlink()
+
+
 def test_the_first_step_comes_soon(tmp_path: Path) -> None:
     """Within 5 s of the command on an idle machine; here three times that, because others may be at work."""
     words = [sys.executable, "-m", "cnnlab.cli", "train", "trainer.epochs=1", "model.width=8", "run.dir=run"]

@@ -54,7 +54,7 @@ def test_the_wheel_carries_its_licence_and_its_command(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         points = next(name for name in names if name.endswith("entry_points.txt"))
-        assert "cnnlab = cnnlab.cli:main" in archive.read(points).decode()
+        assert "cnnlab = cnnlab.cli:command_line" in archive.read(points).decode()
     assert any(name.endswith("LICENSE") for name in names)
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]
 

