@@ -67,7 +67,7 @@ def build_times(root: Path) -> None:
 
     keep_freed_memory()  # as every run does first
     pictures = open_pictures(compose(["data=caltech101", f"data.root={root}"]).data)
-    layouts = [Layout(128, 128, "RGB"), Layout(160, 160, "RGB", "squash")]
+    layouts = [Layout(128, 128, "RGB"), Layout(160, 160, "RGB", "canvas")]
     builds, epochs = [], []
     for _ in range(ROUNDS):
         cache = tempfile.mkdtemp()

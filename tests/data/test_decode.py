@@ -371,8 +371,18 @@ def test_resizing_agrees_with_torchvision(size: tuple[int, int]) -> None:
     assert abs(ours.astype(int) - theirs).max() <= 1
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("size", [(40, 30), (64, 96), (17, 200)])
+def test_a_canvas_is_a_squashed_picture_but_for_one_level(size: tuple[int, int], mode: str) -> None:
+    picture = Image.fromarray(NOISE).convert(mode)
+    squashed = arrange(picture, Layout(*size, mode, "squash")).astype(int)
+    canvas = arrange(picture, Layout(*size, mode, "canvas")).astype(int)
+    assert canvas.shape == squashed.shape
+    assert np.abs(canvas - squashed).max() <= 1
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1)])
-@pytest.mark.parametrize("fit", ["crop", "squash"])
+@pytest.mark.parametrize("fit", ["crop", "squash", "canvas"])
 def test_the_thinnest_pictures_fit(size: tuple[int, int], fit: str) -> None:
     stored = arrange(Image.new("RGB", size, (1, 2, 3)), layout(7, 5, fit=fit))
     np.testing.assert_array_equal(stored, np.broadcast_to(np.array([1, 2, 3, 0], np.uint8), (7, 5, 4)))

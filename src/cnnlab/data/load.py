@@ -204,7 +204,7 @@ def training_layout(pictures: PictureSet, layout: Layout, augmentation: Augmenta
     if augmentation.crop != "resized" or pictures.size == (layout.height, layout.width):
         return layout
     height, width = (round(side * CANVAS) for side in (layout.height, layout.width))
-    return dataclasses.replace(layout, height=height, width=width, fit="squash")
+    return dataclasses.replace(layout, height=height, width=width, fit="canvas")
 
 
 def pack(array: np.ndarray) -> Tensor:

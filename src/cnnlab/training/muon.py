@@ -66,6 +66,8 @@ class Muon(torch.optim.Optimizer):
         momentum: of the Nesterov average, 0 to 1.
         weight_decay: decoupled, as in AdamW.
         steps: Newton–Schulz iterations.
+        keep_norm: scale each filter bank back to the norm it began with after every step, so that the share of it that
+            a step changes falls with the rate alone. For filters before a normalisation, whose scale has no effect.
         betas, eps: of AdamW.
         orthogonal: default for groups that do not say.
     """
@@ -77,6 +79,7 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.0,
         steps: int = 5,
+        keep_norm: bool = False,
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
         orthogonal: bool = True,
@@ -88,6 +91,7 @@ class Muon(torch.optim.Optimizer):
             "momentum": momentum,
             "weight_decay": weight_decay,
             "steps": steps,
+            "keep_norm": keep_norm,
             "betas": tuple(betas),
             "eps": eps,
             "orthogonal": orthogonal,
@@ -111,6 +115,8 @@ class Muon(torch.optim.Optimizer):
         for p in parameters:
             if not self.state[p]:
                 self.state[p]["momentum"] = torch.zeros_like(p)
+                if group["keep_norm"]:
+                    self.state[p]["norm"] = p.norm()
         averages = [self.state[p]["momentum"] for p in parameters]
         torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
         nesterov = torch._foreach_lerp(gradients, averages, group["momentum"])
@@ -120,6 +126,9 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         updates = [update.view(p.shape) for p, update in zip(parameters, updates, strict=True)]
         torch._foreach_add_(parameters, updates, alpha=-group["lr"])
+        if group["keep_norm"]:
+            firsts = [self.state[p]["norm"] for p in parameters]
+            torch._foreach_mul_(parameters, torch._foreach_div(firsts, torch._foreach_norm(parameters)))
 
     def _step_adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         """torch's own, over this optimizer's state."""
