@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import os
 import re
 import shutil
 import time
@@ -22,9 +23,10 @@ from cnnlab.config import AugmentConfig, compose
 from cnnlab.data.augment import Augmentation
 from cnnlab.data.decode import Layout
 from cnnlab.data.load import Data, as_tensor, build_data, load_data, measure, pack
-from cnnlab.data.loader import Loader, Streamed
+from cnnlab.data.loader import AHEAD, Loader, Streamed
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.data.sources.base import ArraySet
+from cnnlab.data.store import reader_ahead
 from cnnlab.errors import CnnlabError, ConfigError, DataError
 
 COUNT = 26
@@ -650,3 +652,30 @@ def test_as_many_pictures_are_evaluated_at_once_as_hold_two_million_pixels(side:
     data = build_data(compose(["data=digits", "data.limit=60", f"data.image_size={side}"]), torch.device("cpu"))
     assert data.evaluation_loader("test").batch_size == at_once
     assert data.evaluation_loader("test", batch_size=7).batch_size == 7
+
+
+@pytest.mark.parametrize("name", ["standard", "strong, resized", "cutmix"])
+@pytest.mark.parametrize("start", [0, 1])
+def test_every_picture_is_asked_for_before_it_is_needed(name: str, start: int) -> None:
+    loader = make_loader(name, batch_size=3)
+    asked: list[int] = []
+    loader.ahead = asked.extend
+    plain = list(make_loader(name, batch_size=3).epoch(4, start))
+    needed = 0
+    for batch, expected in zip(loader.epoch(4, start), plain, strict=True):
+        assert torch.equal(batch.images, expected.images)
+        needed += len(batch.labels) * (1 if batch.other is None else 2)
+        assert set(loader.numbers[batch.members].tolist()) <= set(asked)
+        assert len(asked) >= needed
+        assert len(asked) - needed <= AHEAD * 6  # and no more than some batches before it
+    assert len(asked) == needed
+
+
+def test_a_store_on_disk_is_read_ahead_and_memory_is_not(tmp_path: Path) -> None:
+    pixels = np.arange(5 * 4 * 4 * 4, dtype=np.uint8).reshape(5, 4, 4, 4)
+    pixels.tofile(tmp_path / "pixels.u8")
+    assert reader_ahead(pixels) is None
+    ask = reader_ahead(np.memmap(tmp_path / "pixels.u8", np.uint8, "r", shape=pixels.shape))
+    if hasattr(os, "posix_fadvise"):
+        assert ask is not None
+        ask([0, 4])

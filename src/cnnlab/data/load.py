@@ -25,7 +25,7 @@ from cnnlab.data.sources import open_pictures
 from cnnlab.data.sources.base import PictureSet
 from cnnlab.data.sources.folder import DEFAULT_SIDE
 from cnnlab.data.split import Split, check_classes, make_split, manifest
-from cnnlab.data.store import Index, cache_folder, index_array, open_stores
+from cnnlab.data.store import Index, ReadAhead, cache_folder, index_array, open_stores, reader_ahead
 from cnnlab.device import choose_device
 from cnnlab.errors import DataError, nearest
 
@@ -143,6 +143,7 @@ def build_data(
     streaming = settings.storage == "stream" or (
         settings.storage == "auto" and not native and not _fits_on_disk(len(pictures), {layout, canvas})
     )
+    ahead: ReadAhead | None = None
     evaluation_pixels: Tensor | Streamed
     training_pixels: Tensor | Streamed
     if native:
@@ -163,6 +164,7 @@ def build_data(
             settings.storage == "auto" and sum(i.nbytes for i in images) < MEMORY_SHARE * free_memory()
         )
         tensors = [as_tensor(i, resident) for i in images]
+        ahead = None if resident else reader_ahead(images[-1])
         evaluation_pixels, training_pixels = tensors[0], tensors[-1]
     if device.type != "cpu" and isinstance(evaluation_pixels, Tensor) and isinstance(training_pixels, Tensor):
         same = evaluation_pixels is training_pixels
@@ -187,6 +189,7 @@ def build_data(
         Loader(evaluation_pixels, labels, split[part], preprocess, config.trainer.batch_size, device=device)
         for part in ("val", "test")
     )
+    train.ahead = ahead
     facts = manifest(split, pictures.names, index.digest, pictures.classes, settings, config.seed)
     data = Data(config, pictures, index, split, facts, preprocess, train, val, test)
     facts["quarantined"] = data.quarantined

@@ -25,7 +25,10 @@ from cnnlab.data.decode import Layout, arrange
 from cnnlab.data.plan import EpochPlan, plan_epoch
 from cnnlab.data.preprocess import Preprocess, without_padding
 from cnnlab.data.sources.base import PictureSet
+from cnnlab.data.store import ReadAhead
 from cnnlab.errors import DataError
+
+AHEAD = 4  # batches that are asked for before they are needed
 
 
 class Batch(NamedTuple):
@@ -78,6 +81,7 @@ class Loader:
         shuffle: a new order each epoch; drops the last, incomplete batch so that each step sees the same batch size.
 
     Attributes:
+        ahead: asks for pictures that are needed soon, where they lie on disk.
         epochs: of the whole training; pictures that grow (augment.start_size) need to know it.
         weights: (n,) sampling chances, see `plan_epoch`; None visits each picture once an epoch.
     """
@@ -103,6 +107,7 @@ class Loader:
         self.augmentation = augmentation
         self.shuffle = shuffle
         self.seed = seed
+        self.ahead: ReadAhead | None = None
         self.weights: np.ndarray | None = None
         self.epochs = 1
         self.next_epoch = 0
@@ -137,7 +142,11 @@ class Loader:
             return
         numbers, labels = self.numbers.to(self.pixels.device), self.labels.to(self.device)
         plan = plan.to(self.pixels.device)
-        for part in slices:
+        for part in slices[:AHEAD]:
+            self._ask_for(plan, part)
+        for place, part in enumerate(slices):
+            for later in slices[place + AHEAD : place + AHEAD + 1]:
+                self._ask_for(plan, later)
             members = plan.order[part]
             draws = {name: draw[part] for name, draw in plan.draws.items()}
             images = self._augment(self.pixels, numbers[members], draws, augmentation)
@@ -148,6 +157,12 @@ class Loader:
                 yield self._mixed(images, other, labels, members, second, draws)
             else:
                 yield Batch(images, labels[members], members)
+
+    def _ask_for(self, plan: EpochPlan, part: slice) -> None:
+        if self.ahead is not None:
+            self.ahead(self.numbers[plan.order[part]].tolist())
+            if "partner" in plan.draws:
+                self.ahead(self.numbers[plan.order[plan.draws["partner"][part]]].tolist())
 
     def _streamed(
         self, pixels: Streamed, plan: EpochPlan, slices: list[slice], augmentation: Augmentation | None

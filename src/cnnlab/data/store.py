@@ -16,7 +16,7 @@ import sys
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ FORMAT = 1  # raise it when decoding changes: old stores are then built anew
 CHUNK = 32  # pictures a task
 FLUSH = 16  # tasks between two flushes to disk
 Progress = Callable[[int, int], None]  # (done, total)
+ReadAhead = Callable[[Iterable[int]], None]  # numbers of pictures
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,23 @@ class Store:
 
     images: np.ndarray | None
     index: Index
+
+
+def reader_ahead(images: np.ndarray) -> ReadAhead | None:
+    """A function that asks the system for pictures before they are needed; None for pixels that lie in no file.
+
+    The system reads them while the network computes, so that data larger than memory train as fast as resident ones.
+    """
+    if not isinstance(images, np.memmap) or images.filename is None or not hasattr(os, "posix_fadvise"):
+        return None
+    file = open(images.filename, "rb")  # noqa: SIM115  # as long as the loader lives
+    size = images[0].nbytes
+
+    def ask(numbers: Iterable[int]) -> None:
+        for number in numbers:
+            os.posix_fadvise(file.fileno(), number * size, size, os.POSIX_FADV_WILLNEED)
+
+    return ask
 
 
 def cache_folder() -> Path:

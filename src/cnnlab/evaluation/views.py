@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnlab.data.loader import Loader
+from cnnlab.models.folding import fold_batch_norm
 
 
 def views_of(images: Tensor, kind: str) -> list[tuple[float, Tensor]]:
@@ -46,11 +47,13 @@ def average_views(model: nn.Module, loader: Loader, logits: Tensor, kind: str, s
     try:
         done = 0
         for batch in loader.epoch():
+            if not done:
+                quick = fold_batch_norm(model, batch.images[:2])
             here = chosen[done : done + len(batch.labels)].nonzero()[:, 0]
             views = views_of(batch.images[here], kind) if len(here) else []
             if views:
                 own = 1 - sum(weight for weight, _ in views)
-                further = [weight * model(view).float().log_softmax(1) for weight, view in views]
+                further = [weight * quick(view).float().log_softmax(1) for weight, view in views]
                 answers[done + here] = own * answers[done + here] + torch.stack(further).sum(0)
             done += len(batch.labels)
     finally:
