@@ -113,3 +113,43 @@ def test_a_parameter_without_gradient_stays() -> None:
 def test_a_closure_gives_its_loss() -> None:
     weight = torch.nn.Parameter(torch.ones(2, 2))
     assert Muon([weight]).step(lambda: 3.5) == 3.5
+
+
+def test_a_filter_bank_can_keep_its_norm() -> None:
+    """And turns as one of free norm does: the step is the same, the length is put back."""
+    start = matrices(1, 6, 18)[0].view(6, 2, 3, 3)
+    kept, free = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    gradient = torch.randn(6, 2, 3, 3, generator=torch.Generator().manual_seed(1))
+    kept.grad, free.grad = gradient.clone(), gradient.clone()
+    Muon([kept], lr=0.5, keep_norm=True).step()
+    Muon([free], lr=0.5).step()
+    assert free.detach().norm() != pytest.approx(start.norm().item(), rel=0.01)
+    torch.testing.assert_close(kept.detach(), free.detach() * start.norm() / free.detach().norm())
+    optimizer = Muon([kept], lr=0.5, keep_norm=True)
+    for _ in range(20):
+        optimizer.step()
+    assert kept.detach().norm().item() == pytest.approx(start.norm().item(), rel=1e-4)
+
+
+def test_a_filter_bank_that_begins_with_zeros_learns_all_the_same() -> None:
+    weight = torch.nn.Parameter(torch.zeros(4, 6))
+    optimizer = Muon([weight], lr=0.1, keep_norm=True)
+    optimizer.step()
+    weight.grad = matrices(1, 4, 6)[0]
+    optimizer.step()
+    assert weight.isfinite().all()
+    assert weight.detach().norm() > 0
+
+
+def test_the_norm_to_keep_is_part_of_the_state() -> None:
+    weight = torch.nn.Parameter(matrices(1, 6, 18)[0])
+    optimizer = Muon([weight], lr=0.5, keep_norm=True)
+    weight.grad = torch.randn(6, 18, generator=torch.Generator().manual_seed(1))
+    optimizer.step()
+    again = torch.nn.Parameter(weight.detach() * 3)  # whatever stands there now
+    again.grad = weight.grad.clone()
+    resumed = Muon([again], lr=0.5, keep_norm=True)
+    resumed.load_state_dict(optimizer.state_dict())
+    optimizer.step()
+    resumed.step()
+    assert again.detach().norm().item() == pytest.approx(weight.detach().norm().item(), rel=1e-5)

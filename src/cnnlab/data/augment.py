@@ -15,6 +15,10 @@ from torch import Tensor
 
 from cnnlab.config import AugmentConfig
 
+# What F.interpolate(mode="bilinear", antialias=True) calls. It writes straight into its place: a copy for each picture
+# would wake the other threads in vain.
+_resize = torch.ops.aten._upsample_bilinear2d_aa.out
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -101,15 +105,16 @@ def resized_crop(images: Tensor, rows: Tensor, boxes: Tensor, flip: Tensor, heig
     if images.device.type != "cpu":
         return _sampled_crop(images.index_select(0, rows), boxes, flip, height, width)
     out = torch.empty(len(rows), height, width, channels, dtype=torch.uint8)
+    places = out.permute(0, 3, 1, 2)
     pixels = torch.tensor([full_height, full_width, full_height, full_width])
     whole = (boxes * pixels).round_().long()
-    for i, (row, (top, left, tall, wide), mirror) in enumerate(
-        zip(rows.tolist(), whole.tolist(), flip.tolist(), strict=True)
-    ):
+    for i, (row, (top, left, tall, wide)) in enumerate(zip(rows.tolist(), whole.tolist(), strict=True)):
         top, left = min(top, full_height - 1), min(left, full_width - 1)
         window = images[row : row + 1, top : top + max(1, tall), left : left + max(1, wide)].permute(0, 3, 1, 2)
-        cut = F.interpolate(window, size=(height, width), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
-        out[i] = cut.flip(1) if mirror else cut
+        _resize(window, [height, width], False, None, None, out=places[i : i + 1])
+    mirrored = flip.nonzero()[:, 0]
+    words = out if channels == 1 else out.view(torch.int32)  # a word a pixel
+    words[mirrored] = words[mirrored].flip(2)
     return out
 
 

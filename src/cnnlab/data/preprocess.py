@@ -32,8 +32,9 @@ class Preprocess:
         """(B, H, W, stored channels) uint8 → (B, C, H, W) float32, channels last in memory."""
         pixels = without_padding(stored, self.layout.channels)
         count, height, width, channels = pixels.shape
-        rows = pixels.view(count * height, width * channels).to(torch.float32)  # long rows, for vector instructions
-        scale, shift = (torch.tensor(v, device=stored.device).repeat(width) for v in self.scale_and_shift())
+        times = 1 if channels == 1 else width  # long rows, for vector instructions
+        rows = pixels.view(count * height * width // times, times * channels).to(torch.float32)
+        scale, shift = (torch.tensor(v, device=stored.device).repeat(times) for v in self.scale_and_shift())
         return rows.mul_(scale).add_(shift).view(pixels.shape).permute(0, 3, 1, 2)
 
     def scale_and_shift(self) -> tuple[list[float], list[float]]:

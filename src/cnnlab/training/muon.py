@@ -127,8 +127,9 @@ class Muon(torch.optim.Optimizer):
         updates = [update.view(p.shape) for p, update in zip(parameters, updates, strict=True)]
         torch._foreach_add_(parameters, updates, alpha=-group["lr"])
         if group["keep_norm"]:
-            firsts = [self.state[p]["norm"] for p in parameters]
-            torch._foreach_mul_(parameters, torch._foreach_div(firsts, torch._foreach_norm(parameters)))
+            for p in parameters:
+                first = self.state[p]["norm"]  # of zeros there is none to keep
+                p.mul_(torch.where(first > 0, first / p.norm(), 1.0))
 
     def _step_adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         """torch's own, over this optimizer's state."""
