@@ -21,7 +21,10 @@ from pathlib import Path
 from cnnlab.runs.environment import describe
 
 SEEDS = 5
-RECIPES = {"speedrun_mnist": ["recipe=speedrun_mnist"], "mnist": []}
+RECIPES = {
+    "recipe=speedrun_mnist": ["recipe=speedrun_mnist"],
+    "recipe=speedrun_mnist, 5 epochs": ["recipe=speedrun_mnist", "trainer.epochs=5"],
+}
 
 
 def timed(words: list[str]) -> tuple[float, str]:
