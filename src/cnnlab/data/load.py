@@ -189,7 +189,10 @@ def build_data(
         Loader(evaluation_pixels, labels, split[part], preprocess, config.trainer.batch_size, device=device)
         for part in ("val", "test")
     )
-    train.ahead = ahead
+    if (
+        isinstance(training_pixels, Tensor) and training_pixels.device.type == "cpu"
+    ):  # else they are on the device by now
+        train.ahead = ahead
     facts = manifest(split, pictures.names, index.digest, pictures.classes, settings, config.seed)
     data = Data(config, pictures, index, split, facts, preprocess, train, val, test)
     facts["quarantined"] = data.quarantined
