@@ -84,10 +84,58 @@ def test_test_json_has_its_fixed_keys(finished_run: Path) -> None:
         "n",
         "per_class",
         "confusion_matrix",
+        "topk_accuracy",
+        "most_confused",
+        "intervals",
+        "calibration",
+        "hardest",
     }
     assert fixed <= set(known)
+    assert "own_test" not in known
     assert known["n"] == 200
     assert np.sum(known["confusion_matrix"]) == 200
+
+
+def test_the_temperature_is_that_of_the_validation_split(run: Path) -> None:
+    tested, validated = figures(run), cnnlab.evaluate(run, split="val")
+    assert tested["calibration"]["n"] == validated["n"] == 200
+    assert tested["calibration"]["temperature"] == validated["calibration"]["temperature"]
+    assert validated["calibration"]["after"]["loss"] < validated["loss"]  # it was fitted on these
+    assert tested["calibration"]["before"]["loss"] == pytest.approx(tested["loss"])
+    assert tested["calibration"]["before"]["ece"] == pytest.approx(tested["ece"])
+
+
+def test_without_a_validation_split_there_is_no_temperature(
+    command: CommandLine, tmp_path: Path, tiny: Sequence[str]
+) -> None:
+    assert command("train", *tiny, "data.val_fraction=0", f"run.dir={tmp_path / 'run'}").code == 0
+    calibration = figures(tmp_path / "run")["calibration"]
+    assert (calibration["temperature"], calibration["n"], calibration["after"]) == (None, 0, None)
+    assert "no validation split" in command("test", tmp_path / "run").out
+
+
+def test_the_hardest_pictures_are_those_of_the_predictions(finished_run: Path) -> None:
+    lines = {line["picture"]: line for line in predictions(finished_run)}
+    hardest = figures(finished_run)["hardest"]
+    worst = sorted(lines.values(), key=lambda line: float(line[line["true"]]))[:20]
+    assert [one["picture"] for one in hardest["by_loss"]] == [line["picture"] for line in worst]
+    for one in hardest["by_loss"] + hardest["by_margin"]:
+        line = lines[one["picture"]]
+        assert (one["true"], one["predicted"]) == (line["true"], line["predicted"])
+        assert one["probability_true"] == pytest.approx(float(line[one["true"]]), abs=1e-5)
+        assert one["probability_predicted"] == pytest.approx(float(line[one["predicted"]]), abs=1e-5)
+
+
+def test_the_terminal_shows_each_figure_beside_its_interval(command: CommandLine, run: Path) -> None:
+    known, lines = figures(run), command("test", run).out.splitlines()
+    for label, key in (("macro F1", "macro_f1"), ("loss", "loss"), ("ECE", "ece")):
+        line = next(line for line in lines if line.strip().startswith(label))
+        low, high = known["intervals"][key]
+        assert f"{known[key]:.4f}  {low:.4f}–{high:.4f}" in line
+    line = next(line for line in lines if "temperature" in line)
+    calibration = known["calibration"]
+    assert f"{calibration['temperature']:.4f}" in line
+    assert f"ECE {calibration['after']['ece']:.4f}" in line
 
 
 def test_predictions_are_those_of_test_json(finished_run: Path) -> None:
@@ -182,10 +230,28 @@ def test_another_set_with_the_same_classes_is_tested_as_a_whole(folder_run: Path
     known = cnnlab.evaluate(run, data_root=str(tmp_path / "other"))
     assert known["n"] == 90
     assert known["accuracy"] > 0.5
+    own = figures(run)
+    assert known["own_test"]["accuracy"] == own["accuracy"]
+    assert known["own_test"]["difference"] == known["accuracy"] - own["accuracy"]
+    low, high = known["own_test"]["interval"]
+    assert low < known["own_test"]["difference"] < high
+    assert known["calibration"]["temperature"] == own["calibration"]["temperature"]  # none of these pictures is in it
     assert before == (run / "test.json").read_bytes()
     assert figures(run, "evaluation-test-other.json") == known
     names = {line["picture"] for line in predictions(run, "predictions-test-other.csv")}
     assert len(names) == 90
+
+
+def test_the_fall_of_the_accuracy_is_told_in_words(command: CommandLine, folder_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(folder_run, tmp_path / "run"))
+    write_digits(tmp_path / "other", range(200, 290))
+    last = command("test", run, "--data-root", tmp_path / "other").out.splitlines()[-1]
+    assert re.search(
+        r"accuracy (falls|rises) by [\d.]+ points \(95 % interval .*\) from the run's own test split", last
+    )
+    assert f"{100 * figures(run)['accuracy']:.2f} %" in last
+    (run / "test.json").unlink()
+    assert "own_test" not in cnnlab.evaluate(run, data_root=str(tmp_path / "other"))
 
 
 def test_another_set_is_seen_through_the_preprocess_of_the_run(folder_run: Path, tmp_path: Path) -> None:

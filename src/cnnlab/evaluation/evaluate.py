@@ -17,6 +17,9 @@ from cnnlab.data.load import Data, build_data
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.device import choose_device
 from cnnlab.errors import ConfigError, DataError, RunError
+from cnnlab.evaluation.calibration import Temperature, calibration_figures, fit_temperature
+from cnnlab.evaluation.hardest import hardest_pictures
+from cnnlab.evaluation.intervals import bootstrap_intervals, difference_interval
 from cnnlab.evaluation.metrics import accuracy_figures, classification_figures
 from cnnlab.evaluation.views import average_views
 from cnnlab.runs.files import write_json, write_whole
@@ -57,7 +60,8 @@ def evaluate(
 
     Returns:
         The content of test.json. For the run's own test split, test.json and predictions.csv are written too;
-        for any other, evaluation-<split>.json and predictions-<split>.csv.
+        for any other, evaluation-<split>.json and predictions-<split>.csv. Figures of another set also have own_test,
+        see `against_own_test`.
 
     Raises:
         RunError, DataError: no weights, or pictures that are not those of the run.
@@ -71,30 +75,78 @@ def evaluate(
     if not own and not len(data.split[split]):
         raise DataError(f"the other set has no {split} split of its own; test on all of it with --split test.")
     settings = data.config.test if views is None else dataclasses.replace(data.config.test, views=views)
-    outputs = evaluate_model(model, data, split, card["classes"], settings)
+    outputs = evaluate_model(model, data, split, card["classes"], settings, known_temperature(folder, data))
+    if not own and (before := folder.test_figures()) is not None:
+        outputs.figures["own_test"] = against_own_test(outputs.figures, before)
     suffix = "" if own and split == "test" else f"-{split}" if own else f"-{split}-other"
     write_outputs(folder, outputs, card["classes"], suffix)
     return outputs.figures
 
 
 def evaluate_model(
-    model: nn.Module, data: Data, split: str, classes: list[str], settings: TestConfig = PLAIN
+    model: nn.Module,
+    data: Data,
+    split: str,
+    classes: list[str],
+    settings: TestConfig = PLAIN,
+    temperature: Temperature | None = None,
 ) -> Outputs:
     """Logits and figures of a model over one split.
 
     The figures are those of the pictures as they are, as `predict` and an export answer; what further views give stands
-    beside them, under `views`.
+    beside them, under `views`, and what a temperature gives, under `calibration`.
+
+    Args:
+        temperature: None fits it on the validation split of the data.
     """
     loader = data.evaluation_loader(split)
     if not loader.count:
         mend = f"raise data.{split}_fraction or choose another split" if split != "train" else "choose another split"
         raise DataError(f"the {split} split is empty; {mend}.")
     logits, labels = (value.cpu() for value in forward_all(model, loader))
-    figures = {"split": split, **classification_figures(logits, labels, classes)}
+    names = data.names(split)
+    if temperature is None:
+        temperature = temperature_of(model, data, (logits, labels) if split == "val" else None)
+    figures = {
+        "split": split,
+        **classification_figures(logits, labels, classes),
+        "intervals": bootstrap_intervals(logits, labels),
+        "calibration": calibration_figures(logits, labels, temperature),
+        "hardest": hardest_pictures(logits, labels, names, classes),
+    }
     if settings.views != "none":
         averaged = average_views(model, loader, logits.to(loader.device), settings.views, settings.share).cpu()
         figures["views"] = {**dataclasses.asdict(settings), **accuracy_figures(averaged, labels)}
-    return Outputs(logits, labels, data.names(split), figures)
+    return Outputs(logits, labels, names, figures)
+
+
+def temperature_of(model: nn.Module, data: Data, known: tuple[Tensor, Tensor] | None = None) -> Temperature:
+    """The temperature fitted on the validation split, whose logits and labels may be known already."""
+    if not data.val.count:
+        return Temperature(None, 0)
+    logits, labels = known or forward_all(model, data.evaluation_loader("val"))
+    return fit_temperature(logits.cpu(), labels.cpu())
+
+
+def known_temperature(folder: RunFolder, data: Data) -> Temperature | None:
+    """What test.json says of the run's temperature where `data` has another validation split than the run; else None.
+
+    Pictures of another set must not mend the figures of that set.
+    """
+    if data.manifest["sha256"]["val"] == read_split(folder)["sha256"]["val"] and len(data.split.val):
+        return None
+    known = (folder.test_figures() or {}).get("calibration") or {}
+    return Temperature(known.get("temperature"), known.get("n", 0))
+
+
+def against_own_test(figures: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """The accuracy in test.json, how much larger that of another set is (negative: it fell), and its 95 % interval."""
+    right, known = (round(part["accuracy"] * part["n"]) for part in (figures, before))
+    return {
+        "accuracy": before["accuracy"],
+        "difference": figures["accuracy"] - before["accuracy"],
+        "interval": list(difference_interval((right, figures["n"]), (known, before["n"]))),
+    }
 
 
 def write_outputs(folder: RunFolder, outputs: Outputs, classes: list[str], suffix: str = "") -> None:

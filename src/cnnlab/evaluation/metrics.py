@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 ECE_BINS = 15
+TOP_K = (1, 2, 3, 5, 10)
 
 
 def wilson_interval(correct: int, count: int, z: float = 1.959964) -> tuple[float, float]:
@@ -32,8 +33,9 @@ def classification_figures(logits: Tensor, labels: Tensor, classes: Sequence[str
 
     Returns:
         loss (cross-entropy), accuracy and its 95 % interval, mean_class_accuracy (the mean recall of the classes that
-        have pictures), top5_accuracy, macro_f1, ece (15 bins, Guo et al. 2017),
-        n, per_class (class, n, precision, recall, f1) and confusion_matrix (rows true, columns predicted).
+        have pictures), top5_accuracy, topk_accuracy (by k as text, for each k below the number of classes), macro_f1,
+        ece (15 bins, Guo et al. 2017), n, per_class (class, n, precision, recall, f1), confusion_matrix (rows true,
+        columns predicted) and most_confused (true, predicted, n; the most frequent first).
     """
     k = len(classes)
     probabilities = logits.double().softmax(1)
@@ -42,11 +44,12 @@ def classification_figures(logits: Tensor, labels: Tensor, classes: Sequence[str
     hits, true, guessed = matrix.diagonal().double(), matrix.sum(1), matrix.sum(0)
     recall, precision = hits / true.clamp_min(1), hits / guessed.clamp_min(1)
     f1 = 2 * hits / (true + guessed).clamp_min(1)
-    best = logits.topk(min(5, k)).indices
+    rank = ranks(logits, labels)
     return {
         **accuracy_figures(logits, labels),
         "mean_class_accuracy": recall[true > 0].mean().item(),
-        "top5_accuracy": (best == labels[:, None]).any(1).double().mean().item(),
+        "top5_accuracy": (rank < 5).double().mean().item(),
+        "topk_accuracy": {str(top): (rank < top).double().mean().item() for top in TOP_K if top < k},
         "macro_f1": f1[true + guessed > 0].mean().item(),
         "ece": calibration_error(probabilities.amax(1), guesses == labels),
         "n": len(labels),
@@ -57,7 +60,27 @@ def classification_figures(logits: Tensor, labels: Tensor, classes: Sequence[str
             )
         ],
         "confusion_matrix": matrix.tolist(),
+        "most_confused": [
+            {"true": true, "predicted": predicted, "n": n} for true, predicted, n in most_confused(matrix, classes)
+        ],
     }
+
+
+def ranks(logits: Tensor, labels: Tensor) -> Tensor:
+    """(n,) how many classes stand before the true one; of equal logits the first class wins."""
+    own = logits.gather(1, labels[:, None])
+    earlier = torch.arange(logits.shape[1]) < labels[:, None]
+    return ((logits > own) | ((logits == own) & earlier)).sum(1)
+
+
+def picture_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """(n,) cross-entropy of each picture, float64."""
+    return F.cross_entropy(logits.double(), labels, reduction="none")
+
+
+def bin_of(confidence: Tensor, bins: int = ECE_BINS) -> Tensor:
+    """(n,) float64 in [0, 1] → (n,) number of its bin; of an edge the lower one."""
+    return torch.bucketize(confidence, torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1])
 
 
 def calibration_error(confidence: Tensor, correct: Tensor, bins: int = ECE_BINS) -> float:
@@ -66,8 +89,7 @@ def calibration_error(confidence: Tensor, correct: Tensor, bins: int = ECE_BINS)
     Args:
         confidence: (n,) float64, probability of the class that was answered; correct: (n,) bool.
     """
-    place = torch.bucketize(confidence, torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1])
-    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, place, confidence - correct.double())
+    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, bin_of(confidence, bins), confidence - correct.double())
     return (gaps.abs().sum() / len(confidence)).item()
 
 
@@ -82,10 +104,10 @@ def accuracy_figures(logits: Tensor, labels: Tensor) -> dict[str, Any]:
 
 
 def most_confused(
-    matrix: Sequence[Sequence[int]], classes: Sequence[str], count: int = 10
+    matrix: Sequence[Sequence[int]] | Tensor, classes: Sequence[str], count: int = 10
 ) -> list[tuple[str, str, int]]:
     """(true, predicted, how often) of the largest cells off the diagonal."""
-    table = torch.tensor(matrix)
+    table = torch.as_tensor(matrix).clone()
     table.fill_diagonal_(0)
     values, places = table.flatten().topk(min(count, table.numel()))
     return [

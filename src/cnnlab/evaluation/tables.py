@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -44,23 +44,62 @@ def result_table(history: Sequence[Mapping[str, Any]], best_epoch: int, test: Ma
 
 def figures_text(figures: Mapping[str, Any]) -> str:
     """What `cnnlab test` prints."""
-    interval = interval_text(figures["accuracy_interval"])
-    further = []
-    if views := figures.get("views"):
-        bounds = interval_text(views["accuracy_interval"])
-        words = f"with {views['views'].replace('_', ' and ')} views"
-        further = [f"  {words}  {percent(views['accuracy'])}  (95 % interval {bounds}), loss {number(views['loss'])}"]
+    bounds = {"accuracy": figures["accuracy_interval"], **figures["intervals"]}
+    several = {key: value for key, value in figures["topk_accuracy"].items() if key not in ("1", "5")}
+    further = "accuracy of " * bool(several) + ", ".join(f"top-{k} {percent(v)}" for k, v in several.items())
+
+    def line(label: str, key: str, write: Callable[[float], str], note: str = "") -> str:
+        interval = "–".join(write(bound).removesuffix(" %") for bound in bounds[key])
+        return f"  {label:<12}{write(figures[key]):>9}  {interval:<15}  {note}".rstrip()
+
     return "\n".join(
         [
             f"{figures['split']} split, {figures['n']:,} pictures",
-            f"  accuracy   {percent(figures['accuracy'])}  (95 % interval {interval})",
-            f"  classes    {percent(figures['mean_class_accuracy'])}  (mean accuracy over the classes)",
-            f"  top-5      {percent(figures['top5_accuracy'])}",
-            f"  macro F1   {number(figures['macro_f1'])}",
-            f"  loss       {number(figures['loss'])}",
-            f"  ECE        {number(figures['ece'])}  (expected calibration error, 15 bins)",
-            *further,
+            f"{'':<25}95 % interval",
+            line("accuracy", "accuracy", percent),
+            line("classes", "mean_class_accuracy", percent, "mean accuracy over the classes"),
+            line("top-5", "top5_accuracy", percent, further),
+            line("macro F1", "macro_f1", number),
+            line("loss", "loss", number),
+            line("ECE", "ece", number, "expected calibration error, 15 bins"),
+            _temperature(figures["calibration"]),
+            *(_views(figures["views"]) if "views" in figures else []),
+            *([f"  {fall_text(figures['own_test'])}"] if "own_test" in figures else []),
         ]
+    )
+
+
+def _temperature(calibration: Mapping[str, Any]) -> str:
+    heading = f"  {'temperature':<12}"
+    if calibration["temperature"] is None:
+        return f"{heading}{'–':>9}  {no_temperature(calibration['n'])}"
+    after = calibration["after"]
+    return (
+        f"{heading}{number(calibration['temperature']):>9}  with it, loss {number(after['loss'])} and ECE"
+        f" {number(after['ece'])}; fitted on {calibration['n']:,} validation pictures"
+    )
+
+
+def no_temperature(pictures: int) -> str:
+    """Why none could be fitted."""
+    return "every validation picture is answered right" if pictures else "there is no validation split to fit it on"
+
+
+def _views(views: Mapping[str, Any]) -> list[str]:
+    bounds = interval_text(views["accuracy_interval"])
+    words = f"with {views['views'].replace('_', ' and ')} views"
+    return [f"  {words}  {percent(views['accuracy'])}  (95 % interval {bounds}), loss {number(views['loss'])}"]
+
+
+def fall_text(own_test: Mapping[str, Any]) -> str:
+    """How far the accuracy lies from that of the run's own test split, in words."""
+    change, (low, high) = own_test["difference"], own_test["interval"]
+    verb, size, bounds = ("falls", -change, (-high, -low)) if change <= 0 else ("rises", change, (low, high))
+    joint = " to " if bounds[0] < 0 else "–"
+    interval = joint.join(f"{100 * bound:.1f}".replace("-", "−") for bound in bounds)
+    return (
+        f"accuracy {verb} by {100 * size:.1f} points (95 % interval {interval}) from the run's own test split,"
+        f" {percent(own_test['accuracy'])}"
     )
 
 
