@@ -38,11 +38,12 @@ KEYS = [
     "val_accuracy",
     "seconds",
     "images_per_second",
+    "gradient_norm",
 ]
 
 
 def row(epoch: int, **changes: Any) -> dict[str, Any]:
-    values = [epoch, 10 * epoch, 0.1 / epoch, 2.0 / epoch, 0.5, 2.5 / epoch, 0.25, 1.5, 1234.0]
+    values = [epoch, 10 * epoch, 0.1 / epoch, 2.0 / epoch, 0.5, 2.5 / epoch, 0.25, 1.5, 1234.0, 0.7]
     return dict(zip(KEYS, values, strict=True)) | changes
 
 
@@ -65,6 +66,7 @@ def test_every_line_has_the_fixed_keys_in_their_order(finished_run: Path) -> Non
         assert 0 <= values["val_accuracy"] <= 1
         assert values["seconds"] > 0
         assert values["images_per_second"] > 0
+        assert values["gradient_norm"] > 0
 
 
 # ---- TensorBoard
@@ -83,6 +85,7 @@ def test_tensorboard_shows_what_metrics_jsonl_says(finished_run: Path) -> None:
     rows = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     names = {"loss/train": "train_loss", "loss/val": "val_loss", "accuracy/train": "train_accuracy"}
     names |= {"accuracy/val": "val_accuracy", "lr": "lr", "images_per_second": "images_per_second"}
+    names |= {"gradient_norm": "gradient_norm"}
     for tag, key in names.items():
         scalars = events.Scalars(tag)
         assert [scalar.step for scalar in scalars] == [1, 2, 3, 4], tag
@@ -99,7 +102,9 @@ def test_tensorboard_shows_a_batch_of_training_pictures(finished_run: Path) -> N
 
 
 def test_tensorboard_shows_the_gradients_that_were_asked_for(finished_run: Path) -> None:
-    tags = {tag for tag in read_events(finished_run / "tensorboard").Tags()["scalars"] if tag.startswith("gradient")}
+    tags = {
+        tag for tag in read_events(finished_run / "tensorboard").Tags()["scalars"] if tag.startswith("gradient_norm/")
+    }
     assert "gradient_norm/head" in tags
     assert len(tags) == 9  # four convolutions, their norms, the head
 
@@ -110,7 +115,7 @@ def test_nothing_is_shown_of_gradients_that_were_not_asked_for(
     assert command("train", *tiny, "trainer.epochs=1", f"run.dir={tmp_path / 'run'}").code == 0
     tags = read_events(tmp_path / "run" / "tensorboard").Tags()["scalars"]
     assert "loss/train" in tags
-    assert not [tag for tag in tags if tag.startswith("gradient")]
+    assert not [tag for tag in tags if tag.startswith("gradient_norm/")]
 
 
 def test_without_tensorboard_there_is_no_folder(command: CommandLine, tmp_path: Path, tiny: Sequence[str]) -> None:

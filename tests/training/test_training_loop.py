@@ -118,6 +118,50 @@ def test_ten_steps_give_the_recorded_losses(name: str, tmp_path: Path) -> None:
     assert [row["train_loss"] for row in run.history] == pytest.approx(GOLDEN[name], rel=1e-4)
 
 
+# ---- the norm of the gradient
+
+
+def norms_of_a_plain_loop(net: nn.Module, data: Data) -> list[float]:
+    """Of every step of the first epoch, with plain SGD."""
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    norms = []
+    for batch in data.train.epoch(0):
+        optimizer.zero_grad()
+        F.cross_entropy(net(batch.images), batch.labels).backward()
+        norms.append(float(torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None]).norm()))
+        optimizer.step()
+    return norms
+
+
+BARE = ["optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=false", "optimizer.weight_decay=0"]
+
+
+def test_the_norm_is_the_mean_of_every_eighth_step(tmp_path: Path) -> None:
+    net, data = model(), digits(batch_size=4, limit=72)
+    norms = norms_of_a_plain_loop(copy.deepcopy(net), data)
+    assert len(norms) == 18
+    run = fit(tmp_path / "run", net, data, *BARE)
+    assert run.history[0]["gradient_norm"] == pytest.approx(np.mean(norms[::8]), rel=1e-4)
+
+
+def test_with_clipping_it_is_the_norm_of_all_steps_before_it(tmp_path: Path) -> None:
+    net, data = model(), digits(batch_size=4, limit=72)
+    norms = norms_of_a_plain_loop(copy.deepcopy(net), data)
+    run = fit(tmp_path / "run", net, data, *BARE, "trainer.grad_clip=1000")
+    assert run.history[0]["gradient_norm"] == pytest.approx(np.mean(norms), rel=1e-4)
+
+
+def test_a_norm_that_is_no_number_is_left_out_of_the_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cnnlab.training import trainer
+
+    given = iter([torch.tensor(2.0), torch.tensor(float("inf")), torch.tensor(4.0), *[torch.tensor(float("nan"))] * 3])
+    monkeypatch.setattr(trainer, "gradient_norm", lambda net: next(given))
+    run = fit(tmp_path / "run", model(), digits(batch_size=4, limit=72), epochs=2)
+    assert [row["gradient_norm"] for row in run.history] == [3, None]
+    for line in (run.dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(name))
+
+
 # ---- settings
 
 

@@ -15,10 +15,10 @@ from cnnlab.errors import DeviceError
 from cnnlab.models.mlp import MLP
 from cnnlab.models.resnet import ResNet
 from cnnlab.training.average import WeightAverage
+from cnnlab.training.gradients import layer_gradients
 from cnnlab.training.interrupt import InterruptGuard
 from cnnlab.training.precision import Precision, choose_compile, choose_precision
 from cnnlab.training.reproduce import mix, seed_step
-from cnnlab.training.trainer import layer_gradients
 
 CPU = torch.device("cpu")
 

@@ -29,6 +29,8 @@ class TensorBoardTracker:
                     self.writer.add_scalar(f"{name}/{part}", value, row["epoch"])
             self.writer.add_scalar("lr", row["lr"], row["epoch"])
             self.writer.add_scalar("images_per_second", row["images_per_second"], row["epoch"])
+            if row.get("gradient_norm") is not None:
+                self.writer.add_scalar("gradient_norm", row["gradient_norm"], row["epoch"])
             for name, gradient in event.gradients.items():
                 self.writer.add_scalar(f"gradient_norm/{name}", gradient.norm, row["epoch"])
             self.writer.flush()

@@ -25,6 +25,7 @@ from cnnlab.runs.weights import save_weights
 from cnnlab.tracking.base import EpochEnded, Gradient, Noted, Started, Stepped, Trackers
 from cnnlab.training.average import WeightAverage
 from cnnlab.training.forward import forward_all
+from cnnlab.training.gradients import gradient_norm, layer_gradients
 from cnnlab.training.interrupt import InterruptGuard
 from cnnlab.training.optim import create_optimizer, set_rate, step_of
 from cnnlab.training.precision import Precision, choose_compile, choose_precision
@@ -34,6 +35,7 @@ from cnnlab.training.task import Classification, count_correct
 
 STATE_VERSION = 1
 STEP_EVENTS_A_SECOND = 5
+STEPS_A_NORM = 8  # the norm of the gradient is taken once in so many steps: of a tiny model it costs 5 % of one
 COUNTERS = ("epoch", "step", "batch", "stale", "rate")
 
 
@@ -75,10 +77,12 @@ def train(trainer: Trainer, trackers: Trackers, facts: dict[str, str], resumed: 
 
 @dataclass
 class Sums:
-    """Running sums over the steps of the epoch so far."""
+    """Running sums over the steps of the epoch so far; `norm` and `norms` over those whose gradient was measured."""
 
     loss: Tensor
     correct: Tensor
+    norm: Tensor
+    norms: Tensor
     count: int = 0
     seconds: float = 0.0
 
@@ -171,9 +175,12 @@ class Trainer:
             self.sums.correct += count_correct(logits.detach(), batch.labels)
             self.sums.count += len(batch.labels)
         last_of_epoch = self.batch + len(batches) >= self.steps_per_epoch * self.accumulate
-        if self.settings.grad_clip is not None:
+        if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
+        if self.settings.grad_clip is not None:
+            self._add_norm(nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip))
+        elif self.batch // self.accumulate % STEPS_A_NORM == 0:
+            self._add_norm(gradient_norm(self.model))
         if last_of_epoch and self.config.logger.gradients:
             self.gradients = layer_gradients(self.model)
         if self.scaler.is_enabled():
@@ -205,6 +212,7 @@ class Trainer:
             "val_accuracy": val_accuracy,
             "seconds": round(self.sums.seconds + time.monotonic() - began, 3),
             "images_per_second": round(throughput, 1),
+            "gradient_norm": self._gradient_norm(),
         }
         better = self._is_better(row)
         if better:
@@ -265,7 +273,16 @@ class Trainer:
 
     def _fresh_sums(self) -> Sums:
         zero = torch.zeros((), dtype=torch.float64, device=self.device if self.device.type != "mps" else "cpu")
-        return Sums(zero.clone(), zero.clone())
+        return Sums(zero.clone(), zero.clone(), zero.clone(), zero.clone())
+
+    def _add_norm(self, norm: Tensor) -> None:
+        """What is no number, as after a step that fp16 had to skip, is left out, without asking the device."""
+        self.sums.norm += norm.nan_to_num(0, 0, 0)
+        self.sums.norms += norm.isfinite()
+
+    def _gradient_norm(self) -> float | None:
+        """Mean norm of the whole gradient, before any clipping; None where none was a number."""
+        return self.sums.norm.item() / self.sums.norms.item() if self.sums.norms.item() else None
 
     def _training_figures(self) -> tuple[float, float]:
         count = max(1, self.sums.count)
@@ -334,6 +351,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "counters": {name: getattr(self, name) for name in COUNTERS},
             "sums": [self.sums.loss.item(), self.sums.correct.item(), self.sums.count, self.sums.seconds],
+            "norms": [self.sums.norm.item(), self.sums.norms.item()],
             "history": self.history,
             "best": self.best,
             "threads": torch.get_num_threads(),
@@ -354,24 +372,13 @@ class Trainer:
             for name in COUNTERS:
                 setattr(self, name, state["counters"][name])
             loss, correct, self.sums.count, self.sums.seconds = state["sums"]
+            norm, norms = state.get("norms", (0.0, 0.0))  # states had none at first
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise RunError(f"{self.folder.state} does not fit this run ({reason}).") from None
         self.sums.loss += loss
         self.sums.correct += correct
+        self.sums.norm += norm
+        self.sums.norms += norms
         self.history, self.best = state["history"], state["best"]
         self.folder.write_history(self.history)  # a kill between the two files can have cost it a line
-
-
-def layer_gradients(model: nn.Module) -> dict[str, Gradient]:
-    """Norm and histogram of the gradient of each layer's parameters together."""
-    values: dict[str, list[Tensor]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.grad is not None:
-            values.setdefault(name.rpartition(".")[0] or name, []).append(parameter.grad.float().flatten().cpu())
-    summaries = {}
-    for layer, parts in values.items():
-        flat = torch.cat(parts)
-        counts, edges = np.histogram(flat[flat.isfinite()].numpy(), bins=64)
-        summaries[layer] = Gradient(flat.norm().item(), counts.tolist(), edges.tolist())
-    return summaries
