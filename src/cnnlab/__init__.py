@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from cnnlab import geometry
+    from cnnlab import explain, geometry
     from cnnlab.data.load import Data, load_data
     from cnnlab.data.show import show_batch
     from cnnlab.deploy.predictor import Prediction, Predictor
@@ -48,6 +48,7 @@ __all__ = [
     "Run",
     "create_model",
     "evaluate",
+    "explain",
     "fit",
     "geometry",
     "list_models",
@@ -61,8 +62,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
-    if name == "geometry":
-        return importlib.import_module("cnnlab.geometry")
+    if name in ("explain", "geometry"):
+        return importlib.import_module(f"cnnlab.{name}")
     raise AttributeError(f"module 'cnnlab' has no attribute {name!r}")
 
 

@@ -35,6 +35,13 @@ EXAMPLES = {
   cnnlab predict runs/mine cat.jpg photos/
   cnnlab predict runs/mine cat.jpg --topk 3 --json
   cat cat.jpg | cnnlab predict runs/mine -""",
+    "explain": """examples:
+  cnnlab explain runs/mine cat.jpg photos/
+  cnnlab explain runs/mine cat.jpg --target dog             what speaks for another class
+  cnnlab explain runs/mine cat.jpg --method layercam --layer stage2 --out maps""",
+    "localize": """examples:
+  cnnlab localize runs/digits page.png
+  cnnlab localize runs/digits scans/ --out boxes --json""",
     "model": """examples:
   cnnlab model resnet depth=20
   cnnlab model vgg16 num_classes=10 image_size=[96,128] in_channels=1
@@ -102,6 +109,25 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--json", action="store_true", help="one JSON object a line")
     predict.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     predict.add_argument("--trust-code", action="store_true", help=TRUST)
+
+    explain = add("explain", "show where a run's model looks: activation maps over pictures")
+    explain.add_argument("run", metavar="RUN", help="run folder")
+    explain.add_argument("paths", nargs="+", metavar="PATH", help="picture or folder")
+    explain.add_argument(
+        "--method", choices=["cam", "gradcam", "layercam"], help="default: cam where the head allows it, else gradcam"
+    )
+    explain.add_argument("--target", metavar="CLASS", help="class to explain (default: the one that is predicted)")
+    explain.add_argument("--layer", metavar="NAME", help="layer whose map is weighted (default: the last feature map)")
+    explain.add_argument("--out", metavar="DIR", help="folder for the pictures (default: RUN/explain)")
+    explain.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    explain.add_argument("--trust-code", action="store_true", help=TRUST)
+
+    localize = add("localize", "find objects on pictures of any size: heat map, boxes and classes")
+    localize.add_argument("run", metavar="RUN", help="run folder")
+    localize.add_argument("paths", nargs="+", metavar="PATH", help="picture or folder")
+    localize.add_argument("--out", metavar="DIR", help="folder for pictures and JSON (default: RUN/localize)")
+    localize.add_argument("--json", action="store_true", help="print one JSON object a picture")
+    localize.add_argument("--trust-code", action="store_true", help=TRUST)
 
     model = add("model", "print a layer table: sizes with their arithmetic, parameters, multiply-adds, receptive field")
     model.add_argument("name", nargs="?", metavar="NAME", help="see --list, or package.module:Class for your own")
@@ -178,6 +204,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "resume": _resume,
         "test": _test,
         "predict": _predict,
+        "explain": _explain,
+        "localize": _localize,
         "model": _model,
         "data": _data,
         "compare": _compare,
@@ -255,7 +283,8 @@ def _test(options: argparse.Namespace, words: Sequence[str]) -> None:
 
 
 def _predict(options: argparse.Namespace, words: Sequence[str]) -> None:
-    from cnnlab.deploy.predictor import Predictor, find_pictures
+    from cnnlab.data.decode import find_pictures
+    from cnnlab.deploy.predictor import Predictor
 
     if options.topk < 1:
         raise ConfigError(f"--topk must be at least 1, got {options.topk}.")
@@ -271,7 +300,40 @@ def _predict(options: argparse.Namespace, words: Sequence[str]) -> None:
                 line = json.dumps(facts | {"probabilities": dict(ranked)}, ensure_ascii=False)
             else:
                 line = f"{name}: " + "  ".join(f"{label} {100 * p:.1f} %" for label, p in ranked)
-            print(line.encode(errors="backslashreplace").decode())
+            _print_line(line)
+
+
+def _explain(options: argparse.Namespace, words: Sequence[str]) -> None:
+    from cnnlab.explain.pictures import explain_pictures
+
+    method = options.method or "auto"
+    for answer in explain_pictures(
+        options.run,
+        options.paths,
+        method,
+        options.target,
+        options.layer,
+        options.out,
+        options.device,
+        options.trust_code,
+    ):
+        _print_line(f"{answer.picture}: {answer.label} {100 * answer.probability:.1f} %  →  {answer.file}")
+
+
+def _localize(options: argparse.Namespace, words: Sequence[str]) -> None:
+    from cnnlab.explain.pictures import localize_pictures
+
+    for answer in localize_pictures(options.run, options.paths, options.out, options.trust_code):
+        if options.json:
+            _print_line(json.dumps(answer.facts(), ensure_ascii=False))
+            continue
+        found = "  ".join(f"{one['label']} {100 * one['probability']:.1f} %" for one in answer.objects)
+        _print_line(f"{answer.picture}: {found or 'nothing'}  →  {answer.file}")
+
+
+def _print_line(line: str) -> None:
+    """Also a file name that is no valid text."""
+    print(line.encode(errors="backslashreplace").decode())
 
 
 def _model(options: argparse.Namespace, words: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 
 import cnnlab
 from cnnlab.cli import main
-from cnnlab.deploy.predictor import find_pictures
+from cnnlab.data.decode import find_pictures
 from cnnlab.errors import CnnlabError, DataError, DeviceError, RunError
 
 if TYPE_CHECKING:

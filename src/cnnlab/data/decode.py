@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -134,13 +134,25 @@ def _resized(picture: Image.Image, layout: Layout) -> Image.Image:
     target = (layout.width, layout.height)
     if picture.size == target:
         return picture
-    box = None
-    if layout.fit == "crop":
-        scale = min(picture.width / layout.width, picture.height / layout.height)
-        width, height = layout.width * scale, layout.height * scale
-        left, top = (picture.width - width) / 2, (picture.height - height) / 2
-        box = (left, top, left + width, top + height)
-    return picture.resize(target, Image.Resampling.BILINEAR, box=box)
+    return picture.resize(target, Image.Resampling.BILINEAR, box=_kept(picture, layout))
+
+
+def _kept(picture: Image.Image, layout: Layout) -> tuple[float, float, float, float]:
+    """What a layout keeps of a picture: left, top, right, bottom in pixels."""
+    if layout.fit != "crop":
+        return 0, 0, picture.width, picture.height
+    scale = min(picture.width / layout.width, picture.height / layout.height)
+    width, height = layout.width * scale, layout.height * scale
+    left, top = (picture.width - width) / 2, (picture.height - height) / 2
+    return left, top, left + width, top + height
+
+
+def seen_part(picture: Image.Image, layout: Layout) -> Image.Image:
+    """The part of a picture that a model with this layout sees, in the picture's own resolution."""
+    left, top, right, bottom = _kept(picture, layout)
+    return picture.crop(
+        (round(left), round(top), max(round(right), round(left) + 1), max(round(bottom), round(top) + 1))
+    )
 
 
 def _pixels(picture: Image.Image) -> np.ndarray:
@@ -158,3 +170,21 @@ def _canvas(picture: Image.Image, layout: Layout) -> np.ndarray:
     whole = torch.from_numpy(_pixels(picture).copy())[None].permute(0, 3, 1, 2)  # torch wants memory it may write to
     resized = F.interpolate(whole, size=(layout.height, layout.width), mode="bilinear", antialias=True)
     return resized[0].permute(1, 2, 0).numpy()
+
+
+def find_pictures(paths: Sequence[str]) -> Iterator[str]:
+    """Files as they are; of a folder every picture below it, sorted.
+
+    Raises:
+        DataError: nothing there, or a folder without pictures.
+    """
+    for path in map(Path, paths):
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+            if not found:
+                raise DataError(f"{path} holds no pictures ({', '.join(EXTENSIONS)}).")
+            yield from map(str, found)
+        elif path.is_file():
+            yield str(path)
+        else:
+            raise DataError(f"there is no file or folder {path}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cnnlab.data.decode import EXTENSIONS
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.device import choose_device
 from cnnlab.errors import DataError
@@ -87,21 +86,3 @@ class Predictor:
         ranked = {self.classes[i]: value for i, value in zip(order.tolist(), values.tolist(), strict=True)}
         label, probability = next(iter(ranked.items()))
         return Prediction(label, probability, ranked)
-
-
-def find_pictures(paths: Sequence[str]) -> Iterator[str]:
-    """Files as they are; of a folder every picture below it, sorted.
-
-    Raises:
-        DataError: nothing there, or a folder without pictures.
-    """
-    for path in map(Path, paths):
-        if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
-            if not found:
-                raise DataError(f"{path} holds no pictures ({', '.join(EXTENSIONS)}).")
-            yield from map(str, found)
-        elif path.is_file():
-            yield str(path)
-        else:
-            raise DataError(f"there is no file or folder {path}.")

@@ -1,0 +1,105 @@
+"""Maps and boxes as picture files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cnnlab.errors import RunError
+from cnnlab.explain.overlay import COLOURS, Pixels, overlay
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SMALL = 256  # pixels: a smaller picture is enlarged, each pixel a square, so that its map can be smooth
+BOX_COLOURS = ("#00c8ff", "#ffb000", "#7dff5a", "#ff5fd2", "#ffffff")
+
+
+def draw_map(picture: Pixels, heat: np.ndarray[Any, Any], title: str, subject: str, path: Path) -> None:
+    """The picture, and beside it the map laid over it with its legend.
+
+    Args:
+        picture: (H, W[, 3]) uint8; heat: (h, w) in [0, 1]; subject: what the map shows.
+    """
+    picture, _ = _enlarged(picture)
+    figure, left, right = _two_panels(picture)
+    left.set_title(title, fontsize=10, parse_math=False)
+    right.set_title(subject, fontsize=10, parse_math=False)
+    _show(left, picture)
+    _show(right, overlay(picture, heat))
+    _add_legend(figure, right)
+    _save(figure, path)
+
+
+def draw_boxes(
+    picture: Pixels, heat: np.ndarray[Any, Any], objects: Sequence[dict[str, Any]], scale: float, path: Path
+) -> None:
+    """The picture with boxes and names, and beside it the heat map with its legend; `scale`: drawn pixels per pixel."""
+    from matplotlib.patches import Rectangle
+
+    picture, factor = _enlarged(picture)
+    scale *= factor
+    figure, left, right = _two_panels(picture)
+    many = f"{len(objects)} object{'' if len(objects) == 1 else 's'}" if objects else "nothing found"
+    left.set_title(many, fontsize=10)
+    right.set_title("heat map", fontsize=10)
+    _show(left, picture)
+    _show(right, overlay(picture, heat))
+    for number, one in enumerate(objects):
+        edges = [scale * edge - 0.5 for edge in one["box"]]
+        colour = BOX_COLOURS[number % len(BOX_COLOURS)]
+        size = edges[2] - edges[0], edges[3] - edges[1]
+        left.add_patch(Rectangle((edges[0], edges[1]), *size, fill=False, edgecolor=colour, linewidth=1.6))
+        left.text(
+            edges[0],
+            edges[1],
+            f"{one['label']} {100 * one['probability']:.0f} %",
+            fontsize=7,
+            color="black",
+            verticalalignment="bottom" if edges[1] > 0.06 * picture.shape[0] else "top",
+            bbox={"facecolor": colour, "edgecolor": "none", "pad": 1},
+            parse_math=False,
+        )
+    _add_legend(figure, right)
+    _save(figure, path)
+
+
+def _two_panels(picture: Pixels) -> tuple[Figure, Axes, Axes]:
+    from matplotlib.figure import Figure
+
+    height, width = picture.shape[:2]
+    tall = float(np.clip(4.2 * height / width, 1.8, 8))
+    figure = Figure(figsize=(9.4, tall + 0.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for axis in (left, right):
+        axis.set_axis_off()
+    return figure, left, right
+
+
+def _show(axis: Axes, pixels: Pixels) -> None:
+    axis.imshow(np.dstack([pixels] * 3) if pixels.ndim == 2 else pixels, interpolation="antialiased")
+
+
+def _enlarged(picture: Pixels) -> tuple[Pixels, int]:
+    """The picture with each pixel as a square of a whole number of pixels, and that number."""
+    factor = max(1, SMALL // max(picture.shape[:2]))
+    return picture.repeat(factor, axis=0).repeat(factor, axis=1), factor
+
+
+def _add_legend(figure: Figure, axis: Axes) -> None:
+    from matplotlib.cm import ScalarMappable
+
+    bar = figure.colorbar(ScalarMappable(cmap=COLOURS), ax=axis, fraction=0.04, pad=0.02, ticks=[0, 1])
+    bar.ax.set_yticklabels(["none", "strongest"], fontsize=8)
+    bar.outline.set_visible(False)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    try:
+        figure.savefig(path, dpi=120)
+    except OSError as error:
+        raise RunError(f"cannot write the picture {path}: {error}; give another folder with --out.") from None

@@ -1,0 +1,295 @@
+"""Where the objects are, from a network that was only taught what they are.
+
+1. The fully-convolutional form gives the evidence of every place for every class. What it gives for a plain picture of
+   the same size, in the median colour, is taken off, so that a picture of background alone is silent up to its border.
+2. Where most of a picture is plain, the map of the first stage tells object from background nearly to the pixel: how
+   far its features are from the background's. Its product with the evidence is the heat map. On photographs the first
+   stage sees structure everywhere; there the evidence alone is the heat map.
+3. Connected parts above a threshold become boxes; the receptive fields say which pixels a place stands for.
+4. Each box, with a margin, goes through the classifier: it names the object, and the evidence that the box adds over
+   plain background must be large enough.
+5. The same on the picture at half the size, a quarter, …, for larger objects; of overlapping boxes the first one stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Tensor, nn
+
+from cnnlab.errors import ModelError
+from cnnlab.explain.fcn import FullyConvolutional, layer_fields
+from cnnlab.explain.hooks import evaluation_mode, record_outputs
+from cnnlab.geometry import ReceptiveField
+
+PLAIN = 0.1  # of the largest distance from the background: below it lies more than half of a plain picture
+FINE_THRESHOLD = 0.4  # of the largest value of the first stage's map
+COARSE_THRESHOLD = 0.3  # of the largest evidence
+SOFT = 0.12  # of the window: standard deviation by which the first stage's map is blurred in the heat map
+GATE = 0.1  # of the largest evidence: a part that has less at every place is background
+LEAST_EVIDENCE = 1.0  # in logits, that a place or a box adds over the background
+LEAST_PROBABILITY = 0.6  # of the class that the classifier names
+SIDES = (0.5, 1.25)  # of the window: shortest and longest admissible longer side of a box, at its scale
+FILL = 0.72  # share of the window that the object's longer side takes when the classifier is asked (MNIST: 20 of 28)
+OVERLAP = 0.4  # intersection over union, or 0.7 of the smaller box: the same object
+CONTAINED = 0.7
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels; right and bottom are outside
+
+
+@dataclass(frozen=True)
+class Found:
+    """One object: its box in pixels of the picture, the number of its class, and how sure that is.
+
+    `probability` is the classifier's for the box; `evidence`, in logits, is what the class gains over plain background.
+    """
+
+    box: Box
+    label: int
+    probability: float
+    evidence: float
+
+
+@dataclass(frozen=True)
+class Localization:
+    """The objects, surest first, and the heat map (H, W) in [0, 1] at the size of the picture."""
+
+    objects: list[Found]
+    heat: Tensor
+
+
+@dataclass(frozen=True)
+class _Map:
+    """A map of places and the pixels they stand for: place i lies at start + i·jump, (top, left)."""
+
+    values: Tensor  # (h, w)
+    start: tuple[float, float]
+    jump: tuple[float, float]
+
+    def at(self, other: _Map) -> Tensor:
+        """Its values at the places of another map, bilinear."""
+        axes = []
+        for axis in (0, 1):
+            places = torch.arange(other.values.shape[axis]) * other.jump[axis] + other.start[axis]
+            index = (places - self.start[axis]) / self.jump[axis]
+            axes.append(2 * index / max(1, self.values.shape[axis] - 1) - 1)
+        y, x = torch.meshgrid(*axes, indexing="ij")
+        grid = torch.stack([x, y], dim=-1)[None].float()
+        sampled = F.grid_sample(
+            self.values[None, None], grid, mode="bilinear", padding_mode="border", align_corners=True
+        )
+        return sampled[0, 0]
+
+
+class Localizer:
+    """Finds objects of the classes of a trained classifier on pictures of any size.
+
+    Args:
+        model: the classifier; shape: (C, h, w) of the pictures it was trained with.
+
+    Raises:
+        ModelError: a model without a feature map, or a head without a fully-convolutional form.
+
+    Source: Oquab et al. 2015 and Zhou et al. 2016 for boxes from a classifier's maps; the rest is described above.
+    """
+
+    def __init__(self, model: nn.Module, shape: tuple[int, int, int]) -> None:
+        self.net = FullyConvolutional(model, shape)
+        self.model, self.shape = model, shape
+        self.first = next((name for name in getattr(model, "stages", ()) if _is_map(model, name, shape)), None)
+        self._last: tuple[object, tuple[Tensor, Tensor]] | None = None
+        self.fine: tuple[ReceptiveField, ReceptiveField] | None = None
+        if self.first is not None:
+            self.fine = layer_fields(model, shape, self.first)
+
+    def __call__(self, image: Tensor) -> Localization:
+        """Args:
+        image: (C, H, W) normalised as the run's pictures are, of any size that is not below the net's stride.
+        """
+        height, width = image.shape[1:]
+        if min(height, width) < self.net.stride:
+            raise ModelError(
+                f"a picture of {height}×{width} pixels is smaller than the {self.net.stride} pixels from one place of"
+                " the net's map to the next; give a larger one."
+            )
+        image = image.detach().float().cpu()
+        objects: list[Found] = []
+        heat = torch.zeros(height, width)
+        with evaluation_mode(self.model), torch.no_grad():
+            for part in self._scales(height, width):
+                scaled = (
+                    image if part == 1 else _resize(image, max(1, round(height * part)), max(1, round(width * part)))
+                )
+                factors = scaled.shape[1] / height, scaled.shape[2] / width
+                boxes, warm = self._boxes(scaled)
+                if warm is not None:
+                    heat = torch.maximum(heat, _resize(warm[None], height, width)[0])
+                boxes = [_in_picture(box, factors, height, width) for box in boxes]
+                new = [box for box in boxes if not any(_same(box, found.box) for found in objects)]
+                objects += self._name(image, new)
+        objects.sort(key=lambda found: (-found.probability * min(found.evidence, 10.0), found.box))
+        return Localization(objects, heat / heat.max() if heat.max() > 0 else heat)
+
+    def _scales(self, height: int, width: int) -> list[float]:
+        """1, 1/2, 1/4, … down to where the picture is one window; above 1 for a picture smaller than that."""
+        largest = min(height / self.shape[1], width / self.shape[2])
+        if largest < 1:
+            return [1 / largest]
+        return [0.5**i for i in range(int(np.log2(largest)) + 1)]
+
+    def _boxes(self, image: Tensor) -> tuple[list[Box], Tensor | None]:
+        """Boxes in pixels of this picture, and its heat map in [0, 1] (None: silence)."""
+        margins = [side // 2 for side in self.shape[1:]]
+        wide = F.pad(image[None], (margins[1], margins[1], margins[0], margins[0]), mode="replicate")
+        logits, features = self._maps(wide)
+        plain_logits, plain_features = self._plain(wide)
+        evidence = (logits - plain_logits).amax(0)
+        if evidence.max() < LEAST_EVIDENCE:
+            return [], None
+        coarse = _Map(evidence.relu(), self._start(margins, None), self._jump(None))
+        used, threshold = coarse, COARSE_THRESHOLD
+        heat = coarse.values
+        if self.fine is not None:
+            fine = _Map((features - plain_features).norm(dim=0), self._start(margins, self.fine), self._jump(self.fine))
+            if fine.values.median() < PLAIN * fine.values.max():
+                gate = coarse.at(fine)
+                used, threshold = fine, FINE_THRESHOLD
+                widths = [SOFT * side / jump for side, jump in zip(self.shape[1:], fine.jump, strict=True)]
+                soft = ndimage.gaussian_filter(fine.values.numpy(), widths)
+                heat = torch.from_numpy(soft) * gate
+        least = GATE * evidence.max().item()
+        parts = _parts(used, coarse.at(used), threshold, least, self._closing(used))
+        boxes = [box for box in parts if self._fits(box)]
+        whole = _Map(torch.empty(image.shape[1:]), (0.0, 0.0), (1.0, 1.0))
+        return boxes, _Map(heat / heat.max(), used.start, used.jump).at(whole)
+
+    def _maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(1, C, H, W) → the class maps (K, h, w), and what the first stage gives (empty without one)."""
+        names = [self.first] if self.first is not None else []
+        with record_outputs(self.model, names) as recorded:
+            logits = self.net.class_maps(images)[0].float()
+        return logits, recorded[self.first][0].float() if self.first is not None else torch.empty(0)
+
+    def _plain(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """`_maps` of a picture of the same size in the median colour; the last one is kept."""
+        colour = images.flatten(2).median(dim=2).values[:, :, None, None]
+        key = (images.shape, tuple(colour.flatten().tolist()))
+        if self._last is None or self._last[0] != key:
+            self._last = key, self._maps(colour.expand(images.shape).contiguous())
+        return self._last[1]
+
+    def _start(self, margins: list[int], fields: tuple[ReceptiveField, ReceptiveField] | None) -> tuple[float, float]:
+        first, second = (float(fields[a].start) if fields else self.net.centre(a) for a in (0, 1))
+        return first - margins[0], second - margins[1]
+
+    def _jump(self, fields: tuple[ReceptiveField, ReceptiveField] | None) -> tuple[float, float]:
+        first, second = (float(fields[a].jump) if fields else self.net.jump(a) for a in (0, 1))
+        return first, second
+
+    def _closing(self, places: _Map) -> int:
+        """Places between two parts of one object: a sixteenth of the window, rounded down to whole places."""
+        return int(min(self.shape[1:]) / 32 / max(places.jump))
+
+    def _fits(self, box: Box) -> bool:
+        longer = max((box[2] - box[0]) / self.shape[2], (box[3] - box[1]) / self.shape[1])
+        return SIDES[0] <= longer <= SIDES[1]
+
+    def _name(self, image: Tensor, boxes: list[Box]) -> list[Found]:
+        """Ask the classifier for each box; drop those that say no more than the background."""
+        if not boxes:
+            return []
+        plain = image.flatten(1).median(dim=1).values[:, None, None].expand(self.shape)
+        views = torch.stack([plain, *(self._framed(image, box) for box in boxes)])
+        logits = self.model(views).float()
+        gains = logits[1:] - logits[0]
+        found = []
+        for box, answer, gain in zip(boxes, logits[1:].softmax(1), gains, strict=True):
+            label = int(answer.argmax())
+            moved = gain.abs().max().item()
+            if moved >= LEAST_EVIDENCE and answer[label] >= LEAST_PROBABILITY:
+                found.append(Found(box, label, answer[label].item(), moved))
+        return found
+
+    def _framed(self, image: Tensor, box: Box) -> Tensor:
+        """The box in the middle of a picture as the classifier knows them, with what is around it."""
+        left, top, right, bottom = box
+        high, wide = self.shape[1:]
+        unit = max((bottom - top) / high, (right - left) / wide) / FILL  # pixels of the picture per pixel of the view
+        y = (top + bottom) / 2 + (torch.arange(high) + 0.5 - high / 2) * unit - 0.5
+        x = (left + right) / 2 + (torch.arange(wide) + 0.5 - wide / 2) * unit - 0.5
+        if unit > 1:  # antialias: shrink the picture first
+            image = _resize(image, max(1, round(image.shape[1] / unit)), max(1, round(image.shape[2] / unit)))
+            y, x = (y + 0.5) / unit - 0.5, (x + 0.5) / unit - 0.5
+        rows, columns = (2 * (v + 0.5) / n - 1 for v, n in ((y, image.shape[1]), (x, image.shape[2])))
+        grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1], dim=-1)[None].float()
+        return F.grid_sample(image[None], grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
+
+
+def _is_map(model: nn.Module, name: str, shape: tuple[int, int, int]) -> bool:
+    try:
+        layer_fields(model, shape, name)
+    except ModelError:
+        return False
+    return True
+
+
+def _parts(places: _Map, evidence: Tensor, threshold: float, least: float, closing: int) -> list[Box]:
+    """Boxes around the connected parts of what is above a share of the largest value, largest sum first; only those
+    with some place of at least `least` evidence."""
+    values = places.values.numpy()
+    mask = values > threshold * values.max()
+    closed = ndimage.binary_dilation(mask, iterations=closing) if closing else mask
+    parts, _ = ndimage.label(closed, structure=np.ones((3, 3)))
+    parts *= mask
+    found = []
+    for number, place in enumerate(ndimage.find_objects(parts), 1):
+        if place is None or evidence.numpy()[place][parts[place] == number].max() < least:
+            continue
+        rows, columns = place
+        weight = values[place][parts[place] == number].sum()
+        top, bottom = (places.start[0] + (i - 0.5) * places.jump[0] + 0.5 for i in (rows.start, rows.stop))
+        left, right = (places.start[1] + (i - 0.5) * places.jump[1] + 0.5 for i in (columns.start, columns.stop))
+        found.append((-float(weight), (left, top, right, bottom)))
+    return [box for _, box in sorted(found)]
+
+
+def _resize(images: Tensor, height: int, width: int) -> Tensor:
+    """(C, H, W) → (C, height, width), antialiased."""
+    return F.interpolate(images[None], (height, width), mode="bilinear", antialias=True)[0]
+
+
+def _in_picture(box: Box, factors: tuple[float, float], height: int, width: int) -> Box:
+    left, top, right, bottom = box
+    return (
+        min(max(left / factors[1], 0.0), width - 1.0),
+        min(max(top / factors[0], 0.0), height - 1.0),
+        max(min(right / factors[1], float(width)), 1.0),
+        max(min(bottom / factors[0], float(height)), 1.0),
+    )
+
+
+def intersection(one: Box, other: Box) -> float:
+    """Pixels that two boxes share."""
+    wide, high = (min(one[i + 2], other[i + 2]) - max(one[i], other[i]) for i in (0, 1))
+    return max(0.0, wide) * max(0.0, high)
+
+
+def area(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def intersection_over_union(one: Box, other: Box) -> float:
+    """0 for boxes apart, 1 for equal ones."""
+    shared = intersection(one, other)
+    union = area(one) + area(other) - shared
+    return shared / union if union > 0 else 0.0
+
+
+def _same(one: Box, other: Box) -> bool:
+    shared = intersection(one, other)
+    smaller = min(area(one), area(other))
+    return intersection_over_union(one, other) > OVERLAP or (smaller > 0 and shared / smaller > CONTAINED)

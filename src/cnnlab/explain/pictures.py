@@ -1,0 +1,181 @@
+"""Maps and boxes for picture files: what `cnnlab explain` and `cnnlab localize` write."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cnnlab.data.decode import arrange, find_pictures, read_picture, seen_part
+from cnnlab.data.preprocess import Preprocess
+from cnnlab.device import choose_device
+from cnnlab.errors import DataError, ModelError, RunError, nearest
+from cnnlab.explain.cam import activation_maps, chosen_method
+from cnnlab.explain.draw import draw_boxes, draw_map
+from cnnlab.explain.localize import Localizer
+from cnnlab.runs.files import write_json
+from cnnlab.runs.folder import open_folder
+from cnnlab.runs.weights import load_run
+
+LARGEST = 12  # windows along the longer side of a picture to localize on; a larger one is shrunk
+SHOWN = 1024  # pixels of the longer side of what is drawn
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One picture: what the model answers, the class whose map was drawn, and the file."""
+
+    picture: str
+    label: str
+    probability: float
+    target: str
+    file: Path
+
+
+@dataclass(frozen=True)
+class Located:
+    """One picture: its objects, each {label, probability, evidence, box: [left, top, right, bottom] in pixels}."""
+
+    picture: str
+    objects: list[dict[str, Any]]
+    file: Path
+
+    def facts(self) -> dict[str, Any]:
+        return {"picture": self.picture, "objects": self.objects, "file": str(self.file)}
+
+
+def explain_pictures(
+    run: str | Path,
+    paths: Sequence[str],
+    method: str = "auto",
+    target: str | None = None,
+    layer: str | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+    trust_code: bool = False,
+) -> Iterator[Explained]:
+    """Draw the activation map of each picture beside it, one PNG a picture.
+
+    Args:
+        paths: files, or folders with pictures anywhere below.
+        method, layer: see `activation_maps`.
+        target: name or number of a class; None: what the model answers.
+        out: folder for the files; None: `explain` in the run folder.
+
+    Raises:
+        CnnlabError: before the first picture, what is wrong with the run, the class or the layer.
+        DataError: after the last one, the pictures that could not be read.
+    """
+    place = choose_device(device)
+    model, card = load_run(run, place, trust_code)
+    classes, preprocess = card["classes"], Preprocess.from_dict(card["preprocess"])
+    number = None if target is None else class_number(target, classes)
+    method = chosen_method(model, method, layer)
+    shape = (preprocess.layout.channels, preprocess.layout.height, preprocess.layout.width)
+    activation_maps(model, torch.zeros(1, *shape, device=place), method, number, layer)  # says now what is wrong
+
+    def explain(name: str, file: Path) -> Explained:
+        picture = read_picture(name)
+        images = preprocess(picture)[None].to(place)
+        with torch.inference_mode():
+            probabilities = model(images).float().softmax(1)[0].cpu()
+        answer = int(probabilities.argmax())
+        chosen = answer if number is None else number
+        heat = activation_maps(model, images, method, chosen, layer)[0].cpu().numpy()
+        shown = seen_part(picture, preprocess.layout)
+        shown.thumbnail((SHOWN, SHOWN))
+        title = f"{classes[answer]} {100 * float(probabilities[answer]):.1f} %"
+        if chosen != answer:
+            title += f", {classes[chosen]} {100 * float(probabilities[chosen]):.1f} %"
+        draw_map(np.asarray(shown), heat, title, f"{NAMES[method]} of {classes[chosen]}", file)
+        return Explained(name, classes[answer], float(probabilities[answer]), classes[chosen], file)
+
+    yield from _each_picture(paths, _folder(run, out, "explain"), f"-{method}.png", explain)
+
+
+NAMES = {"cam": "CAM", "gradcam": "Grad-CAM", "layercam": "Layer-CAM"}
+
+
+def localize_pictures(
+    run: str | Path, paths: Sequence[str], out: str | Path | None = None, trust_code: bool = False
+) -> Iterator[Located]:
+    """Draw the boxes and the heat map of each picture, one PNG and one JSON file a picture; arguments and errors as for
+    `explain_pictures`."""
+    model, card = load_run(run, "cpu", trust_code)
+    classes, preprocess = card["classes"], Preprocess.from_dict(card["preprocess"])
+    layout = preprocess.layout
+    localizer = Localizer(model, (layout.channels, layout.height, layout.width))
+
+    def localize(name: str, file: Path) -> Located:
+        picture = read_picture(name)
+        factor = min(1.0, LARGEST * max(layout.height, layout.width) / max(picture.size))
+        size = [max(1, round(side * factor)) for side in picture.size]
+        found = localizer(_normalised(picture, preprocess, *size))
+        objects = [
+            {
+                "label": classes[one.label],
+                "probability": round(one.probability, 6),
+                "evidence": round(one.evidence, 3),
+                "box": [round(float(edge) / factor, 1) for edge in one.box],
+            }
+            for one in found.objects
+        ]
+        shown = picture.copy()
+        shown.thumbnail((SHOWN, SHOWN))
+        scale = shown.width / picture.width
+        draw_boxes(np.asarray(shown), found.heat.numpy(), objects, scale, file)
+        write_json(file.with_suffix(".json"), {"picture": name, "size": list(picture.size), "objects": objects})
+        return Located(name, objects, file)
+
+    yield from _each_picture(paths, _folder(run, out, "localize"), ".png", localize)
+
+
+def _normalised(picture: Image.Image, preprocess: Preprocess, width: int, height: int) -> Tensor:
+    """(C, height, width) as the model's pictures are, but for their size."""
+    layout = dataclasses.replace(preprocess.layout, height=height, width=width, fit="squash")
+    return preprocess.normalise(torch.from_numpy(arrange(picture, layout))[None])[0]
+
+
+def class_number(name: str, classes: Sequence[str]) -> int:
+    """Number of the class of that name, or of that number. Raises ModelError with the nearest name."""
+    if name in classes:
+        return list(classes).index(name)
+    if name.isdecimal() and int(name) < len(classes):
+        return int(name)
+    raise ModelError(f"the model knows no class {name!r}.{nearest(name, classes)}")
+
+
+def _folder(run: str | Path, out: str | Path | None, name: str) -> Path:
+    folder = open_folder(run).path / name if out is None else Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot make the folder {folder} ({error.strerror}); give another one with --out.") from None
+    return folder
+
+
+def _each_picture(paths: Sequence[str], folder: Path, ending: str, work: Callable[[str, Path], Any]) -> Iterator[Any]:
+    """The good pictures one by one; then the bad ones, by name, as one error."""
+    bad: list[str] = []
+    taken: set[str] = set()
+    names = list(find_pictures(paths))
+    for name in names:
+        stem = Path(name).stem
+        number = 2
+        while stem in taken:
+            stem, number = f"{Path(name).stem}-{number}", number + 1
+        taken.add(stem)
+        try:
+            yield work(name, folder / f"{stem}{ending}")
+        except DataError as error:
+            bad.append(f"{name} ({error})")
+    if bad:
+        done = f"; the other {len(names) - len(bad)} are done" if len(names) > len(bad) else ""
+        raise DataError(f"cannot be read as a picture: {', '.join(bad)}{done}. Mend or leave out what is named.")

@@ -1,0 +1,136 @@
+"""cnnlab explain and cnnlab localize, as a user calls them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import cnnlab
+from cnnlab.cli import main
+
+if TYPE_CHECKING:
+    from conftest import CommandLine
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    (folder / "more").mkdir(parents=True)
+    for number, name in enumerate(("a.png", "b.png", "more/a.png")):
+        Image.fromarray(np.rint(load_digits().images[number] * (255 / 16)).astype(np.uint8)).save(folder / name)
+    return folder
+
+
+def test_explain_draws_a_map_for_every_picture(
+    finished_run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "maps"
+    assert main(["explain", str(finished_run), str(pictures), "--out", str(out), "--method", "gradcam"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    answers = cnnlab.Predictor.from_run(finished_run).predict(sorted(pictures.rglob("*.png")))
+    for line, answer in zip(lines, answers, strict=True):
+        assert f": {answer.label} {100 * answer.probability:.1f} %" in line
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["a-2-gradcam.png", "a-gradcam.png", "b-gradcam.png"]  # two pictures called a
+    for path in out.iterdir():
+        with Image.open(path) as picture:
+            assert picture.width > picture.height > 200
+
+
+def test_the_folder_of_the_run_is_where_the_maps_go_by_default(
+    finished_run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    assert main(["explain", str(run), str(pictures / "a.png"), "--target", "3"]) == 0
+    (made,) = (run / "explain").iterdir()
+    assert made.suffix == ".png"
+
+
+def test_the_good_pictures_are_done_and_the_bad_one_is_named(
+    finished_run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (pictures / "b.png").write_bytes(b"no picture")
+    for command in ("explain", "localize"):
+        out = tmp_path / command
+        assert main([command, str(finished_run), str(pictures), "--out", str(out)]) == 2
+        said = capsys.readouterr()
+        assert len(said.out.splitlines()) == 2
+        assert said.err.count("\n") == 1 and "b.png" in said.err and "the other 2 are done" in said.err
+        assert len(list(out.glob("*.png"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--target", "eleven"], "knows no class 'eleven'"),
+        (["--target", "11"], "knows no class '11'"),
+        (["--layer", "stage9"], "no layer 'stage9'"),
+        (["--layer", "head"], "gives no map"),
+        (["--method", "lime"], "invalid choice"),
+    ],
+)
+def test_a_wrong_wish_is_one_line_before_anything_is_drawn(
+    finished_run: Path, pictures: Path, tmp_path: Path, command: CommandLine, words: list[str], reason: str
+) -> None:
+    result = command("explain", str(finished_run), str(pictures), "--out", str(tmp_path / "out"), *words)
+    assert result.code == 2
+    assert len(result.error_lines) == 1 and reason in result.err
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_an_mlp_says_that_it_has_no_map(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = cnnlab.fit(
+        cnnlab.create_model("mlp", image_size=8, in_channels=1),
+        cnnlab.load_data("digits", limit=60),
+        epochs=1,
+        dir=tmp_path / "run",
+    )
+    for command in ("explain", "localize"):
+        assert main([command, str(run.dir), str(pictures / "a.png")]) == 2
+        assert "MLP has no spatial features; use a convolutional model" in capsys.readouterr().err
+
+
+def test_localize_writes_boxes_as_json_and_as_a_picture(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    canvas = np.zeros((40, 60), np.uint8)
+    canvas[5:21, 30:46] = np.rint(load_digits().images[0] * (255 / 16)).astype(np.uint8).repeat(2, 0).repeat(2, 1)
+    Image.fromarray(canvas).save(tmp_path / "page.png")
+    Image.fromarray(np.zeros((40, 60), np.uint8)).save(tmp_path / "blank.png")
+    words = ["localize", str(finished_run), str(tmp_path / "page.png"), str(tmp_path / "blank.png")]
+    assert main([*words, "--out", str(tmp_path / "out"), "--json"]) == 0
+    page, blank = map(json.loads, capsys.readouterr().out.splitlines())
+    assert blank["objects"] == []
+    written = json.loads((tmp_path / "out" / "page.json").read_text())
+    assert written["size"] == [60, 40]
+    assert written["objects"] == page["objects"]
+    for found in page["objects"]:
+        left, top, right, bottom = found["box"]
+        assert 0 <= left < right <= 60 and 0 <= top < bottom <= 40
+        assert found["label"] in map(str, range(10)) and 0 < found["probability"] <= 1
+    assert (tmp_path / "out" / "page.png").exists() and (tmp_path / "out" / "blank.png").exists()
+
+
+def test_a_canvas_below_the_stride_is_refused(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(np.zeros((1, 30), np.uint8)).save(tmp_path / "line.png")
+    assert main(["localize", str(finished_run), str(tmp_path / "line.png"), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "1×30 pixels is smaller than" in said and said.count("\n") == 1
+
+
+def test_an_output_folder_that_cannot_be_made_says_so(
+    finished_run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["explain", str(finished_run), str(pictures), "--out", str(tmp_path / "file" / "out")]) == 2
+    assert "give another one with --out" in capsys.readouterr().err

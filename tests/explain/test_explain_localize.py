@@ -1,0 +1,219 @@
+"""A classifier of single shapes finds them on larger canvases."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import cnnlab
+from cnnlab.data.canvases import Canvas, digit_canvases
+from cnnlab.errors import DataError, ModelError
+from cnnlab.evaluation.localization import localization_figures, match_boxes
+from cnnlab.explain import Found, Localization, Localizer
+from cnnlab.explain.localize import intersection_over_union
+
+
+def shapes(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(count, 28, 28) uint8 rings, crosses and triangles, bright on black, 16 to 22 pixels large; their labels."""
+    random = np.random.Generator(np.random.PCG64(seed))
+    labels = random.integers(3, size=count)
+    pictures = np.zeros((count, 28, 28), np.uint8)
+    for number, label in enumerate(labels):
+        half = random.uniform(8, 11)
+        y, x = np.mgrid[:112, :112] / 4 - (13.5 + random.uniform(-1, 1, 2))[:, None, None]
+        thick = random.uniform(1.2, 2)
+        if label == 0:
+            ink = abs(np.hypot(x, y) - half + thick) < thick
+        elif label == 1:
+            ink = (np.minimum(abs(x), abs(y)) < thick) & (np.maximum(abs(x), abs(y)) < half)
+        else:
+            edge = np.maximum(abs(x) * 2 - (y + half), y - half)
+            ink = (edge < 0) & (edge > -2.2 * thick)
+        pictures[number] = ink.reshape(28, 4, 28, 4).mean(axis=(1, 3)) * random.integers(160, 256)  # soft edges
+    return pictures, labels
+
+
+def ring() -> np.ndarray:
+    """(1, 28, 28)"""
+    pictures, labels = shapes(20, seed=5)
+    return pictures[labels == 0][:1]
+
+
+def normalise(pictures: np.ndarray) -> Tensor:
+    return (torch.from_numpy(pictures).float()[:, None] / 255 - 0.13) / 0.31
+
+
+@pytest.fixture(scope="module")
+def classifier() -> nn.Module:
+    torch.manual_seed(0)
+    model = cnnlab.create_model("vgg", width=8, image_size=28, in_channels=1, num_classes=3)
+    pictures, labels = shapes(640, seed=1)
+    images, answers = normalise(pictures), torch.from_numpy(labels)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for step in range(60):
+        at = torch.arange(64) + 64 * step % 640
+        loss = nn.functional.cross_entropy(model(images[at % 640]), answers[at % 640])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        held, true = shapes(200, seed=2)
+        assert (model(normalise(held)).argmax(1).numpy() == true).mean() > 0.97
+    return model
+
+
+@pytest.fixture(scope="module")
+def localizer(classifier: nn.Module) -> Localizer:
+    return Localizer(classifier, (1, 28, 28))
+
+
+def canvases(count: int, **settings: object) -> list[Canvas]:
+    pictures, labels = shapes(100, seed=3)
+    return digit_canvases(pictures, labels, count, **settings)  # type: ignore[arg-type]
+
+
+def test_single_objects_are_found_named_and_boxed(localizer: Localizer) -> None:
+    made = canvases(40)
+    figures = localization_figures([localizer(normalise(c.image[None])[0]) for c in made], made)
+    assert figures["n"] == figures["objects"] == 40
+    assert figures["pointing"] >= 0.95
+    assert figures["corloc"] >= 0.85
+    assert figures["f1"] >= 0.85
+    assert figures["named"] >= 0.9
+
+
+def test_several_objects_are_told_apart(localizer: Localizer) -> None:
+    made = canvases(25, objects=(2, 4))
+    figures = localization_figures([localizer(normalise(c.image[None])[0]) for c in made], made)
+    assert figures["f1"] >= 0.75
+
+
+def test_objects_of_several_sizes_are_found_on_a_large_canvas(localizer: Localizer) -> None:
+    made = canvases(12, size=300, scale=(1.0, 6.0))
+    figures = localization_figures([localizer(normalise(c.image[None])[0]) for c in made], made)
+    assert figures["recall"] >= 0.7
+
+
+@pytest.mark.parametrize("grey", [0, 90, 255])
+@pytest.mark.parametrize("size", [(96, 96), (40, 130), (28, 28)])
+def test_a_plain_canvas_is_silent(localizer: Localizer, grey: int, size: tuple[int, int]) -> None:
+    answer = localizer(normalise(np.full((1, *size), grey, np.uint8))[0])
+    assert answer.objects == []
+    assert answer.heat.shape == size
+    assert not answer.heat.any()
+
+
+def test_boxes_follow_the_object_by_whole_pixels(localizer: Localizer) -> None:
+    pictures = ring()
+    boxes = []
+    for top, left in ((10, 10), (11, 10), (10, 13), (45, 50)):
+        canvas = np.zeros((96, 96), np.uint8)
+        canvas[top : top + 28, left : left + 28] = pictures[0]
+        (found,) = localizer(normalise(canvas[None])[0]).objects
+        boxes.append(np.array(found.box) - [left, top, left, top])
+        rows, columns = np.nonzero(pictures[0])
+        ink = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        assert intersection_over_union(tuple(boxes[-1]), ink) > 0.8
+    assert np.ptp(np.stack(boxes), axis=0).max() <= 1
+
+
+def test_a_small_picture_is_enlarged_and_one_below_the_stride_refused(localizer: Localizer) -> None:
+    pictures = ring()
+    small = nn.functional.interpolate(normalise(pictures), (20, 20), mode="bilinear", antialias=True)[0]
+    (found,) = localizer(small).objects
+    assert found.label == 0
+    assert 0 <= found.box[0] < found.box[2] <= 20
+    with pytest.raises(ModelError, match="3×50 pixels is smaller than the 4 pixels from one place"):
+        localizer(torch.zeros(1, 3, 50))
+
+
+def test_the_model_is_left_as_it_was(classifier: nn.Module, localizer: Localizer) -> None:
+    classifier.train()
+    before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
+    localizer(normalise(canvases(1)[0].image[None])[0])
+    assert classifier.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in classifier.state_dict().items())
+    assert not any(module._forward_hooks for module in classifier.modules())
+    classifier.eval()
+
+
+def test_an_mlp_cannot_localize() -> None:
+    with pytest.raises(ModelError, match="MLP has no spatial features"):
+        Localizer(cnnlab.create_model("mlp", image_size=28), (1, 28, 28))
+
+
+# ---- canvases
+
+
+def test_canvases_hold_what_they_say() -> None:
+    made = canvases(30, objects=(1, 4))
+    assert {len(canvas.boxes) for canvas in made} == {1, 2, 3, 4}
+    for canvas in made:
+        assert canvas.image.shape == (96, 96) and canvas.image.dtype == np.uint8
+        inside = np.zeros((96, 96), bool)
+        for left, top, right, bottom in canvas.boxes:
+            assert 0 <= left < right <= 96 and 0 <= top < bottom <= 96
+            part = canvas.image[top:bottom, left:right]
+            assert part[0].any() and part[-1].any() and part[:, 0].any() and part[:, -1].any()  # tight
+            inside[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1] = True
+        assert canvas.image[~inside].max() < 80  # outside there is only the softest edge
+        for i, one in enumerate(canvas.boxes):
+            for other in canvas.boxes[i + 1 :]:
+                assert intersection_over_union(tuple(one), tuple(other)) == 0
+
+
+def test_a_canvas_depends_on_the_seed_and_its_number_alone() -> None:
+    first, second = canvases(3, seed=4), canvases(5, seed=4)
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(first, second, strict=False))
+    assert not np.array_equal(first[0].image, canvases(1, seed=5)[0].image)
+
+
+def test_clutter_adds_ink_outside_the_boxes() -> None:
+    plain, cluttered = canvases(5, seed=4), canvases(5, seed=4, background="clutter")
+    for one, other in zip(plain, cluttered, strict=True):
+        assert np.array_equal(one.boxes, other.boxes)
+        assert (other.image >= one.image).all() and other.image.sum() > one.image.sum()
+
+
+def test_impossible_canvases_are_refused() -> None:
+    with pytest.raises(DataError, match="56 pixels does not fit a canvas of 40"):
+        canvases(1, size=40, scale=(1, 2))
+    with pytest.raises(DataError, match="no canvases"):
+        canvases(1, objects=(3, 2))
+    with pytest.raises(DataError, match="'stripes'"):
+        canvases(1, background="stripes")
+    with pytest.raises(DataError, match="40 digits do not fit a canvas of 96"):
+        canvases(1, objects=(40, 40))
+    with pytest.raises(DataError, match="a label each"):
+        digit_canvases(np.zeros((2, 28, 28), np.uint8), [1], 1)
+
+
+# ---- figures
+
+
+def test_boxes_are_matched_once_and_by_their_overlap() -> None:
+    true = [(0.0, 0.0, 10.0, 10.0), (20.0, 0.0, 30.0, 10.0)]
+    found = [(1.0, 0.0, 11.0, 10.0), (0.0, 0.0, 10.0, 10.0), (20.0, 4.0, 30.0, 14.0), (19.0, 0.0, 30.0, 10.0)]
+    assert match_boxes(found, true) == [0, None, None, 1]  # 6/14 is below a half
+    assert intersection_over_union(found[2], true[1]) == pytest.approx(6 / 14)
+    assert intersection_over_union(found[0], true[1]) == 0
+
+
+def test_localization_figures_by_hand() -> None:
+    canvas = Canvas(np.zeros((10, 10), np.uint8), np.array([[0, 0, 4, 4], [5, 5, 9, 9]]), np.array([3, 7]))
+    heat = torch.zeros(10, 10)
+    heat[2, 3] = 1
+    hit, miss = Found((0, 0, 4, 4), 3, 0.9, 5.0), Found((6, 0, 10, 4), 1, 0.8, 4.0)
+    wrong = Found((5, 5, 9, 9), 1, 0.7, 4.0)
+    silent = Localization([], torch.zeros(10, 10))
+    answers = [Localization([hit, miss, wrong], heat), silent, Localization([miss, hit], heat.flip(1))]
+    figures = localization_figures(answers, [canvas] * 3)
+    assert figures["pointing"] == pytest.approx(1 / 3)
+    assert figures["corloc"] == pytest.approx(1 / 3)
+    assert figures["precision"] == pytest.approx(3 / 5)
+    assert figures["recall"] == pytest.approx(3 / 6)
+    assert figures["f1"] == pytest.approx(6 / 11)
+    assert figures["named"] == pytest.approx(2 / 3)
