@@ -55,6 +55,9 @@ class DataConfig:
     download: bool = True
     per_class_train: int | None = None  # training and validation pictures a class, instead of fractions
     per_class_test: int | None = None  # test pictures a class at the most, with per_class_train
+    channels: int | None = None  # 3: grey pictures in three equal channels; 1: colour as grey; None: as the set is
+    backgrounds: str | None = None  # mnist_m: folder of photographs; None: the two that scikit-learn ships
+    pixels: str = "ink"  # mnist_m_seg: ink (background, digit) or digits (background, and each of the ten)
     background: bool = False  # caltech101: keep BACKGROUND_Google as a class
     fit: str = "crop"  # crop: resize to cover, then centre crop; squash: resize both sides freely
     max_corrupt: float = 0.01  # refuse to train above this share of unreadable pictures
@@ -71,7 +74,9 @@ class DataConfig:
         _at_least(1, data__limit=self.limit, data__per_class_train=self.per_class_train)
         _at_least(1, data__per_class_test=self.per_class_test)
         _at_least(0, data__max_corrupt=self.max_corrupt, data__workers=self.workers)
+        _one_of("data.channels", self.channels, (None, 1, 3))
         _one_of("data.fit", self.fit, ("crop", "squash"))
+        _one_of("data.pixels", self.pixels, ("ink", "digits"))
         _one_of("data.storage", self.storage, ("auto", "memory", "mmap", "stream"))
         object.__setattr__(self, "image_size", _image_size(self.image_size))
 
@@ -161,6 +166,7 @@ class TrainerConfig:
     threads: int | None = None  # processor threads; None: one a physical core
     loss: str = "cross_entropy"  # cross_entropy | focal | mse
     focal_gamma: float = 2.0
+    dice: float = 1.0  # weight of the Dice loss beside the cross-entropy, where pixels have classes
     label_smoothing: float = 0.0
     class_weights: Any = None  # None | balanced | a list, one number a class
     balanced_sampling: bool = False  # draw every class equally often
@@ -173,7 +179,12 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         _at_least(1, trainer__epochs=self.epochs, trainer__batch_size=self.batch_size, trainer__threads=self.threads)
         _at_least(1, trainer__accumulate=self.accumulate, trainer__early_stopping=self.early_stopping)
-        _at_least(0, trainer__checkpoint_minutes=self.checkpoint_minutes, trainer__focal_gamma=self.focal_gamma)
+        _at_least(
+            0,
+            trainer__checkpoint_minutes=self.checkpoint_minutes,
+            trainer__focal_gamma=self.focal_gamma,
+            trainer__dice=self.dice,
+        )
         _fraction(trainer__label_smoothing=self.label_smoothing)
         if self.devices != 1:
             raise ConfigError(f"trainer.devices must be 1, got {self.devices}: this version trains in one process.")
@@ -205,6 +216,7 @@ class InitConfig:
     map: dict[str, str] = field(default_factory=dict)  # prefix of a name in the source → prefix in the model
     strict: bool = True  # false: load what fits, also where more than the head does not
     freeze: Any = "none"  # none | backbone | a number: the first so many stages
+    frozen_biases: bool = True  # false: the biases of what is frozen learn all the same
     unfreeze_epoch: int | None = None  # epochs after which the frozen stages learn too; None: never
     whiten: bool = False  # the first convolution begins with filters that whiten the training pictures
     dirac: bool = False  # every other convolution begins as an identity, as far as its channels go
@@ -222,6 +234,20 @@ class InitConfig:
             raise ConfigError(
                 "init.whiten and init.dirac would overwrite what init.from loads; set both to false, or drop init.from."
             )
+
+
+@dataclass(frozen=True)
+class AdaptConfig:
+    method: str = "none"  # none | dann (Ganin et al. 2016) | batch_norm (Li et al. 2016: new statistics, no learning)
+    data: str = "mnist_m"  # the target domain, a set with the same classes; its labels are not used
+    root: str | None = None  # of its pictures; None: data.root
+    weight: float = 1.0  # of the domain's loss
+    hidden: int = 100  # units of the domain classifier's hidden layers
+
+    def __post_init__(self) -> None:
+        _one_of("adapt.method", self.method, ("none", "dann", "batch_norm"))
+        _at_least(0, adapt__weight=self.weight)
+        _at_least(1, adapt__hidden=self.hidden)
 
 
 @dataclass(frozen=True)
@@ -257,6 +283,7 @@ class Config:
     model: dict[str, Any] = field(default_factory=dict)  # name and the constructor's own arguments
     init: InitConfig = field(default_factory=InitConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
     optimizer: dict[str, Any] = field(default_factory=dict)  # name, lr, weight_decay and the class's own arguments
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

@@ -119,10 +119,11 @@ def test_a_filter_bank_can_keep_its_norm() -> None:
     """And turns as one of free norm does: the step is the same, the length is put back."""
     start = matrices(1, 6, 18)[0].view(6, 2, 3, 3)
     kept, free = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    unit = 0.2 * 18**0.5 / (start.norm() / 6**0.5)  # the free step's size over the kept one's, at the same rate
     gradient = torch.randn(6, 2, 3, 3, generator=torch.Generator().manual_seed(1)) - start  # its step lengthens them
     kept.grad, free.grad = gradient.clone(), gradient.clone()
     Muon([kept], lr=0.5, keep_norm=True).step()
-    Muon([free], lr=0.5).step()
+    Muon([free], lr=0.5 / unit.item()).step()
     assert free.detach().norm() != pytest.approx(start.norm().item(), rel=0.01)
     torch.testing.assert_close(kept.detach(), free.detach() * start.norm() / free.detach().norm())
     optimizer = Muon([kept], lr=0.5, keep_norm=True)

@@ -70,8 +70,11 @@ def audit(data: Data) -> Audit:
 
 def class_counts(data: Data) -> dict[str, dict[str, int]]:
     """class → split → pictures."""
-    counts = {part: np.bincount(data.pictures.labels[data.split[part]], minlength=data.num_classes) for part in NAMES}
-    return {name: {part: int(counts[part][i]) for part in NAMES} for i, name in enumerate(data.classes)}
+    counts = {
+        part: np.bincount(data.pictures.labels[data.split[part]], minlength=len(data.pictures.classes))
+        for part in NAMES
+    }
+    return {name: {part: int(counts[part][i]) for part in NAMES} for i, name in enumerate(data.pictures.classes)}
 
 
 def exact_duplicates(numbers: np.ndarray, digest: np.ndarray) -> list[list[int]]:

@@ -131,11 +131,38 @@ def _sampled_crop(images: Tensor, boxes: Tensor, flip: Tensor, height: int, widt
     return sampled.round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
-def affine(images: Tensor, matrices: Tensor, padding_mode: str) -> Tensor:
-    """Turn, shear, zoom and shift (B, C, H, W) float pictures by (B, 2, 3) matrices in coordinates −1…1, bilinear."""
+def nearest_crop(masks: Tensor, rows: Tensor, boxes: Tensor, flip: Tensor, height: int, width: int) -> Tensor:
+    """`resized_crop` of classes: each pixel takes that of the nearest one.
+
+    Args:
+        masks: (N, H, W) uint8; boxes: (B, 4), see the module's head; flip: (B,) bool.
+
+    Returns:
+        (B, height, width) uint8.
+    """
+    full = masks.shape[1:]
+    places = []
+    for axis, side in enumerate((height, width)):
+        low = (boxes[:, axis] * full[axis]).round()  # whole pixels, as the picture's window has them
+        extent = (boxes[:, axis + 2] * full[axis]).round().clamp_min(1)
+        low = torch.minimum(low, torch.full_like(low, full[axis] - 1))
+        extent = torch.minimum(extent, full[axis] - low)
+        steps = (torch.arange(side, device=masks.device) + 0.5) / side
+        places.append((low[:, None] + (extent[:, None] * steps).floor()).long())
+    y, x = places
+    x = torch.where(flip[:, None], x.flip(1), x)
+    return masks[rows[:, None, None], y[:, :, None], x[:, None, :]]
+
+
+def affine(images: Tensor, matrices: Tensor, padding_mode: str, mode: str = "bilinear") -> Tensor:
+    """Turn, shear, zoom and shift (B, C, H, W) float pictures by (B, 2, 3) matrices in coordinates −1…1.
+
+    Args:
+        mode: bilinear, or nearest for classes.
+    """
     grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
-    mode = "zeros" if padding_mode == "zero" else "reflection"
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode=mode, align_corners=False)
+    beyond = "zeros" if padding_mode == "zero" else "reflection"
+    return F.grid_sample(images, grid, mode=mode, padding_mode=beyond, align_corners=False)
 
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:

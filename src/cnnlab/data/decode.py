@@ -130,6 +130,20 @@ def arrange(picture: Image.Image, layout: Layout, out: np.ndarray | None = None)
     return out
 
 
+def arrange_mask(mask: Image.Image, size: tuple[int, int], layout: Layout, out: np.ndarray) -> None:
+    """Put the class of each pixel into the fourth byte of `out` (height, width, 4), as `arrange` put its picture there.
+
+    Args:
+        size: (width, height) of the picture that the mask belongs to. Raises DataError if the mask has another.
+    """
+    if mask.size != size:
+        raise DataError(f"its mask has {mask.width}×{mask.height} pixels, the picture {size[0]}×{size[1]}")
+    target = (layout.width, layout.height)
+    if mask.size != target:
+        mask = mask.resize(target, Image.Resampling.NEAREST, box=_kept(mask, layout))
+    out[:, :, 3] = np.asarray(mask)
+
+
 def _resized(picture: Image.Image, layout: Layout) -> Image.Image:
     target = (layout.width, layout.height)
     if picture.size == target:

@@ -35,7 +35,10 @@ MEMORY_SHARE = 0.4  # of the free memory that pictures may take before they stay
 
 @dataclass
 class Data:
-    """Loaders `train`, `val` and `test` give (images, labels) batches; `classes[label]` is a name."""
+    """Loaders `train`, `val` and `test` give (images, labels) batches; `classes[label]` is a name.
+
+    Where the classes are those of pixels (`segments`), they give (images, masks).
+    """
 
     config: Config
     pictures: PictureSet
@@ -46,14 +49,21 @@ class Data:
     train: Loader
     val: Loader
     test: Loader
+    target: Data | None = None  # the domain that training adapts to
+
+    @property
+    def segments(self) -> bool:
+        """Whether what is learned is a class for every pixel."""
+        return self.pictures.pixel_classes is not None
 
     @property
     def classes(self) -> list[str]:
-        return list(self.pictures.classes)
+        """What a model answers: classes of pictures, or of pixels."""
+        return list(self.pictures.classes if self.pictures.pixel_classes is None else self.pictures.pixel_classes)
 
     @property
     def num_classes(self) -> int:
-        return len(self.pictures.classes)
+        return len(self.classes)
 
     @property
     def in_channels(self) -> int:
@@ -78,7 +88,10 @@ class Data:
         batch_size = batch_size or max(1, min(500, 2_000_000 // (height * width)))
         source = self.test if part == "test" else self.val
         labels = self.pictures.labels
-        return Loader(source.pixels, labels, self.split[part], self.preprocess, batch_size, device=source.device)
+        members = self.split[part]
+        return Loader(
+            source.pixels, labels, members, self.preprocess, batch_size, device=source.device, masked=self.segments
+        )
 
     def names(self, part: str) -> list[str]:
         return [self.pictures.names[i] for i in self.split[part]]
@@ -135,10 +148,15 @@ def build_data(
     settings = config.data
     pictures = open_pictures(settings)
     layout = preprocess.layout if preprocess else choose_layout(pictures, config)
+    masked = pictures.pixel_classes is not None
+    if masked and layout.mode != "RGB":
+        raise DataError("data.channels=1 leaves no room for the class of each pixel; leave it out.")
+    if masked and config.augment.mixup:
+        raise DataError("augment.mixup cannot mix classes of pixels; set it to 0, or use augment.cutmix.")
     augmentation = Augmentation(config.augment, layout.height, layout.width)
     canvas = training_layout(pictures, layout, augmentation)
     native = pictures.array is not None and pictures.size == (layout.height, layout.width)
-    native = native and pictures.mode == layout.mode and canvas == layout
+    native = native and (pictures.mode == layout.mode or pictures.mode == "L") and canvas == layout
 
     streaming = settings.storage == "stream" or (
         settings.storage == "auto" and not native and not _fits_on_disk(len(pictures), {layout, canvas})
@@ -149,7 +167,8 @@ def build_data(
     if native:
         assert pictures.array is not None
         index = index_array(pictures)
-        evaluation_pixels = training_pixels = pack(pictures.array)
+        masks = pictures.masks if masked else None
+        evaluation_pixels = training_pixels = pack(pictures.array, layout.stored_channels, masks)
     elif streaming:
         index = open_stores(pictures, [None], progress)[0].index
         workers = settings.workers if settings.workers is not None else os.cpu_count() or 1
@@ -184,9 +203,13 @@ def build_data(
 
     labels = pictures.labels
     size = min(config.trainer.batch_size, len(split.train))
-    train = Loader(training_pixels, labels, split.train, preprocess, size, augmentation, True, config.seed, device)
+    train = Loader(
+        training_pixels, labels, split.train, preprocess, size, augmentation, True, config.seed, device, masked
+    )
     val, test = (
-        Loader(evaluation_pixels, labels, split[part], preprocess, config.trainer.batch_size, device=device)
+        Loader(
+            evaluation_pixels, labels, split[part], preprocess, config.trainer.batch_size, device=device, masked=masked
+        )
         for part in ("val", "test")
     )
     if (
@@ -196,13 +219,23 @@ def build_data(
     facts = manifest(split, pictures.names, index.digest, pictures.classes, settings, config.seed)
     data = Data(config, pictures, index, split, facts, preprocess, train, val, test)
     facts["quarantined"] = data.quarantined
+    if config.adapt.method != "none":
+        data.target = build_data(target_config(config), device, progress, preprocess)
     return data
+
+
+def target_config(config: Config) -> Config:
+    """The config of the domain that `adapt.*` names: the same size, protocol and augmentation, another set."""
+    root = config.data.root if config.adapt.root is None else config.adapt.root
+    data = dataclasses.replace(config.data, name=config.adapt.data, root=root)
+    return dataclasses.replace(config, data=data, adapt=dataclasses.replace(config.adapt, method="none"))
 
 
 def choose_layout(pictures: PictureSet, config: Config) -> Layout:
     """Evaluation layout: `data.image_size`, else the set's own size, else 128 pixels."""
     height, width = config.data.image_size or pictures.size or (DEFAULT_SIDE, DEFAULT_SIDE)
-    return Layout(height, width, pictures.mode, config.data.fit)
+    mode = {1: "L", 3: "RGB", None: pictures.mode}[config.data.channels]
+    return Layout(height, width, mode, config.data.fit)
 
 
 def training_layout(pictures: PictureSet, layout: Layout, augmentation: Augmentation) -> Layout:
@@ -213,12 +246,20 @@ def training_layout(pictures: PictureSet, layout: Layout, augmentation: Augmenta
     return dataclasses.replace(layout, height=height, width=width, fit="canvas")
 
 
-def pack(array: np.ndarray) -> Tensor:
-    """(n, H, W) or (n, H, W, 3) uint8 → (n, H, W, 1 or 4) tensor."""
-    if array.ndim == 3:
+def pack(array: np.ndarray, stored_channels: int | None = None, masks: np.ndarray | None = None) -> Tensor:
+    """(n, H, W) or (n, H, W, 3) uint8 → (n, H, W, stored channels) tensor.
+
+    Args:
+        stored_channels: 1 or 4; 4 makes colour pictures of grey ones. None: 1 for grey, 4 for colour.
+        masks: (n, H, W) uint8 classes for the fourth byte.
+    """
+    stored_channels = stored_channels or (1 if array.ndim == 3 else 4)
+    if stored_channels == 1:
         return torch.from_numpy(array.copy() if not array.flags.writeable else array)[..., None]
     packed = np.zeros((*array.shape[:3], 4), np.uint8)
-    packed[..., :3] = array
+    packed[..., :3] = array if array.ndim == 4 else array[..., None]
+    if masks is not None:
+        packed[..., 3] = masks
     return torch.from_numpy(packed)
 
 

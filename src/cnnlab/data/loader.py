@@ -17,11 +17,12 @@ from cnnlab.data.augment import (
     box_mask,
     brightness,
     contrast,
+    nearest_crop,
     resized_crop,
     saturation,
     take_pixels,
 )
-from cnnlab.data.decode import Layout, arrange
+from cnnlab.data.decode import Layout, arrange, arrange_mask
 from cnnlab.data.plan import EpochPlan, plan_epoch
 from cnnlab.data.preprocess import Preprocess, without_padding
 from cnnlab.data.sources.base import PictureSet
@@ -34,6 +35,8 @@ AHEAD = 4  # batches that are asked for before they are needed
 class Batch(NamedTuple):
     """`images` (B, C, H, W) float32 normalised; `labels` (B,) int64; `members` (B,) places in the split.
 
+    `masks` (B, H, W) int64 are the classes of the pixels, where these are what is learned;
+    `target` (B', C, H, W) are pictures of another domain, where training adapts to one.
     With mixup or cutmix, `other` holds the label of the second picture and `share` the part of the first in the mix.
     """
 
@@ -42,6 +45,8 @@ class Batch(NamedTuple):
     members: Tensor
     other: Tensor | None = None
     share: Tensor | None = None
+    target: Tensor | None = None
+    masks: Tensor | None = None
 
 
 class Streamed(Dataset[Tensor]):
@@ -54,7 +59,11 @@ class Streamed(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         try:
-            return torch.from_numpy(arrange(self.pictures.load_image(index), self.layout))
+            picture = self.pictures.load_image(index)
+            pixels = arrange(picture, self.layout)
+            if self.pictures.pixel_classes is not None:
+                arrange_mask(self.pictures.load_mask(index), picture.size, self.layout, pixels)
+            return torch.from_numpy(pixels)
         except DataError as error:
             name = self.pictures.names[index]
             raise DataError(f"{name} could be read before and cannot now: {error}. Restore it and resume.") from None
@@ -78,6 +87,7 @@ class Loader:
         numbers: (n,) numbers of the pictures of this split.
         preprocess: the evaluation transform; its normalisation ends every batch.
         augmentation: None for evaluation.
+        masked: the fourth byte of a pixel is its class, and masks ride along through every change of place.
         shuffle: a new order each epoch; drops the last, incomplete batch so that each step sees the same batch size.
 
     Attributes:
@@ -97,8 +107,10 @@ class Loader:
         shuffle: bool = False,
         seed: int = 0,
         device: torch.device | str = "cpu",
+        masked: bool = False,
     ) -> None:
         self.device = torch.device(device)
+        self.masked = masked
         self.pixels = pixels
         self.preprocess = preprocess
         self.numbers = torch.from_numpy(np.ascontiguousarray(numbers))
@@ -126,7 +138,7 @@ class Loader:
         epoch = self.next_epoch
         self.next_epoch += 1
         for batch in self.epoch(epoch):
-            yield batch.images, batch.labels
+            yield batch.images, batch.labels if batch.masks is None else batch.masks
 
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `start` on; the same (seed, epoch) always gives the same ones."""
@@ -149,14 +161,14 @@ class Loader:
                 self._ask_for(plan, later)
             members = plan.order[part]
             draws = {name: draw[part] for name, draw in plan.draws.items()}
-            images = self._augment(self.pixels, numbers[members], draws, augmentation)
+            images, masks = self._augment(self.pixels, numbers[members], draws, augmentation)
+            batch = Batch(images, labels[members], members, masks=masks)
             if "partner" in draws:
                 second = plan.order[draws["partner"]]
                 partner_draws = {name: draw[draws["partner"]] for name, draw in plan.draws.items()}
                 other = self._augment(self.pixels, numbers[second], partner_draws, augmentation)
-                yield self._mixed(images, other, labels, members, second, draws)
-            else:
-                yield Batch(images, labels[members], members)
+                batch = self._mixed(batch, *other, labels[second], draws)
+            yield batch
 
     def _ask_for(self, plan: EpochPlan, part: slice) -> None:
         if self.ahead is not None:
@@ -177,21 +189,22 @@ class Loader:
             block = block.to(self.device)
             draws = {name: draw[part].to(self.device) for name, draw in plan.draws.items()}
             rows = torch.arange(len(member), device=self.device)
-            images = self._augment(block, rows, draws, augmentation)
+            images, masks = self._augment(block, rows, draws, augmentation)
+            batch = Batch(images, labels[member], member, masks=masks)
             if isinstance(second, Tensor):
                 partner = plan.draws["partner"][part]
                 partner_draws = {name: draw[partner].to(self.device) for name, draw in plan.draws.items()}
                 other = self._augment(block, rows + len(member), partner_draws, augmentation)
-                yield self._mixed(images, other, labels, member, second, draws)
-            else:
-                yield Batch(images, labels[member], member)
+                batch = self._mixed(batch, *other, labels[second], draws)
+            yield batch
 
     def _augment(
         self, pixels: Tensor, rows: Tensor, draws: dict[str, Tensor], augmentation: Augmentation | None
-    ) -> Tensor:
-        """Pictures `rows` of `pixels` → (B, C, H, W) float32, augmented and normalised."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """Pictures `rows` of `pixels` → (B, C, H, W) float32, augmented and normalised, and their masks (B, H, W)."""
         if augmentation is None:
-            return self.preprocess.normalise(pixels.index_select(0, rows).to(self.device))
+            taken = pixels.index_select(0, rows).to(self.device)
+            return self.preprocess.normalise(taken), taken[..., 3].long() if self.masked else None
         config, height, width = augmentation.config, augmentation.height, augmentation.width
         still = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
         flip = draws.get("flip", still.bool())
@@ -203,6 +216,7 @@ class Loader:
         else:
             taken = pixels.index_select(0, rows)
         taken = taken.to(self.device)
+        masks = self._masks(pixels, rows, taken, draws, flip, augmentation) if self.masked else None
         colour = [name for name in ("brightness", "contrast", "saturation") if name in draws]
         if "affine" in draws or colour:
             images = self._float_stage(taken, draws, config.padding_mode, colour)
@@ -213,7 +227,33 @@ class Loader:
         for name in ("erasing", "cutout"):
             if name in draws:
                 images = images.masked_fill(box_mask(draws[name].to(self.device), height, width), 0)
-        return images.contiguous(memory_format=torch.channels_last)
+        return images.contiguous(memory_format=torch.channels_last), masks
+
+    def _masks(
+        self,
+        pixels: Tensor,
+        rows: Tensor,
+        taken: Tensor,
+        draws: dict[str, Tensor],
+        flip: Tensor,
+        augmentation: Augmentation,
+    ) -> Tensor:
+        """(B, H, W) int64: the masks went where the pictures went, but each pixel keeps one class of the original.
+
+        Whole pixels (`taken`, when moved and mirrored) brought theirs along; what is resized or turned is looked up
+        again, the nearest pixel. What lies beyond the border is class 0, or mirrored, as the picture is.
+        """
+        height, width = augmentation.height, augmentation.width
+        if augmentation.crop == "resized":
+            classes = nearest_crop(pixels[..., 3], rows, draws["box"], flip, height, width).to(self.device)
+        else:
+            classes = taken[..., 3]
+        masks = classes[:, None].float()
+        if "affine" in draws:
+            masks = affine(masks, draws["affine"].to(self.device), augmentation.config.padding_mode, mode="nearest")
+        if masks.shape[2:] != (height, width):
+            masks = F.interpolate(masks, size=(height, width), mode="nearest-exact")
+        return masks[:, 0].round().long()
 
     def _float_stage(self, taken: Tensor, draws: dict[str, Tensor], padding_mode: str, colour: Sequence[str]) -> Tensor:
         pixels = without_padding(taken, self.preprocess.layout.channels)
@@ -227,15 +267,18 @@ class Loader:
         return images.mul_(scale * 255).add_(shift)
 
     def _mixed(
-        self, images: Tensor, other: Tensor, labels: Tensor, members: Tensor, second: Tensor, draws: dict[str, Tensor]
+        self, batch: Batch, other: Tensor, other_masks: Tensor | None, other_labels: Tensor, draws: dict[str, Tensor]
     ) -> Batch:
+        images, masks = batch.images, batch.masks
         share = draws["mix"].to(self.device)
         if "cutmix" in draws:
             boxes = draws["cutmix"].to(self.device)
             inside = box_mask(boxes, images.shape[2], images.shape[3])
             images = torch.where(inside, other, images)
+            if masks is not None and other_masks is not None:
+                masks = torch.where(inside[:, 0], other_masks, masks)
             share = 1 - inside.float().mean(dim=(1, 2, 3))  # what is truly left of the first picture
         else:
             images = torch.lerp(other, images, share[:, None, None, None])
         images = images.contiguous(memory_format=torch.channels_last)
-        return Batch(images, labels[members], members, labels[second], share)
+        return batch._replace(images=images, masks=masks, other=other_labels, share=share)

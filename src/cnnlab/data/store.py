@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from cnnlab.data.decode import Layout, arrange, keep_picture_memory
+from cnnlab.data.decode import Layout, arrange, arrange_mask, keep_picture_memory
 from cnnlab.data.sources.base import PictureSet
 from cnnlab.errors import DataError
 
@@ -207,14 +207,17 @@ def _decode_chunk(pictures: PictureSet, layouts: Sequence[Layout], first: int) -
             data = pictures.read_bytes(number)
             digest[row] = np.frombuffer(hashlib.blake2b(data, digest_size=16).digest(), np.uint8)
             picture = pictures.decode(data, number)
+            mask = pictures.load_mask(number) if pictures.pixel_classes is not None else None
+            for block, layout in zip(blocks, layouts, strict=True):
+                arrange(picture, layout, out=block[row])
+                if mask is not None:
+                    arrange_mask(mask, picture.size, layout, block[row])
         except DataError as error:
             ok[row], reasons[number] = False, str(error)
             for block in blocks:
                 block[row] = 0
             continue
         size[row] = picture.height, picture.width
-        for block, layout in zip(blocks, layouts, strict=True):
-            arrange(picture, layout, out=block[row])
     return (ok, digest, size, reasons), blocks
 
 

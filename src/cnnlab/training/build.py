@@ -67,10 +67,21 @@ def check_fit(model: nn.Module, data: Data) -> None:
         ) from error
     if not isinstance(logits, Tensor):
         raise ConfigError(f"the model must give one tensor (B, num_classes), it gives a {type(logits).__name__}.")
-    if logits.ndim == 4:
+    if logits.ndim == 4 and not data.segments:
         raise ConfigError(
             "this model classifies every pixel, and the set has one label a picture; choose another model."
         )
+    if data.segments:
+        if logits.ndim != 4:
+            raise ConfigError(
+                "this set has a class for every pixel, and the model answers once a picture; use model=unet."
+            )
+        if logits.shape != (2, data.num_classes, *data.image_size):
+            raise ConfigError(
+                f"the model gives {tuple(logits.shape)[1:]} numbers a picture for {data.num_classes} classes and"
+                f" {data.image_size[0]}×{data.image_size[1]} pixels; it must answer at every pixel."
+            )
+        return
     if logits.shape != (2, data.num_classes):
         raise ConfigError(
             f"the model gives {tuple(logits.shape)[1:]} numbers a picture for {data.num_classes} classes;"

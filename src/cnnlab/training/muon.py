@@ -63,11 +63,12 @@ class Muon(torch.optim.Optimizer):
     Args:
         params: parameter groups.
         lr: step size; a filter's update has a root-mean-square of about lr·0.2, as AdamW's (Liu et al. 2025, eq. 4).
+            With keep_norm it is the share of the filter bank's norm that a step changes.
         momentum: of the Nesterov average, 0 to 1.
         weight_decay: decoupled, as in AdamW.
         steps: Newton–Schulz iterations.
-        keep_norm: scale each filter bank back to the norm it began with after every step, so that the share of it that
-            a step changes falls with the rate alone. For filters before a normalisation, whose scale has no effect.
+        keep_norm: scale each filter bank back to the norm it began with after every step (K. Jordan 2024). For filters
+            before a normalisation, whose scale has no effect.
         betas, eps: of AdamW.
         orthogonal: default for groups that do not say.
     """
@@ -122,13 +123,18 @@ class Muon(torch.optim.Optimizer):
         nesterov = torch._foreach_lerp(gradients, averages, group["momentum"])
         with short_products():
             updates = orthogonalise([update.flatten(1) for update in nesterov], group["steps"])
-        torch._foreach_mul_(updates, [0.2 * max(u.shape) ** 0.5 for u in updates])
+        if group["keep_norm"]:
+            for p, update in zip(parameters, updates, strict=True):
+                first = self.state[p]["norm"]  # of zeros there is none to keep
+                update.mul_(torch.where(first > 0, first / min(update.shape) ** 0.5, 0.2 * max(update.shape) ** 0.5))
+        else:
+            torch._foreach_mul_(updates, [0.2 * max(u.shape) ** 0.5 for u in updates])
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         updates = [update.view(p.shape) for p, update in zip(parameters, updates, strict=True)]
         torch._foreach_add_(parameters, updates, alpha=-group["lr"])
         if group["keep_norm"]:
             for p in parameters:
-                first = self.state[p]["norm"]  # of zeros there is none to keep
+                first = self.state[p]["norm"]
                 p.mul_(torch.where(first > 0, first / p.norm(), 1.0))
 
     def _step_adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:

@@ -103,6 +103,13 @@ def create_optimizer(
     return optimizer
 
 
+def add_parameters(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
+    """Let the optimizer learn more parameters than the model's, at its full rate and without decay."""
+    kind: dict[str, Any] = {"orthogonal": False} if isinstance(optimizer, Muon) else {}
+    rate = float(optimizer.defaults["lr"])
+    optimizer.add_param_group({"params": parameters, "weight_decay": 0.0, "highest_lr": rate, "scale": 1.0, **kind})
+
+
 def _cut(group: dict[str, Any], chosen: set[int], scale: float) -> list[dict[str, Any]]:
     """The group without the chosen parameters, and the chosen ones at `scale` times the rate."""
     others = [p for p in group["params"] if id(p) not in chosen]

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from cnnlab.config import TrainerConfig
-from cnnlab.data.loader import Batch
+from cnnlab.data.loader import Batch, Loader
 from cnnlab.errors import ConfigError
+from cnnlab.training.forward import forward_all
+
+
+class Task(Protocol):
+    """What the loop asks of a task."""
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The scalar that training lowers."""
+
+    def count_correct(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Pictures of the batch that are answered correctly; where pixels are, a picture counts by their share."""
+
+    def validate(self, model: nn.Module, loader: Loader) -> dict[str, float | None]:
+        """loss, accuracy and what else the task measures, over all pictures of a split, in float32."""
 
 
 class Classification:
@@ -45,6 +60,15 @@ class Classification:
         if batch.other is not None and batch.share is not None:
             value = value + self._mean(logits, batch.other, 1 - batch.share)
         return value
+
+    def count_correct(self, logits: Tensor, batch: Batch) -> Tensor:
+        return count_correct(logits, batch.labels)
+
+    def validate(self, model: nn.Module, loader: Loader) -> dict[str, float | None]:
+        """Loss and accuracy over all pictures of the loader."""
+        logits, labels = forward_all(model, loader)
+        loss = self.validation_loss(logits, labels).double().mean().item()
+        return {"loss": loss, "accuracy": count_correct(logits, labels).item() / len(labels)}
 
     def validation_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """(B,) the same loss a picture, without smoothing and class weights, so that runs can be compared."""

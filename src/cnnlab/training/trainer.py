@@ -23,15 +23,16 @@ from cnnlab.runs.folder import RunFolder
 from cnnlab.runs.state import load_state, save_state
 from cnnlab.runs.weights import save_weights
 from cnnlab.tracking.base import EpochEnded, Gradient, Noted, Started, Stepped, Trackers
+from cnnlab.training.adapt import check_target, new_adversary, reversal_strength, with_target
 from cnnlab.training.average import WeightAverage
-from cnnlab.training.forward import forward_all
 from cnnlab.training.gradients import gradient_norm, layer_gradients
 from cnnlab.training.interrupt import InterruptGuard
-from cnnlab.training.optim import create_optimizer, set_rate, step_of
+from cnnlab.training.optim import add_parameters, create_optimizer, set_rate, step_of
 from cnnlab.training.precision import Precision, choose_compile, choose_precision
 from cnnlab.training.reproduce import seed_step
 from cnnlab.training.schedule import rate_factor
-from cnnlab.training.task import Classification, count_correct
+from cnnlab.training.segment import Segmentation
+from cnnlab.training.task import Classification, Task
 
 STATE_VERSION = 1
 STEP_EVENTS_A_SECOND = 5
@@ -99,20 +100,29 @@ class Trainer:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.precision = Precision(choose_precision(self.settings.precision, self.device, model), self.device)
         labels = data.pictures.labels[data.split.train]
-        counts = np.bincount(labels, minlength=data.num_classes)
+        counts = np.bincount(labels, minlength=len(data.pictures.classes))
         data.train.weights = 1 / counts[labels] if self.settings.balanced_sampling else None
         data.train.epochs = self.settings.epochs
         if self.settings.early_stopping is not None and not data.val.count:
             raise ConfigError(
                 "trainer.early_stopping watches the validation split, and it is empty; raise data.val_fraction."
             )
-        self.task = Classification(self.settings, counts.tolist(), self.device)
+        self.task: Task = (
+            Segmentation(self.settings, data.num_classes, self.device)
+            if data.segments
+            else Classification(self.settings, counts.tolist(), self.device)
+        )
         self.frozen = frozen_stages(self.model, config.init.freeze)
         self.thawed = [p for stage in self.frozen for p in stage.parameters() if p.requires_grad]
         if config.init.unfreeze_epoch is None:  # else the optimizer has to know them all
             self._set_modes()
         later = [p for stage in self.frozen for p in stage.parameters()]
         self.optimizer = create_optimizer(config.optimizer, self.model, self.device, later)
+        check_target(data)
+        self.adversary = new_adversary(config.adapt, self.model)
+        if self.adversary is not None:
+            self.adversary.to(self.device)
+            add_parameters(self.optimizer, list(self.adversary.parameters()))
         self.optimizer_step = step_of(self.optimizer)
         self.scaler = torch.GradScaler(self.device.type, enabled=self.precision.name == "fp16")
         self.average = WeightAverage(self.model, self.settings.ema) if self.settings.ema is not None else None
@@ -144,6 +154,8 @@ class Trainer:
         began = last_event = time.monotonic()
         last_batch = self.steps_per_epoch * self.accumulate
         batches = self.data.train.epoch(self.epoch, start=self.batch)
+        if self.data.target is not None:
+            batches = with_target(batches, self.data.target.train, self.epoch * last_batch + self.batch)
         while self.batch < last_batch:
             self.rate = set_rate(self.optimizer, rate_factor(self.config.schedule, self.step, self.total_steps))
             seed_step(self.config.seed, self.step)
@@ -164,15 +176,13 @@ class Trainer:
     def train_step(self, batches: list[Batch]) -> None:
         """One step of the optimizer over the mean gradient of `batches`."""
         for batch in batches:
-            with self.precision.autocast():
-                logits = self._forward(batch.images)
-            loss = self.task.loss(logits, batch)
+            logits, loss = self._losses(batch)
             if self.device.type == "cpu" and not math.isfinite(loss.item()):
                 self.save()  # as it was before this step
                 self._stop_non_finite()
             self.scaler.scale(loss / len(batches)).backward()  # type: ignore[no-untyped-call]
             self.sums.loss += loss.detach() * len(batch.labels)
-            self.sums.correct += count_correct(logits.detach(), batch.labels)
+            self.sums.correct += self.task.count_correct(logits.detach(), batch)
             self.sums.count += len(batch.labels)
         last_of_epoch = self.batch + len(batches) >= self.steps_per_epoch * self.accumulate
         if self.scaler.is_enabled():
@@ -194,6 +204,17 @@ class Trainer:
         if self.average is not None:
             self.average.update(self.step)
 
+    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits of the batch, and the scalar to lower."""
+        if self.adversary is None or batch.target is None:
+            with self.precision.autocast():
+                logits = self._forward(batch.images)
+            return logits, self.task.loss(logits, batch)
+        strength = reversal_strength(self.step / self.total_steps)
+        with self.precision.autocast():
+            logits, domain = self.adversary(self.model, batch.images, batch.target, strength)
+        return logits, self.task.loss(logits, batch) + self.config.adapt.weight * domain
+
     def end_epoch(self) -> EpochEnded:
         """Validate, keep the weights if they are the best so far, and save the state."""
         began = time.monotonic()
@@ -201,22 +222,21 @@ class Trainer:
         if not math.isfinite(train_loss):
             self._stop_non_finite()
         throughput = self._throughput()
-        val_loss, val_accuracy = self.validate()
+        validation = self.validate()
         row = {
             "epoch": self.epoch + 1,
             "step": self.step,
             "lr": self.rate,
             "train_loss": train_loss,
             "train_accuracy": train_accuracy,
-            "val_loss": val_loss,
-            "val_accuracy": val_accuracy,
+            **validation,
             "seconds": round(self.sums.seconds + time.monotonic() - began, 3),
             "images_per_second": round(throughput, 1),
             "gradient_norm": self._gradient_norm(),
         }
         better = self._is_better(row)
         if better:
-            self.best = {key: row[key] for key in ("epoch", "step", "val_loss", "val_accuracy")}
+            self.best = {key: row[key] for key in ("epoch", "step", *validation)}
             self.stale = 0
             save_weights(self.folder, self.best_model.state_dict(), self.card())
         else:
@@ -229,21 +249,22 @@ class Trainer:
         self.folder.write_history(self.history)
         return EpochEnded(row, better, self.gradients)
 
-    def validate(self) -> tuple[float | None, float | None]:
-        """Loss and accuracy on the validation split; None if it is empty."""
+    def validate(self) -> dict[str, float | None]:
+        """val_loss, val_accuracy and what else the task measures on the validation split; None where it is empty."""
         if not self.data.val.count:
-            return None, None
-        logits, labels = forward_all(self.best_model, self.data.evaluation_loader("val"))
-        loss = self.task.validation_loss(logits, labels).double().mean().item()
-        return loss, count_correct(logits, labels).item() / len(labels)
+            return {"val_loss": None, "val_accuracy": None}
+        figures = self.task.validate(self.best_model, self.data.evaluation_loader("val"))
+        return {f"val_{name}": value for name, value in figures.items()}
 
     def _is_better(self, row: dict[str, Any]) -> bool:
-        """Higher validation accuracy, then lower validation loss; without a validation split the latest is best."""
+        """Higher validation accuracy (mean IoU, where pixels have classes), then lower validation loss; without a
+        validation split the latest is best."""
         if not self.best or row["val_accuracy"] is None:
             return True
         if not math.isfinite(row["val_loss"]):
             return False
-        return (row["val_accuracy"], -row["val_loss"]) > (self.best["val_accuracy"], -self.best["val_loss"])
+        figure = "val_mean_iou" if "val_mean_iou" in row else "val_accuracy"
+        return (row[figure], -row["val_loss"]) > (self.best[figure], -self.best["val_loss"])
 
     # ---- details
 
@@ -254,6 +275,9 @@ class Trainer:
         learns = until is not None and self.epoch >= until
         for stage in self.frozen:
             stage.train(learns).requires_grad_(learns)
+            if not self.config.init.frozen_biases:
+                for name, parameter in stage.named_parameters():
+                    parameter.requires_grad_(learns or name.split(".")[-1] == "bias")
 
     @property
     def best_model(self) -> nn.Module:
@@ -301,7 +325,7 @@ class Trainer:
     def started(self, facts: dict[str, str]) -> Started:
         batch = next(self.data.train.epoch(0))
         pictures = self.data.preprocess.denormalise(batch.images[:32]).cpu().numpy()
-        names = [self.data.classes[label] for label in batch.labels[:32].tolist()]
+        names = [self.data.pictures.classes[label] for label in batch.labels[:32].tolist()]
         facts = facts | {"computes": self.describe()}
         return Started(
             str(self.folder.path),
@@ -349,6 +373,7 @@ class Trainer:
             "average": self.average.model.state_dict() if self.average is not None else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "adversary": self.adversary.state_dict() if self.adversary is not None else None,
             "counters": {name: getattr(self, name) for name in COUNTERS},
             "sums": [self.sums.loss.item(), self.sums.correct.item(), self.sums.count, self.sums.seconds],
             "norms": [self.sums.norm.item(), self.sums.norms.item()],
@@ -369,6 +394,8 @@ class Trainer:
                 self.average.model.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
+            if self.adversary is not None:
+                self.adversary.load_state_dict(state["adversary"])
             for name in COUNTERS:
                 setattr(self, name, state["counters"][name])
             loss, correct, self.sums.count, self.sums.seconds = state["sums"]

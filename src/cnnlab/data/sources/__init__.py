@@ -31,6 +31,15 @@ def open_pictures(config: DataConfig) -> PictureSet:
         from cnnlab.data.sources.mnist import open_mnist
 
         return open_mnist(config.name, root, config.download)
+    if config.name in ("mnist_m", "mnist_m_seg"):
+        from cnnlab.data.sources.mnist_m import open_mnist_m
+
+        pixels = config.pixels if config.name == "mnist_m_seg" else None
+        return open_mnist_m(root, config.backgrounds, config.download, pixels)
+    if config.name == "oxford_pets":
+        from cnnlab.data.sources.pets import OxfordPets
+
+        return OxfordPets(root, config.download)
     if config.name in ("cifar10", "cifar100"):
         from cnnlab.data.sources.cifar import open_cifar
 

@@ -26,6 +26,8 @@ class PictureSet(Dataset[tuple[Image.Image, int]]):
         mode: "L" or "RGB".
         size: (height, width) in pixels if all pictures are known to share it, else None.
         array: (n, H, W) or (n, H, W, 3) uint8 if the set is one array in memory, else None.
+        masks: (n, H, W) uint8 class of each pixel if the set is an array and its pixels have classes, else None.
+        pixel_classes: names of the classes of pixels if these are what is to be learned, else None.
     """
 
     classes: Sequence[str]
@@ -35,10 +37,17 @@ class PictureSet(Dataset[tuple[Image.Image, int]]):
     mode: str = "RGB"
     size: tuple[int, int] | None = None
     array: np.ndarray | None = None
+    masks: np.ndarray | None = None
+    pixel_classes: Sequence[str] | None = None
 
     def load_image(self, index: int) -> Image.Image:
         """Picture number `index`, upright, "L" or "RGB". Raises DataError if it cannot be read."""
         raise NotImplementedError
+
+    def load_mask(self, index: int) -> Image.Image:
+        """The class of each pixel, "L", as large as the picture. Raises DataError if it cannot be read."""
+        assert self.masks is not None
+        return Image.fromarray(self.masks[index])
 
     def load_label(self, index: int) -> int:
         return int(self.labels[index])
@@ -83,6 +92,19 @@ class ArraySet(PictureSet):
                 f" {labels.max(initial=0):.0f}: a file of the set is damaged; fetch it again."
             )
 
+    def set_masks(self, masks: np.ndarray, pixel_classes: Sequence[str] | None = None) -> None:
+        """Give each pixel a class. Raises DataError for masks of another size, or values that are no class."""
+        assert self.array is not None
+        if masks.dtype != np.uint8 or masks.shape != self.array.shape[:3]:
+            raise DataError(
+                f"masks must be uint8 of the pictures' shape {self.array.shape[:3]}, got {masks.shape} {masks.dtype}."
+            )
+        if pixel_classes is not None and masks.max(initial=0) >= len(pixel_classes):
+            raise DataError(
+                f"a mask has the value {masks.max()}, and there are {len(pixel_classes)} classes of pixels."
+            )
+        self.masks, self.pixel_classes = masks, pixel_classes
+
     def load_image(self, index: int) -> Image.Image:
         assert self.array is not None
         return Image.fromarray(self.array[index])
@@ -98,6 +120,8 @@ class ArraySet(PictureSet):
         assert self.array is not None
         digest = hashlib.sha256(repr(self.array.shape).encode())
         digest.update(np.ascontiguousarray(self.array).data)
+        if self.masks is not None:
+            digest.update(np.ascontiguousarray(self.masks).data)
         return digest.hexdigest()
 
 

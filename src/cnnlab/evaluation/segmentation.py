@@ -1,0 +1,155 @@
+"""One split through a model that classifies every pixel: figures, and a row a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cnnlab.data.load import Data
+from cnnlab.errors import DataError
+from cnnlab.training.segment import dice_loss, iou, mean_iou
+
+TOLERANCE = 0.0075  # of the picture's diagonal: so far apart two boundaries still match (Csurka et al. 2013, section 3)
+RESAMPLES = 1000
+ROW = ("pixel_accuracy", "mean_iou", "dice", "boundary_f1")
+
+
+@dataclass(frozen=True)
+class SegmentationOutputs:
+    """Figures of a split, and for each picture its name and ROW's figures."""
+
+    figures: dict[str, Any]
+    names: list[str]
+    rows: Sequence[tuple[float, ...]]
+
+
+@torch.inference_mode()
+def evaluate_segmentation(model: nn.Module, data: Data, split: str) -> SegmentationOutputs:
+    """Raises DataError for a split without pictures.
+
+    Returns:
+        In `figures`: loss (cross-entropy and Dice as in training), accuracy (of pixels), mean_iou, dice (mean over the
+        classes), boundary_f1 (mean over pictures and their classes), each of accuracy and mean_iou with a 95 % interval
+        (bootstrap over pictures), n pictures, per_class (class, n pixels, precision, recall, f1 = Dice, iou) and
+        confusion_matrix (pixels, rows true).
+    """
+    loader = data.evaluation_loader(split)
+    if not loader.count:
+        raise DataError(f"the {split} split is empty; raise data.{split}_fraction or choose another split.")
+    classes = data.classes
+    k = len(classes)
+    was_training = model.training
+    model.eval()
+    surprise = lost = 0.0
+    matrices: list[Tensor] = []
+    boundaries: list[float] = []
+    try:
+        for batch in loader.epoch():
+            assert batch.masks is not None
+            logits = model(batch.images).float()
+            guesses, masks = logits.argmax(1), batch.masks
+            surprise += F.cross_entropy(logits, masks, reduction="sum").item()
+            lost += sum(dice_loss(one[None], mask[None]).item() for one, mask in zip(logits, masks, strict=True))
+            picture = torch.arange(len(masks), device=masks.device)[:, None, None]
+            cells = (picture * k + masks) * k + guesses
+            matrices.append(torch.bincount(cells.flatten(), minlength=len(masks) * k * k).view(-1, k, k).cpu())
+            boundaries += boundary_f1(guesses, masks, k).tolist()
+    finally:
+        model.train(was_training)
+    each = torch.cat(matrices)  # (n, K, K)
+    whole = each.sum(0)
+    rows = [(*_row(matrix), boundary) for matrix, boundary in zip(each, boundaries, strict=True)]
+    accuracy, overlap = _intervals(each, data.config.seed)
+    figures = {
+        "split": split,
+        "task": "segmentation",
+        "loss": surprise / int(whole.sum()) + data.config.trainer.dice * lost / len(each),
+        "accuracy": whole.diagonal().sum().item() / whole.sum().item(),
+        "accuracy_interval": accuracy,
+        "mean_iou": mean_iou(whole),
+        "mean_iou_interval": overlap,
+        "dice": _f1(whole).nanmean().item(),
+        "boundary_f1": float(np.nanmean(boundaries)),
+        "n": len(each),
+        "per_class": per_class(whole, classes),
+        "confusion_matrix": whole.tolist(),
+    }
+    return SegmentationOutputs(figures, data.names(split), rows)
+
+
+def per_class(matrix: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """A row a class, from (K, K) pixels; what is not defined is None."""
+    hits = matrix.diagonal().double()
+    columns = (matrix.sum(1), hits / matrix.sum(0), hits / matrix.sum(1), _f1(matrix), iou(matrix))
+    return [
+        {
+            "class": name,
+            "n": int(n),
+            **dict(zip(("precision", "recall", "f1", "iou"), map(_known, values), strict=True)),
+        }
+        for name, n, *values in zip(classes, *columns, strict=True)
+    ]
+
+
+def _known(value: Tensor) -> float | None:
+    return value.item() if value.isfinite() else None
+
+
+def _f1(matrix: Tensor) -> Tensor:
+    """(K,) Dice of each class."""
+    return 2 * matrix.diagonal().double() / (matrix.sum(0) + matrix.sum(1)).double()
+
+
+def _row(matrix: Tensor) -> tuple[float, float, float]:
+    return matrix.diagonal().sum().item() / matrix.sum().item(), mean_iou(matrix), _f1(matrix).nanmean().item()
+
+
+def _intervals(each: Tensor, seed: int) -> tuple[list[float], list[float]]:
+    """95 % percentile intervals of pixel accuracy and mean IoU over resampled pictures, from (n, K, K) pixels."""
+    count, k, _ = each.shape
+    random = np.random.Generator(np.random.PCG64(seed))
+    flat = each.view(count, k * k).double().numpy()
+    accuracy, overlap = [], []
+    for _ in range(RESAMPLES):
+        weights = np.bincount(random.integers(count, size=count), minlength=count)
+        matrix = torch.from_numpy(weights @ flat).view(k, k)
+        accuracy.append((matrix.diagonal().sum() / matrix.sum()).item())
+        overlap.append(mean_iou(matrix))
+    accuracy_bounds, overlap_bounds = (np.percentile(values, [2.5, 97.5]).tolist() for values in (accuracy, overlap))
+    return accuracy_bounds, overlap_bounds
+
+
+def boundary_f1(guesses: Tensor, masks: Tensor, num_classes: int, tolerance: int | None = None) -> Tensor:
+    """(B,) F1 of the boundaries, the mean over the classes that are in the picture or the answer.
+
+    A boundary pixel of a class is one with a neighbour of another class. It is matched if the other's boundary of that
+    class passes within `tolerance` pixels, along rows and columns (Csurka et al. 2013).
+
+    Args:
+        guesses, masks: (B, H, W) int64.
+        tolerance: in pixels; None is 0.75 % of the diagonal, at least 1.
+    """
+    height, width = masks.shape[1:]
+    reach = max(1, round(TOLERANCE * (height**2 + width**2) ** 0.5)) if tolerance is None else tolerance
+    scores = []
+    for number in range(num_classes):
+        answer, truth = (_boundary((part == number)[:, None].float()) for part in (guesses, masks))
+        near_answer, near_truth = (F.max_pool2d(part, 2 * reach + 1, 1, reach) for part in (answer, truth))
+        matched = (answer * near_truth).sum(dim=(1, 2, 3)), (truth * near_answer).sum(dim=(1, 2, 3))
+        sizes = answer.sum(dim=(1, 2, 3)), truth.sum(dim=(1, 2, 3))
+        precision, recall = (m / s.clamp_min(1) for m, s in zip(matched, sizes, strict=True))
+        f1 = 2 * precision * recall / (precision + recall).clamp_min(1e-9)
+        scores.append(torch.where(sizes[0] + sizes[1] > 0, f1, torch.nan))
+    return torch.stack(scores).nanmean(0)
+
+
+def _boundary(region: Tensor) -> Tensor:
+    """(B, 1, H, W) of 0 and 1 → 1 where a pixel of the region has one beside it that is not; the border is no edge."""
+    inside = -F.max_pool2d(-region, 3, 1, 1)  # padding counts as inside
+    return region - inside
