@@ -30,11 +30,13 @@ EXAMPLES = {
     "test": """examples:
   cnnlab test runs/mine
   cnnlab test runs/mine --split val
-  cnnlab test runs/mine --data-root other-photos            another set with the same classes""",
+  cnnlab test runs/mine --data-root other-photos            another set with the same classes
+  cnnlab test runs/mnist --data mnist_m data.backgrounds=photos""",
     "predict": """examples:
   cnnlab predict runs/mine cat.jpg photos/
   cnnlab predict runs/mine cat.jpg --topk 3 --json
-  cat cat.jpg | cnnlab predict runs/mine -""",
+  cat cat.jpg | cnnlab predict runs/mine -
+  cnnlab predict runs/mine/export/model-int8.onnx cat.jpg   an export instead of the run""",
     "explain": """examples:
   cnnlab explain runs/mine cat.jpg photos/
   cnnlab explain runs/mine cat.jpg --target dog             what speaks for another class
@@ -53,6 +55,11 @@ EXAMPLES = {
   cnnlab data folder data.root=photos --check
   cnnlab data cifar10 augment=strong --show""",
     "compare": "example:\n  cnnlab compare runs/a runs/b --out curves.png",
+    "export": """examples:
+  cnnlab export runs/mine                                   runs/mine/export/model.onnx
+  cnnlab export runs/mine --int8                            a quarter of the size, calibrated on validation pictures
+  cnnlab export runs/mine --format pt2 --out served         for torch.export.load
+  cnnlab predict runs/mine/export cat.jpg                   an export answers as its run does""",
 }
 
 
@@ -92,6 +99,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     test = add("test", "test the best weights of a run; writes test.json and predictions.csv")
     test.add_argument("run", metavar="RUN", help="run folder")
+    test.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="data.* keys of the set that --data names")
+    test.add_argument("--data", metavar="NAME", help="another set with the same classes, by name")
     test.add_argument("--split", default="test", choices=["test", "val", "train"], help="default: test")
     test.add_argument(
         "--data-root", metavar="DIR", help="where the pictures are now, or another set with the same classes"
@@ -103,7 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
     test.add_argument("--trust-code", action="store_true", help=TRUST)
 
     predict = add("predict", "classify files, folders, or standard input")
-    predict.add_argument("run", metavar="RUN", help="run folder")
+    predict.add_argument("run", metavar="RUN", help="run folder, export folder or .onnx file")
     predict.add_argument("paths", nargs="+", metavar="PATH", help="picture, folder, or - for standard input")
     predict.add_argument("--topk", type=int, default=5, metavar="K", help="classes to show a picture (default: 5)")
     predict.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -153,6 +162,17 @@ def build_parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "--out", default="compare.png", metavar="FILE", help="picture of the curves (default: compare.png)"
     )
+
+    export = add("export", "write a run's model as a file for other programs, once it is shown to answer alike")
+    export.add_argument("run", metavar="RUN", help="run folder")
+    export.add_argument("--format", default="onnx", choices=["onnx", "pt2"], help="default: onnx")
+    export.add_argument("--int8", action="store_true", help="compute in 8 bits (onnx)")
+    export.add_argument(
+        "--fully-convolutional", action="store_true", help="answers at every place, pictures of any size"
+    )
+    export.add_argument("--out", metavar="DIR", help="folder for the file and export.json (default: RUN/export)")
+    export.add_argument("--data-root", metavar="DIR", help="where the pictures to test on are now")
+    export.add_argument("--trust-code", action="store_true", help=TRUST)
     return parser
 
 
@@ -209,6 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "model": _model,
         "data": _data,
         "compare": _compare,
+        "export": _export,
     }
     try:
         command[options.command](options, words)
@@ -274,9 +295,20 @@ def _print_run(run: Run) -> None:
 
 
 def _test(options: argparse.Namespace, words: Sequence[str]) -> None:
+    from cnnlab import config
     from cnnlab.evaluation.evaluate import evaluate
 
-    figures = evaluate(options.run, options.split, options.data_root, options.device, options.trust_code, options.views)
+    keys = config.data_keys(options.overrides)
+    figures = evaluate(
+        options.run,
+        options.split,
+        options.data_root,
+        options.device,
+        options.trust_code,
+        options.views,
+        options.data,
+        **keys,
+    )
     from cnnlab.evaluation.tables import figures_text
 
     print(figures_text(figures))
@@ -284,12 +316,16 @@ def _test(options: argparse.Namespace, words: Sequence[str]) -> None:
 
 def _predict(options: argparse.Namespace, words: Sequence[str]) -> None:
     from cnnlab.data.decode import find_pictures
+    from cnnlab.deploy.exported import is_export
     from cnnlab.deploy.predictor import Predictor
 
     if options.topk < 1:
         raise ConfigError(f"--topk must be at least 1, got {options.topk}.")
     names = ["-"] if options.paths == ["-"] else list(find_pictures(options.paths))
-    predictor = Predictor.from_run(options.run, options.device, options.trust_code)
+    if is_export(options.run):
+        predictor = Predictor.from_export(options.run, options.device)
+    else:
+        predictor = Predictor.from_run(options.run, options.device, options.trust_code)
     for first in range(0, len(names), 64):
         part = names[first : first + 64]
         pictures: list[Any] = [sys.stdin.buffer.read() if name == "-" else name for name in part]
@@ -402,6 +438,29 @@ def _compare(options: argparse.Namespace, words: Sequence[str]) -> None:
     runs = compare_runs(options.runs, options.out)
     print_whole(comparison_table(runs))
     print(f"\ncurves  {options.out}")
+
+
+def _export(options: argparse.Namespace, words: Sequence[str]) -> None:
+    from cnnlab.deploy.export import export_run
+
+    done = export_run(
+        options.run,
+        options.format,
+        options.int8,
+        options.fully_convolutional,
+        options.out,
+        options.data_root,
+        options.trust_code,
+    )
+    right, times = done.figures["accuracy"], done.figures["latency_ms"]
+    worst = max(done.figures["parity"]["difference"].values())
+    print(f"{done.file}  {done.figures['bytes'] / 1e6:.2f} MB")
+    print(f"  logits      at most {worst:.2g} from the model's")
+    print(
+        f"  accuracy    {100 * right['export']:.2f} %, the model's {100 * right['model']:.2f} %"
+        f" ({right['n']:,} {right['split']} pictures)"
+    )
+    print(f"  one picture {times['export']['median']:.2f} ms, the model {times['model']['median']:.2f} ms")
 
 
 def _print_options() -> None:

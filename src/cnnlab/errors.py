@@ -33,6 +33,10 @@ class RunError(CnnlabError):
     """A run folder: missing, damaged, taken, or not writable."""
 
 
+class ExportError(CnnlabError):
+    """An export that does not answer as its run does, a file that is none, or an extra that is not installed."""
+
+
 class DeviceError(CnnlabError):
     """A device or a precision that this machine does not have."""
 

@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cnnlab.data.preprocess import Preprocess
+from cnnlab.deploy.exported import read_export
 from cnnlab.device import choose_device
-from cnnlab.errors import DataError
+from cnnlab.errors import DataError, DeviceError, ModelError
 from cnnlab.runs.weights import load_run
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
@@ -30,10 +31,13 @@ class Prediction:
 
 
 class Predictor:
-    """Classifies pictures with the best weights of a run, through the run's own preprocess.
+    """Classifies pictures with the best weights of a run, or with an export of them, through the run's own preprocess.
+
+    Nothing in it changes after it is made, so any number of threads may ask one Predictor.
 
     Example:
         >>> Predictor.from_run("runs/first").predict(["a.jpg", "b.png"])[0].label
+        >>> Predictor.from_export("runs/first/export").predict("a.jpg")[0].label
     """
 
     def __init__(self, model: nn.Module, classes: Sequence[str], preprocess: Preprocess, device: torch.device) -> None:
@@ -48,6 +52,20 @@ class Predictor:
         place = choose_device(device)
         model, card = load_run(run, place, trust_code)
         return cls(model, card["classes"], Preprocess.from_dict(card["preprocess"]), place)
+
+    @classmethod
+    def from_export(cls, path: str | Path, device: str = "auto") -> Predictor:
+        """An .onnx file of `cnnlab export`, float or int8, or a folder with one; it runs on the processor.
+
+        Raises ExportError for anything else.
+        """
+        if device != "auto" and choose_device(device).type != "cpu":
+            raise DeviceError(
+                f"an export runs on the processor, not on {device}; use --device auto, or the run itself."
+            )
+        model = read_export(path)
+        preprocess = Preprocess.from_dict(model.facts["preprocess"])
+        return cls(model, model.facts["classes"], preprocess, torch.device("cpu"))
 
     def predict(self, pictures: Picture | Iterable[Picture], batch_size: int = 64) -> list[Prediction]:
         """Paths, bytes, Pillow pictures or (H, W[, 3]) uint8 arrays → one prediction each, in order.
@@ -67,7 +85,12 @@ class Predictor:
     def probabilities(self, images: Tensor) -> Tensor:
         """(B, C, H, W) preprocessed pictures → (B, K) probabilities, on the processor."""
         images = images.to(self.device).contiguous(memory_format=torch.channels_last)
-        return self.model(images).float().softmax(1).cpu()
+        logits = self.model(images).float()
+        if logits.ndim == 4 and logits.shape[2:] == (1, 1):  # a fully-convolutional form, asked about one window
+            logits = logits.flatten(1)
+        if logits.ndim != 2:
+            raise ModelError("this model classifies every pixel; it has no one class for a picture.")
+        return logits.softmax(1).cpu()
 
     def _read(self, picture: Picture) -> Tensor:
         try:

@@ -1,0 +1,127 @@
+"""Whether an export answers as its run does: parity of logits, accuracy on real pictures, and what it costs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cnnlab.errors import ExportError
+
+BATCHES = (1, 3, 8)
+TOLERANCE = 1e-4  # of the largest logit; rounding in another order is below 1e-5
+LOST = 0.001  # accuracy that another order of rounding may cost
+LOST_INT8 = 0.005  # accuracy that 8 bits may cost
+ROUNDS = 30  # timings
+
+Net = Callable[[Tensor], Tensor]  # (B, C, H, W) → (B, K, …) logits
+
+
+@torch.inference_mode()
+def parity(model: Net, export: Net, images: Tensor, sizes: Sequence[tuple[int, int]] = ()) -> dict[str, Any]:
+    """Largest difference of the logits at batches of 1, 3 and 8, and on 3 pictures of each further size.
+
+    Args:
+        images: (n, C, H, W) real pictures; repeated where there are fewer than 8.
+        sizes: (height, width) to enlarge the pictures to.
+
+    Returns:
+        difference: {"1": …, "3": …, "8": …, "40×52": …}; largest_logit: of the model; both in logits.
+    """
+    images = images.repeat(-(-max(BATCHES) // len(images)), 1, 1, 1)
+    views = {str(count): images[:count] for count in BATCHES}
+    views |= {f"{h}×{w}": F.interpolate(images[:3], (h, w), mode="bilinear") for h, w in sizes}
+    differences, largest = {}, 0.0
+    for name, view in views.items():
+        expected = model(view).float()
+        answer = _answer(export, view)
+        if answer.shape != expected.shape:
+            raise ExportError(
+                f"the export gives {tuple(answer.shape)} numbers for pictures of shape {tuple(view.shape)}, the model"
+                f" {tuple(expected.shape)}: it was not written. This model cannot be exported in this form."
+            )
+        differences[name] = float((answer - expected).abs().max())
+        largest = max(largest, float(expected.abs().max()))
+    return {"difference": differences, "largest_logit": largest}
+
+
+def check_parity(found: dict[str, Any]) -> None:
+    """Raises ExportError where a difference is more than rounding (also where it is no number)."""
+    worst = max(found["difference"], key=lambda name: (found["difference"][name] != 0, found["difference"][name]))
+    allowed = TOLERANCE * found["largest_logit"]
+    if not all(value <= allowed for value in found["difference"].values()):
+        raise ExportError(
+            f"the logits of the export differ from the model's by {found['difference'][worst]:.2g} at {worst} (allowed:"
+            f" {allowed:.2g}): it was not written. This model cannot be exported in this form."
+        )
+
+
+@torch.inference_mode()
+def accuracy(model: Net, export: Net, images: Tensor, labels: Tensor, batch: int = 64) -> dict[str, Any]:
+    """Of the model and of the export on the same pictures, in [0, 1], and the share of equal answers.
+
+    Args:
+        images: (n, C, H, W); labels: (n,), or (n, H, W) for a model that classifies every pixel.
+    """
+    right, right_export, same = [], [], []
+    for part, truth in zip(torch.split(images, batch), torch.split(labels, batch), strict=True):
+        expected, answer = _classes(model(part), truth), _classes(_answer(export, part), truth)
+        right.append((expected == truth).flatten())
+        right_export.append((answer == truth).flatten())
+        same.append((answer == expected).flatten())
+    shares = [float(torch.cat(parts).float().mean()) for parts in (right, right_export, same)]
+    return {"n": len(images), "model": shares[0], "export": shares[1], "same_answers": shares[2]}
+
+
+def check_accuracy(found: dict[str, Any], int8: bool) -> None:
+    """Raises ExportError where the export is right less often than it may."""
+    lost, allowed = found["model"] - found["export"], LOST_INT8 if int8 else LOST
+    if lost > allowed + 1e-9:
+        mend = "the range of its activations does not fit 8 bits; export it without --int8." if int8 else "report this."
+        raise ExportError(
+            f"the export is right on {100 * found['export']:.2f} % of {found['n']:,} pictures, the model on"
+            f" {100 * found['model']:.2f} %: {100 * lost:.2f} points lower where {100 * allowed:.1f} are allowed."
+            f" It was not written; {mend}"
+        )
+
+
+@torch.inference_mode()
+def latency(nets: dict[str, Net], images: Tensor, rounds: int = ROUNDS) -> dict[str, Any]:
+    """Milliseconds a call, the nets in turn, so that a busy machine is as busy for each.
+
+    Returns:
+        n, and for each net its median and its quartiles: {"median": …, "quartiles": [low, high]}.
+    """
+    spent: dict[str, list[float]] = {name: [] for name in nets}
+    for turn in range(rounds + 3):
+        for name, net in nets.items():
+            began = time.perf_counter()
+            net(images)
+            if turn >= 3:
+                spent[name].append(1000 * (time.perf_counter() - began))
+    figures: dict[str, Any] = {"n": rounds, "batch": len(images)}
+    for name, values in spent.items():
+        low, middle, high = torch.tensor(values).quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
+        figures[name] = {"median": round(middle, 4), "quartiles": [round(low, 4), round(high, 4)]}
+    return figures
+
+
+def _answer(export: Net, images: Tensor) -> Tensor:
+    try:
+        return export(images).float()
+    except Exception as error:  # a runtime has its own classes of error
+        reason = str(error).strip().splitlines()[0][:160]
+        raise ExportError(
+            f"the export does not take pictures of shape {tuple(images.shape)} ({reason}): it was not written. This"
+            " model cannot be exported in this form."
+        ) from None
+
+
+def _classes(logits: Tensor, truth: Tensor) -> Tensor:
+    """Answers in the shape of the labels; a fully-convolutional form gives one place for a picture of its window."""
+    answers = logits.argmax(1)
+    return answers.flatten(1)[:, 0] if truth.ndim == 1 and answers.ndim == 3 else answers

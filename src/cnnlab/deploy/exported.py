@@ -1,0 +1,105 @@
+"""An exported network: an .onnx file that says itself what its classes and its preprocess are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnlab.data.preprocess import Preprocess
+from cnnlab.errors import CnnlabError, ExportError
+
+NAMES = (
+    "model.onnx",
+    "model-int8.onnx",
+    "model-fully-convolutional.onnx",
+)  # in the order in which a folder is searched
+KEY = "cnnlab"  # under which the facts lie in the metadata of a file
+
+
+class OnnxModel(nn.Module):
+    """Runs an .onnx file as if it were the model: (B, C, H, W) float32 → logits. Many threads may call it at once.
+
+    Attributes:
+        facts: what the file says of itself: classes, preprocess, model, data, epoch, int8, fully_convolutional.
+    """
+
+    def __init__(self, content: bytes, name: str | Path = "the file") -> None:
+        super().__init__()
+        runtime = onnx_runtime()
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # what goes wrong is raised; it need not be printed too
+        try:
+            self.session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the runtime has a class of its own for each way a file can be damaged
+            reason = str(error).splitlines()[0][:200]
+            raise ExportError(f"{name} cannot be read as an ONNX model ({reason}); export the run again.") from None
+        self.facts = _facts(self.session.get_modelmeta().custom_metadata_map.get(KEY), name)
+        self.input = self.session.get_inputs()[0].name
+
+    def forward(self, images: Tensor) -> Tensor:
+        given = images.detach().to("cpu", torch.float32).contiguous().numpy()
+        (logits,) = self.session.run(None, {self.input: given})
+        return torch.from_numpy(logits)
+
+
+def onnx_runtime() -> ModuleType:
+    """ONNX Runtime. Raises ExportError where it is not installed."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise missing_extra("export") from None
+    return onnxruntime
+
+
+def missing_extra(extra: str) -> ExportError:
+    return ExportError(f"this needs packages that are not installed; install them with: pip install 'cnnlab[{extra}]'")
+
+
+def is_export(path: str | Path) -> bool:
+    """Whether a path is meant as an exported model and not as a run folder."""
+    place = Path(path)
+    if place.suffix in (".onnx", ".pt2"):
+        return True
+    return place.is_dir() and not (place / "config.yaml").exists() and any((place / name).is_file() for name in NAMES)
+
+
+def read_export(path: str | Path) -> OnnxModel:
+    """An .onnx file of `cnnlab export`, or a folder with one (model.onnx before model-int8.onnx).
+
+    Raises:
+        ExportError: no such file, a damaged one, or one that cnnlab did not write.
+    """
+    file = Path(path)
+    if file.is_dir():
+        found = [file / name for name in NAMES if (file / name).is_file()]
+        if not found:
+            raise ExportError(f"{file} holds no {' or '.join(NAMES[:2])}; make one with `cnnlab export RUN`.")
+        file = found[0]
+    if file.suffix == ".pt2":
+        raise ExportError(f"{file} is for torch.export.load; give the .onnx file of the run, or the run folder.")
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise ExportError(f"{file} cannot be read ({error.strerror}); give an .onnx file of `cnnlab export`.") from None
+    return OnnxModel(content, file)
+
+
+def _facts(text: str | None, name: str | Path) -> dict[str, Any]:
+    try:
+        facts = json.loads(text or "null")
+        classes = facts["classes"]
+        Preprocess.from_dict(facts["preprocess"])
+        if not classes or not all(isinstance(label, str) for label in classes):
+            raise ValueError("classes")
+    except (ValueError, KeyError, TypeError, CnnlabError):
+        raise ExportError(
+            f"{name} does not say what its classes and its preprocess are; make it with `cnnlab export RUN`."
+        ) from None
+    return facts

@@ -1,0 +1,82 @@
+"""Weights and activations in 8 bits: ONNX Runtime's static quantisation, calibrated on pictures.
+
+Scales are found once, from the range that each activation takes on the calibration pictures; weights have one scale a
+channel (Jacob et al. 2018, Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+Inference, section 3; Krishnamoorthi 2018, section 3.1).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnnlab.deploy.convert import with_facts
+from cnnlab.deploy.exported import missing_extra
+
+BATCH = 16  # calibration pictures at once: all activations of a batch are kept
+
+
+def to_int8(content: bytes, images: Tensor, facts: dict[str, Any]) -> bytes:
+    """A float ONNX file → one whose convolutions and products of matrices compute in 8 bits.
+
+    Args:
+        content: from `to_onnx`.
+        images: (n, C, H, W) preprocessed pictures, a few hundred, to calibrate on.
+        facts: what the file is to say of itself.
+
+    Raises:
+        ExportError: the extra is not installed.
+    """
+    try:
+        import onnx
+        from onnxruntime.quantization import (
+            CalibrationDataReader,
+            CalibrationMethod,
+            QuantFormat,
+            QuantType,
+            quantize_static,
+        )
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+    except ImportError:
+        raise missing_extra("export") from None
+
+    class Pictures(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.batches = iter(torch.split(images.contiguous(), BATCH))
+
+        def get_next(self) -> dict[str, Any] | None:
+            batch = next(self.batches, None)
+            return None if batch is None else {"images": batch.numpy()}
+
+    with tempfile.TemporaryDirectory() as name, _quiet():
+        plain, ready, done = (Path(name) / f"{stage}.onnx" for stage in ("plain", "ready", "done"))
+        plain.write_bytes(content)
+        quant_pre_process(plain, ready, skip_symbolic_shape=True)  # joins batch norm to convolutions, infers shapes
+        quantize_static(
+            ready,
+            done,
+            Pictures(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,  # × int8 weights: the pair that x86 has instructions for
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+        )
+        return with_facts(onnx.load(done), facts)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantiser logs advice on what was done the line before."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)

@@ -1,0 +1,38 @@
+"""Shared by the tests of what a run becomes elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+if TYPE_CHECKING:
+    from conftest import CommandLine
+
+
+def digit(number: int) -> np.ndarray:
+    """(8, 8) uint8, the pixels that the run was trained on."""
+    return np.rint(load_digits().images[number] * (255 / 16)).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def digit_files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("digits")
+    paths = [folder / f"{number}.png" for number in range(6)]
+    for number, path in enumerate(paths):
+        Image.fromarray(digit(number)).save(path)
+    return paths
+
+
+@pytest.fixture(scope="session")
+def good_run(command: CommandLine, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of digits that is right on about 98 % of them; do not write into it, copy it."""
+    folder = tmp_path_factory.mktemp("good") / "run"
+    words = ["trainer.epochs=5", "model.width=8", "trainer.batch_size=32", "augment=none", "trainer.precision=fp32"]
+    result = command("train", *words, f"run.dir={folder}")
+    assert result.code == 0, result.err
+    return folder
