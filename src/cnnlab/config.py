@@ -429,6 +429,19 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     return from_dict(values)
 
 
+def data_keys(overrides: Sequence[str]) -> dict[str, Any]:
+    """["data.image_size=64", …] → {"image_size": 64, …}. Raises ConfigError for anything but `data.*` keys."""
+    import yaml
+
+    found: dict[str, Any] = {}
+    for override in overrides:
+        key, value = _check_override(override)
+        if not key.startswith("data."):
+            raise ConfigError(f"only data.* keys can be given here, got {override!r}.")
+        found[key.removeprefix("data.")] = value if key in text_keys() else yaml.safe_load(value)
+    return found
+
+
 def from_dict(values: Any) -> Config:
     """A nested dictionary → Config, every value checked against its type.
 

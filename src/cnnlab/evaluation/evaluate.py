@@ -5,22 +5,25 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cnnlab.config import Config, TestConfig
+from cnnlab.config import AdaptConfig, Config, DataConfig, TestConfig, from_dict
 from cnnlab.data.load import Data, build_data
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.device import choose_device
-from cnnlab.errors import ConfigError, DataError, RunError
+from cnnlab.errors import ConfigError, DataError, RunError, nearest
 from cnnlab.evaluation.calibration import Temperature, calibration_figures, fit_temperature
 from cnnlab.evaluation.hardest import hardest_pictures
 from cnnlab.evaluation.intervals import bootstrap_intervals, difference_interval
 from cnnlab.evaluation.metrics import accuracy_figures, classification_figures
+from cnnlab.evaluation.segmentation import ROW, SegmentationOutputs, evaluate_segmentation
 from cnnlab.evaluation.views import average_views
 from cnnlab.runs.files import write_json, write_whole
 from cnnlab.runs.folder import RunFolder, open_folder, read_config, read_split
@@ -47,6 +50,8 @@ def evaluate(
     device: str = "auto",
     trust_code: bool = False,
     views: str | None = None,
+    data: str | None = None,
+    **keys: Any,
 ) -> dict[str, Any]:
     """Evaluate the best weights of a run, from the run folder and the pictures alone.
 
@@ -57,6 +62,8 @@ def evaluate(
         device: auto, cpu, cuda, cuda:N or mps.
         trust_code: see `load_run`.
         views: none, mirror, shift or mirror_shift, see `test.views`; None takes what the run was configured with.
+        data: name of another set with the same classes, such as mnist_m for a run on mnist.
+        keys: `data.*` keys for it, such as backgrounds="photos".
 
     Returns:
         The content of test.json. For the run's own test split, test.json and predictions.csv are written too;
@@ -71,14 +78,20 @@ def evaluate(
     folder = open_folder(run)
     place = choose_device(device)
     model, card = load_run(folder, place, trust_code)
-    data, own = data_of_run(folder, card, place, split, data_root)
-    if not own and not len(data.split[split]):
+    changes = dict(keys) | ({"root": str(data_root)} if data_root is not None else {})
+    changes |= {"name": data} if data is not None else {}
+    pictures, own = data_of_run(folder, card, place, split, changes)
+    if not own and not len(pictures.split[split]):
         raise DataError(f"the other set has no {split} split of its own; test on all of it with --split test.")
-    settings = data.config.test if views is None else dataclasses.replace(data.config.test, views=views)
-    outputs = evaluate_model(model, data, split, card["classes"], settings, known_temperature(folder, data))
+    suffix = "" if own and split == "test" else f"-{split}" if own else f"-{split}-{data or 'other'}"
+    if pictures.segments:
+        pixels = evaluate_segmentation(model, pictures, split)
+        write_segmentation(folder, pixels, suffix)
+        return pixels.figures
+    settings = pictures.config.test if views is None else dataclasses.replace(pictures.config.test, views=views)
+    outputs = evaluate_model(model, pictures, split, card["classes"], settings, known_temperature(folder, pictures))
     if not own and (before := folder.test_figures()) is not None:
         outputs.figures["own_test"] = against_own_test(outputs.figures, before)
-    suffix = "" if own and split == "test" else f"-{split}" if own else f"-{split}-other"
     write_outputs(folder, outputs, card["classes"], suffix)
     return outputs.figures
 
@@ -164,34 +177,63 @@ def write_outputs(folder: RunFolder, outputs: Outputs, classes: list[str], suffi
     write_json(folder.path / (f"evaluation{suffix}.json" if suffix else "test.json"), outputs.figures)
 
 
+def write_segmentation(folder: RunFolder, outputs: SegmentationOutputs, suffix: str = "") -> None:
+    """predictions.csv, a row of figures a picture, then test.json."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["picture", *ROW])
+    for name, row in zip(outputs.names, outputs.rows, strict=True):
+        writer.writerow([name, *(f"{value:.6g}" for value in row)])
+    write_whole(folder.path / f"predictions{suffix}.csv", text.getvalue())
+    write_json(folder.path / (f"evaluation{suffix}.json" if suffix else "test.json"), outputs.figures)
+
+
 def data_of_run(
-    folder: RunFolder, card: dict[str, Any], device: torch.device, split: str = "test", data_root: str | None = None
+    folder: RunFolder,
+    card: dict[str, Any],
+    device: torch.device,
+    split: str = "test",
+    changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[Data, bool]:
     """The pictures that a run was made from, with its split and its preprocess.
 
+    Args:
+        changes: `data.*` keys that are other than the run's: root for the same pictures elsewhere or for another set,
+            name for another set.
+
     Returns:
-        The data, and whether they are the run's own (its split's hash holds) or, with `data_root`, another set.
+        The data, and whether they are the run's own (its split's hash holds) or, with `changes`, another set.
 
     Raises:
         DataError: the run's pictures have changed since, or another set has other classes.
     """
     config = read_config(folder)
     preprocess = Preprocess.from_dict(card["preprocess"])
-    if data_root is not None:
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(data_root)))
+    config = dataclasses.replace(config, data=changed(config.data, changes), adapt=AdaptConfig())
+    if "name" in changes:
+        return as_other_set(config, preprocess, card["classes"], device), False
     try:
         data = build_data(config, device, preprocess=preprocess)
         if data.manifest["sha256"][split] == read_split(folder)["sha256"][split]:
             return data, True
     except DataError:  # another set can be too small for the run's own way of splitting
-        if data_root is None:
+        if not changes:
             raise
-    if data_root is None:
+    if not changes:
         raise RunError(
             f"the pictures of the {split} split are not those that {folder.path} was made from: some were changed,"
             " added or removed. Restore them, or pass --data-root to test on the new set."
         )
     return as_other_set(config, preprocess, card["classes"], device), False
+
+
+def changed(config: DataConfig, changes: Mapping[str, Any]) -> DataConfig:
+    """Raises ConfigError for a key that does not exist, or a value of the wrong type."""
+    unknown = sorted(set(changes) - {field.name for field in dataclasses.fields(DataConfig)})
+    if unknown:
+        raise ConfigError(f"unknown key 'data.{unknown[0]}'.{nearest(unknown[0], dataclasses.asdict(config))}")
+    values = {key: str(value) if isinstance(value, Path) else value for key, value in changes.items()}
+    return from_dict({"data": dataclasses.asdict(config) | values}).data
 
 
 def as_other_set(config: Config, preprocess: Preprocess, classes: list[str], device: torch.device) -> Data:
