@@ -175,6 +175,9 @@ class Trainer:
 
     def train_step(self, batches: list[Batch]) -> None:
         """One step of the optimizer over the mean gradient of `batches`."""
+        if self.config.adapt.method == "batch_norm":
+            self._renew_statistics(batches)
+            return
         for batch in batches:
             logits, loss = self._losses(batch)
             if self.device.type == "cpu" and not math.isfinite(loss.item()):
@@ -199,6 +202,26 @@ class Trainer:
         else:
             self.optimizer_step()
         self.optimizer.zero_grad()
+        self.step += 1
+        self.batch += len(batches)
+        if self.average is not None:
+            self.average.update(self.step)
+
+    @torch.no_grad()
+    def _renew_statistics(self, batches: list[Batch]) -> None:
+        """Batch norm takes in the target's pictures, and nothing learns (Li et al. 2016, Adaptive Batch Normalization).
+
+        The figures of the epoch are those of the source as the model answers it now.
+        """
+        for batch in batches:
+            assert batch.target is not None
+            self.model.eval()
+            logits = self.model(batch.images)
+            self.sums.loss += self.task.loss(logits, batch) * len(batch.labels)
+            self.sums.correct += self.task.count_correct(logits, batch)
+            self.sums.count += len(batch.labels)
+            self._set_modes()
+            self.model(batch.target)
         self.step += 1
         self.batch += len(batches)
         if self.average is not None:
