@@ -1,0 +1,103 @@
+"""Learning for a domain without its labels: the gradient is reversed, the batches are the seed's own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import cnnlab
+from cnnlab.config import AdaptConfig
+from cnnlab.data.decode import Layout
+from cnnlab.data.load import pack
+from cnnlab.data.loader import Loader
+from cnnlab.data.preprocess import Preprocess
+from cnnlab.errors import CnnlabError, ModelError
+from cnnlab.training.adapt import (
+    DomainAdversary,
+    endless,
+    new_adversary,
+    reversal_strength,
+    reverse_gradient,
+    with_target,
+)
+
+
+def test_the_gradient_comes_back_reversed() -> None:
+    x = torch.tensor([1.0, -2.0], requires_grad=True)
+    y = reverse_gradient(x, 0.3)
+    assert torch.equal(y, x)
+    (3 * y).sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, torch.tensor([-0.9, -0.9]))
+
+
+def test_the_strength_rises_from_nothing_to_one() -> None:
+    assert reversal_strength(0) == 0
+    assert reversal_strength(0.5) == pytest.approx(2 / (1 + np.exp(-5)) - 1)
+    assert 0.999 < reversal_strength(1) < 1
+
+
+def test_the_adversary_learns_what_the_features_unlearn() -> None:
+    torch.manual_seed(0)
+    model = cnnlab.create_model("vgg", width=4, image_size=16)
+    adversary = new_adversary(AdaptConfig(method="dann", hidden=8), model)
+    assert adversary is not None
+    source, target = torch.randn(6, 3, 16, 16), torch.randn(6, 3, 16, 16) + 1
+
+    def gradients(strength: float) -> tuple[torch.Tensor, torch.Tensor]:
+        model.zero_grad()
+        adversary.zero_grad()
+        _, domain = adversary(model, source, target, strength)
+        domain.backward()
+        first = next(p for p in model.parameters() if p.ndim == 4)
+        assert first.grad is not None and adversary.layers[0].weight.grad is not None
+        return first.grad.clone(), adversary.layers[0].weight.grad.clone()
+
+    (still, own), (half, same), (full, again) = (gradients(strength) for strength in (0.0, 0.5, 1.0))
+    assert not still.any()
+    torch.testing.assert_close(full, 2 * half)
+    torch.testing.assert_close(own, same)
+    torch.testing.assert_close(own, again)
+    assert own.any()
+
+
+def test_the_logits_are_the_sources_alone() -> None:
+    model = cnnlab.create_model("vgg", width=4, image_size=16).eval()
+    adversary = DomainAdversary(model.feature_info.channels, 8)
+    source = torch.randn(5, 3, 16, 16)
+    logits, domain = adversary(model, source, torch.randn(7, 3, 16, 16), 1.0)
+    torch.testing.assert_close(logits, model(source))
+    assert domain.item() == pytest.approx(np.log(2), abs=0.1)  # it knows nothing yet
+
+
+def loader(count: int, size: int) -> Loader:
+    images = np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(3, 3).repeat(4, 1).repeat(4, 2)
+    preprocess = Preprocess(Layout(4, 4, "RGB"), (0.0,) * 3, (1.0,) * 3)
+    return Loader(pack(images), np.zeros(count, int), np.arange(count), preprocess, size, shuffle=True, seed=3)
+
+
+def test_batch_n_of_all_gets_the_same_target_pictures_from_wherever_one_begins() -> None:
+    source, target = loader(20, 4), loader(9, 4)
+    whole = [b.target for e in range(3) for b in with_target(source.epoch(e), target, e * len(source))]
+    assert len(whole) == 15 and all(one is not None and one.shape == (4, 3, 4, 4) for one in whole)
+    resumed = [b.target for b in with_target(source.epoch(1, start=2), target, len(source) + 2)]
+    for one, other in zip(whole[7:10], resumed, strict=True):
+        assert one is not None and other is not None and torch.equal(one, other)
+
+
+def test_an_endless_loader_visits_every_picture_before_it_begins_again() -> None:
+    target = loader(8, 4)
+    stream = endless(target, 0)
+    for _ in range(3):
+        seen = torch.cat([next(stream).members, next(stream).members])
+        assert sorted(seen.tolist()) == list(range(8))
+
+
+def test_models_without_features_cannot_adapt() -> None:
+    with pytest.raises(ModelError, match="MLP has no spatial features"):
+        new_adversary(AdaptConfig(method="dann"), cnnlab.create_model("mlp", image_size=8))
+    with pytest.raises(CnnlabError, match=r"needs a cnnlab\.Classifier"):
+        new_adversary(AdaptConfig(method="dann"), nn.Linear(3, 3))
+    assert new_adversary(AdaptConfig(), nn.Linear(3, 3)) is None
