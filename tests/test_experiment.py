@@ -9,7 +9,6 @@ from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -19,8 +18,6 @@ from cnnlab.data.load import Data
 from cnnlab.errors import ConfigError, RunError
 from cnnlab.evaluation.evaluate import evaluate_model
 from cnnlab.experiment import (
-    REPORT_SAMPLES,
-    _samples,
     check_space,
     describe_run,
     resume_experiment,
@@ -129,21 +126,6 @@ def test_the_test_is_done_once_and_after_training(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(experiment, "evaluate_model", spy)
     run_experiment(config(tmp_path / "run"))
     assert seen == ["test"]
-
-
-def test_samples_are_half_mistakes_and_in_order(data: Data) -> None:
-    torch.manual_seed(0)
-    model = create_model("mlp", hidden=[], image_size=8)
-    outputs = evaluate_model(model.eval(), data, "test", data.classes)
-    samples = _samples(data, outputs)
-    assert len(samples) == REPORT_SAMPLES
-    wrong = [s for s in samples if data.classes[int(np.argmax(s.probabilities))] != s.true]
-    assert len(wrong) >= REPORT_SAMPLES // 2
-    assert _samples(data, outputs)[0].name == samples[0].name
-    for sample in samples:
-        number = int(sample.name)
-        assert sample.true == data.classes[data.pictures.labels[number]]
-        assert np.array_equal(np.asarray(data.pictures.load_image(number)), sample.image)
 
 
 # ---- room on the disk

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from cnnlab.config import Config, compose, from_dict, options
 from cnnlab.data.load import Data, build_data
@@ -21,7 +20,9 @@ from cnnlab.evaluation.evaluate import Outputs, evaluate_model, write_outputs
 from cnnlab.models.base import count_parameters
 from cnnlab.models.first_layer import first_layer_weights
 from cnnlab.models.registry import default_arguments, model_spec
-from cnnlab.report.page import Report, Sample, render
+from cnnlab.report.content import Report
+from cnnlab.report.gather import gather
+from cnnlab.report.page import render
 from cnnlab.runs.environment import describe
 from cnnlab.runs.files import read_json, read_record, write_whole
 from cnnlab.runs.folder import RunFolder, is_path, new_folder, open_folder, read_config, read_split
@@ -32,7 +33,6 @@ from cnnlab.training.precision import prepare_process
 from cnnlab.training.trainer import Trainer, train
 
 Progress = Callable[[int, int], None]
-REPORT_SAMPLES = 24
 DATA_KEYS = ("data", "augment", "seed=", "trainer.batch_size=", "trainer.device=")  # what load_data has settled
 
 
@@ -216,7 +216,7 @@ def _train_test_report(trainer: Trainer, trackers: Trackers, resumed: bool) -> R
             write_outputs(folder, outputs, card["classes"])
             test = outputs.figures
             trackers.log(Tested({k: v for k, v in test.items() if isinstance(v, int | float)}, str(folder.weights)))
-        write_report(folder, data, outputs, first_layer_weights(best, (data.in_channels, *data.image_size)))
+        write_report(folder, data, outputs, best)
         return Run(folder.path, history, test)
     finally:
         trackers.close()
@@ -250,13 +250,15 @@ def describe_run(model: nn.Module, data: Data) -> dict[str, str]:
     }
 
 
-def write_report(folder: RunFolder, data: Data, outputs: Outputs | None, filters: Tensor | None) -> None:
-    """report.html, with (units, C, h, w) weights of the first layer. It comes last: where it is, the run is done."""
+def write_report(folder: RunFolder, data: Data, outputs: Outputs | None, model: nn.Module) -> None:
+    """report.html of the run and its best model. It comes last: where it is, the run is done."""
     config = read_config(folder)
     history = folder.history()
     split = read_split(folder)
     environment = read_json(folder.environment) | {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     card = folder.read_card()
+    filters = first_layer_weights(model, (data.in_channels, *data.image_size))
+    samples, insight = gather(model, data, outputs)
     page = render(
         Report(
             title=folder.path.name,
@@ -267,26 +269,9 @@ def write_report(folder: RunFolder, data: Data, outputs: Outputs | None, filters
             history=history,
             best_epoch=card["epoch"],
             test=outputs.figures if outputs else None,
-            samples=_samples(data, outputs) if outputs else [],
+            samples=samples,
             filters=None if filters is None else filters.float().cpu().numpy(),
+            insight=insight,
         )
     )
     write_whole(folder.report, page)
-
-
-def _samples(data: Data, outputs: Outputs) -> list[Sample]:
-    """Some test pictures, half of them wrongly classified if there are so many, and what the model says of each."""
-    probabilities = outputs.logits.softmax(1).numpy()
-    labels = outputs.labels.numpy()
-    random = np.random.Generator(np.random.PCG64(data.config.seed))
-    wrong = random.permutation(np.flatnonzero(probabilities.argmax(1) != labels))[: REPORT_SAMPLES // 2]
-    others = random.permutation(np.setdiff1d(np.arange(len(labels)), wrong))[: REPORT_SAMPLES - len(wrong)]
-    chosen = np.sort(np.concatenate([wrong, others]))
-    samples = []
-    for place in chosen:
-        number = int(data.split.test[place])
-        picture = data.pictures.load_image(number)
-        picture.thumbnail((256, 256))
-        name = data.pictures.names[number]
-        samples.append(Sample(np.asarray(picture), name, data.classes[labels[place]], probabilities[place]))
-    return samples

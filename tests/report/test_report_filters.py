@@ -14,8 +14,8 @@ from torch import nn
 
 from cnnlab.models.first_layer import first_layer_weights
 from cnnlab.models.registry import create_model
-from cnnlab.report.page import MAX_FILTERS, filters_view
 from cnnlab.report.pictures import Picture, weight_grid
+from cnnlab.report.sections import MAX_FILTERS, filters_view
 
 
 def pixels(picture: Picture) -> np.ndarray:

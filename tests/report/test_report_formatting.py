@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from cnnlab.report.formatting import DASH, SPACE, count, duration, flatten, groups, number, percent, setting, shorten
+from cnnlab.report.formatting import (
+    DASH,
+    SPACE,
+    between,
+    count,
+    duration,
+    flatten,
+    groups,
+    number,
+    percent,
+    setting,
+    shorten,
+)
 
 
 @pytest.mark.parametrize(
@@ -57,3 +69,13 @@ def test_nested_settings_become_dotted_keys_in_groups() -> None:
 def test_shorten_counts_the_ellipsis() -> None:
     assert shorten("abcdef", 4) == "abc…"
     assert shorten("abcd", 4) == "abcd"
+
+
+def test_an_interval_names_its_unit_once() -> None:
+    assert between([0.902, 0.955], percent) == f"90.2 to 95.5{SPACE}%"
+    assert between([0.1, 0.25], number) == "0.1 to 0.25"
+
+
+@pytest.mark.parametrize("bounds", [None, [None, 1.0], [float("nan"), 1.0], [1.0, 1.0]])
+def test_an_interval_that_is_unknown_or_has_no_width_is_not_written(bounds: object) -> None:
+    assert between(bounds, percent) == ""

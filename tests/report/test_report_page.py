@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 import cnnlab
+from cnnlab.report.content import Area, Faithfulness, Insight, Layer, Report, Sample, Stage
 from cnnlab.report.formatting import SPACE
-from cnnlab.report.page import MAX_SAMPLES, Report, Sample, render
+from cnnlab.report.page import MAX_SAMPLES, render
 
 VOID = {"meta", "link", "img", "input", "br", "wbr", "hr"}
 NAN = float("nan")
@@ -64,6 +65,7 @@ def row(epoch: int, **changes: Any) -> dict[str, Any]:
         "val_accuracy": 1 - 0.6 / epoch,
         "seconds": 10.0,
         "images_per_second": 1000.0,
+        "gradient_norm": 3 / epoch,
     }
     return values | changes
 
@@ -140,6 +142,89 @@ def test_header_tells_the_result_with_interval_n_and_baseline() -> None:
     assert "resnet trained on animals · 3 classes" in words
 
 
+BINS = [{"low": i / 15, "n": i, "confidence": i / 15 + 0.01, "accuracy": 0.5} for i in range(15)]
+
+
+def with_test(**changes: Any) -> dict[str, Any]:
+    return dict(make_report().test or {}) | changes
+
+
+def insight(**changes: Any) -> Insight:
+    sample = make_report().samples[0]
+    values: dict[str, Any] = {
+        "mistakes": [replace(sample, overlay=np.zeros((128, 128, 3), np.uint8), loss=4.25)],
+        "method": "Grad-CAM",
+        "legend": ["#000000", "#ffffff"],
+        "traced": sample,
+        "stages": [Stage("stem", (32, 4, 4), np.zeros((16, 4, 4)))],
+        "faithfulness": Faithfulness(
+            n=32,
+            steps=10,
+            maps=(Area(0.2, 0.1, 0.03), Area(0.9, 0.1, 0.03)),
+            chance=(Area(0.4, 0.1, 0.03), Area(0.8, 0.1, 0.03)),
+            better=(30, 25),
+        ),
+        "layers": [Layer("head", "Linear", "10", ("(8 + 2×1 − 3)/1 + 1 = 8",), 650, 640, "global")],
+        "totals": {"parameters": "650"},
+    }
+    return Insight(**values | changes)
+
+
+def ids(html: str) -> set[str]:
+    return {str(attributes["id"]) for _, attributes in Page(html).tags if "id" in attributes}
+
+
+def test_figures_stand_above_their_intervals() -> None:
+    words = Page(render(make_report(test=with_test(intervals={"macro_f1": [0.85, 0.93], "loss": [0.25, 0.4]})))).words
+    assert "Macro F1 89.0 % 85.0 to 93.0 %" in words
+    assert "Loss 0.3 0.25 to 0.4" in words
+    assert "Calibration error 2.0 % confidence" in words  # which has none here
+
+
+def test_calibration_is_drawn_without_and_with_the_temperature() -> None:
+    calibration = {
+        "temperature": 1.834,
+        "n": 500,
+        "before": {"loss": 0.5, "ece": 0.08, "bins": BINS},
+        "after": {"loss": 0.4, "ece": 0.02, "bins": BINS},
+    }
+    html = render(make_report(test=with_test(calibration=calibration)))
+    words = Page(html).words
+    assert {"calibration", "reliability-before-title", "reliability-after-title"} <= ids(html)
+    assert "(ECE) 8.0 %, loss 0.5" in words and "(ECE) 2.0 %, loss 0.4" in words
+    assert "With the temperature 1.83" in words and "fitted on 500 validation pictures" in words
+    none = calibration | {"temperature": None, "after": None}
+    words = Page(render(make_report(test=with_test(calibration=none | {"n": 0})))).words
+    assert "no validation pictures to fit it on" in words
+    words = Page(render(make_report(test=with_test(calibration=none)))).words
+    assert "every validation picture is answered right" in words
+
+
+def test_the_gradient_is_drawn_and_left_out_of_runs_that_did_not_measure_it() -> None:
+    assert "gradient-title" in ids(render(make_report()))
+    old = [{key: value for key, value in row(epoch).items() if key != "gradient_norm"} for epoch in (1, 2)]
+    assert "gradient-title" not in ids(render(make_report(history=old, best_epoch=2)))
+
+
+def test_what_the_network_does_with_pictures_has_its_sections() -> None:
+    html = render(make_report(insight=insight()))
+    assert {"mistakes", "pictures", "faithfulness", "stages", "layers"} <= ids(html)
+    words = Page(html).words
+    assert "loss 4.25" in words
+    assert "Grad-CAM of the model’s first answer" in words
+    assert "Deletion lower is better 0.200 ± 0.030 s 0.100 0.400 ± 0.030 s 0.100 30 of 32" in words
+    assert "Insertion higher is better 0.900 ± 0.030 s 0.100 0.800 ± 0.030 s 0.100 25 of 32" in words
+    assert "stem 32×4×4, 16 of 32 shown" in words
+    assert "head Linear (8 + 2×1 − 3)/1 + 1 = 8 10 650 640 global" in words
+
+
+def test_without_maps_the_page_says_why_and_leaves_no_gap() -> None:
+    silent = insight(method=None, without_maps="MLP has no spatial features.", stages=[], faithfulness=None)
+    html = render(make_report(insight=silent))
+    assert "There are no activation maps: MLP has no spatial features." in Page(html).words
+    assert not {"faithfulness", "stages"} & ids(html)
+
+
 HOSTILE = ["</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", "a\"b'&amp;", "{{ 7*7 }}", "שלום 猫"]
 
 
@@ -152,6 +237,13 @@ def test_hostile_names_stay_text_everywhere() -> None:
             title=HOSTILE[0],
             samples=samples,
             config={HOSTILE[1]: HOSTILE[0], "overrides": HOSTILE},
+            insight=insight(
+                mistakes=samples,
+                traced=samples[0],
+                without_maps=HOSTILE[1],
+                layers=[Layer(HOSTILE[0], HOSTILE[1], "1", (HOSTILE[0],), 1, 1, "1")],
+                stages=[Stage(HOSTILE[1], (1, 1, 1), np.zeros((1, 1, 1)))],
+            ),
             split={"quarantined": [{"name": HOSTILE[1], "reason": HOSTILE[0]}]},
         )
     )
@@ -284,7 +376,8 @@ def test_rendering_imports_neither_torch_nor_matplotlib() -> None:
     code = """
 import sys
 import numpy as np
-from cnnlab.report.page import Report, Sample, render
+from cnnlab.report.content import Report, Sample
+from cnnlab.report.page import render
 sample = Sample(np.zeros((8, 8), dtype=np.uint8), "0", "a", np.array([0.5, 0.5]))
 test = {"accuracy": 1.0, "confusion_matrix": [[1, 0], [0, 1]]}
 render(Report("run", ["a", "b"], {}, {}, {}, [{"epoch": 1, "train_loss": 1.0}], 1, test, [sample]))

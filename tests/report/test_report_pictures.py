@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnlab.report.pictures import BOX, Picture, as_picture, top_answers
+from cnnlab.report.pictures import BOX, Picture, as_picture, channel_grid, top_answers
 
 
 def decoded(picture: Picture) -> np.ndarray:
@@ -54,3 +54,20 @@ def test_answers_are_the_five_most_probable_and_then_the_true_one() -> None:
 def test_true_class_among_the_five_is_not_repeated() -> None:
     answers = top_answers(np.array([0.2, 0.8]), ["a", "b"], true="a")
     assert [(answer.name, answer.is_true) for answer in answers] == [("b", False), ("a", True)]
+
+
+def test_each_channel_goes_from_black_to_white() -> None:
+    maps = np.array([[[-1.0, 0.0], [1.0, 3.0]], [[5.0, 5.0], [5.0, 5.0]]])
+    sheet = decoded(channel_grid(maps))
+    assert sheet.shape == (64, 2 * 64 + 2)  # 32 pixels for each value, two between the tiles
+    assert [sheet[0, 0], sheet[0, 40], sheet[40, 0], sheet[40, 40]] == [0, 64, 128, 255]
+    assert (sheet[:, 66:] == 0).all()  # a channel that is the same everywhere
+
+
+@pytest.mark.parametrize(("count", "side"), [(1, 1), (16, 7), (5, 300)])
+def test_channels_of_any_size_make_a_small_sheet(count: int, side: int) -> None:
+    maps = np.random.default_rng(0).normal(size=(count, side, side))
+    maps[0, 0, 0] = np.inf
+    picture = channel_grid(maps)
+    assert picture.width <= 4 * 66 and picture.height <= 4 * 66
+    assert decoded(picture).shape == (picture.height, picture.width)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -32,6 +36,10 @@ def operation_multiply_adds(name: str, arguments: Sequence[Any], output: Any) ->
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     total = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # see compiler_unloaded
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
@@ -74,5 +82,32 @@ def run_ghost(ghost: nn.Module, shape: tuple[int, ...], watch: Callable[[Tensor]
     """
     dtype = next((parameter.dtype for parameter in ghost.parameters() if parameter.is_floating_point()), None)
     picture = torch.empty(1, *shape, dtype=dtype, device="meta")
-    with torch.no_grad(), torch.device("meta"), watch(picture):
+    with compiler_unloaded(), torch.no_grad(), torch.device("meta"), watch(picture):
         return ghost(picture)
+
+
+@contextmanager
+def compiler_unloaded() -> Iterator[None]:
+    """Within, torch works out shapes without importing its compiler, which takes a second.
+
+    The functions that it does so with import it at their first call, to mark themselves as not to be compiled. They
+    are given something that leaves them as they are; whoever asks it for anything else gets the compiler.
+    """
+    name = "torch._dynamo"
+    if name in sys.modules:
+        yield
+        return
+
+    def load(attribute: str) -> Any:
+        sys.modules.pop(name)
+        return getattr(importlib.import_module(name), attribute)
+
+    double: Any = ModuleType(name)
+    double.disable = lambda function, *_, **__: function
+    double.__getattr__ = load
+    sys.modules[name] = double
+    try:
+        yield
+    finally:
+        if sys.modules.get(name) is double:
+            del sys.modules[name]

@@ -176,10 +176,10 @@ def horizontal_line(y: float, label: str) -> str:
     )
 
 
-def vertical_tick(x: float, label: str) -> str:
+def vertical_tick(x: float, label: str, bottom: float = BOTTOM) -> str:
     return (
-        f'<path class="axis" d="M{x:.1f} {BOTTOM:g}v4"/>'
-        f'<text class="tick" x="{x:.1f}" y="{BOTTOM + 17:g}" text-anchor="middle">{escape(label)}</text>'
+        f'<path class="axis" d="M{x:.1f} {bottom:g}v4"/>'
+        f'<text class="tick" x="{x:.1f}" y="{bottom + 17:g}" text-anchor="middle">{escape(label)}</text>'
     )
 
 

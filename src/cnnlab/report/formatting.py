@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -59,6 +59,21 @@ def duration(seconds: Any) -> str:
         return f"{whole // 60}{SPACE}min {whole % 60:02d}{SPACE}s"
     minutes = round(total / 60)
     return f"{minutes // 60:,}{SPACE}h {minutes % 60:02d}{SPACE}min"
+
+
+def as_interval(bounds: Any) -> tuple[float, float] | None:
+    low, high = (finite(bound) for bound in bounds or (None, None))
+    return None if low is None or high is None else (low, high)
+
+
+def between(bounds: Any, write: Callable[[float], str]) -> str:
+    """Write an interval, its unit once: "90.2 to 95.5 %"; empty where it is unknown or without width."""
+    interval = as_interval(bounds)
+    low, high = map(write, interval) if interval else ("", "")
+    unit = f"{SPACE}%"
+    if low == high:
+        return ""
+    return f"{low.removesuffix(unit) if high.endswith(unit) else low} to {high}"
 
 
 def share(value: Any) -> float:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 BOX = 128  # CSS pixels: the longest side of a picture on the page
 SHEET = 560  # CSS pixels: the longest side of a sheet of weights
+TILE = 64  # CSS pixels: the longest side of a channel of a stage
+COLUMNS = 4
 MAX_LOSSLESS_SIDE = 64  # a larger picture is a photograph: JPEG is a tenth of PNG
 
 
@@ -79,6 +81,26 @@ def weight_grid(weights: np.ndarray[Any, Any]) -> Picture:
         return Picture(data_uri(picture, lossless=False), width, height, crisp=False)
     factor = max(1, SHEET // max(picture.size))
     return Picture(data_uri(picture, lossless=True), picture.width * factor, picture.height * factor, crisp=True)
+
+
+def channel_grid(maps: np.ndarray[Any, Any]) -> Picture:
+    """(k, h, w) channels as one sheet: each from its lowest value, black, to its highest, white."""
+    from PIL import Image
+
+    count, height, width = maps.shape
+    maps = np.nan_to_num(maps, posinf=0, neginf=0).astype(np.float64)
+    low, high = (edge(maps, axis=(1, 2), keepdims=True) for edge in (np.min, np.max))
+    tiles = np.rint(255 * (maps - low) / np.where(high > low, high - low, 1)).astype(np.uint8)
+    crisp = 2 * max(height, width) <= TILE  # else squares would be of unequal size, or the tile far too small
+    factor = TILE // max(height, width) if crisp else TILE / max(height, width)
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    filtering = Image.Resampling.NEAREST if crisp else Image.Resampling.BILINEAR
+    columns = min(count, COLUMNS)
+    sheet = Image.new("L", (columns * (size[0] + 2) - 2, math.ceil(count / columns) * (size[1] + 2) - 2), 128)
+    for number, tile in enumerate(tiles):
+        place = number % columns * (size[0] + 2), number // columns * (size[1] + 2)
+        sheet.paste(Image.fromarray(tile).resize(size, filtering), place)
+    return Picture(data_uri(sheet, lossless=True), sheet.width, sheet.height, crisp=True)
 
 
 def data_uri(picture: Image.Image, lossless: bool) -> str:

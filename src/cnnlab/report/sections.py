@@ -1,0 +1,214 @@
+"""What each section of the page shows, ready for the template."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cnnlab.report import charts, formatting
+from cnnlab.report.content import Area, Insight, Report, Sample
+from cnnlab.report.formatting import SPACE, number, percent
+
+if TYPE_CHECKING:
+    import numpy as np
+    from markupsafe import Markup
+
+MAX_FILTERS = 64  # the strongest units of the first layer
+MAX_NAMES = 1000  # quarantined pictures listed by name
+LOSS_LOG_FROM = 100.0  # a loss that spans two decades is drawn on a logarithmic axis
+
+
+def best_row(report: Report) -> Mapping[str, Any]:
+    return next((row for row in report.history if row.get("epoch") == report.best_epoch), {})
+
+
+def split_view(split: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sizes with their shares, the pictures set aside with the reasons counted, and the other settings."""
+    sizes = {key: int(value or 0) for key, value in (split.get("sizes") or {}).items()}
+    total = sum(sizes.values())
+    names = {"train": "training", "val": "validation", "test": "test"}
+    quarantined = list(split.get("quarantined") or [])
+    return {
+        "sizes": [(names.get(key, key), size, size / total if total else 0.0) for key, size in sizes.items()],
+        "quarantined": quarantined[:MAX_NAMES],
+        "quarantined_total": len(quarantined),
+        "reasons": Counter(str(entry.get("reason") or "no reason given") for entry in quarantined).most_common(5),
+        "other": formatting.flatten({k: v for k, v in split.items() if k not in ("sizes", "quarantined")}),
+    }
+
+
+def curves(report: Report) -> list[tuple[str, Markup, str]]:
+    """Return (heading, SVG, caption) of each column of the history; what was never measured is left out."""
+    epochs = [float(row["epoch"]) for row in report.history]
+    if not epochs:
+        return []
+    best = best_row(report)
+
+    def both(key: str) -> list[charts.Series]:
+        parts = (("training", f"train_{key}"), ("validation", f"val_{key}"))
+        return [charts.Series(name, [row.get(part) for row in report.history], name) for name, part in parts]
+
+    def at_best(key: str, write: Any) -> str:
+        train, val = write(best.get(f"train_{key}")), write(best.get(f"val_{key}"))
+        return f"Epoch {report.best_epoch}: training {train}, validation {val}." if best else ""
+
+    def one(name: str, key: str) -> list[charts.Series]:
+        return [charts.Series(name, [row.get(key) for row in report.history], "validation")]
+
+    marked = float(report.best_epoch)
+    drawn = [
+        (
+            "Loss",
+            charts.line_chart("loss", "Loss", epochs, both("loss"), marked_epoch=marked, log_from=LOSS_LOG_FROM),
+            at_best("loss", number),
+        ),
+        (
+            "Accuracy",
+            charts.line_chart("accuracy", "Accuracy", epochs, both("accuracy"), write=percentage, marked_epoch=marked),
+            at_best("accuracy", percent),
+        ),
+        (
+            "Learning rate",
+            charts.line_chart("rate", "Learning rate", epochs, one("learning rate", "lr")),
+            "At the end of each epoch.",
+        ),
+        (
+            "Gradient",
+            charts.line_chart(
+                "gradient", "Norm of the gradient", epochs, one("norm", "gradient_norm"), log_from=LOSS_LOG_FROM
+            ),
+            "Norm of all parameters’ gradient, before any clipping: mean over steps of the epoch.",
+        ),
+    ]
+    return [(heading, markup(svg), caption) for heading, svg, caption in drawn if svg]
+
+
+def percentage(share: float) -> str:
+    """Write a share for an axis: 60 %, 99.5 %."""
+    return f"{number(100 * share)}{SPACE}%"
+
+
+def confusion_view(report: Report) -> dict[str, Any] | None:
+    """Return rows of counts (few classes) or a heat map (many), and the pairs most often confused."""
+    matrix = (report.test or {}).get("confusion_matrix")
+    if not matrix:
+        return None
+    from cnnlab.report import confusion
+
+    small = len(report.classes) <= confusion.MAX_TABLE_CLASSES
+    return {
+        "rows": confusion.table_rows(matrix, report.classes) if small else [],
+        "upright": max(len(name) for name in report.classes) > 3,
+        "heat_map": None if small else markup(confusion.heat_map(matrix, report.classes)),
+        "zoom": len(report.classes) > confusion.MAX_NAMED_CLASSES,
+        "pairs": confusion.most_confused(matrix, report.classes),
+    }
+
+
+def sample_view(sample: Sample, classes: Sequence[str]) -> dict[str, Any]:
+    from cnnlab.report import pictures
+
+    answers = pictures.top_answers(sample.probabilities, list(classes), sample.true)
+    return {
+        "picture": pictures.as_picture(sample.image),
+        "overlay": None if sample.overlay is None else pictures.as_picture(sample.overlay),
+        "loss": sample.loss,
+        "name": sample.name,
+        "true": sample.true,
+        "answers": answers,
+        "right": answers[0].is_true,
+    }
+
+
+def calibration_view(test: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return diagrams without and with the temperature: (heading, SVG, loss, ECE), and the first one's bins."""
+    known = (test or {}).get("calibration")
+    if not known:
+        return None
+    from cnnlab.report.reliability import edges, reliability_diagram
+
+    headings = {"before": "As trained", "after": f"With the temperature {number(known.get('temperature'), 3)}"}
+    drawn = [
+        (heading, markup(svg), known[key]["loss"], known[key]["ece"])
+        for key, heading in headings.items()
+        if known.get(key) and (svg := reliability_diagram(f"reliability-{key}", heading, known[key]["bins"]))
+    ]
+    bins = known["before"]["bins"]
+    return {
+        "drawn": drawn,
+        "temperature": known.get("temperature"),
+        "n": known.get("n"),
+        "bins": [(edges(one, len(bins)), one) for one in bins if one["n"]],
+    }
+
+
+def maps_view(insight: Insight) -> dict[str, Any]:
+    """The method of the maps, the colours of their legend, and how faithful they are beside random maps."""
+    judged = insight.faithfulness
+    rows = []
+    if judged is not None:
+        measures = (("Deletion", "lower is better", 0), ("Insertion", "higher is better", 1))
+        for name, direction, place in measures:
+            ours, chance = in_numbers(judged.maps[place]), in_numbers(judged.chance[place])
+            rows.append((name, direction, ours, chance, judged.better[place]))
+    return {
+        "method": insight.method,
+        "without": insight.without_maps.rstrip("."),
+        "legend": insight.legend,
+        "rows": rows,
+        "n": judged.n if judged else 0,
+        "steps": judged.steps if judged else 0,
+    }
+
+
+def in_numbers(area: Area) -> tuple[str, str]:
+    """Mean with half of its interval, and the standard deviation."""
+    return f"{area.mean:.3f} ± {area.half:.3f}", f"{area.spread:.3f}"
+
+
+def stages_view(insight: Insight) -> dict[str, Any] | None:
+    if insight.traced is None or not insight.stages:
+        return None
+    from cnnlab.report import pictures
+
+    return {
+        "picture": pictures.as_picture(insight.traced.image),
+        "name": insight.traced.name,
+        "true": insight.traced.true,
+        "sheets": [
+            {
+                "name": stage.name,
+                "shape": "×".join(map(str, stage.shape)),
+                "shown": len(stage.maps),
+                "channels": stage.shape[0],
+                "picture": pictures.channel_grid(stage.maps),
+            }
+            for stage in insight.stages
+        ],
+    }
+
+
+def filters_view(weights: np.ndarray[Any, Any] | None) -> dict[str, Any] | None:
+    """The strongest units as one sheet; None where the weights are no pictures of one or three channels."""
+    import numpy as np
+
+    from cnnlab.report import pictures
+
+    if weights is None or weights.shape[1] not in (1, 3) or not np.isfinite(weights).all():
+        return None
+    strength = np.square(weights).sum(axis=(1, 2, 3))
+    chosen = np.sort(np.argsort(-strength, kind="stable")[:MAX_FILTERS])
+    return {
+        "picture": pictures.weight_grid(weights[chosen]),
+        "shown": len(chosen),
+        "units": len(weights),
+        "size": f"{weights.shape[2]}×{weights.shape[3]}",
+    }
+
+
+def markup(svg: str) -> Markup:
+    """Vouch for a string of our own making, whose foreign parts were escaped where it was built."""
+    from markupsafe import Markup
+
+    return Markup(svg)
