@@ -16,7 +16,8 @@ from cnnlab.config import Config, compose, from_dict, options
 from cnnlab.data.load import Data, build_data
 from cnnlab.device import choose_device
 from cnnlab.errors import ConfigError, RunError
-from cnnlab.evaluation.evaluate import Outputs, evaluate_model, write_outputs
+from cnnlab.evaluation.evaluate import Outputs, test_run
+from cnnlab.evaluation.segmentation import SegmentationOutputs
 from cnnlab.models.base import count_parameters
 from cnnlab.models.first_layer import first_layer_weights
 from cnnlab.models.registry import default_arguments, model_spec
@@ -212,8 +213,7 @@ def _train_test_report(trainer: Trainer, trackers: Trackers, resumed: bool) -> R
         outputs = None
         best, card = load_run(folder, data.test.device)
         if data.test.count:
-            outputs = evaluate_model(best, data, "test", card["classes"], trainer.config.test)
-            write_outputs(folder, outputs, card["classes"])
+            outputs = test_run(folder, best, data, card["classes"])
             test = outputs.figures
             trackers.log(Tested({k: v for k, v in test.items() if isinstance(v, int | float)}, str(folder.weights)))
         write_report(folder, data, outputs, best)
@@ -250,7 +250,9 @@ def describe_run(model: nn.Module, data: Data) -> dict[str, str]:
     }
 
 
-def write_report(folder: RunFolder, data: Data, outputs: Outputs | None, model: nn.Module) -> None:
+def write_report(
+    folder: RunFolder, data: Data, outputs: Outputs | SegmentationOutputs | None, model: nn.Module
+) -> None:
     """report.html of the run and its best model. It comes last: where it is, the run is done."""
     config = read_config(folder)
     history = folder.history()

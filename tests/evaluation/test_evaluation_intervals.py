@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cnnlab.evaluation.intervals import bootstrap_intervals, difference_interval, mean_interval
 from cnnlab.evaluation.metrics import classification_figures, picture_losses
-from cnnlab.evaluation.tables import fall_text
+from cnnlab.evaluation.tables import fall_text, figures_text
 
 
 def drawn(count: int, classes: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -120,3 +120,12 @@ def test_a_mean_comes_with_its_spread() -> None:
     assert (mean, spread) == (2.5, pytest.approx((5 / 3) ** 0.5))
     assert half == pytest.approx(1.959964 * (5 / 3) ** 0.5 / 2)
     assert mean_interval([0.5]) == (0.5, 0, 0)
+
+
+def test_figures_of_pixels_are_printed_with_their_intervals() -> None:
+    figures = {"split": "test", "task": "segmentation", "n": 40, "loss": 0.25, "dice": 0.875, "boundary_f1": 0.75}
+    figures |= {"accuracy": 0.9, "accuracy_interval": [0.85, 0.95], "mean_iou": 0.8, "mean_iou_interval": [0.7, 0.9]}
+    text = figures_text(figures)
+    assert "test split, 40 pictures" in text
+    assert "90.00 %  (right; 95 % interval 85.00–95.00 %)" in text
+    assert "80.00 %  (95 % interval 70.00–90.00 %)" in text

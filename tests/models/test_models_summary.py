@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -549,3 +551,23 @@ def test_counts_have_three_digits(number: int, text: str) -> None:
 )
 def test_bytes_have_three_digits(number: int, text: str) -> None:
     assert short_bytes(number) == text
+
+
+# ---- torch's compiler
+
+
+def test_a_summary_leaves_the_compiler_unloaded_and_whole_for_who_needs_it() -> None:
+    code = """
+import sys, torch
+from cnnlab.models.convnet import ConvNet
+from cnnlab.models.cost import compiler_unloaded
+from cnnlab.models.summary import summarise
+summarise(ConvNet(), (3, 64, 64))
+assert "torch._dynamo" not in sys.modules
+with compiler_unloaded():
+    import torch._dynamo.utils
+    assert torch._dynamo.config.recompile_limit
+assert torch.compile(torch.nn.ReLU(), backend="eager")(torch.ones(1)) == 1
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

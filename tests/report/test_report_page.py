@@ -225,6 +225,23 @@ def test_without_maps_the_page_says_why_and_leaves_no_gap() -> None:
     assert not {"faithfulness", "stages"} & ids(html)
 
 
+def test_of_pixels_nothing_is_said_that_holds_of_pictures() -> None:
+    pixels = {
+        "split": "test",
+        "task": "segmentation",
+        "accuracy": 0.97,
+        "accuracy_interval": [0.96, 0.98],
+        "mean_iou": 0.8,
+        "mean_iou_interval": [0.78, 0.82],
+        "n": 40,
+        "confusion_matrix": [[900, 10, 0], [20, 300, 0], [0, 0, 80]],
+    }
+    words = Page(render(make_report(test=pixels, samples=[]))).words
+    assert "n = 40 pictures; every pixel counts." in words
+    assert "Mean IoU 80.0 % 78.0 to 82.0 %" in words
+    assert "taken for pixels share dog cat 20 of 320" in words
+
+
 HOSTILE = ["</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", "a\"b'&amp;", "{{ 7*7 }}", "שלום 猫"]
 
 

@@ -44,6 +44,8 @@ def result_table(history: Sequence[Mapping[str, Any]], best_epoch: int, test: Ma
 
 def figures_text(figures: Mapping[str, Any]) -> str:
     """What `cnnlab test` prints."""
+    if figures.get("task") == "segmentation":
+        return _segmentation_text(figures)
     bounds = {"accuracy": figures["accuracy_interval"], **figures["intervals"]}
     several = {key: value for key, value in figures["topk_accuracy"].items() if key not in ("1", "5")}
     further = "accuracy of " * bool(several) + ", ".join(f"top-{k} {percent(v)}" for k, v in several.items())
@@ -65,6 +67,20 @@ def figures_text(figures: Mapping[str, Any]) -> str:
             _temperature(figures["calibration"]),
             *(_views(figures["views"]) if "views" in figures else []),
             *([f"  {fall_text(figures['own_test'])}"] if "own_test" in figures else []),
+        ]
+    )
+
+
+def _segmentation_text(figures: Mapping[str, Any]) -> str:
+    intervals = [interval_text(figures[f"{key}_interval"]) for key in ("accuracy", "mean_iou")]
+    return "\n".join(
+        [
+            f"{figures['split']} split, {figures['n']:,} pictures",
+            f"  pixels       {percent(figures['accuracy'])}  (right; 95 % interval {intervals[0]})",
+            f"  mean IoU     {percent(figures['mean_iou'])}  (95 % interval {intervals[1]})",
+            f"  Dice         {number(figures['dice'])}  (mean over the classes)",
+            f"  boundary F1  {number(figures['boundary_f1'])}",
+            f"  loss         {number(figures['loss'])}",
         ]
     )
 

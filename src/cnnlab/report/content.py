@@ -68,6 +68,18 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Scene:
+    """One picture whose pixels were classified: (H, W, 3) uint8 each, and its figures in words."""
+
+    name: str
+    figures: str
+    picture: np.ndarray[Any, Any]
+    truth: np.ndarray[Any, Any]
+    answer: np.ndarray[Any, Any]
+    error: np.ndarray[Any, Any]  # white where the answer is wrong
+
+
+@dataclass(frozen=True)
 class Insight:
     """What the network does with pictures.
 
@@ -75,6 +87,7 @@ class Insight:
         mistakes: the wrong answers with the highest loss, the worst first.
         method: of the activation maps, None where there are none; `without_maps` says why.
         legend: CSS colours of a map from 0 to 1.
+        scenes: pictures whose pixels were classified, the worst first; `colours` are the CSS colours of the classes.
         traced: the picture whose `stages` are shown.
     """
 
@@ -86,6 +99,8 @@ class Insight:
     stages: Sequence[Stage] = ()
     faithfulness: Faithfulness | None = None
     layers: Sequence[Layer] = ()
+    scenes: Sequence[Scene] = ()
+    colours: Sequence[str] = ()
     totals: Mapping[str, str] = field(default_factory=dict)  # of the whole network
 
 

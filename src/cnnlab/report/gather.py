@@ -15,6 +15,7 @@ from cnnlab.evaluation.evaluate import Outputs
 from cnnlab.evaluation.hardest import first_places
 from cnnlab.evaluation.intervals import mean_interval
 from cnnlab.evaluation.metrics import picture_losses
+from cnnlab.evaluation.segmentation import SegmentationOutputs
 from cnnlab.explain.cam import activation_maps, method_of
 from cnnlab.explain.faithfulness import deletion_insertion, random_maps
 from cnnlab.explain.overlay import legend_colours, overlay
@@ -23,6 +24,7 @@ from cnnlab.models.summary import Summary, summarise
 from cnnlab.models.table import extent_text, shape_text, short_bytes, short_count
 from cnnlab.models.trace import ArithmeticMismatch
 from cnnlab.report.content import Area, Faithfulness, Insight, Layer, Sample, Stage
+from cnnlab.report.gather_pixels import gather_scenes
 from cnnlab.report.pictures import BOX
 
 SAMPLES = 24
@@ -36,7 +38,7 @@ COST = 4.5e11  # multiply-adds that this may take on a processor: about a quarte
 NAMES = {"cam": "CAM", "gradcam": "Grad-CAM"}
 
 
-def gather(model: nn.Module, data: Data, outputs: Outputs | None) -> tuple[list[Sample], Insight]:
+def gather(model: nn.Module, data: Data, outputs: Outputs | SegmentationOutputs | None) -> tuple[list[Sample], Insight]:
     """Sample pictures of the test split and what lies behind the answers; nothing of what the model cannot give.
 
     Args:
@@ -50,6 +52,9 @@ def gather(model: nn.Module, data: Data, outputs: Outputs | None) -> tuple[list[
     layers, totals = layer_rows(summary), totals_of(summary)
     if outputs is None:
         return [], Insight(layers=layers, totals=totals)
+    if isinstance(outputs, SegmentationOutputs):
+        scenes, colours = gather_scenes(model, data, outputs)
+        return [], Insight(scenes=scenes, colours=colours, layers=layers, totals=totals)
     chosen, worst = sample_places(outputs, data.config.seed), worst_places(outputs)
     images = pictures_at(data, [*chosen, *worst])
     try:

@@ -56,12 +56,14 @@ def render(report: Report) -> str:
         curves=sections.curves(report),
         history=report.history,
         best_epoch=report.best_epoch,
+        counted="pixels" if segments(report) else "pictures",
         confusion=sections.confusion_view(report),
         per_class=(report.test or {}).get("per_class") or [],
         calibration=sections.calibration_view(report.test),
         samples=[sections.sample_view(sample, report.classes) for sample in report.samples[:MAX_SAMPLES]],
         samples_total=len(report.samples),
         mistakes=[sections.sample_view(sample, report.classes) for sample in report.insight.mistakes],
+        scenes=sections.scenes_view(report.insight, report.classes),
         maps=sections.maps_view(report.insight),
         stages=sections.stages_view(report.insight),
         filters=sections.filters_view(report.filters),
@@ -110,7 +112,9 @@ def headline(report: Report) -> dict[str, Any]:
     parts = []
     if interval:
         parts.append(f"95{SPACE}% interval {percent(interval[0], digits)} to {percent(interval[1], digits)}.")
-    if accuracy is not None and pictures:
+    if segments(report):
+        parts.append(f"n = {count(pictures)} pictures; every pixel counts.")
+    elif accuracy is not None and pictures:
         parts.append(f"n = {count(pictures)} pictures, {count(accuracy * pictures)} of them right.")
     elif pictures is not None:
         parts.append(f"n = {count(pictures)} pictures.")
@@ -125,6 +129,11 @@ def headline(report: Report) -> dict[str, Any]:
         "sentence": " ".join(parts),
         "strip": None if accuracy is None else markup(charts.interval_strip(accuracy, interval, baseline)),
     }
+
+
+def segments(report: Report) -> bool:
+    """Whether the classes are those of pixels."""
+    return (report.test or {}).get("task") == "segmentation"
 
 
 def majority_share(report: Report) -> float | None:
@@ -155,6 +164,9 @@ def facts(report: Report) -> list[Fact]:
             str(views.get("views", "")).replace("_", " and "),
             between(views.get("accuracy_interval"), percent),
         ),
+        Fact("Mean IoU", percent(test.get("mean_iou")), "", between(test.get("mean_iou_interval"), percent)),
+        Fact("Dice", percent(test.get("dice")), "mean over the classes"),
+        Fact("Boundary F1", percent(test.get("boundary_f1")), "mean over pictures and classes"),
         tested("Mean class accuracy", "mean_class_accuracy", "mean recall over the classes"),
         tested("Macro F1", "macro_f1", "mean over the classes"),
         tested("Loss", "loss", "cross-entropy per picture", lambda value: number(value, 3)),

@@ -143,6 +143,31 @@ def calibration_view(test: Mapping[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
+def scenes_view(insight: Insight, classes: Sequence[str]) -> dict[str, Any] | None:
+    """Pictures whose pixels were classified, each with truth, answer and error; None where there are none."""
+    from cnnlab.report import pictures
+
+    if not insight.scenes:
+        return None
+    rows = [
+        (
+            scene.name,
+            scene.figures,
+            [
+                (title, pictures.as_picture(image))
+                for title, image in (
+                    ("picture", scene.picture),
+                    ("truth", scene.truth),
+                    ("answer", scene.answer),
+                    ("errors", scene.error),
+                )
+            ],
+        )
+        for scene in insight.scenes
+    ]
+    return {"rows": rows, "legend": list(zip(classes, insight.colours, strict=True))[1:]}
+
+
 def maps_view(insight: Insight) -> dict[str, Any]:
     """The method of the maps, the colours of their legend, and how faithful they are beside random maps."""
     judged = insight.faithfulness
