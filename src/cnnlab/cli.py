@@ -60,6 +60,11 @@ EXAMPLES = {
   cnnlab export runs/mine --int8                            a quarter of the size, calibrated on validation pictures
   cnnlab export runs/mine --format pt2 --out served         for torch.export.load
   cnnlab predict runs/mine/export cat.jpg                   an export answers as its run does""",
+    "demo": """examples:
+  cnnlab demo runs/mine                                     http://127.0.0.1:8000
+  cnnlab demo runs/mine --port 9000
+  cnnlab demo runs/mine --host 0.0.0.0 --token secret       for others, who must know the token
+  curl -F picture=@cat.jpg http://127.0.0.1:8000/predict""",
 }
 
 
@@ -173,6 +178,13 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--out", metavar="DIR", help="folder for the file and export.json (default: RUN/export)")
     export.add_argument("--data-root", metavar="DIR", help="where the pictures to test on are now")
     export.add_argument("--trust-code", action="store_true", help=TRUST)
+
+    demo = add("demo", "show a run to others: a web page and a JSON interface")
+    demo.add_argument("run", metavar="RUN", help="run folder")
+    demo.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
+    demo.add_argument("--port", type=int, default=8000, help="default: 8000; 0 takes a free one")
+    demo.add_argument("--token", metavar="T", help="what every question must bring as its bearer token")
+    demo.add_argument("--trust-code", action="store_true", help=TRUST)
     return parser
 
 
@@ -230,6 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "data": _data,
         "compare": _compare,
         "export": _export,
+        "demo": _demo,
     }
     try:
         command[options.command](options, words)
@@ -461,6 +474,12 @@ def _export(options: argparse.Namespace, words: Sequence[str]) -> None:
         f" ({right['n']:,} {right['split']} pictures)"
     )
     print(f"  one picture {times['export']['median']:.2f} ms, the model {times['model']['median']:.2f} ms")
+
+
+def _demo(options: argparse.Namespace, words: Sequence[str]) -> None:
+    from cnnlab.deploy.demo import serve
+
+    serve(options.run, options.host, options.port, options.token, options.trust_code)
 
 
 def _print_options() -> None:

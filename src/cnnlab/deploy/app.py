@@ -1,0 +1,258 @@
+"""The web application of a demonstration: one page and a JSON interface."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from importlib import resources
+from typing import Any
+
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from torch import Tensor
+
+from cnnlab import __version__
+from cnnlab.deploy.batching import LARGEST, WAITING, MicroBatcher, QueueFull
+from cnnlab.deploy.guard import Guard, refusal
+from cnnlab.deploy.metrics import Metrics
+from cnnlab.deploy.service import Service, png
+from cnnlab.deploy.uploads import FIELD, Refused, Uploads, decode
+from cnnlab.errors import CnnlabError
+
+FILES = {
+    "/": ("index.html", "text/html"),
+    "/docs": ("docs.html", "text/html"),
+    "/style.css": ("style.css", "text/css"),
+    "/app.js": ("app.js", "text/javascript"),
+    "/pad.js": ("pad.js", "text/javascript"),
+    "/view.js": ("view.js", "text/javascript"),
+    "/docs.js": ("docs.js", "text/javascript"),
+    "/engine.js": ("engine-server.js", "text/javascript"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+FREE = (*FILES, "/health")  # nothing in them is the run's
+DECODERS = 2  # pictures decoded at once: what bounds the memory
+SECONDS = 30.0  # until an answer is given up
+
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": [FIELD],
+                    "properties": {FIELD: {"type": "string", "format": "binary"}},
+                }
+            },
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+
+
+class Problem(BaseModel):
+    """Every answer that is no result."""
+
+    error: str
+
+
+class Likely(BaseModel):
+    label: str
+    probability: float
+
+
+class Prediction(BaseModel):
+    label: str
+    probability: float
+    top: list[Likely]
+    milliseconds: float
+
+
+class Explanation(BaseModel):
+    """`overlay` is a data URI: a transparent PNG for the part `seen` (left, top, right, bottom) of `size` pixels."""
+
+    label: str
+    target: str
+    method: str
+    size: list[int]
+    seen: list[float]
+    overlay: str
+    milliseconds: float
+
+
+class Thing(BaseModel):
+    """`box`: left, top, right, bottom in pixels."""
+
+    label: str
+    probability: float
+    box: list[float]
+
+
+class Localization(BaseModel):
+    size: list[int]
+    objects: list[Thing]
+    milliseconds: float
+
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem} for status in (400, 401, 403, 408, 413, 422, 503)
+}
+
+
+def create_app(
+    service: Service,
+    token: str | None = None,
+    hosts: Sequence[str] | None = None,
+    batch: int = LARGEST,
+    waiting: int = WAITING,
+    at_once: int = 64,
+) -> FastAPI:
+    """Args:
+    token: that every question must bring; None asks for none.
+    hosts: names the server may be called by; None for any.
+    batch: pictures that go through the network together; 1 for each alone.
+    waiting: pictures that may wait for the network; at_once: requests in progress. Beyond either, 503.
+    """
+    metrics, uploads = Metrics(), Uploads()
+    batcher = MicroBatcher(service.predictor.probabilities, batch, waiting, metrics.batch)
+    pool = ThreadPoolExecutor(DECODERS, "decode")
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        pool.shutdown(cancel_futures=True)
+        batcher.close()
+
+    app = FastAPI(
+        title="cnnlab",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        lifespan=lifespan,
+    )
+
+    @app.exception_handler(Refused)
+    async def refused(request: Request, error: Refused) -> JSONResponse:
+        return refusal(error)
+
+    @app.exception_handler(CnnlabError)
+    async def wrong(request: Request, error: CnnlabError) -> JSONResponse:
+        return refusal(Refused(422, str(error)))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        return refusal(Refused(422, f"{first['loc'][-1]}: {first['msg']}."))
+
+    @app.exception_handler(HTTPException)
+    async def unknown(request: Request, error: HTTPException) -> JSONResponse:
+        sentences = {404: "There is nothing here.", 405: "This path takes another method."}
+        return refusal(Refused(error.status_code, sentences.get(error.status_code, "The request cannot be answered.")))
+
+    async def in_pool(work: Callable[..., Any], *given: Any) -> Any:
+        try:
+            async with asyncio.timeout(SECONDS):
+                return await asyncio.get_running_loop().run_in_executor(pool, work, *given)
+        except TimeoutError:
+            raise Refused(
+                503, f"The answer took longer than {SECONDS:.0f} seconds; send a smaller picture.", 5
+            ) from None
+
+    def readied(content: bytes) -> Tensor:
+        return service.preprocess(decode(content))
+
+    @app.post("/predict", response_model=Prediction, responses=PROBLEMS, openapi_extra=BODY)
+    async def predict(request: Request, topk: int = Query(5, ge=1, le=1000)) -> Response:
+        """The likeliest classes of a picture."""
+        content = await uploads.read(request)
+        began = time.perf_counter()
+        image = await in_pool(readied, content)
+        try:
+            async with asyncio.timeout(SECONDS):
+                row = await asyncio.wrap_future(batcher.submit(image))
+        except QueueFull:
+            raise Refused(503, "The server is busy; try again in a moment.", 1) from None
+        except TimeoutError:
+            raise Refused(503, f"The answer took longer than {SECONDS:.0f} seconds; try again.", 5) from None
+        top = service.top(row, topk)
+        return JSONResponse({**top[0], "top": top, "milliseconds": since(began)})
+
+    @app.post("/explain", response_model=Explanation, responses=PROBLEMS, openapi_extra=BODY)
+    async def explain(request: Request, target: str | None = Query(None, max_length=200)) -> Response:
+        """Where the network sees the class target, by default the one it answers."""
+        content = await uploads.read(request)
+        began = time.perf_counter()
+        found = await in_pool(lambda: service.explain(decode(content), target))
+        return JSONResponse(found | {"milliseconds": since(began)})
+
+    @app.post("/localize", response_model=Localization, responses=PROBLEMS, openapi_extra=BODY)
+    async def localize(request: Request) -> Response:
+        """Boxes around the objects of a picture."""
+        content = await uploads.read(request)
+        began = time.perf_counter()
+        found = await in_pool(lambda: service.localize(decode(content)))
+        return JSONResponse(found | {"milliseconds": since(began)})
+
+    @app.post(
+        "/picture",
+        response_class=Response,
+        responses=PROBLEMS | {200: {"content": {"image/png": {}}}},
+        openapi_extra=BODY,
+    )
+    async def picture(request: Request) -> Response:
+        """The picture as an upright PNG, for a browser that does not know its format."""
+        content = await uploads.read(request)
+        return Response(await in_pool(lambda: png(decode(content))), media_type="image/png")
+
+    @app.get("/model", responses=PROBLEMS)
+    async def model() -> dict[str, Any]:
+        """The card of the model: what it was trained on, how well it does, and its layers."""
+        return service.card
+
+    @app.get("/samples", responses=PROBLEMS)
+    async def samples() -> list[dict[str, Any]]:
+        """Pictures of the test split, with their true classes."""
+        return [{"number": number, "label": sample.label} for number, sample in enumerate(service.samples)]
+
+    @app.get("/samples/{number}", response_class=Response, responses={200: {"content": {"image/png": {}}}})
+    async def sample(number: int) -> Response:
+        """One of them."""
+        if not 0 <= number < len(service.samples):
+            raise Refused(404, "There is no such sample.")
+        return Response(service.samples[number].content, media_type="image/png")
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """That the server is alive."""
+        return {"status": "ok", "version": __version__}
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def prometheus() -> str:
+        """Counts and times, for Prometheus."""
+        return metrics.text(batcher.waiting)
+
+    for path, (name, kind) in FILES.items():
+        app.add_api_route(path, _file(name, kind), include_in_schema=False)
+    app.add_middleware(Guard, metrics=metrics, token=token, free=FREE, hosts=hosts, at_once=at_once)  # type: ignore[arg-type]
+    return app
+
+
+def since(began: float) -> float:
+    return round(1000 * (time.perf_counter() - began), 3)
+
+
+def _file(name: str, kind: str) -> Callable[[], Any]:
+    content = (resources.files("cnnlab.deploy") / "web" / name).read_bytes()
+
+    async def answer() -> Response:
+        return Response(content, media_type=kind)
+
+    return answer

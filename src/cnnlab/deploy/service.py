@@ -1,0 +1,223 @@
+"""What a demonstration can answer about a run; it knows nothing of the web."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import dataclasses
+import io
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from cnnlab.data.decode import Layout, arrange
+from cnnlab.data.load import build_data
+from cnnlab.data.preprocess import Preprocess
+from cnnlab.deploy.predictor import Predictor
+from cnnlab.deploy.uploads import MAX_BYTES, MAX_PIXELS
+from cnnlab.errors import CnnlabError, ModelError
+from cnnlab.explain import Localizer, activation_maps
+from cnnlab.explain.cam import method_of
+from cnnlab.explain.pictures import LARGEST, class_number
+from cnnlab.models.folding import fold_batch_norm
+from cnnlab.models.summary import summarise
+from cnnlab.models.table import facts
+from cnnlab.runs.folder import RunFolder, open_folder, read_config
+from cnnlab.runs.weights import load_run
+
+SAMPLES = 24
+SHOWN = 1024  # pixels of the longer side of a picture that is sent
+OVERLAY = 448  # pixels of the longer side of a map that is sent
+LOCALIZED = 1_000_000  # pixels of a picture that objects are looked for on, at the most
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture of the test split: a PNG file and its true class."""
+
+    content: bytes
+    label: str
+
+
+class Service:
+    """A run with its card and samples. Every method may be called by many threads.
+
+    Args:
+        model: in evaluation mode, on the processor.
+        card: what `load_run` gives beside it.
+        test: the content of test.json, None if the run was not tested.
+        samples: pictures to try.
+    """
+
+    def __init__(
+        self, model: nn.Module, card: dict[str, Any], test: dict[str, Any] | None, samples: list[Sample]
+    ) -> None:
+        self.classes: list[str] = card["classes"]
+        self.preprocess = Preprocess.from_dict(card["preprocess"])
+        layout = self.preprocess.layout
+        self.shape = (layout.channels, layout.height, layout.width)
+        if model(torch.zeros(1, *self.shape)).ndim != 2:
+            raise ModelError("this model classifies every pixel; the demonstration is for classes of whole pictures.")
+        folded = fold_batch_norm(model, torch.randn(2, *self.shape))
+        self.predictor = Predictor(folded, self.classes, self.preprocess, torch.device("cpu"))
+        self.samples = samples
+        self._looking = threading.Lock()  # maps hook into the model's layers, so they have a copy of their own
+        self._model = copy.deepcopy(model)
+        self._localizer = _localizer(self._model, self.shape)
+        self.card = self._describe(card, test)
+
+    @classmethod
+    def from_run(cls, run: str | Path, trust_code: bool = False) -> Service:
+        """Raises RunError for a folder without a trained model."""
+        folder = open_folder(run)
+        model, card = load_run(folder, "cpu", trust_code)
+        return cls(model, card, folder.test_figures(), samples_of(folder, card))
+
+    def top(self, row: torch.Tensor, count: int) -> list[dict[str, Any]]:
+        """(K,) probabilities → the likeliest classes, likeliest first."""
+        values, order = row.sort(descending=True, stable=True)
+        pairs = zip(order[:count].tolist(), values[:count].tolist(), strict=True)
+        return [{"label": self.classes[number], "probability": value} for number, value in pairs]
+
+    def explain(self, picture: Image.Image, target: str | None) -> dict[str, Any]:
+        """An activation map as a transparent picture to lay over the part `seen` of a picture of `size`.
+
+        Raises ModelError for a class that does not exist or a model without a feature map.
+        """
+        images = self.preprocess(picture)[None]
+        row = self.predictor.probabilities(images)[0]
+        number = int(row.argmax()) if target is None else class_number(target, self.classes)
+        with self._looking:
+            heat = activation_maps(self._model, images, "auto", number)[0].numpy()
+            method = method_of(self._model)
+        return {
+            "label": self.classes[int(row.argmax())],
+            "target": self.classes[number],
+            "method": {"cam": "CAM", "gradcam": "Grad-CAM"}[method],
+            "size": list(picture.size),
+            "seen": seen_box(picture, self.preprocess.layout),
+            "overlay": data_uri(coloured(heat)),
+        }
+
+    def localize(self, picture: Image.Image) -> dict[str, Any]:
+        """Objects on a picture, surest first, boxes as [left, top, right, bottom] in its pixels.
+
+        Raises ModelError for a model without a fully-convolutional form.
+        """
+        if self._localizer is None:
+            raise ModelError("this model has no fully-convolutional form, so it cannot tell where objects are.")
+        layout = self.preprocess.layout
+        factor = min(
+            1.0,
+            LARGEST * max(layout.height, layout.width) / max(picture.size),
+            (LOCALIZED / (picture.width * picture.height)) ** 0.5,
+        )
+        width, height = (max(1, round(side * factor)) for side in picture.size)
+        wanted = dataclasses.replace(layout, height=height, width=width, fit="squash")
+        image = self.preprocess.normalise(torch.from_numpy(arrange(picture, wanted))[None])[0]
+        with self._looking:
+            found = self._localizer(image).objects
+        objects = [
+            {
+                "label": self.classes[one.label],
+                "probability": one.probability,
+                "box": [round(edge / factor, 1) for edge in one.box],
+            }
+            for one in found
+        ]
+        return {"size": list(picture.size), "objects": objects}
+
+    def _describe(self, card: dict[str, Any], test: dict[str, Any] | None) -> dict[str, Any]:
+        layout, summary = self.preprocess.layout, facts(summarise(self._model, self.shape))
+        accuracy = test and {"value": test["accuracy"], "interval": test["accuracy_interval"], "n": test["n"]}
+        kept = ("name", "kind", "input", "output", "parameters", "multiply_adds", "receptive_field")
+        return {
+            "model": card["model"]["name"],
+            "data": card.get("data"),
+            "epoch": card["epoch"],
+            "classes": self.classes,
+            "input": {"channels": layout.channels, "height": layout.height, "width": layout.width},
+            "dark_background": sum(self.preprocess.mean) / len(self.preprocess.mean) < 0.5,
+            "accuracy": accuracy or None,
+            "parameters": summary["parameters"],
+            "multiply_adds": summary["multiply_adds"],
+            "receptive_field": summary["receptive_field"],
+            "layers": [{key: row[key] for key in kept} for row in summary["layers"]],
+            "samples": len(self.samples),
+            "explains": _has_map(self._model),
+            "localizes": self._localizer is not None,
+            "limits": {"bytes": MAX_BYTES, "pixels": MAX_PIXELS},
+        }
+
+
+def _localizer(model: nn.Module, shape: tuple[int, int, int]) -> Localizer | None:
+    try:
+        return Localizer(model, shape)
+    except ModelError:
+        return None
+
+
+def _has_map(model: nn.Module) -> bool:
+    try:
+        method_of(model)
+    except ModelError:
+        return False
+    return True
+
+
+def samples_of(folder: RunFolder, card: dict[str, Any]) -> list[Sample]:
+    """Pictures of the run's test split, of all classes in turn; none where the set is not on this machine."""
+    config = read_config(folder)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, download=False))
+    try:
+        data = build_data(config, torch.device("cpu"), preprocess=Preprocess.from_dict(card["preprocess"]))
+        members, labels = data.split.test, data.pictures.labels
+        order = members[np.argsort(labels[members], kind="stable")]
+        chosen = order[np.linspace(0, len(order) - 1, min(SAMPLES, len(order))).astype(int)]
+        return [
+            Sample(png(data.pictures.load_image(int(i))), card["classes"][int(labels[i])])
+            for i in chosen
+            if int(labels[i]) < len(card["classes"])
+        ]
+    except CnnlabError:
+        return []
+
+
+def seen_box(picture: Image.Image, layout: Layout) -> list[float]:
+    """Left, top, right, bottom in pixels of the part that the network sees."""
+    if layout.fit != "crop":
+        return [0, 0, picture.width, picture.height]
+    scale = min(picture.width / layout.width, picture.height / layout.height)
+    left, top = (picture.width - layout.width * scale) / 2, (picture.height - layout.height * scale) / 2
+    return [left, top, picture.width - left, picture.height - top]
+
+
+def coloured(heat: np.ndarray[Any, Any]) -> Image.Image:
+    """(h, w) map in [0, 1] → RGBA picture, see-through where the map is 0."""
+    from matplotlib import colormaps
+
+    factor = max(1, OVERLAY // max(heat.shape))
+    size = heat.shape[1] * factor, heat.shape[0] * factor
+    grown = np.asarray(Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)).clip(0, 1)
+    pixels = colormaps["inferno"](grown)
+    pixels[..., 3] = np.sqrt(grown)
+    return Image.fromarray(np.rint(255 * pixels).astype(np.uint8))
+
+
+def png(picture: Image.Image) -> bytes:
+    """A PNG file of a picture, at most SHOWN pixels on its longer side."""
+    shown = picture.copy()
+    shown.thumbnail((SHOWN, SHOWN))
+    stream = io.BytesIO()
+    shown.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def data_uri(picture: Image.Image) -> str:
+    return "data:image/png;base64," + base64.b64encode(png(picture)).decode()

@@ -1,0 +1,401 @@
+"""The demonstration as a program sees it: answers, bounds, and what it never shows."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx2 as httpx
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from starlette.testclient import TestClient
+
+import cnnlab
+from cnnlab.cli import main
+from cnnlab.deploy.app import create_app
+from cnnlab.deploy.batching import MicroBatcher, QueueFull
+from cnnlab.deploy.demo import bind
+from cnnlab.deploy.service import Service, seen_box
+from cnnlab.errors import ConfigError
+
+if TYPE_CHECKING:
+    from conftest import CommandLine
+
+ORIGIN = "http://127.0.0.1:8000"
+
+
+def as_png(pixels: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def digit(number: int) -> bytes:
+    return as_png(np.rint(load_digits().images[number] * (255 / 16)).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def service(good_run: Path) -> Service:
+    return Service.from_run(good_run)
+
+
+@pytest.fixture(scope="module")
+def client(service: Service) -> Iterator[TestClient]:
+    with TestClient(create_app(service), base_url=ORIGIN, raise_server_exceptions=False) as made:
+        yield made
+
+
+def error_of(answer: httpx.Response) -> str:
+    """The one sentence of an answer that is no result."""
+    assert set(answer.json()) == {"error"}
+    sentence: str = answer.json()["error"]
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
+    return sentence
+
+
+# ---- answers
+
+
+def test_predict_answers_as_the_run_does_whatever_way_the_picture_is_sent(client: TestClient, good_run: Path) -> None:
+    predictor = cnnlab.Predictor.from_run(good_run)
+    for number in range(5):
+        expected = predictor.predict(digit(number))[0]
+        for answer in (
+            client.post("/predict", content=digit(number)),
+            client.post("/predict", files={"picture": ("a.png", digit(number), "image/png")}),
+            client.post("/predict?topk=10", content=digit(number), headers={"content-type": "image/png"}),
+        ):
+            assert answer.status_code == 200
+            facts = answer.json()
+            assert facts["label"] == expected.label
+            assert facts["probability"] == pytest.approx(expected.probability, abs=1e-4)
+            assert [one["label"] for one in facts["top"][:2]] == list(expected.probabilities)[:2]
+            assert facts["milliseconds"] > 0
+    assert len(client.post("/predict?topk=3", content=digit(0)).json()["top"]) == 3
+    assert len(client.post("/predict?topk=999", content=digit(0)).json()["top"]) == 10
+
+
+def test_explain_gives_a_transparent_map_of_the_part_that_the_network_sees(client: TestClient) -> None:
+    wide = np.zeros((16, 24), np.uint8)
+    wide[:, 4:20] = np.asarray(Image.open(io.BytesIO(digit(3))).resize((16, 16)))
+    facts = client.post("/explain", content=as_png(wide)).json()
+    assert facts["size"] == [24, 16]
+    assert facts["seen"] == [4, 0, 20, 16]
+    assert facts["method"] in ("CAM", "Grad-CAM")
+    assert facts["target"] == facts["label"]
+    overlay = Image.open(io.BytesIO(base64.b64decode(facts["overlay"].split(",")[1])))
+    assert overlay.mode == "RGBA"
+    assert np.asarray(overlay)[..., 3].max() == 255
+    assert client.post("/explain?target=7", content=digit(3)).json()["target"] == "7"
+    assert "no class 'cat'" in error_of(client.post("/explain?target=cat", content=digit(3)))
+
+
+def test_the_map_of_the_page_is_that_of_the_library(service: Service, good_run: Path) -> None:
+    model, _ = cnnlab.load_run(good_run)
+    picture = Image.open(io.BytesIO(digit(6)))
+    heat = cnnlab.explain.activation_maps(model, service.preprocess(picture)[None])[0]
+    overlay = Image.open(io.BytesIO(base64.b64decode(service.explain(picture, None)["overlay"].split(",")[1])))
+    strength = np.asarray(overlay.resize((8, 8), Image.Resampling.BOX))[..., 3] / 255
+    assert np.corrcoef(strength.flatten() ** 2, heat.flatten())[0, 1] > 0.95
+
+
+def test_localize_gives_boxes_inside_the_picture(client: TestClient) -> None:
+    page = np.zeros((24, 30), np.uint8)
+    page[8:16, 11:19] = np.asarray(Image.open(io.BytesIO(digit(0))))
+    facts = client.post("/localize", content=as_png(page)).json()
+    assert facts["size"] == [30, 24]
+    for thing in facts["objects"]:
+        left, top, right, bottom = thing["box"]
+        assert 0 <= left < right <= 30
+        assert 0 <= top < bottom <= 24
+
+
+def test_the_card_says_what_the_run_folder_says(client: TestClient, good_run: Path) -> None:
+    card, test = client.get("/model").json(), json.loads((good_run / "test.json").read_text())
+    assert card["accuracy"] == {"value": test["accuracy"], "interval": test["accuracy_interval"], "n": test["n"]}
+    assert card["classes"] == [str(number) for number in range(10)]
+    assert card["input"] == {"channels": 1, "height": 8, "width": 8}
+    assert sum(row["parameters"] for row in card["layers"]) == card["parameters"] > 0
+    assert card["dark_background"] is True
+
+
+def test_samples_are_pictures_of_the_test_split_of_every_class(client: TestClient, good_run: Path) -> None:
+    listed = client.get("/samples").json()
+    assert {one["label"] for one in listed} == {str(number) for number in range(10)}
+    answers = [client.post("/predict", content=client.get(f"/samples/{one['number']}").content) for one in listed]
+    right = [answer.json()["label"] == one["label"] for one, answer in zip(listed, answers, strict=True)]
+    assert sum(right) >= len(listed) - 2
+    for number in (-1, len(listed), 10**30):
+        assert client.get(f"/samples/{number}").status_code == 404
+
+
+def test_without_the_pictures_there_are_no_samples(good_run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    run = Path(shutil.copytree(good_run, tmp_path / "run"))
+    config = (run / "config.yaml").read_text().replace("name: digits", "name: mnist", 1)
+    (run / "config.yaml").write_text(re.sub(r"root: .*", f"root: {tmp_path}", config))
+    assert Service.from_run(run).samples == []
+    assert not (tmp_path / "MNIST").exists(), "it was downloaded"
+
+
+def test_a_picture_comes_back_upright_for_browsers_that_do_not_know_its_format(client: TestClient) -> None:
+    stream, picture = io.BytesIO(), Image.new("RGB", (30, 20), "red")
+    exif = picture.getexif()
+    exif[274] = 6
+    picture.save(stream, "TIFF", exif=exif)
+    answer = client.post("/picture", content=stream.getvalue())
+    assert answer.headers["content-type"] == "image/png"
+    assert Image.open(io.BytesIO(answer.content)).size == (20, 30)
+
+
+def test_the_interface_is_described(client: TestClient) -> None:
+    described = client.get("/openapi.json").json()
+    words = "predict explain localize picture model samples samples/{number} health metrics"
+    assert set(described["paths"]) == {f"/{word}" for word in words.split()}
+    fields = described["components"]["schemas"]["Prediction"]["properties"]
+    assert set(client.post("/predict", content=digit(0)).json()) == set(fields)
+    for path, schema in (("/explain", "Explanation"), ("/localize", "Localization")):
+        expected = set(described["components"]["schemas"][schema]["properties"])
+        assert set(client.post(path, content=digit(0)).json()) == expected
+
+
+def test_metrics_count_what_was_asked(service: Service) -> None:
+    with TestClient(create_app(service), base_url=ORIGIN) as client:
+        for _ in range(3):
+            client.post("/predict", content=digit(0))
+        client.post("/predict", content=b"no")
+        client.get("/nowhere/at/all")
+        text = client.get("/metrics").text
+    assert 'cnnlab_requests_total{path="/predict",status="200"} 3' in text
+    assert 'cnnlab_requests_total{path="/predict",status="422"} 1' in text
+    assert 'cnnlab_requests_total{path="other",status="404"} 1' in text
+    assert "cnnlab_batch_pictures_total 3" in text
+    assert 'cnnlab_request_seconds_bucket{path="/predict",le="+Inf"} 4' in text
+    assert not [line for line in text.splitlines() if not re.fullmatch(r"# .+|[a-z_]+(\{[^}]+\})? [\d.e+-]+", line)]
+
+
+# ---- many at once
+
+
+def test_pictures_that_come_together_go_through_the_network_together(service: Service) -> None:
+    sizes: list[int] = []
+    inside, go = threading.Event(), threading.Event()
+
+    def compute(images: torch.Tensor) -> torch.Tensor:
+        inside.set()
+        go.wait(10)
+        return images.flatten(1)
+
+    batcher = MicroBatcher(compute, largest=8, waiting=16, seen=sizes.append)
+    first = batcher.submit(torch.full((1, 1, 1), -1.0))
+    inside.wait(10)
+    others = [batcher.submit(torch.full((1, 1, 1), float(i))) for i in range(16)]
+    with pytest.raises(QueueFull):
+        batcher.submit(torch.zeros(1, 1, 1))
+    go.set()
+    assert first.result(10).item() == -1
+    assert [answer.result(10).item() for answer in others] == list(range(16))
+    assert sizes == [1, 8, 8]
+    batcher.close()
+
+
+def test_a_failure_in_the_network_reaches_who_asked_and_nobody_else() -> None:
+    def compute(images: torch.Tensor) -> torch.Tensor:
+        if images.isnan().any():
+            raise ValueError("nan")
+        return images.flatten(1)
+
+    batcher = MicroBatcher(compute, largest=1)
+    bad, good = batcher.submit(torch.full((1, 1, 1), float("nan"))), batcher.submit(torch.ones(1, 1, 1))
+    with pytest.raises(ValueError, match="nan"):
+        bad.result(10)
+    assert good.result(10).item() == 1
+    batcher.close()
+
+
+def test_concurrent_questions_get_their_own_answers(client: TestClient, good_run: Path) -> None:
+    predictor = cnnlab.Predictor.from_run(good_run)
+    expected = [predictor.predict(digit(number))[0] for number in range(40)]
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda n: client.post("/predict", content=digit(n)).json(), range(40)))
+    for answer, one in zip(answers, expected, strict=True):
+        assert answer["label"] == one.label
+        assert answer["probability"] == pytest.approx(one.probability, abs=1e-4)
+
+
+def test_a_full_queue_answers_503_and_when_to_come_again(service: Service) -> None:
+    app = create_app(service, at_once=1)
+    gate, inside = threading.Event(), threading.Event()
+    original = service.preprocess
+
+    class Slow:
+        layout, mean = original.layout, original.mean
+
+        def __call__(self, picture: Any) -> torch.Tensor:
+            inside.set()
+            gate.wait(10)
+            return original(picture)
+
+    service.preprocess = Slow()  # type: ignore[assignment]
+    try:
+        with TestClient(app, base_url=ORIGIN) as client, ThreadPoolExecutor(1) as pool:
+            first = pool.submit(client.post, "/predict", content=digit(1))
+            inside.wait(10)
+            refused = client.post("/predict", content=digit(1))
+            assert client.get("/health").status_code == 200
+            gate.set()
+            assert first.result(20).status_code == 200
+            assert refused.status_code == 503
+            assert refused.headers["retry-after"] == "1"
+            assert "busy" in error_of(refused)
+            assert client.post("/predict", content=digit(1)).status_code == 200
+    finally:
+        service.preprocess = original
+
+
+# ---- who may ask
+
+
+def test_a_token_is_asked_of_everything_that_is_the_run_s(service: Service) -> None:
+    with TestClient(create_app(service, token="secret"), base_url=ORIGIN) as client:
+        for path in ("/", "/app.js", "/health", "/docs"):
+            assert client.get(path).status_code == 200
+        for path in ("/model", "/samples", "/samples/0", "/metrics", "/openapi.json", "/nowhere"):
+            for headers in (
+                {},
+                {"Authorization": "Bearer wrong"},
+                {"Authorization": "Basic secret"},
+                {"Authorization": "Bearer ü"},
+            ):
+                answer = client.get(path, headers=[(k, v.encode()) for k, v in headers.items()])
+                assert answer.status_code == 401
+                assert answer.headers["www-authenticate"] == "Bearer"
+                assert "token" in error_of(answer)
+        assert client.post("/predict", content=digit(0)).status_code == 401
+        known = {"Authorization": "Bearer secret"}
+        assert client.get("/model", headers=known).status_code == 200
+        assert client.post("/predict", content=digit(0), headers=known).status_code == 200
+
+
+def test_other_pages_and_other_names_are_refused(service: Service) -> None:
+    with TestClient(create_app(service, hosts=("127.0.0.1", "localhost", "[::1]")), base_url=ORIGIN) as client:
+        for host in ("127.0.0.1:8000", "localhost", "[::1]:8000", "[::1]"):
+            assert client.get("/model", headers={"host": host}).status_code == 200, host
+        for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", ""):
+            assert client.get("/model", headers={"host": host}).status_code == 403, host
+        for site, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)):
+            answer = client.post("/predict", content=digit(0), headers={"sec-fetch-site": site})
+            assert answer.status_code == status
+        asked = {"origin": "https://evil.example", "access-control-request-method": "POST"}
+        assert "access-control-allow-origin" not in client.options("/predict", headers=asked).headers
+        assert "access-control-allow-origin" not in client.get("/model", headers=asked).headers
+
+
+@pytest.mark.parametrize("path", ["/", "/model", "/nowhere", "/docs"])
+def test_every_answer_carries_the_headers_that_keep_a_browser_safe(path: str, client: TestClient) -> None:
+    headers = client.get(path).headers
+    policy = dict(part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";"))
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == "'self'"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "server" not in headers
+
+
+def test_the_page_asks_nothing_of_the_rest_of_the_web(client: TestClient) -> None:
+    for path in ("/", "/docs", "/app.js", "/engine.js", "/pad.js", "/view.js", "/docs.js", "/style.css"):
+        answer = client.get(path)
+        assert answer.status_code == 200
+        assert "https://" not in answer.text
+        assert not re.findall(r"http://(?!www\.w3\.org)", answer.text)
+
+
+def test_a_failure_of_ours_shows_no_path_and_no_traceback(service: Service, capfd: pytest.CaptureFixture[str]) -> None:
+    original = service.explain
+    service.explain = lambda *given: 1 / 0  # type: ignore[method-assign,assignment,return-value]
+    try:
+        with TestClient(create_app(service), base_url=ORIGIN, raise_server_exceptions=False) as client:
+            answer = client.post("/explain", content=digit(0))
+    finally:
+        service.explain = original  # type: ignore[method-assign]
+    assert answer.status_code == 500
+    assert "log" in error_of(answer)
+    assert "Traceback" not in answer.text
+    assert "ZeroDivision" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nowhere", 404), ("GET", "/predict", 405), ("GET", "/../../etc/passwd", 404), ("DELETE", "/model", 405)],
+)
+def test_wrong_paths_and_methods_are_one_sentence(method: str, path: str, status: int, client: TestClient) -> None:
+    answer = client.request(method, path)
+    assert answer.status_code == status
+    error_of(answer)
+
+
+def test_the_part_that_is_seen_is_that_of_the_preprocess(service: Service) -> None:
+    layout = service.preprocess.layout
+    assert seen_box(Image.new("L", (30, 20)), layout) == [5, 0, 25, 20]
+    assert seen_box(Image.new("L", (20, 30)), layout) == [0, 5, 20, 25]
+
+
+# ---- from the command line
+
+
+def test_demo_serves_until_it_is_stopped(command: CommandLine, good_run: Path, tmp_path: Path) -> None:
+    running = command.start("demo", good_run, "--port", 0)
+    try:
+        assert running.wait_until(lambda: running._out.exists() and "http://" in running._out.read_text())
+        address = re.findall(r"http://[\d.:]+", running._out.read_text())[0]
+        assert address.startswith("http://127.0.0.1:")
+        answer = httpx.post(f"{address}/predict", content=digit(2), timeout=30)
+        assert answer.json()["label"] in "0123456789"
+        began = time.monotonic()
+    finally:
+        running.send(signal.SIGINT)
+    result = running.wait()
+    assert time.monotonic() - began < 10
+    assert result.code in (0, 130)
+    assert "Traceback" not in result.err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="ports are shared otherwise there")
+def test_an_address_that_cannot_be_had_is_one_line(good_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for words in (
+            ["--port", str(port)],
+            ["--port", "99999"],
+            ["--host", "no.such.host.invalid"],
+            ["--host", "x" * 300],
+        ):
+            assert main(["demo", str(good_run), *words]) == 2
+            assert len(capsys.readouterr().err.splitlines()) == 1
+        with pytest.raises(ConfigError, match="another --port"):
+            bind("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("token", ["", "two words", "Grüße"])
+def test_a_token_that_no_header_can_carry_is_one_line(
+    token: str, good_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", str(good_run), "--token", token]) == 2
+    assert "--token" in capsys.readouterr().err
