@@ -16,7 +16,7 @@ import cnnlab
 from cnnlab.config import Config, compose
 from cnnlab.data.load import Data
 from cnnlab.errors import ConfigError, RunError
-from cnnlab.evaluation.evaluate import evaluate_model
+from cnnlab.evaluation.evaluate import run_test
 from cnnlab.experiment import (
     check_space,
     describe_run,
@@ -116,16 +116,16 @@ def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path) -> None:
 def test_the_test_is_done_once_and_after_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from cnnlab import experiment
 
-    seen: list[str] = []
+    tests: list[Path] = []
 
-    def spy(*given: Any) -> Any:
-        seen.append(given[2])
-        assert len(RunFolder(tmp_path / "run").history()) == 2
-        return evaluate_model(*given)
+    def spy(folder: RunFolder, *given: Any) -> Any:
+        tests.append(folder.path)
+        assert len(folder.history()) == 2
+        return run_test(folder, *given)
 
-    monkeypatch.setattr(experiment, "evaluate_model", spy)
+    monkeypatch.setattr(experiment, "run_test", spy)
     run_experiment(config(tmp_path / "run"))
-    assert seen == ["test"]
+    assert tests == [tmp_path / "run"]
 
 
 # ---- room on the disk

@@ -120,6 +120,9 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("run", metavar="RUN", help="run folder, export folder or .onnx file")
     predict.add_argument("paths", nargs="+", metavar="PATH", help="picture, folder, or - for standard input")
     predict.add_argument("--topk", type=int, default=5, metavar="K", help="classes to show a picture (default: 5)")
+    predict.add_argument(
+        "--out", metavar="DIR", help="folder for masks, of a model that classifies pixels (default: RUN/predict)"
+    )
     predict.add_argument("--json", action="store_true", help="one JSON object a line")
     predict.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     predict.add_argument("--trust-code", action="store_true", help=TRUST)
@@ -334,6 +337,9 @@ def _predict(options: argparse.Namespace, words: Sequence[str]) -> None:
 
     if options.topk < 1:
         raise ConfigError(f"--topk must be at least 1, got {options.topk}.")
+    if not is_export(options.run) and _segments(options.run):
+        _predict_pixels(options)
+        return
     names = ["-"] if options.paths == ["-"] else list(find_pictures(options.paths))
     if is_export(options.run):
         predictor = Predictor.from_export(options.run, options.device)
@@ -350,6 +356,26 @@ def _predict(options: argparse.Namespace, words: Sequence[str]) -> None:
             else:
                 line = f"{name}: " + "  ".join(f"{label} {100 * p:.1f} %" for label, p in ranked)
             _print_line(line)
+
+
+def _segments(run: str) -> bool:
+    """Whether a run classifies every pixel."""
+    from cnnlab.runs.folder import open_folder
+
+    folder = open_folder(run)
+    return folder.card.exists() and folder.read_card().get("task") == "segmentation"
+
+
+def _predict_pixels(options: argparse.Namespace) -> None:
+    from cnnlab.deploy.segmenter import segment_pictures
+
+    for answer in segment_pictures(options.run, options.paths, options.out, options.device, options.trust_code):
+        if options.json:
+            _print_line(json.dumps(answer.facts(), ensure_ascii=False))
+            continue
+        shares = sorted(answer.shares.items(), key=lambda pair: -pair[1])
+        found = "  ".join(f"{label} {100 * share:.1f} %" for label, share in shares if share)
+        _print_line(f"{answer.picture}: {found}  →  {answer.overlay}")
 
 
 def _explain(options: argparse.Namespace, words: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from cnnlab.config import Config, compose, from_dict, options
 from cnnlab.data.load import Data, build_data
 from cnnlab.device import choose_device
 from cnnlab.errors import ConfigError, RunError
-from cnnlab.evaluation.evaluate import Outputs, test_run
+from cnnlab.evaluation.evaluate import Outputs, run_test
 from cnnlab.evaluation.segmentation import SegmentationOutputs
 from cnnlab.models.base import count_parameters
 from cnnlab.models.first_layer import first_layer_weights
@@ -213,7 +213,7 @@ def _train_test_report(trainer: Trainer, trackers: Trackers, resumed: bool) -> R
         outputs = None
         best, card = load_run(folder, data.test.device)
         if data.test.count:
-            outputs = test_run(folder, best, data, card["classes"])
+            outputs = run_test(folder, best, data, card["classes"])
             test = outputs.figures
             trackers.log(Tested({k: v for k, v in test.items() if isinstance(v, int | float)}, str(folder.weights)))
         write_report(folder, data, outputs, best)

@@ -22,6 +22,7 @@ from cnnlab.data.sources import open_pictures
 from cnnlab.data.sources.base import ArraySet
 from cnnlab.data.sources.mnist_m import blend, read_photographs
 from cnnlab.errors import CnnlabError, DataError
+from small_sets import write_pets
 
 SIDE, COUNT = 48, 24
 COLOURS = np.array([[40, 40, 40], [230, 60, 60], [60, 230, 60]], np.uint8)
@@ -204,28 +205,6 @@ def test_unfit_photographs_are_refused(tmp_path: Path) -> None:
 
 
 # ---- Oxford-IIIT Pet
-
-
-def write_pets(root: Path, count: int = 12, **changes: Any) -> Path:
-    """A small set in the layout of torchvision's download."""
-    folder = root / "oxford-iiit-pet"
-    (folder / "images").mkdir(parents=True)
-    (folder / "annotations" / "trimaps").mkdir(parents=True)
-    lines = []
-    for i in range(count):
-        name = f"{'Bengal' if i % 2 else 'Beagle'}_{i}"
-        trimap = np.full((40, 50), 2, np.uint8)
-        trimap[10:30, 10 + i : 30 + i] = 3
-        trimap[12:28, 12 + i : 28 + i] = 1
-        picture = np.where(trimap[..., None] == 1, np.uint8(220), np.uint8(40)).repeat(3, 2)
-        Image.fromarray(picture).save(folder / "images" / f"{name}.jpg", quality=95)
-        Image.fromarray(changes.get("trimap", lambda t: t)(trimap)).save(
-            folder / "annotations" / "trimaps" / f"{name}.png"
-        )
-        lines.append(f"{name} {1 + i % 2} {1 + i % 2} 1\n")
-    (folder / "annotations" / "trainval.txt").write_text("".join(lines[:-4]))
-    (folder / "annotations" / "test.txt").write_text("".join(lines[-4:]))
-    return root
 
 
 def pets_config(root: Path, *more: str) -> Any:

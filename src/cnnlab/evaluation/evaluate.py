@@ -96,6 +96,27 @@ def evaluate(
     return outputs.figures
 
 
+def run_test(folder: RunFolder, model: nn.Module, data: Data, classes: list[str]) -> Outputs | SegmentationOutputs:
+    """The test at the end of a run: evaluate the test split and write test.json and predictions.csv.
+
+    Where training adapted to another domain, `target` holds the figures of that one's test split.
+    """
+    if data.segments:
+        pixels = evaluate_segmentation(model, data, "test")
+        write_segmentation(folder, pixels)
+        return pixels
+    outputs = evaluate_model(model, data, "test", classes, data.config.test)
+    if data.target is not None and data.target.test.count:
+        logits, labels = (value.cpu() for value in forward_all(model, data.target.evaluation_loader("test")))
+        outputs.figures["target"] = {
+            "data": data.target.config.data.name,
+            **accuracy_figures(logits, labels),
+            "n": len(labels),
+        }
+    write_outputs(folder, outputs, classes)
+    return outputs
+
+
 def evaluate_model(
     model: nn.Module,
     data: Data,

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 COLOURS = "inferno"
+PAINT = 0.55  # of the colour of a class of pixels
 OPACITY = 0.7  # where the map is 1; the picture alone where it is 0
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -43,3 +44,19 @@ def legend_colours(count: int) -> list[str]:
     from matplotlib.colors import to_hex
 
     return [to_hex(colormaps[COLOURS](i / max(1, count - 1))) for i in range(count)]
+
+
+def class_colours(count: int) -> Pixels:
+    """(count, 3) uint8, a colour for each class of pixels; class 0, mostly the background, is black."""
+    from matplotlib import colormaps
+
+    few = count <= 11
+    colours = [colormaps["tab10" if few else "turbo"](i if few else i / count)[:3] for i in range(count - 1)]
+    return np.rint(255 * np.array([(0.0, 0.0, 0.0), *colours])).astype(np.uint8)
+
+
+def paint_classes(picture: Pixels, classes: np.ndarray[Any, Any], colours: Pixels) -> Pixels:
+    """Blend the colour of each pixel's class into a picture (H, W, 3); class 0 stays as it is."""
+    share = np.where(classes > 0, PAINT, 0.0)[..., None]
+    painted: Pixels = np.rint(picture * (1 - share) + colours[classes] * share).astype(np.uint8)
+    return painted

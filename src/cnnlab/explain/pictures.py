@@ -97,7 +97,7 @@ def explain_pictures(
         draw_map(np.asarray(shown), heat, title, f"{NAMES[method]} of {classes[chosen]}", file)
         return Explained(name, classes[answer], float(probabilities[answer]), classes[chosen], file)
 
-    yield from _each_picture(paths, _folder(run, out, "explain"), f"-{method}.png", explain)
+    yield from each_picture(paths, output_folder(run, out, "explain"), f"-{method}.png", explain)
 
 
 NAMES = {"cam": "CAM", "gradcam": "Grad-CAM", "layercam": "Layer-CAM"}
@@ -134,7 +134,7 @@ def localize_pictures(
         write_json(file.with_suffix(".json"), {"picture": name, "size": list(picture.size), "objects": objects})
         return Located(name, objects, file)
 
-    yield from _each_picture(paths, _folder(run, out, "localize"), ".png", localize)
+    yield from each_picture(paths, output_folder(run, out, "localize"), ".png", localize)
 
 
 def _normalised(picture: Image.Image, preprocess: Preprocess, width: int, height: int) -> Tensor:
@@ -152,7 +152,7 @@ def class_number(name: str, classes: Sequence[str]) -> int:
     raise ModelError(f"the model knows no class {name!r}.{nearest(name, classes)}")
 
 
-def _folder(run: str | Path, out: str | Path | None, name: str) -> Path:
+def output_folder(run: str | Path, out: str | Path | None, name: str) -> Path:
     folder = open_folder(run).path / name if out is None else Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -161,7 +161,7 @@ def _folder(run: str | Path, out: str | Path | None, name: str) -> Path:
     return folder
 
 
-def _each_picture(paths: Sequence[str], folder: Path, ending: str, work: Callable[[str, Path], Any]) -> Iterator[Any]:
+def each_picture(paths: Sequence[str], folder: Path, ending: str, work: Callable[[str, Path], Any]) -> Iterator[Any]:
     """The good pictures one by one; then the bad ones, by name, as one error."""
     bad: list[str] = []
     taken: set[str] = set()

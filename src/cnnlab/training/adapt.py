@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from cnnlab.data.load import Data
 from cnnlab.data.loader import Batch, Loader
 from cnnlab.errors import ConfigError
 from cnnlab.models.base import Classifier
+
+PLACES = 7  # along a side of the map that the adversary sees
 
 
 class _Reverse(torch.autograd.Function):
@@ -40,37 +43,62 @@ def reversal_strength(progress: float) -> float:
 
 
 class DomainAdversary(nn.Module):
-    """Tells source from target by the mean of the last feature map; what it learns, the features unlearn.
+    """Tells source from target by the last feature map; what it learns, the features unlearn.
 
     Args:
-        channels: of the feature map; hidden: units of the two hidden layers.
+        inputs: numbers of the feature map; hidden: units of the hidden layer.
     """
 
-    def __init__(self, channels: int, hidden: int) -> None:
+    def __init__(self, inputs: int, hidden: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1)
-        )
+        self.layers = nn.Sequential(nn.Linear(inputs, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, 1))
 
     def forward(self, model: Classifier, source: Tensor, target: Tensor, strength: float) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) pictures of each domain → the source's logits (B, K), and the domain's loss, a scalar.
 
-        Both go through the network together, so batch norm sees one mixture, in training as in a test.
+        Each domain is normalised by its own statistics, and those of the target are kept: the model is made for it.
         """
-        features = model.forward_features(torch.cat([source, target]))
-        logits = model.forward_head(features[: len(source)])
-        guesses = self.layers(reverse_gradient(features.mean(dim=(2, 3)), strength)).float()[:, 0]
+        with statistics_kept(model):
+            seen = model.forward_features(source)
+        logits = model.forward_head(seen)
+        maps = torch.cat([seen, model.forward_features(target)])
+        guesses = self.layers(reverse_gradient(as_vectors(maps), strength)).float()[:, 0]
         truth = torch.cat([torch.zeros(len(source)), torch.ones(len(target))]).to(guesses)
         return logits, F.binary_cross_entropy_with_logits(guesses, truth)
 
 
-def new_adversary(config: AdaptConfig, model: nn.Module) -> DomainAdversary | None:
-    """For adapt.method=dann. Raises ModelError for a model without a feature map."""
+def as_vectors(maps: Tensor) -> Tensor:
+    """(B, F, h, w) → (B, F · places): what is where matters; a map of more than PLACES a side is averaged to that."""
+    height, width = (min(side, PLACES) for side in maps.shape[2:])
+    return F.adaptive_avg_pool2d(maps, (height, width)).flatten(1)
+
+
+@contextmanager
+def statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Within, batch norm normalises by the batch, and its running statistics stay as they are."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    try:
+        for norm in norms:
+            norm.momentum = 0.0
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+def new_adversary(config: AdaptConfig, model: nn.Module, shape: tuple[int, int, int]) -> DomainAdversary | None:
+    """For adapt.method=dann and pictures of `shape` (C, H, W). Raises ModelError for a model without a feature map."""
     if config.method != "dann":
         return None
     if not isinstance(model, Classifier):
         raise ConfigError("adapt.method=dann needs a cnnlab.Classifier, whose features and head can be told apart.")
-    return DomainAdversary(model.feature_info.channels, config.hidden)
+    _ = model.feature_info  # says it for a model without features
+    learns = model.training
+    with torch.no_grad():
+        inputs = as_vectors(model.eval().forward_features(next(model.parameters()).new_zeros(1, *shape))).shape[1]
+    model.train(learns)
+    return DomainAdversary(inputs, config.hidden)
 
 
 def check_target(data: Data) -> None:

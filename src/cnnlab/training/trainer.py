@@ -119,7 +119,7 @@ class Trainer:
         later = [p for stage in self.frozen for p in stage.parameters()]
         self.optimizer = create_optimizer(config.optimizer, self.model, self.device, later)
         check_target(data)
-        self.adversary = new_adversary(config.adapt, self.model)
+        self.adversary = new_adversary(config.adapt, model, (data.in_channels, *data.image_size))
         if self.adversary is not None:
             self.adversary.to(self.device)
             add_parameters(self.optimizer, list(self.adversary.parameters()))
@@ -373,6 +373,7 @@ class Trainer:
         name, arguments = model_spec(self.model)
         return {
             "model": {"name": name, "arguments": arguments},
+            "task": "segmentation" if self.data.segments else "classification",
             "classes": self.data.classes,
             "preprocess": self.data.preprocess.to_dict(),
             "data": self.config.data.name,

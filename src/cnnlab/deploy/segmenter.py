@@ -1,0 +1,91 @@
+"""A class for every pixel of picture files: masks, and overlays for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from cnnlab.data.decode import read_picture, seen_part
+from cnnlab.data.preprocess import Preprocess
+from cnnlab.device import choose_device
+from cnnlab.errors import DataError
+from cnnlab.explain.overlay import class_colours, paint_classes
+from cnnlab.explain.pictures import each_picture, output_folder
+from cnnlab.runs.weights import load_run
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """One picture: the share of its pixels in each class, and the two files."""
+
+    picture: str
+    shares: dict[str, float]
+    mask: Path
+    overlay: Path
+
+    def facts(self) -> dict[str, Any]:
+        files = {"mask": str(self.mask), "overlay": str(self.overlay)}
+        return {"picture": self.picture, "shares": self.shares} | files
+
+
+class Segmenter:
+    """Classifies pixels with the best weights of a segmentation run, through the run's own preprocess."""
+
+    def __init__(self, run: str | Path, device: str = "auto", trust_code: bool = False) -> None:
+        self.device = choose_device(device)
+        self.model, card = load_run(run, self.device, trust_code)
+        if card.get("task") != "segmentation":
+            raise DataError(f"the model of {run} answers once a picture, not for every pixel; use cnnlab.Predictor.")
+        self.classes: list[str] = card["classes"]
+        self.preprocess = Preprocess.from_dict(card["preprocess"])
+
+    @torch.inference_mode()
+    def segment(self, picture: str | Path | bytes | Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """One picture → (H, W) uint8 numbers of classes, as large as the part of the picture that the model sees.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        image = picture if isinstance(picture, Image.Image) else read_picture(picture)
+        answer = self.model(self.preprocess(image)[None].to(self.device)).argmax(1)[0].byte().cpu().numpy()
+        seen = seen_part(image, self.preprocess.layout)
+        return np.asarray(Image.fromarray(answer).resize(seen.size, Image.Resampling.NEAREST))
+
+
+def segment_pictures(
+    run: str | Path,
+    paths: Sequence[str],
+    out: str | Path | None = None,
+    device: str = "auto",
+    trust_code: bool = False,
+) -> Iterator[Segmented]:
+    """Write <name>-mask.png (a palette picture of the numbers of classes) and <name>-overlay.png for each picture.
+
+    Args:
+        out: folder for the files; None: `predict` in the run folder.
+
+    Raises:
+        CnnlabError: what is wrong with the run; after the last picture, those that could not be read.
+    """
+    segmenter = Segmenter(run, device, trust_code)
+    colours = class_colours(len(segmenter.classes))
+
+    def segment(name: str, file: Path) -> Segmented:
+        picture = read_picture(name)
+        classes = segmenter.segment(picture)
+        mask = Image.fromarray(classes).convert("P")
+        mask.putpalette(colours.flatten().tolist())
+        mask.save(file)
+        pixels = np.asarray(seen_part(picture, segmenter.preprocess.layout).convert("RGB"))
+        beside = file.with_name(file.name.replace("-mask.png", "-overlay.png"))
+        Image.fromarray(paint_classes(pixels, classes, colours)).save(beside)
+        counts = np.bincount(classes.flatten(), minlength=len(segmenter.classes)) / classes.size
+        return Segmented(name, dict(zip(segmenter.classes, counts.round(6).tolist(), strict=True)), file, beside)
+
+    yield from each_picture(paths, output_folder(run, out, "predict"), "-mask.png", segment)

@@ -1,0 +1,48 @@
+"""What the page shows of a network that classifies pixels: picture, truth, answer and error side by side."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from cnnlab.data.load import Data
+from cnnlab.data.loader import Loader
+from cnnlab.evaluation.segmentation import ROW, SegmentationOutputs
+from cnnlab.explain.overlay import class_colours, paint_classes
+from cnnlab.report.content import Scene
+
+WORST, OTHERS = 6, 6  # scenes: those of the lowest mean IoU, and others by chance
+
+
+@torch.inference_mode()
+def gather_scenes(model: nn.Module, data: Data, outputs: SegmentationOutputs) -> tuple[list[Scene], list[str]]:
+    """Scenes of the test split and the CSS colours of the classes."""
+    overlap = np.array([row[ROW.index("mean_iou")] for row in outputs.rows])
+    worst = np.argsort(overlap, kind="stable")[:WORST]
+    random = np.random.Generator(np.random.PCG64(data.config.seed))
+    others = np.sort(random.permutation(np.setdiff1d(np.arange(len(overlap)), worst))[:OTHERS])
+    places = np.concatenate([worst, others])
+    numbers = data.split.test[places]
+    source, labels = data.test, data.pictures.labels
+    loader = Loader(source.pixels, labels, numbers, data.preprocess, len(places), device=source.device, masked=True)
+    batch = next(loader.epoch())
+    assert batch.masks is not None
+    answers, truths = model(batch.images).argmax(1).cpu().numpy(), batch.masks.cpu().numpy()
+    pictures = data.preprocess.denormalise(batch.images).cpu().numpy()
+    colours = class_colours(data.num_classes)
+    scenes = []
+    for place, picture, truth, answer in zip(places, pictures, truths, answers, strict=True):
+        figures = dict(zip(ROW, outputs.rows[place], strict=True))
+        wrong = (truth != answer)[..., None].repeat(3, 2)
+        scenes.append(
+            Scene(
+                name=outputs.names[place],
+                figures=f"mean IoU {100 * figures['mean_iou']:.1f} %, pixels {100 * figures['pixel_accuracy']:.1f} %",
+                picture=picture,
+                truth=paint_classes(picture, truth, colours),
+                answer=paint_classes(picture, answer, colours),
+                error=np.where(wrong, np.uint8(255), picture // 4),
+            )
+        )
+    return scenes, [f"rgb({r}, {g}, {b})" for r, g, b in colours.tolist()]
