@@ -21,6 +21,8 @@ TITLES = {
     "speedrun": "CIFAR-10's pictures in the shortest time",
     "memory": "Pictures that do not fit in memory, beside resident ones",
     "scaling": "How cost grows",
+    "export": "ResNet-20 as PyTorch runs it, as ONNX, and in 8 bits",
+    "serve": "The demonstration under load, with micro-batches and without",
 }
 
 

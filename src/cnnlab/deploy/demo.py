@@ -62,6 +62,7 @@ def bind(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, kind)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
+        listening.listen(256)  # who comes before the model is loaded waits
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "no such address"
         raise ConfigError(f"cannot listen on {host[:80]}:{port} ({reason}); give another --port or --host.") from None
