@@ -29,3 +29,22 @@ def write_pets(root: Path, count: int = 12, **changes: Any) -> Path:
     (folder / "annotations" / "trainval.txt").write_text("".join(lines[:-4]))
     (folder / "annotations" / "test.txt").write_text("".join(lines[-4:]))
     return root
+
+
+def write_mnist(root: Path, train: int = 240, test: int = 80) -> Path:
+    """scikit-learn's digits at 28×28 pixels in the files of MNIST."""
+    from sklearn.datasets import load_digits
+
+    known = load_digits()
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    first = 0
+    for part, count in (("train", train), ("t10k", test)):
+        chosen = slice(first, first + count)
+        first += count
+        grown = [Image.fromarray(np.rint(one * 15.9).astype(np.uint8)).resize((20, 20)) for one in known.images[chosen]]
+        images = np.pad(np.stack([np.asarray(one) for one in grown]), ((0, 0), (4, 4), (4, 4)))
+        for name, values in (("images-idx3", images), ("labels-idx1", known.target[chosen].astype(np.uint8))):
+            header = bytes([0, 0, 8, values.ndim]) + b"".join(int(n).to_bytes(4, "big") for n in values.shape)
+            (raw / f"{part}-{name}-ubyte").write_bytes(header + values.tobytes())
+    return root
