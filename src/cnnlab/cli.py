@@ -59,6 +59,7 @@ EXAMPLES = {
   cnnlab export runs/mine                                   runs/mine/export/model.onnx
   cnnlab export runs/mine --int8                            a quarter of the size, calibrated on validation pictures
   cnnlab export runs/mine --format pt2 --out served         for torch.export.load
+  cnnlab export runs/mine --format web                      a page that runs the network in a browser
   cnnlab predict runs/mine/export cat.jpg                   an export answers as its run does""",
     "demo": """examples:
   cnnlab demo runs/mine                                     http://127.0.0.1:8000
@@ -173,7 +174,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     export = add("export", "write a run's model as a file for other programs, once it is shown to answer alike")
     export.add_argument("run", metavar="RUN", help="run folder")
-    export.add_argument("--format", default="onnx", choices=["onnx", "pt2"], help="default: onnx")
+    export.add_argument("--format", default="onnx", choices=["onnx", "pt2", "web"], help="default: onnx")
     export.add_argument("--int8", action="store_true", help="compute in 8 bits (onnx)")
     export.add_argument(
         "--fully-convolutional", action="store_true", help="answers at every place, pictures of any size"

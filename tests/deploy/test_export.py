@@ -368,5 +368,5 @@ def test_without_the_extra_the_mend_is_named(
 
 @pytest.mark.parametrize("format", ["tflite", ""])
 def test_another_format_is_refused(format: str, good_run: Path) -> None:
-    with pytest.raises(ConfigError, match="onnx or pt2"):
+    with pytest.raises(ConfigError, match="onnx, pt2 or web"):
         export_run(good_run, format)

@@ -20,8 +20,7 @@ from starlette.testclient import TestClient
 
 import cnnlab
 from cnnlab.deploy.app import create_app
-from cnnlab.deploy.service import Service
-from cnnlab.deploy.uploads import MAX_BYTES
+from cnnlab.deploy.service import MAX_BYTES, Service
 
 DIGIT = np.rint(load_digits().images[3] * (255 / 16)).astype(np.uint8)
 LARGE = np.asarray(Image.fromarray(DIGIT).resize((64, 48)))

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from cnnlab.data.load import Data
 from cnnlab.data.loader import Loader
 from cnnlab.deploy import acceptance
+from cnnlab.deploy.browser import fetch_runtime, write_web
 from cnnlab.deploy.convert import from_pt2, to_onnx, to_pt2
 from cnnlab.deploy.exported import OnnxModel, onnx_runtime
 from cnnlab.deploy.quantize import to_int8
+from cnnlab.deploy.service import Service, samples_of
 from cnnlab.errors import ConfigError, ExportError
 from cnnlab.evaluation.evaluate import data_of_run
 from cnnlab.explain import FullyConvolutional
@@ -29,7 +31,7 @@ from cnnlab.runs.weights import load_run
 
 TESTED = 5000  # pictures of the test split at the most
 CALIBRATION = 300  # pictures of the validation split
-FORMATS = ("onnx", "pt2")
+FORMATS = ("onnx", "pt2", "web")
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,8 @@ def export_run(
     """Write the best model of a run as `model.onnx` or `model.pt2`, and what was measured into export.json beside it.
 
     Args:
-        format: onnx or pt2.
-        int8: compute in 8 bits (onnx only), calibrated on the validation split.
+        format: onnx, pt2, or web: a folder `web` with a page that runs the network in a browser.
+        int8: compute in 8 bits (not pt2), calibrated on the validation split.
         fully_convolutional: logits of every window of a picture of any size, see `FullyConvolutional`.
         out: folder; None: `export` in the run folder.
         data_root: where the pictures are now, or another set with the same classes to test on.
@@ -65,15 +67,20 @@ def export_run(
         RunError, DataError: no weights, or no pictures to test on.
     """
     if format not in FORMATS:
-        raise ConfigError(f"format must be {' or '.join(FORMATS)}, got {format!r}.")
-    if int8 and format != "onnx":
+        raise ConfigError(f"format must be {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, got {format!r}.")
+    if int8 and format == "pt2":
         raise ConfigError("int8 is for ONNX; leave out --format pt2 or --int8.")
-    if format == "onnx":
+    if fully_convolutional and format == "web":
+        raise ConfigError("the page classifies whole pictures; leave out --format web or --fully-convolutional.")
+    if format != "pt2":
         onnx_runtime()
+    if format == "web":
+        fetch_runtime()
     folder = open_folder(run)
     place = check_out(folder.path / "export" if out is None else Path(out))
     model, card = load_run(folder, "cpu", trust_code)
-    data, own = data_of_run(folder, card, torch.device("cpu"), "test", data_root)
+    changes = {} if data_root is None else {"root": str(data_root)}
+    data, own = data_of_run(folder, card, torch.device("cpu"), "test", changes)
     split = "test" if len(data.split.test) else "val"
     images, labels = some_pictures(data, split, TESTED)
 
@@ -94,7 +101,8 @@ def export_run(
     right = acceptance.accuracy(reference, candidate, images, labels)
     acceptance.check_accuracy(right, int8)
 
-    file = place / file_name(format, int8, fully_convolutional)
+    name = file_name("onnx" if format == "web" else format, int8, fully_convolutional)
+    file = place / "web" / "index.html" if format == "web" else place / name
     figures = {
         "format": format,
         "int8": int8,
@@ -109,8 +117,11 @@ def export_run(
         "made_with": made_with(),
     }
     with _empty_again(place):
-        write_whole(file, content)
-        record(place, file.name, figures)
+        if format == "web":
+            write_web(file.parent, content, Service(model, card, folder.test_figures(), samples_of(folder, card)))
+        else:
+            write_whole(file, content)
+        record(place, "web" if format == "web" else name, figures)
     return Export(file, figures)
 
 

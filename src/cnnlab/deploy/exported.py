@@ -34,6 +34,8 @@ class OnnxModel(nn.Module):
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.inter_op_num_threads = 1
+        # Threads that spin between two calls take the cores from everything else, torch included.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4  # what goes wrong is raised; it need not be printed too
         try:
             self.session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

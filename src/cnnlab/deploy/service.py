@@ -20,7 +20,6 @@ from cnnlab.data.decode import Layout, arrange
 from cnnlab.data.load import build_data
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.deploy.predictor import Predictor
-from cnnlab.deploy.uploads import MAX_BYTES, MAX_PIXELS
 from cnnlab.errors import CnnlabError, ModelError
 from cnnlab.explain import Localizer, activation_maps
 from cnnlab.explain.cam import method_of
@@ -31,6 +30,8 @@ from cnnlab.models.table import facts
 from cnnlab.runs.folder import RunFolder, open_folder, read_config
 from cnnlab.runs.weights import load_run
 
+MAX_BYTES = 10_000_000  # of an upload
+MAX_PIXELS = 50_000_000  # what a telephone takes; 200 MB while it is decoded
 SAMPLES = 24
 SHOWN = 1024  # pixels of the longer side of a picture that is sent
 OVERLAY = 448  # pixels of the longer side of a map that is sent

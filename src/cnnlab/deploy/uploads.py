@@ -13,10 +13,9 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from cnnlab.data.decode import FORMATS, read_picture
+from cnnlab.deploy.service import MAX_BYTES, MAX_PIXELS
 from cnnlab.errors import DataError
 
-MAX_BYTES = 10_000_000
-MAX_PIXELS = 50_000_000  # what a telephone takes; 200 MB while it is decoded
 MAX_HELD = 128_000_000  # bytes of all uploads that are being read
 MAX_SECONDS = 20.0  # for the whole body to arrive
 FIELD = "picture"
