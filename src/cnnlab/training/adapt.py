@@ -46,12 +46,14 @@ class DomainAdversary(nn.Module):
     """Tells source from target by the last feature map; what it learns, the features unlearn.
 
     Args:
-        inputs: numbers of the feature map; hidden: units of the hidden layer.
+        inputs: numbers of the feature map; hidden: units of the two hidden layers.
     """
 
     def __init__(self, inputs: int, hidden: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(inputs, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, 1))
+        self.layers = nn.Sequential(
+            nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1)
+        )
 
     def forward(self, model: Classifier, source: Tensor, target: Tensor, strength: float) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) pictures of each domain → the source's logits (B, K), and the domain's loss, a scalar.
