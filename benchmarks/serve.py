@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import re
 import statistics
 import subprocess
@@ -98,6 +99,13 @@ def memory(process: int) -> float:
         return next(int(line.split()[1]) / 1000 for line in file if line.startswith("VmRSS"))
 
 
+def processor_seconds(process: int) -> float:
+    """That a process has used; unlike the clock, it does not know how busy the machine is."""
+    with open(f"/proc/{process}/stat", encoding="utf-8") as file:
+        user, system = file.read().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 def main() -> None:
     words = sys.argv[1:] or ["resnet", "depth=20"]
     facts = describe()
@@ -108,12 +116,14 @@ def main() -> None:
     try:
         for _, port in servers.values():
             asyncio.run(load(port, files, 3.0))
+        used = {name: -processor_seconds(server.pid) for name, (server, _) in servers.items()}
         before = {name: memory(server.pid) for name, (server, _) in servers.items()}
         for _ in range(ROUNDS):
             for name, (_, port) in servers.items():
                 figures[name].append(asyncio.run(load(port, files, SECONDS)))
-        print("| | answers/s (range) | p50 ms | p99 ms | errors | memory before → after, MB |")
-        print("|---|---|---|---|---|---|")
+        used = {name: used[name] + processor_seconds(server.pid) for name, (server, _) in servers.items()}
+        print("| | answers/s (range) | p50 ms | p99 ms | processor ms an answer | errors | memory, MB |")
+        print("|---|---|---|---|---|---|---|")
         for name, (server, _) in servers.items():
             rates = [len(spent) / SECONDS for spent, _ in figures[name]]
             times = torch.tensor([value for spent, _ in figures[name] for value in spent]) * 1000
@@ -121,7 +131,8 @@ def main() -> None:
             low, high = (times.sort().values[int(q * (len(times) - 1))].item() for q in (0.5, 0.99))
             rate = f"{statistics.median(rates):.0f} ({min(rates):.0f}–{max(rates):.0f})"
             held = f"{before[name]:.0f} → {memory(server.pid):.0f}"
-            print(f"| {name} | {rate} | {low:.1f} | {high:.1f} | {errors} of {len(times):,} | {held} |")
+            each = 1000 * used[name] / len(times)
+            print(f"| {name} | {rate} | {low:.1f} | {high:.1f} | {each:.2f} | {errors} of {len(times):,} | {held} |")
         pairs = zip(*([len(spent) for spent, _ in rounds] for rounds in figures.values()), strict=True)
         print(f"\nThroughput with micro-batches over one by one: {statistics.median(a / b for a, b in pairs):.2f}")
     finally:

@@ -6,7 +6,9 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,14 +85,30 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def test_the_readme_has_a_command_for_each_step() -> None:
-    assert {words[1] for words in COMMANDS} == {"data", "train", "resume", "test", "predict", "compare", "model"}
+    steps = "data train resume test predict explain localize export demo compare model"
+    assert {words[1] for words in COMMANDS} == set(steps.split())
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_a_command_of_the_readme_works(words: list[str], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     monkeypatch.setattr(torch.hub, "_hub_dir", str(place / "torch" / "hub"))
+    if words[1] == "demo":
+        serves(words)
+        return
     assert main([*words[1:], *(SHORT if words[1] == "train" else [])]) == 0
+
+
+def serves(words: list[str]) -> None:
+    """`cnnlab demo` goes on until it is stopped."""
+    command = [sys.executable, "-m", *words, "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            address = server.stdout.readline().split()[0]
+            assert b"<html" in urllib.request.urlopen(address, timeout=30).read()
+        finally:
+            server.terminate()
 
 
 def test_the_python_of_the_readme_works(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
