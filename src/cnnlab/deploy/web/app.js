@@ -172,9 +172,13 @@ async function startCamera() {
     return;
   }
   say(null);
+  by("shoot").disabled = true; // until there is something to take
   mode("camera");
   by("video").srcObject = state.stream;
-  await by("video").play();
+  try {
+    await by("video").play();
+    by("shoot").disabled = false;
+  } catch { /* another picture came before the first frame */ }
 }
 
 function stopCamera() {
