@@ -36,9 +36,8 @@ def main() -> None:
     digits, labels = data.test.pixels[test][..., 0].numpy(), data.pictures.labels[test]
     localizer = Localizer(model, (1, preprocess.layout.height, preprocess.layout.width))
     machine = describe()
-    print(
-        f"{machine['machine']}\n{machine['versions']}\n\n{card['model']['name']}, seed {SEED}, n = {count} canvases a row\n"
-    )
+    print(f"{machine['machine']}\n{machine['versions']}\n")
+    print(f"{card['model']['name']}, seed {SEED}, n = {count} canvases a row\n")
     print("| objects | background | pointing | CorLoc | precision | recall | F1 | class right | ms a picture |")
     print("|---|---|---|---|---|---|---|---|---|")
     for objects in ((1, 1), (1, 5)):

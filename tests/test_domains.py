@@ -60,6 +60,7 @@ def test_the_fall_on_another_set_is_said(source: Path, root: Path, capsys: pytes
         (["--data", "mnist_m", "data.backgrounds=nowhere"], "data.backgrounds='nowhere' is no folder"),
         (["--data", "mnist_m", "data.background=1x"], "background"),
         (["--data", "mnist_m", "trainer.epochs=3"], "only data.* keys"),
+        (["data.limit=10"], "name it with --data"),
         (["--data", "cifar10"], "cifar10 is not below"),
     ],
 )
@@ -127,3 +128,20 @@ def test_a_target_with_other_classes_is_refused(root: Path, tmp_path: Path, caps
     said = capsys.readouterr().err
     assert "fashion_mnist has other classes than the source" in said and said.count("\n") == 1
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_a_recipe_that_goes_on_with_a_run_asks_for_it(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for recipe in ("adabn", "finetune"):
+        assert main(["train", f"recipe={recipe}", f"data.root={root}", *SMALL, f"run.dir={tmp_path / 'run'}"]) == 2
+        assert "there is nothing at RUN; init.from takes a run folder" in capsys.readouterr().err
+    words = ["adapt.method=batch_norm", "adapt.data=mnist", f"data.root={root}", f"run.dir={tmp_path / 'run'}"]
+    assert main(["train", *words]) == 2
+    assert "name its run with init.from=RUN" in capsys.readouterr().err
+
+
+def test_the_masks_of_a_set_can_be_looked_at(root: Path, tmp_path: Path) -> None:
+    words = ["data", "mnist_m_seg", f"data.root={root}", "--show", str(tmp_path / "batch.png")]
+    assert main(words) == 0
+    assert (tmp_path / "batch.png").stat().st_size > 10_000

@@ -80,7 +80,7 @@ def test_predictions_hold_a_row_a_picture(run: Path) -> None:
 
 def test_the_report_shows_truth_and_answer(run: Path) -> None:
     page = (run / "report.html").read_text()
-    assert "Pictures, truth and answers" in page and "Mean IoU" in page
+    assert "Pictures, truth and answers" in page and "Test mean IoU" in page
     assert page.count("<figcaption>truth</figcaption>") == 4
 
 

@@ -393,7 +393,10 @@ def _explain(options: argparse.Namespace, words: Sequence[str]) -> None:
         options.device,
         options.trust_code,
     ):
-        _print_line(f"{answer.picture}: {answer.label} {100 * answer.probability:.1f} %  →  {answer.file}")
+        line = f"{answer.picture}: {answer.label} {100 * answer.probability:.1f} %"
+        if answer.target != answer.label:
+            line += f"  {answer.target} {100 * answer.target_probability:.1f} %"
+        _print_line(f"{line}  →  {answer.file}")
 
 
 def _localize(options: argparse.Namespace, words: Sequence[str]) -> None:
@@ -404,7 +407,8 @@ def _localize(options: argparse.Namespace, words: Sequence[str]) -> None:
             _print_line(json.dumps(answer.facts(), ensure_ascii=False))
             continue
         found = "  ".join(f"{one['label']} {100 * one['probability']:.1f} %" for one in answer.objects)
-        _print_line(f"{answer.picture}: {found or 'nothing'}  →  {answer.file}")
+        shrunk = f"  (looked at {100 * answer.shrunk:.0f} % of its size)" if answer.shrunk < 1 else ""
+        _print_line(f"{answer.picture}: {found or 'nothing'}{shrunk}  →  {answer.file}")
 
 
 def _print_line(line: str) -> None:
@@ -463,7 +467,7 @@ def _data(options: argparse.Namespace, words: Sequence[str]) -> None:
         path = options.show or f"{options.name}-batch.png"
         batch = next(data.train.epoch(0))
         try:
-            show_batch(batch.images, batch.labels, data.classes, data.preprocess, path)
+            show_batch(batch.images, batch.labels, data.pictures.classes, data.preprocess, path, masks=batch.masks)
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"cannot write the picture {path}: {error}; give another file name after --show."

@@ -295,6 +295,10 @@ class Config:
         rate = self.optimizer.get("lr")
         if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < 1e6):
             raise ConfigError(f"optimizer.lr must be a number above 0, got {rate!r}.")
+        if self.adapt.method == "batch_norm" and self.init.source is None:
+            raise ConfigError(
+                "adapt.method=batch_norm renews the statistics of a trained network: name its run with init.from=RUN."
+            )
         published = self.model.get("name") == "pretrained" and self.model.get("weights", "DEFAULT") is not None
         if published and (self.init.whiten or self.init.dirac):
             raise ConfigError("init.whiten and init.dirac would overwrite the published weights; set both to false.")

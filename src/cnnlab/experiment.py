@@ -238,6 +238,7 @@ def folder_trackers(config: Config, folder: RunFolder) -> list[Tracker]:
 
 def describe_run(model: nn.Module, data: Data) -> dict[str, str]:
     name, arguments = model_spec(model)
+    target = data.target
     height, width = data.image_size
     of_data = ("in_channels", "num_classes", "image_size")
     defaults = default_arguments(name)
@@ -247,6 +248,11 @@ def describe_run(model: nn.Module, data: Data) -> dict[str, str]:
         "data": f"{data.config.data.name}: {data.num_classes} classes, {height}×{width}×{data.in_channels},"
         f" {sizes} train / val / test",
         "model": f"{name}{f' ({given})' if given else ''}, {count_parameters(model):,} parameters",
+        **(
+            {"adapts to": f"{target.config.data.name}: {len(target.split.train):,} pictures, labels unused"}
+            if target
+            else {}
+        ),
     }
 
 

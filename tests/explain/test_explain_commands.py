@@ -134,3 +134,24 @@ def test_an_output_folder_that_cannot_be_made_says_so(
     (tmp_path / "file").write_text("")
     assert main(["explain", str(finished_run), str(pictures), "--out", str(tmp_path / "file" / "out")]) == 2
     assert "give another one with --out" in capsys.readouterr().err
+
+
+def test_a_small_picture_among_others_is_named_and_the_others_done(
+    finished_run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(np.zeros((1, 30), np.uint8)).save(pictures / "line.png")
+    assert main(["localize", str(finished_run), str(pictures), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr()
+    assert "line.png (a picture of 1×30 pixels is smaller" in said.err and "the other 3 are done" in said.err
+    assert len(list((tmp_path / "out").glob("*.png"))) == 3
+
+
+def test_maps_of_several_classes_lie_side_by_side(
+    finished_run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for target in ("1", "7"):
+        words = ["explain", str(finished_run), str(pictures / "a.png"), "--method", "gradcam", "--target", target]
+        assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a-gradcam-1.png", "a-gradcam-7.png"]
+    for line, target in zip(capsys.readouterr().out.splitlines(), ("1", "7"), strict=True):
+        assert f" {target} " in line.split(":", 1)[1]

@@ -237,8 +237,8 @@ def test_of_pixels_nothing_is_said_that_holds_of_pictures() -> None:
         "confusion_matrix": [[900, 10, 0], [20, 300, 0], [0, 0, 80]],
     }
     words = Page(render(make_report(test=pixels, samples=[]))).words
-    assert "n = 40 pictures; every pixel counts." in words
-    assert "Mean IoU 80.0 % 78.0 to 82.0 %" in words
+    assert "Test mean IoU 80.0 %" in words and "n = 40 pictures." in words and "of them right" not in words
+    assert "Pixel accuracy 97.0 % 96.0 to 98.0 %" in words
     assert "taken for pixels share dog cat 20 of 320" in words
 
 

@@ -161,12 +161,15 @@ def _kept(picture: Image.Image, layout: Layout) -> tuple[float, float, float, fl
     return left, top, left + width, top + height
 
 
+def seen_box(picture: Image.Image, layout: Layout) -> tuple[int, int, int, int]:
+    """The part of a picture that a model with this layout sees: left, top, right, bottom in whole pixels."""
+    left, top, right, bottom = (round(edge) for edge in _kept(picture, layout))
+    return left, top, max(right, left + 1), max(bottom, top + 1)
+
+
 def seen_part(picture: Image.Image, layout: Layout) -> Image.Image:
     """The part of a picture that a model with this layout sees, in the picture's own resolution."""
-    left, top, right, bottom = _kept(picture, layout)
-    return picture.crop(
-        (round(left), round(top), max(round(right), round(left) + 1), max(round(bottom), round(top) + 1))
-    )
+    return picture.crop(seen_box(picture, layout))
 
 
 def _pixels(picture: Image.Image) -> np.ndarray:

@@ -25,6 +25,7 @@ def show_batch(
     path: str | Path | None = None,
     columns: int = 8,
     limit: int = 64,
+    masks: Tensor | None = None,
 ) -> Figure:
     """Draw a batch with its labels; a notebook shows the figure that is returned.
 
@@ -34,6 +35,7 @@ def show_batch(
         classes: their names.
         path: also save it there, as PNG, SVG or PDF.
         limit: pictures at the most.
+        masks: (B, H, W) classes of the pixels, drawn as outlines.
     """
     from matplotlib.figure import Figure
 
@@ -57,6 +59,9 @@ def show_batch(
         axis.imshow(picture[..., 0] if grey else picture, cmap="gray" if grey else None, vmin=0, vmax=255)
         text = classes[int(label)] if classes else str(int(label))
         axis.set_title(text if len(text) < 19 else text[:17] + "…", fontsize=8, pad=3, parse_math=False)
+    for axis, mask in zip(axes, [] if masks is None else masks[: len(pixels)].cpu().numpy(), strict=False):
+        for number in np.unique(mask[mask > 0]):
+            axis.contour(mask == number, levels=[0.5], colors=[f"C{number % 10}"], linewidths=1.2)
     if path is not None:
         figure.savefig(path, dpi=120)
     return figure

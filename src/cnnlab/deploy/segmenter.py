@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cnnlab.data.decode import read_picture, seen_part
+from cnnlab.data.decode import read_picture, seen_box
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.device import choose_device
 from cnnlab.errors import DataError
@@ -19,10 +19,12 @@ from cnnlab.explain.overlay import class_colours, paint_classes
 from cnnlab.explain.pictures import each_picture, output_folder
 from cnnlab.runs.weights import load_run
 
+UNSEEN = 255  # in a mask: the model's layout cuts this part of the picture off
+
 
 @dataclass(frozen=True)
 class Segmented:
-    """One picture: the share of its pixels in each class, and the two files."""
+    """One picture: the share of the pixels that the model saw in each class, and the two files."""
 
     picture: str
     shares: dict[str, float]
@@ -47,15 +49,18 @@ class Segmenter:
 
     @torch.inference_mode()
     def segment(self, picture: str | Path | bytes | Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """One picture → (H, W) uint8 numbers of classes, as large as the part of the picture that the model sees.
+        """One picture → (H, W) uint8 numbers of classes; UNSEEN where the model does not look (data.fit=crop).
 
         Raises:
             DataError: it cannot be read.
         """
         image = picture if isinstance(picture, Image.Image) else read_picture(picture)
         answer = self.model(self.preprocess(image)[None].to(self.device)).argmax(1)[0].byte().cpu().numpy()
-        seen = seen_part(image, self.preprocess.layout)
-        return np.asarray(Image.fromarray(answer).resize(seen.size, Image.Resampling.NEAREST))
+        left, top, right, bottom = seen_box(image, self.preprocess.layout)
+        whole = np.full((image.height, image.width), UNSEEN, np.uint8)
+        grown = Image.fromarray(answer).resize((right - left, bottom - top), Image.Resampling.NEAREST)
+        whole[top:bottom, left:right] = np.asarray(grown)
+        return whole
 
 
 def segment_pictures(
@@ -82,10 +87,11 @@ def segment_pictures(
         mask = Image.fromarray(classes).convert("P")
         mask.putpalette(colours.flatten().tolist())
         mask.save(file)
-        pixels = np.asarray(seen_part(picture, segmenter.preprocess.layout).convert("RGB"))
+        pixels = np.asarray(picture.convert("RGB"))
         beside = file.with_name(file.name.replace("-mask.png", "-overlay.png"))
-        Image.fromarray(paint_classes(pixels, classes, colours)).save(beside)
-        counts = np.bincount(classes.flatten(), minlength=len(segmenter.classes)) / classes.size
+        Image.fromarray(paint_classes(pixels, np.where(classes == UNSEEN, 0, classes), colours)).save(beside)
+        seen = classes[classes != UNSEEN]
+        counts = np.bincount(seen, minlength=len(segmenter.classes)) / seen.size
         return Segmented(name, dict(zip(segmenter.classes, counts.round(6).tolist(), strict=True)), file, beside)
 
     yield from each_picture(paths, output_folder(run, out, "predict"), "-mask.png", segment)

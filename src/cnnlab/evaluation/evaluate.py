@@ -75,6 +75,8 @@ def evaluate(
     """
     if split not in ("train", "val", "test"):
         raise ConfigError(f"split must be train, val or test, got {split!r}.")
+    if keys and data is None:
+        raise ConfigError("data.* keys are for another set; name it with --data (data= from Python).")
     folder = open_folder(run)
     place = choose_device(device)
     model, card = load_run(folder, place, trust_code)
@@ -230,9 +232,11 @@ def data_of_run(
     """
     config = read_config(folder)
     preprocess = Preprocess.from_dict(card["preprocess"])
+    if changes:  # a mistyped root must not fetch a set
+        changes = {"download": False, **changes}
     config = dataclasses.replace(config, data=changed(config.data, changes), adapt=AdaptConfig())
     if "name" in changes:
-        return as_other_set(config, preprocess, card["classes"], device), False
+        return as_other_set(config, preprocess, card["classes"], device, changes.get("limit")), False
     try:
         data = build_data(config, device, preprocess=preprocess)
         if data.manifest["sha256"][split] == read_split(folder)["sha256"][split]:
@@ -257,16 +261,18 @@ def changed(config: DataConfig, changes: Mapping[str, Any]) -> DataConfig:
     return from_dict({"data": dataclasses.asdict(config) | values}).data
 
 
-def as_other_set(config: Config, preprocess: Preprocess, classes: list[str], device: torch.device) -> Data:
+def as_other_set(
+    config: Config, preprocess: Preprocess, classes: list[str], device: torch.device, limit: int | None = None
+) -> Data:
     """Another set with the same classes: its own test split, and all of it where it has none."""
     whole = dataclasses.replace(
-        config.data, per_class_train=None, per_class_test=None, limit=None, test_fraction=0.999, val_fraction=0.0
+        config.data, per_class_train=None, per_class_test=None, limit=limit, test_fraction=0.999, val_fraction=0.0
     )
     data = build_data(dataclasses.replace(config, data=whole), device, preprocess=preprocess)
     if data.classes != classes:
         odd = sorted(set(data.classes) ^ set(classes))
         raise DataError(
-            f"the other set has other classes than the model, {odd[0]!r} among them; use one with the same folders."
+            f"the other set has other classes than the model, {odd[0]!r} among them; use one with the same classes."
         )
     if data.pictures.official is None or "test" not in data.pictures.official:
         everything = data.index.ok.nonzero()[0]

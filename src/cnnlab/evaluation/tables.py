@@ -35,6 +35,13 @@ def result_table(history: Sequence[Mapping[str, Any]], best_epoch: int, test: Ma
     if test is not None:
         interval = interval_text(test["accuracy_interval"])
         table.add_row("test", number(test["loss"]), percent(test["accuracy"]), interval, f"{test['n']:,}")
+        if "mean_iou" in test:
+            interval = interval_text(test["mean_iou_interval"])
+            table.add_row("test, mean IoU", "", percent(test["mean_iou"]), interval, f"{test['n']:,}")
+        if target := test.get("target"):
+            interval = interval_text(target["accuracy_interval"])
+            words = number(target["loss"]), percent(target["accuracy"]), interval, f"{target['n']:,}"
+            table.add_row(f"test on {target['data']}", *words)
         if views := test.get("views"):
             interval = interval_text(views["accuracy_interval"])
             name = f"test, {views['views'].replace('_', ' and ')} views"

@@ -135,7 +135,10 @@ def targets_of(logits: Tensor, target: Target) -> Tensor:
     if target is None:
         return logits.argmax(1)
     count, classes = logits.shape
-    numbers = torch.as_tensor(target, device=logits.device)
+    try:
+        numbers = torch.as_tensor(target, device=logits.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise ModelError(f"target must be a whole number, or one for each picture, got {target!r}.") from None
     if numbers.is_floating_point() or numbers.dtype == torch.bool or numbers.ndim > 1:
         raise ModelError(f"target must be a whole number, or one for each picture, got {target!r}.")
     if numbers.ndim == 1 and len(numbers) != count:

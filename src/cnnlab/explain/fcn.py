@@ -42,7 +42,10 @@ class FullyConvolutional(nn.Module):
         self.model, self.window = model, shape[1:]
         with evaluation_mode(model), torch.no_grad():
             first = next(model.parameters())
-            self.places = tuple(model.forward_features(first.new_zeros(1, *shape)).shape[2:])
+            features = model.forward_features(first.new_zeros(1, *shape))
+            if model.forward_head(features).ndim == 4:
+                raise ModelError(f"{type(model).__name__} classifies every pixel already; use predict for its masks.")
+            self.places = tuple(features.shape[2:])
             self.head = as_convolutions(layers, *self.places).eval()
         self.averages = averages_everywhere(layers)
         self.fields = layer_fields(model, shape, model.feature_info.module)

@@ -15,8 +15,11 @@ def find_layer(model: nn.Module, name: str) -> nn.Module:
     """The module of that dotted name. Raises ModelError with the nearest name."""
     modules = dict(model.named_modules())
     if not name or name not in modules:
+        stages = [stage for stage in getattr(model, "stages", ()) if stage]
+        known = f" Its stages are {', '.join(stages)}; any module's dotted name will do." if stages else ""
+        near = nearest(name, [key for key in modules if key])
         raise ModelError(
-            f"{type(model).__name__} has no layer {name!r}.{nearest(name, [key for key in modules if key])}"
+            f"{type(model).__name__} has no layer {name!r}.{near if near.startswith(' Did') else ''}{known}"
         )
     return modules[name]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from cnnlab.runs.files import write_json
 from cnnlab.runs.folder import open_folder
 from cnnlab.runs.weights import load_run
 
-LARGEST = 12  # windows along the longer side of a picture to localize on; a larger one is shrunk
+LARGEST = 2_000_000  # pixels of a picture to localize on; a larger one is shrunk, and the answer says so
 SHOWN = 1024  # pixels of the longer side of what is drawn
 
 
@@ -36,6 +37,7 @@ class Explained:
     label: str
     probability: float
     target: str
+    target_probability: float
     file: Path
 
 
@@ -46,9 +48,11 @@ class Located:
     picture: str
     objects: list[dict[str, Any]]
     file: Path
+    shrunk: float = 1.0  # the side that was looked at over the picture's own
 
     def facts(self) -> dict[str, Any]:
-        return {"picture": self.picture, "objects": self.objects, "file": str(self.file)}
+        facts = {"picture": self.picture, "shrunk": round(self.shrunk, 4), "objects": self.objects}
+        return facts | {"file": str(self.file)}
 
 
 def explain_pictures(
@@ -95,9 +99,12 @@ def explain_pictures(
         if chosen != answer:
             title += f", {classes[chosen]} {100 * float(probabilities[chosen]):.1f} %"
         draw_map(np.asarray(shown), heat, title, f"{NAMES[method]} of {classes[chosen]}", file)
-        return Explained(name, classes[answer], float(probabilities[answer]), classes[chosen], file)
+        told = float(probabilities[answer]), classes[chosen], float(probabilities[chosen])
+        return Explained(name, classes[answer], *told, file)
 
-    yield from each_picture(paths, output_folder(run, out, "explain"), f"-{method}.png", explain)
+    parts = [method, *([layer] if layer else []), *([classes[number]] if number is not None else [])]
+    ending = "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts)
+    yield from each_picture(paths, output_folder(run, out, "explain"), f"-{ending}.png", explain)
 
 
 NAMES = {"cam": "CAM", "gradcam": "Grad-CAM", "layercam": "Layer-CAM"}
@@ -115,9 +122,12 @@ def localize_pictures(
 
     def localize(name: str, file: Path) -> Located:
         picture = read_picture(name)
-        factor = min(1.0, LARGEST * max(layout.height, layout.width) / max(picture.size))
+        factor = min(1.0, (LARGEST / (picture.width * picture.height)) ** 0.5)
         size = [max(1, round(side * factor)) for side in picture.size]
-        found = localizer(_normalised(picture, preprocess, *size))
+        try:
+            found = localizer(_normalised(picture, preprocess, *size))
+        except ModelError as error:  # of this picture: the others can still be done
+            raise DataError(str(error).rstrip(".")) from None
         objects = [
             {
                 "label": classes[one.label],
@@ -131,8 +141,9 @@ def localize_pictures(
         shown.thumbnail((SHOWN, SHOWN))
         scale = shown.width / picture.width
         draw_boxes(np.asarray(shown), found.heat.numpy(), objects, scale, file)
-        write_json(file.with_suffix(".json"), {"picture": name, "size": list(picture.size), "objects": objects})
-        return Located(name, objects, file)
+        facts = {"picture": name, "size": list(picture.size), "shrunk": round(factor, 4), "objects": objects}
+        write_json(file.with_suffix(".json"), facts)
+        return Located(name, objects, file, factor)
 
     yield from each_picture(paths, output_folder(run, out, "localize"), ".png", localize)
 
@@ -178,4 +189,4 @@ def each_picture(paths: Sequence[str], folder: Path, ending: str, work: Callable
             bad.append(f"{name} ({error})")
     if bad:
         done = f"; the other {len(names) - len(bad)} are done" if len(names) > len(bad) else ""
-        raise DataError(f"cannot be read as a picture: {', '.join(bad)}{done}. Mend or leave out what is named.")
+        raise DataError(f"not done: {', '.join(bad)}{done}. Mend or leave out what is named.")

@@ -105,15 +105,16 @@ def headline(report: Report) -> dict[str, Any]:
             "strip": None,
         }
     test = report.test
-    accuracy, pictures = finite(test.get("accuracy")), finite(test.get("n"))
+    figure = "mean_iou" if segments(report) else "accuracy"
+    accuracy, pictures = finite(test.get(figure)), finite(test.get("n"))
     digits = 2 if (pictures or 0) >= 10_000 else 1
-    interval = as_interval(test.get("accuracy_interval"))
-    baseline = majority_share(report)
+    interval = as_interval(test.get(f"{figure}_interval"))
+    baseline = None if segments(report) else majority_share(report)
     parts = []
     if interval:
         parts.append(f"95{SPACE}% interval {percent(interval[0], digits)} to {percent(interval[1], digits)}.")
     if segments(report):
-        parts.append(f"n = {count(pictures)} pictures; every pixel counts.")
+        parts.append(f"Mean over the classes of intersection over union; n = {count(pictures)} pictures.")
     elif accuracy is not None and pictures:
         parts.append(f"n = {count(pictures)} pictures, {count(accuracy * pictures)} of them right.")
     elif pictures is not None:
@@ -121,10 +122,10 @@ def headline(report: Report) -> dict[str, Any]:
     if baseline is not None:
         parts.append(f"Always answering the most common class (the upright tick) would score {percent(baseline)}.")
     split = str(test.get("split") or "test")
+    named_split = {"test": "Test", "val": "Validation", "train": "Training"}.get(split)
+    what = "mean IoU" if segments(report) else "accuracy"
     return {
-        "label": {"test": "Test accuracy", "val": "Validation accuracy", "train": "Training accuracy"}.get(
-            split, f"Accuracy on {split}"
-        ),
+        "label": f"{named_split} {what}" if named_split else f"{what.capitalize()} on {split}",
         "value": percent(accuracy, digits),
         "sentence": " ".join(parts),
         "strip": None if accuracy is None else markup(charts.interval_strip(accuracy, interval, baseline)),
@@ -164,12 +165,22 @@ def facts(report: Report) -> list[Fact]:
             str(views.get("views", "")).replace("_", " and "),
             between(views.get("accuracy_interval"), percent),
         ),
-        Fact("Mean IoU", percent(test.get("mean_iou")), "", between(test.get("mean_iou_interval"), percent)),
+        Fact(
+            "Pixel accuracy",
+            percent(test.get("accuracy")) if segments(report) else formatting.DASH,
+            "",
+            between(test.get("accuracy_interval"), percent),
+        ),
         Fact("Dice", percent(test.get("dice")), "mean over the classes"),
         Fact("Boundary F1", percent(test.get("boundary_f1")), "mean over pictures and classes"),
         tested("Mean class accuracy", "mean_class_accuracy", "mean recall over the classes"),
         tested("Macro F1", "macro_f1", "mean over the classes"),
-        tested("Loss", "loss", "cross-entropy per picture", lambda value: number(value, 3)),
+        tested(
+            "Loss",
+            "loss",
+            "cross-entropy and Dice" if segments(report) else "cross-entropy per picture",
+            lambda value: number(value, 3),
+        ),
         tested("Calibration error", "ece", "confidence against accuracy, 0 is best"),
         Fact("Epochs", count(len(report.history)), f"of {planned} planned" if planned else ""),
         Fact("Training time", duration(sum(seconds) if seconds else None), "all epochs"),
