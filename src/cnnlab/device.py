@@ -21,9 +21,13 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("device=cuda, but torch finds no CUDA GPU here; use trainer.device=auto.")
+        raise DeviceError(
+            "device=cuda, but torch finds no CUDA GPU here; use auto (trainer.device=auto, --device auto)."
+        )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DeviceError(f"device {name}, but this machine has {torch.cuda.device_count()} GPU(s).")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise DeviceError("device mps, but torch finds no Metal GPU here; use trainer.device=auto.")
+        raise DeviceError(
+            "device mps, but torch finds no Metal GPU here; use auto (trainer.device=auto, --device auto)."
+        )
     return device

@@ -120,10 +120,8 @@ def fall_text(own_test: Mapping[str, Any]) -> str:
     verb, size, bounds = ("falls", -change, (-high, -low)) if change <= 0 else ("rises", change, (low, high))
     joint = " to " if bounds[0] < 0 else "–"
     interval = joint.join(f"{100 * bound:.1f}".replace("-", "−") for bound in bounds)
-    return (
-        f"accuracy {verb} by {100 * size:.1f} points (95 % interval {interval}) from the run's own test split,"
-        f" {percent(own_test['accuracy'])}"
-    )
+    moves = f"{verb} by {100 * size:.1f} points" if size >= 5e-4 else "stays the same"
+    return f"accuracy {moves} (95 % interval {interval}) from the run's own test split, {percent(own_test['accuracy'])}"
 
 
 def comparison_table(runs: Sequence[ComparedRun]) -> Table:
