@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import cnnlab
 from cnnlab.cli import main
 from small_sets import write_mnist
 
@@ -78,7 +79,12 @@ def test_adversarial_training_tests_on_both_domains(command: CommandLine, root: 
     assert result.code == 0, result.err
     figures = json.loads((tmp_path / "run" / "test.json").read_text())
     assert figures["target"]["data"] == "mnist_m" and figures["target"]["n"] == 80
-    assert 0 <= figures["target"]["accuracy"] <= 1
+    again = cnnlab.evaluate(tmp_path / "run", data="mnist_m")
+    assert figures["target"]["accuracy"] == again["accuracy"]
+    assert figures["target"]["loss"] == pytest.approx(again["loss"], rel=1e-5)
+    assert figures["target"]["loss"] != pytest.approx(figures["loss"], rel=1e-3)  # not those of the source again
+    some = cnnlab.evaluate(tmp_path / "run", data="mnist_m", limit=20)
+    assert some["n"] == 20
     names = set(weights(tmp_path / "run"))
     assert not any("layers" in name for name in names)  # the adversary is not part of the model
     assert main(["test", str(tmp_path / "run")]) == 0

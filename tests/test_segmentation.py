@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,6 +105,22 @@ def test_predict_writes_masks_and_overlays(
     trimap = np.asarray(Image.open(pets / "oxford-iiit-pet" / "annotations" / "trimaps" / "Beagle_20.png"))
     assert set(np.unique(classes)) <= {0, 1, 2}
     assert ((classes == 1) == (trimap == 1)).mean() > 0.85
+
+
+def test_a_mask_is_as_large_as_the_picture_and_says_what_was_not_seen(run: Path) -> None:
+    from cnnlab.deploy.segmenter import UNSEEN, Segmenter
+
+    segmenter = Segmenter(run)
+    segmenter.preprocess = dataclasses.replace(
+        segmenter.preprocess, layout=dataclasses.replace(segmenter.preprocess.layout, fit="crop")
+    )
+    wide = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 100, 3), np.uint8))
+    mask = segmenter.segment(wide)
+    assert mask.shape == (40, 100)
+    assert (mask[:, :30] == UNSEEN).all() and (mask[:, 70:] == UNSEEN).all()
+    assert mask[:, 30:70].max() <= 2
+    alone = segmenter.segment(wide.crop((30, 0, 70, 40)))
+    assert np.array_equal(mask[:, 30:70], alone)
 
 
 def test_a_damaged_picture_does_not_stop_the_others(

@@ -112,6 +112,7 @@ class Own(Classifier):
         self.kind, self.num_classes = kind, 3
         self.body = nn.Conv2d(3, 6, 3, stride=2, padding=1)
         self.norm = nn.BatchNorm1d(6)
+        self.layer_norm = nn.LayerNorm(6)
         self.head = nn.Linear(6 * 16 if kind == "flat" else 6, 3)
 
     @property
@@ -126,6 +127,8 @@ class Own(Classifier):
             return self.head(F.relu(F.adaptive_avg_pool2d(features, 4)).flatten(1))
         if self.kind == "gated":
             return self.head(features.sigmoid() * features)
+        if self.kind == "normed":
+            return self.head(self.layer_norm(features.mean((2, 3))))
         if self.kind == "sorted":
             return self.head(features.mean((2, 3)).sort(1).values)
         return self.head(self.norm(features.mean(dim=(2, 3))))
@@ -138,6 +141,26 @@ def test_a_head_of_functions_is_followed() -> None:
     model.norm.running_mean.normal_()
     images = torch.randn(2, 3, 16, 16)
     torch.testing.assert_close(FullyConvolutional(model, (3, 16, 16))(images)[:, :, 0, 0], model(images))
+
+
+def test_a_layer_norm_of_the_averages_normalises_each_place() -> None:
+    torch.manual_seed(0)
+    model = Own("normed").eval()
+    nn.init.normal_(model.layer_norm.weight)
+    images = torch.randn(2, 3, 16, 16)
+    net = FullyConvolutional(model, (3, 16, 16))
+    torch.testing.assert_close(net(images)[:, :, 0, 0], model(images))
+    assert net(torch.randn(1, 3, 20, 18)).shape == (1, 3, 3, 2)
+
+
+@pytest.mark.parametrize("architecture", ["convnext_tiny", "squeezenet1_1", "mobilenet_v3_small"])
+def test_torchvisions_networks_have_the_form_too(architecture: str) -> None:
+    torch.manual_seed(0)
+    model = cnnlab.create_model("pretrained", architecture=architecture, weights=None, num_classes=5).eval()
+    images = torch.randn(2, 3, 96, 96)
+    logits = model(images)
+    answers = FullyConvolutional(model, (3, 96, 96))(images)[:, :, 0, 0]
+    torch.testing.assert_close(answers, logits, rtol=1e-5, atol=1e-5 * logits.abs().amax().item())
 
 
 @pytest.mark.parametrize(("kind", "reason"), [("gated", "not known here: sigmoid"), ("sorted", "not known here: sort")])

@@ -42,6 +42,13 @@ def test_a_class_that_does_not_occur_takes_no_part_in_dice() -> None:
     assert dice_loss(sure, masks).item() == pytest.approx(0, abs=1e-6)
 
 
+def test_dice_of_each_picture_is_that_of_the_picture_alone() -> None:
+    logits, masks = torch.randn(4, 3, 5, 6), torch.randint(3, (4, 5, 6))
+    masks[2] = 1  # two classes do not occur there
+    alone = torch.stack([dice_loss(one[None], mask[None]) for one, mask in zip(logits, masks, strict=True)])
+    torch.testing.assert_close(dice_loss(logits, masks, each=True), alone)
+
+
 def test_dice_has_a_gradient_where_nothing_is_right() -> None:
     logits = torch.zeros(1, 2, 4, 4, requires_grad=True)
     dice_loss(logits, torch.ones(1, 4, 4).long()).backward()

@@ -57,6 +57,16 @@ def test_the_first_stages_alone_are_frozen(source: Path, tmp_path: Path) -> None
     assert moved == {"stage2", "stage3", "head"}
 
 
+def test_the_biases_of_what_is_frozen_can_learn_all_the_same(source: Path, tmp_path: Path) -> None:
+    before = load_file(source / "best" / "model.safetensors")
+    words = [f"init.from={source}", "init.freeze=backbone", "init.frozen_biases=false", "trainer.ema=null"]
+    after = train(tmp_path / "run", *words)
+    moved = {key for key, value in after.items() if not torch.equal(value, before[key])}
+    biases = {key for key in before if key.endswith(".bias")}
+    assert moved == biases | {"head.weight"}
+    assert len(biases) > 5
+
+
 def test_unfrozen_all_of_it_learns(source: Path, tmp_path: Path) -> None:
     before = load_file(source / "best" / "model.safetensors")
     after = train(tmp_path / "run", f"init.from={source}", "trainer.ema=null")

@@ -39,7 +39,20 @@ class _Head(nn.Module):
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, GlobalAveragePool | GlobalMaxPool) or super().is_leaf_module(module, name)
+        known = isinstance(module, GlobalAveragePool | GlobalMaxPool | nn.LayerNorm)  # also torchvision's LayerNorm2d
+        return known or super().is_leaf_module(module, name)
+
+
+class _PlaceNorm(nn.Module):
+    """A LayerNorm over the channels of each place: (B, F, h, w) → (B, F, h, w)."""
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        super().__init__()
+        self.shape, self.weight, self.bias, self.eps = norm.normalized_shape, norm.weight, norm.bias, norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = F.layer_norm(x.permute(0, 2, 3, 1), self.shape, self.weight, self.bias, self.eps)
+        return normed.permute(0, 3, 1, 2)
 
 
 def head_layers(model: nn.Module) -> list[nn.Module]:
@@ -150,7 +163,9 @@ def as_convolutions(layers: list[nn.Module], height: int, width: int) -> nn.Sequ
             norm = nn.BatchNorm2d(layer.num_features, layer.eps, affine=layer.affine)
             norm.load_state_dict(layer.state_dict())
             done.append(norm.eval())
-        elif _works_by_place(layer, alone=height == width == 1):
+        elif isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) == height == width == 1:
+            done.append(_PlaceNorm(layer))
+        elif isinstance(layer, ACTIVATIONS) or (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)):
             done.append(copy.deepcopy(layer))
         else:
             raise ModelError(f"a {type(layer).__name__} in the head has no fully-convolutional form.")
@@ -159,12 +174,6 @@ def as_convolutions(layers: list[nn.Module], height: int, width: int) -> nn.Sequ
 
 def _pools_all(layer: nn.Module, kind: type[nn.Module]) -> bool:
     return isinstance(layer, kind) and layer.output_size in (1, (1, 1))
-
-
-def _works_by_place(layer: nn.Module, alone: bool) -> bool:
-    if isinstance(layer, nn.LayerNorm):  # torchvision's, over the channels of each place
-        return alone and type(layer).__name__ == "LayerNorm2d"
-    return isinstance(layer, ACTIVATIONS) or (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1))
 
 
 def _pair(value: Any) -> tuple[Any, Any]:

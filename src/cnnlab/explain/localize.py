@@ -100,11 +100,8 @@ class Localizer:
     def __init__(self, model: nn.Module, shape: tuple[int, int, int]) -> None:
         self.net = FullyConvolutional(model, shape)
         self.model, self.shape = model, shape
-        self.first = next((name for name in getattr(model, "stages", ()) if _is_map(model, name, shape)), None)
+        self.first, self.fine = _first_map(model, shape)
         self._last: tuple[object, tuple[Tensor, Tensor]] | None = None
-        self.fine: tuple[ReceptiveField, ReceptiveField] | None = None
-        if self.first is not None:
-            self.fine = layer_fields(model, shape, self.first)
 
     def __call__(self, image: Tensor) -> Localization:
         """Args:
@@ -229,12 +226,16 @@ class Localizer:
         return F.grid_sample(image[None], grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
 
 
-def _is_map(model: nn.Module, name: str, shape: tuple[int, int, int]) -> bool:
-    try:
-        layer_fields(model, shape, name)
-    except ModelError:
-        return False
-    return True
+def _first_map(
+    model: nn.Module, shape: tuple[int, int, int]
+) -> tuple[str | None, tuple[ReceptiveField, ReceptiveField] | None]:
+    """Name and fields of the first stage that gives a map; None where no stage does."""
+    for name in getattr(model, "stages", ()):
+        try:
+            return name, layer_fields(model, shape, name)
+        except ModelError:  # of this stage: it gives no map
+            continue
+    return None, None
 
 
 def _parts(places: _Map, evidence: Tensor, threshold: float, least: float, closing: int) -> list[Box]:

@@ -58,18 +58,20 @@ class Segmentation:
         }
 
 
-def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """1 − the mean over the classes that occur in the batch of 2·Σpg / (Σp + Σg), p probabilities, g one-hot truth.
+def dice_loss(logits: Tensor, masks: Tensor, each: bool = False) -> Tensor:
+    """1 − the mean over the classes that occur of 2·Σpg / (Σp + Σg), p probabilities, g one-hot truth.
 
     Args:
         logits: (B, K, H, W) float; masks: (B, H, W) int64.
+        each: False: sums over the whole batch, a scalar; True: over each picture, (B,).
     """
     probabilities = logits.softmax(1)
     truth = F.one_hot(masks, logits.shape[1]).permute(0, 3, 1, 2).to(probabilities.dtype)
-    shared = (probabilities * truth).sum(dim=(0, 2, 3))
-    total, true = (probabilities + truth).sum(dim=(0, 2, 3)), truth.sum(dim=(0, 2, 3))
+    over = (2, 3) if each else (0, 2, 3)
+    shared, true = (probabilities * truth).sum(over), truth.sum(over)
+    total = probabilities.sum(over) + true
     present = (true > 0).to(probabilities.dtype)
-    return 1 - (present * 2 * shared / total.clamp_min(1e-6)).sum() / present.sum()
+    return 1 - (present * 2 * shared / total.clamp_min(1e-6)).sum(-1) / present.sum(-1)
 
 
 @dataclass
@@ -98,8 +100,7 @@ def count_pixels(model: nn.Module, loader: Loader, num_classes: int) -> PixelCou
             logits = model(batch.images).float()
             counts.matrix += confusion(logits.argmax(1), batch.masks, num_classes)
             counts.surprise += F.cross_entropy(logits, batch.masks, reduction="sum").item()
-            for one, mask in zip(logits, batch.masks, strict=True):
-                counts.dice += dice_loss(one[None], mask[None]).item()
+            counts.dice += dice_loss(logits, batch.masks, each=True).sum().item()
             counts.pictures += len(batch.masks)
         return counts
     finally:
