@@ -16,14 +16,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cnnlab.data.decode import Layout, arrange
+from cnnlab.data.decode import Layout
 from cnnlab.data.load import build_data
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.deploy.predictor import Predictor
 from cnnlab.errors import CnnlabError, ModelError
 from cnnlab.explain import Localizer, activation_maps
 from cnnlab.explain.cam import method_of
-from cnnlab.explain.pictures import LARGEST, class_number
+from cnnlab.explain.pictures import class_number, find_objects
 from cnnlab.models.folding import fold_batch_norm
 from cnnlab.models.summary import summarise
 from cnnlab.models.table import facts
@@ -113,25 +113,8 @@ class Service:
         """
         if self._localizer is None:
             raise ModelError("this model has no fully-convolutional form, so it cannot tell where objects are.")
-        layout = self.preprocess.layout
-        factor = min(
-            1.0,
-            LARGEST * max(layout.height, layout.width) / max(picture.size),
-            (LOCALIZED / (picture.width * picture.height)) ** 0.5,
-        )
-        width, height = (max(1, round(side * factor)) for side in picture.size)
-        wanted = dataclasses.replace(layout, height=height, width=width, fit="squash")
-        image = self.preprocess.normalise(torch.from_numpy(arrange(picture, wanted))[None])[0]
         with self._looking:
-            found = self._localizer(image).objects
-        objects = [
-            {
-                "label": self.classes[one.label],
-                "probability": one.probability,
-                "box": [round(edge / factor, 1) for edge in one.box],
-            }
-            for one in found
-        ]
+            objects, _, _ = find_objects(self._localizer, picture, self.preprocess, self.classes, LOCALIZED)
         return {"size": list(picture.size), "objects": objects}
 
     def _describe(self, card: dict[str, Any], test: dict[str, Any] | None) -> dict[str, Any]:

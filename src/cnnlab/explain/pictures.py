@@ -122,25 +122,14 @@ def localize_pictures(
 
     def localize(name: str, file: Path) -> Located:
         picture = read_picture(name)
-        factor = min(1.0, (LARGEST / (picture.width * picture.height)) ** 0.5)
-        size = [max(1, round(side * factor)) for side in picture.size]
         try:
-            found = localizer(_normalised(picture, preprocess, *size))
+            objects, heat, factor = find_objects(localizer, picture, preprocess, classes)
         except ModelError as error:  # of this picture: the others can still be done
             raise DataError(str(error).rstrip(".")) from None
-        objects = [
-            {
-                "label": classes[one.label],
-                "probability": round(one.probability, 6),
-                "evidence": round(one.evidence, 3),
-                "box": [round(float(edge) / factor, 1) for edge in one.box],
-            }
-            for one in found.objects
-        ]
         shown = picture.copy()
         shown.thumbnail((SHOWN, SHOWN))
         scale = shown.width / picture.width
-        draw_boxes(np.asarray(shown), found.heat.numpy(), objects, scale, file)
+        draw_boxes(np.asarray(shown), heat.numpy(), objects, scale, file)
         facts = {"picture": name, "size": list(picture.size), "shrunk": round(factor, 4), "objects": objects}
         write_json(file.with_suffix(".json"), facts)
         return Located(name, objects, file, factor)
@@ -148,10 +137,31 @@ def localize_pictures(
     yield from each_picture(paths, output_folder(run, out, "localize"), ".png", localize)
 
 
-def _normalised(picture: Image.Image, preprocess: Preprocess, width: int, height: int) -> Tensor:
-    """(C, height, width) as the model's pictures are, but for their size."""
+def find_objects(
+    localizer: Localizer, picture: Image.Image, preprocess: Preprocess, classes: Sequence[str], largest: int = LARGEST
+) -> tuple[list[dict[str, Any]], Tensor, float]:
+    """Objects on an upright picture, surest first, as in `Located`.
+
+    Args:
+        largest: pixels; a larger picture is shrunk to that.
+
+    Returns:
+        The objects, the heat map (h, w) in [0, 1], and how far the picture was shrunk: 1 is not at all.
+    """
+    factor = min(1.0, (largest / (picture.width * picture.height)) ** 0.5)
+    width, height = (max(1, round(side * factor)) for side in picture.size)
     layout = dataclasses.replace(preprocess.layout, height=height, width=width, fit="squash")
-    return preprocess.normalise(torch.from_numpy(arrange(picture, layout))[None])[0]
+    found = localizer(preprocess.normalise(torch.from_numpy(arrange(picture, layout))[None])[0])
+    objects = [
+        {
+            "label": classes[one.label],
+            "probability": round(one.probability, 6),
+            "evidence": round(one.evidence, 3),
+            "box": [round(float(edge) / factor, 1) for edge in one.box],
+        }
+        for one in found.objects
+    ]
+    return objects, found.heat, factor
 
 
 def class_number(name: str, classes: Sequence[str]) -> int:
