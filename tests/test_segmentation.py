@@ -150,6 +150,32 @@ def test_the_wrong_kind_of_model_is_refused(pets: Path, tmp_path: Path, finished
     assert not (tmp_path / "run").exists()
 
 
+def test_a_scene_shows_the_picture_the_truth_the_answer_and_where_they_differ(run: Path) -> None:
+    from cnnlab.evaluation.evaluate import data_of_run
+    from cnnlab.evaluation.segmentation import evaluate_segmentation
+    from cnnlab.explain.overlay import class_colours, paint_classes
+    from cnnlab.report.gather_pixels import gather_scenes
+    from cnnlab.runs.folder import open_folder
+
+    model, card = cnnlab.load_run(run)
+    data, _ = data_of_run(open_folder(run), card, torch.device("cpu"))
+    outputs = evaluate_segmentation(model, data, "test")
+    scenes, colours = gather_scenes(model, data, outputs)
+    assert colours[0] == "rgb(0, 0, 0)" and len(colours) == 3
+    batch = next(data.evaluation_loader("test").epoch())
+    assert batch.masks is not None
+    answers = model(batch.images).argmax(1)
+    shown = data.preprocess.denormalise(batch.images).numpy()
+    for scene in scenes:
+        place = outputs.names.index(scene.name)
+        truth, answer = batch.masks[place].numpy(), answers[place].numpy()
+        assert np.array_equal(scene.picture, shown[place])
+        assert np.array_equal(scene.truth, paint_classes(shown[place], truth, class_colours(3)))
+        assert np.array_equal(scene.answer, paint_classes(shown[place], answer, class_colours(3)))
+        assert np.array_equal((scene.error == 255).all(2), truth != answer)
+    assert any((scene.truth != scene.answer).any() for scene in scenes)
+
+
 # ---- figures by hand
 
 

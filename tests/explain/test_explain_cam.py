@@ -205,6 +205,18 @@ def test_a_plain_module_is_explained_at_the_layer_that_is_named() -> None:
     torch.testing.assert_close(raw_maps(net, images, "gradcam", 1, "1"), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_layer_that_is_changed_in_place_afterwards_is_seen_as_it_was() -> None:
+    torch.manual_seed(0)
+    images = pictures(16)
+    maps = []
+    for inplace in (False, True):
+        torch.manual_seed(0)
+        after = [nn.ReLU(inplace=inplace), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)]
+        maps.append(raw_maps(nn.Sequential(nn.Conv2d(3, 4, 3), *after), images, "gradcam", 1, "0"))
+    assert maps[0].any()
+    torch.testing.assert_close(maps[1], maps[0])
+
+
 def test_stage_maps_follow_the_picture_through_the_network(resnet: nn.Module) -> None:
     image = pictures(32)[0]
     maps = stage_maps(resnet, image)

@@ -65,6 +65,16 @@ def test_a_window_far_from_every_border_is_answered_as_if_its_surroundings_were_
         torch.testing.assert_close(answers[:, :, i, j], expected, rtol=1e-4, atol=1e-4 * expected.abs().amax().item())
 
 
+@pytest.mark.parametrize(
+    ("number", "stride", "places"),
+    [(0, 4, (8, 8)), (1, 16, (4, 4)), (2, 4, (7, 7)), (4, 4, (7, 7)), (5, 4, (5, 5)), (7, 32, (2, 2))],
+)
+def test_windows_begin_a_stride_of_the_net_apart(number: int, stride: int, places: tuple[int, int]) -> None:
+    name, arguments, side = MODELS[number]
+    net = FullyConvolutional(build(name, arguments), (3, side, side))
+    assert (net.stride, net.places) == (stride, places)
+
+
 def test_the_class_maps_of_an_averaging_head_have_the_answer_as_their_mean() -> None:
     model = build("resnet", {"depth": 8, "width": 8})
     net = FullyConvolutional(model, (3, 32, 32))

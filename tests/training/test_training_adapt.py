@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import cnnlab
-from cnnlab.config import AdaptConfig
+from cnnlab.config import AdaptConfig, compose
 from cnnlab.data.decode import Layout
 from cnnlab.data.load import pack
-from cnnlab.data.loader import Loader
+from cnnlab.data.loader import Batch, Loader
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.errors import CnnlabError, ModelError
+from cnnlab.experiment import run_experiment
 from cnnlab.training.adapt import (
     DomainAdversary,
     endless,
@@ -86,6 +90,23 @@ def test_batch_n_of_all_gets_the_same_target_pictures_from_wherever_one_begins()
     resumed = [b.target for b in with_target(source.epoch(1, start=2), target, len(source) + 2)]
     for one, other in zip(whole[7:10], resumed, strict=True):
         assert one is not None and other is not None and torch.equal(one, other)
+
+
+def test_each_epoch_goes_on_with_the_target_where_the_last_one_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cnnlab.training import trainer
+
+    starts: list[int] = []
+
+    def spy(batches: Iterator[Batch], target: Loader, start: int) -> Iterator[Batch]:
+        starts.append(start)
+        return with_target(batches, target, start)
+
+    monkeypatch.setattr(trainer, "with_target", spy)
+    words = ["adapt.method=dann", "adapt.data=digits", "model=vgg", "model.width=4", "data.limit=60", "logger=none"]
+    run_experiment(compose([*words, "trainer.epochs=3", "trainer.batch_size=20", f"run.dir={tmp_path / 'run'}"]))
+    assert starts == [0, 3, 6]
 
 
 def test_an_endless_loader_visits_every_picture_before_it_begins_again() -> None:
