@@ -74,6 +74,28 @@ def test_a_wrong_other_set_is_one_line(
     assert reason in said and said.count("\n") == 1
 
 
+def test_a_test_never_fetches_a_set(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(*given: object, **more: object) -> None:
+        raise AssertionError("a download")
+
+    monkeypatch.setattr("cnnlab.data.sources.mnist.torchvision_set", fetch)
+    for words in (["--data-root", str(tmp_path)], ["--data", "mnist_m", "--data-root", str(tmp_path)]):
+        assert main(["test", str(source), *words]) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_weight_of_the_domains_loss_counts(command: CommandLine, root: Path, tmp_path: Path) -> None:
+    found = []
+    for weight in ("0", "0", "5"):
+        run = tmp_path / f"run{len(found)}"
+        words = [f"data.root={root}", *SMALL, "trainer.threads=1", f"adapt.weight={weight}", f"run.dir={run}"]
+        assert command("train", "recipe=dann", *words).code == 0
+        found.append(weights(run))
+    none, again, full = found
+    assert all(torch.equal(none[name], again[name]) for name in none)
+    assert not torch.equal(none["features.0.0.weight"], full["features.0.0.weight"])
+
+
 def test_adversarial_training_tests_on_both_domains(command: CommandLine, root: Path, tmp_path: Path) -> None:
     result = command("train", "recipe=dann", f"data.root={root}", *SMALL, f"run.dir={tmp_path / 'run'}")
     assert result.code == 0, result.err

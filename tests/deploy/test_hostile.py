@@ -214,6 +214,12 @@ def test_a_bomb_is_refused_before_it_is_decoded(name: str, client: TestClient) -
     assert memory() - before < 50e6
 
 
+def test_a_whole_picture_of_too_many_pixels_is_refused_with_its_size(client: TestClient) -> None:
+    answer = client.post("/predict", content=saved(Image.new("1", (10_000, 6_000)), "PNG"))
+    assert answer.status_code == 413
+    assert "10000 × 6000 pixels; at most 50 million" in answer.text
+
+
 def test_a_compressed_comment_is_not_blown_up(client: TestClient) -> None:
     before = memory()
     comment = b"a\0\0" + zlib.compress(bytes(200_000_000), 9)
