@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cnnlab.models.base import Classifier
     from cnnlab.models.registry import create_model, list_models, register_model
     from cnnlab.runs.weights import load_run
+    from cnnlab.study.study import Study, run_study
 
 _HOME = {
     "Classifier": "cnnlab.models.base",
@@ -29,6 +30,7 @@ _HOME = {
     "Prediction": "cnnlab.deploy.predictor",
     "Predictor": "cnnlab.deploy.predictor",
     "Run": "cnnlab.experiment",
+    "Study": "cnnlab.study.study",
     "create_model": "cnnlab.models.registry",
     "evaluate": "cnnlab.evaluation.evaluate",
     "fit": "cnnlab.experiment",
@@ -36,6 +38,7 @@ _HOME = {
     "load_data": "cnnlab.data.load",
     "load_run": "cnnlab.runs.weights",
     "register_model": "cnnlab.models.registry",
+    "run_study": "cnnlab.study.study",
     "show_batch": "cnnlab.data.show",
 }
 
@@ -46,6 +49,7 @@ __all__ = [
     "Prediction",
     "Predictor",
     "Run",
+    "Study",
     "create_model",
     "evaluate",
     "explain",
@@ -55,6 +59,7 @@ __all__ = [
     "load_data",
     "load_run",
     "register_model",
+    "run_study",
     "show_batch",
 ]
 

@@ -54,6 +54,12 @@ EXAMPLES = {
   cnnlab data digits
   cnnlab data folder data.root=photos --check
   cnnlab data cifar10 augment=strong --show""",
+    "study": """examples:
+  cnnlab study --list                                       the studies that come with cnnlab
+  cnnlab study residual_depth --dry-run                     the runs it wants, and which of them are there
+  cnnlab study model=resnet model.depth=8,14 model.residual=true,false --seeds 3
+  cnnlab study optimizers data=mnist data.root=data study.jobs=2
+  cnnlab study mine.yaml                                    a study of your own""",
     "compare": "example:\n  cnnlab compare runs/a runs/b --out curves.png",
     "export": """examples:
   cnnlab export runs/mine                                   runs/mine/export/model.onnx
@@ -166,6 +172,17 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument("--check", action="store_true", help="find corrupt files, duplicates, and leaks between splits")
     data.add_argument("--json", action="store_true", help="print one JSON object instead")
 
+    study = add("study", "run a grid of settings times seeds: a table with error bars, curves, differences in words")
+    study.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="NAME|key=value",
+        help="a study or a YAML file of your own; key=a,b makes an axis; study.dir, study.jobs",
+    )
+    study.add_argument("--seeds", type=int, metavar="N", help="runs of each combination (default: what the study says)")
+    study.add_argument("--list", action="store_true", help="name the studies that come with cnnlab")
+    study.add_argument("--dry-run", action="store_true", help="show the runs, and train nothing")
+
     compare = add("compare", "put runs side by side: a table and a picture of their curves")
     compare.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
     compare.add_argument(
@@ -244,6 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "localize": _localize,
         "model": _model,
         "data": _data,
+        "study": _study,
         "compare": _compare,
         "export": _export,
         "demo": _demo,
@@ -473,6 +491,37 @@ def _data(options: argparse.Namespace, words: Sequence[str]) -> None:
                 f"cannot write the picture {path}: {error}; give another file name after --show."
             ) from None
         print(f"\none augmented training batch: {path}", file=sys.stderr if options.json else sys.stdout)
+
+
+def _study(options: argparse.Namespace, words: Sequence[str]) -> None:
+    from cnnlab.study.definition import define, names
+
+    if options.list:
+        for name in names():
+            definition = define([name])
+            print(f"{name:<16} {definition.title}: {' × '.join(definition.axes) or 'search'}")
+        return
+    if options.dry_run:
+        from cnnlab.study.execute import is_done
+        from cnnlab.study.plan import plan
+
+        definition = define(options.overrides, options.seeds)
+        for run in plan(definition):
+            state = "done" if is_done(run, definition.test_on) else "to do"
+            _print_line(f"{state:<6} {run.combination.label}, seed {run.seed}  {run.folder}")
+        return
+    from cnnlab.evaluation.tables import print_whole
+    from cnnlab.study.progress import StudyProgress
+    from cnnlab.study.study import run_study
+    from cnnlab.study.table import sentence, terminal_table
+
+    done = run_study(*options.overrides, seeds=options.seeds, progress=StudyProgress(), command=["cnnlab", *words])
+    print()
+    print_whole(terminal_table(done.definition, done.cells), fold=False)
+    for one in done.differences:
+        _print_line(f"  {sentence(one)}")
+    print(f"\ntable   {done.dir / 'table.md'}\nreport  {done.dir / 'report.html'}")
+    done.raise_failures()
 
 
 def _compare(options: argparse.Namespace, words: Sequence[str]) -> None:

@@ -60,6 +60,7 @@ class DataConfig:
     pixels: str = "ink"  # mnist_m_seg: ink (background, digit) or digits (background, and each of the ten)
     background: bool = False  # caltech101: keep BACKGROUND_Google as a class
     fit: str = "crop"  # crop: resize to cover, then centre crop; squash: resize both sides freely
+    rearrange: str = "none"  # shift: each picture moved by its own few pixels; permute: the pixels of all, alike
     max_corrupt: float = 0.01  # refuse to train above this share of unreadable pictures
     storage: str = "auto"  # auto | memory | mmap | stream
     workers: int | None = None  # processes that decode when streaming; None: one a core
@@ -76,6 +77,7 @@ class DataConfig:
         _at_least(0, data__max_corrupt=self.max_corrupt, data__workers=self.workers)
         _one_of("data.channels", self.channels, (None, 1, 3))
         _one_of("data.fit", self.fit, ("crop", "squash"))
+        _one_of("data.rearrange", self.rearrange, ("none", "shift", "permute"))
         _one_of("data.pixels", self.pixels, ("ink", "digits"))
         _one_of("data.storage", self.storage, ("auto", "memory", "mmap", "stream"))
         object.__setattr__(self, "image_size", _image_size(self.image_size))
@@ -318,6 +320,11 @@ def options(group: str) -> list[str]:
     return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
+def resource(group: str, name: str) -> Path:
+    """The file of an option, such as resource("study", "width")."""
+    return Path(str(resources.files("cnnlab"))) / "conf" / group / f"{name}.yaml"
+
+
 def known_keys() -> set[str]:
     """Every key with a fixed name, such as `trainer.epochs`; keys below `model` and `optimizer` are open."""
     keys: set[str] = set()
@@ -485,6 +492,11 @@ def to_yaml(config: Config) -> str:
 
 def load_yaml(path: Path) -> Config:
     """Read back what `to_yaml` wrote. Raises ConfigError for a damaged file."""
+    return from_dict(read_yaml(path))
+
+
+def read_yaml(path: Path) -> Mapping[str, Any]:
+    """A YAML file that holds keys and values. Raises ConfigError for anything else."""
     import yaml
 
     try:
@@ -493,4 +505,4 @@ def load_yaml(path: Path) -> Config:
         raise ConfigError(f"{path} cannot be read ({type(error).__name__}); restore it from a copy.") from None
     if not isinstance(values, Mapping):
         raise ConfigError(f"{path} is not a configuration; restore it from a copy.")
-    return from_dict(values)
+    return values

@@ -110,6 +110,13 @@ def run_experiment(
     return _run(config, data, model, folder, trackers, command)
 
 
+def try_experiment(config: Config, progress: Progress) -> None:
+    """Raise what `run_experiment` would raise before its first step, and decode the pictures; no folder is touched."""
+    prepare_process(config.trainer)
+    data = build_data(_at_home_anywhere(config), choose_device(config.trainer.device), progress)
+    build_model(config, data, trust_code=True)
+
+
 def _at_home_anywhere(config: Config) -> Config:
     """A data root that is there becomes absolute, so that the run can be resumed and tested from any folder."""
     root = Path(config.data.root).expanduser()

@@ -53,6 +53,14 @@ class Augmentation:
     def affine(self) -> bool:
         return any((self.config.rotation, self.config.shear, self.config.zoom, self.config.translate))
 
+    @property
+    def moves(self) -> bool:
+        """Whether it takes for granted that neighbouring pixels belong together."""
+        config = self.config
+        grows = config.start_size < 1 or config.end_size < 1
+        cut = config.erasing or config.cutout or config.cutmix
+        return self.affine or config.flip != "none" or self.crop != "none" or grows or bool(cut)
+
 
 def take_pixels(images: Tensor, rows: Tensor, top: Tensor, left: Tensor, flip: Tensor, padding_mode: str) -> Tensor:
     """Gather pictures `rows` of `images`, each shifted and perhaps mirrored, in one pass over whole pixels.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
+import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +18,7 @@ from cnnlab.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+SHIFT = 0.15  # share of the side
 MAX_PIXELS = 89_478_485  # Pillow's own bound; a picture of more pixels is refused before it is decoded
 
 
@@ -27,17 +30,25 @@ class Layout:
     then be moved as one 32-bit word.
     fit "crop" resizes until the picture covers height × width and cuts the centre; "squash" resizes each side freely;
     "canvas" does the same in half the time, at most one level off, for what is cut and resized again in training.
+    rearrange is for experiments: "shift" moves each picture by its own offset, "permute" the pixels of all in one way.
     """
 
     height: int
     width: int
     mode: str
     fit: str = "crop"
+    rearrange: str = field(default="none", repr=False)
+
+    @property
+    def key(self) -> str:
+        """Names the pixels that it gives: the same for the same ones, also across versions."""
+        return f"{self}" if self.rearrange == "none" else f"{self} {self.rearrange}"
 
     def check(self) -> None:
         """Raise ValueError for values that make no layout."""
         whole = all(type(side) is int and 1 <= side <= 8192 for side in (self.height, self.width))
-        if not whole or self.mode not in ("L", "RGB") or self.fit not in ("crop", "squash", "canvas"):
+        known = self.mode in ("L", "RGB") and self.fit in ("crop", "squash", "canvas")
+        if not whole or not known or self.rearrange not in ("none", "shift", "permute"):
             raise ValueError(str(self))
 
     @property
@@ -127,7 +138,30 @@ def arrange(picture: Image.Image, layout: Layout, out: np.ndarray | None = None)
         out = np.empty_like(pixels)
     out[:] = pixels
     out[:, :, layout.channels :] = 0
+    if layout.rearrange != "none":
+        out[:] = rearranged(out, layout.rearrange)
     return out
+
+
+def rearranged(pixels: np.ndarray, how: str) -> np.ndarray:
+    """(H, W, C) uint8 → the same shape, with its pixels elsewhere; the same picture always goes the same way.
+
+    Args:
+        how: "shift" moves the picture by up to 15 % of its side each way, drawn from its content, and lengthens its
+            border; "permute" gives every pixel another place, the same for all pictures of a size.
+    """
+    height, width = pixels.shape[:2]
+    if how == "permute":
+        return pixels.reshape(height * width, -1)[_permutation(height * width)].reshape(pixels.shape)
+    draw = np.random.Generator(np.random.PCG64(zlib.crc32(pixels.tobytes())))
+    down, right = (int(draw.integers(-reach, reach + 1)) for reach in (round(SHIFT * height), round(SHIFT * width)))
+    rows, columns = np.arange(height) - down, np.arange(width) - right
+    return pixels[rows.clip(0, height - 1)][:, columns.clip(0, width - 1)]
+
+
+@functools.cache
+def _permutation(count: int) -> np.ndarray:
+    return np.random.Generator(np.random.PCG64(count)).permutation(count)
 
 
 def arrange_mask(mask: Image.Image, size: tuple[int, int], layout: Layout, out: np.ndarray) -> None:

@@ -153,10 +153,15 @@ def build_data(
         raise DataError("data.channels=1 leaves no room for the class of each pixel; leave it out.")
     if masked and config.augment.mixup:
         raise DataError("augment.mixup cannot mix classes of pixels; set it to 0, or use augment.cutmix.")
+    if layout.rearrange != "none" and masked:
+        raise DataError("data.rearrange leaves the classes of pixels behind; leave it out, or choose another set.")
     augmentation = Augmentation(config.augment, layout.height, layout.width)
+    if layout.rearrange == "permute" and augmentation.moves:
+        raise DataError("data.rearrange=permute leaves no neighbours to move; set augment=none.")
     canvas = training_layout(pictures, layout, augmentation)
     native = pictures.array is not None and pictures.size == (layout.height, layout.width)
     native = native and (pictures.mode == layout.mode or pictures.mode == "L") and canvas == layout
+    native = native and layout.rearrange == "none"
 
     streaming = settings.storage == "stream" or (
         settings.storage == "auto" and not native and not _fits_on_disk(len(pictures), {layout, canvas})
@@ -235,7 +240,7 @@ def choose_layout(pictures: PictureSet, config: Config) -> Layout:
     """Evaluation layout: `data.image_size`, else the set's own size, else 128 pixels."""
     height, width = config.data.image_size or pictures.size or (DEFAULT_SIDE, DEFAULT_SIDE)
     mode = {1: "L", 3: "RGB", None: pictures.mode}[config.data.channels]
-    return Layout(height, width, mode, config.data.fit)
+    return Layout(height, width, mode, config.data.fit, config.data.rearrange)
 
 
 def training_layout(pictures: PictureSet, layout: Layout, augmentation: Augmentation) -> Layout:

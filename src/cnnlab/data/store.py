@@ -80,7 +80,7 @@ def cache_folder() -> Path:
 
 
 def store_path(fingerprint: str, layout: Layout | None) -> Path:
-    key = hashlib.sha256(f"{FORMAT} {fingerprint} {layout}".encode()).hexdigest()[:24]
+    key = hashlib.sha256(f"{FORMAT} {fingerprint} {layout.key if layout else None}".encode()).hexdigest()[:24]
     return cache_folder() / "store" / key
 
 

@@ -34,6 +34,11 @@ def write_web(place: Path, content: bytes, service: Service) -> None:
     Raises:
         ExportError: npm is missing or cannot fetch the runtime, or the folder cannot be written.
     """
+    if service.preprocess.layout.rearrange != "none":
+        raise ExportError(
+            f"data.rearrange={service.preprocess.layout.rearrange} is for experiments, and a page of its own cannot"
+            " rearrange pictures; export a run without it."
+        )
     runtime = fetch_runtime()
     page = resources.files("cnnlab.deploy") / "web"
     files = {name: (page / name).read_bytes() for name in PAGE}

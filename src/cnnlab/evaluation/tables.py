@@ -18,7 +18,7 @@ def interval_text(interval: Sequence[float]) -> str:
     return f"{100 * low:.2f}–{100 * high:.2f} %"
 
 
-def _table(*columns: tuple[str, str]) -> Table:
+def plain_table(*columns: tuple[str, str]) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
     for heading, justify in columns:
         table.add_column(heading, justify="left" if justify == "left" else "right", no_wrap=True)
@@ -28,7 +28,7 @@ def _table(*columns: tuple[str, str]) -> Table:
 def result_table(history: Sequence[Mapping[str, Any]], best_epoch: int, test: Mapping[str, Any] | None) -> Table:
     """What a training ends with: the best epoch on validation, and the test."""
     headings = [(name, "right") for name in ("loss", "accuracy", "95 % interval", "pictures")]
-    table = _table(("", "left"), *headings)
+    table = plain_table(("", "left"), *headings)
     row = next(row for row in history if row["epoch"] == best_epoch)
     if row["val_loss"] is not None:
         table.add_row(f"validation, epoch {best_epoch}", number(row["val_loss"]), percent(row["val_accuracy"]), "", "")
@@ -130,7 +130,7 @@ def comparison_table(runs: Sequence[ComparedRun]) -> Table:
     differing = [i for i in range(2) if len({words[i] for words in described}) > 1]
     words = [("run", "left"), *((("data", "model")[i], "left") for i in differing)]
     figures = [(name, "right") for name in ("epochs", "val", "test", "95 % interval", "time", "images/s")]
-    table = _table(*words, *figures)
+    table = plain_table(*words, *figures)
     table.padding = (0, 2, 0, 0)
     name = table.columns[0]
     name.no_wrap, name.overflow, name.min_width = False, "fold", min(16, max(len(run.name) for run in runs))
@@ -149,9 +149,10 @@ def comparison_table(runs: Sequence[ComparedRun]) -> Table:
     return table
 
 
-def print_whole(table: Table) -> None:
-    """Print a table at the terminal's width, or wider where figures would be cut."""
+def print_whole(table: Table, fold: bool = True) -> None:
+    """Print a table at the terminal's width, or wider where figures (with `fold` false: names too) would be cut."""
     console = Console(highlight=False, soft_wrap=True)
-    needed = Measurement.get(console, console.options.update(width=1000), table).minimum
+    wanted = Measurement.get(console, console.options.update(width=1000), table)
+    needed = wanted.minimum if fold else wanted.maximum
     console.width = max(console.width, needed)
     console.print(table)

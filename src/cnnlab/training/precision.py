@@ -67,11 +67,8 @@ def prepare_process(config: TrainerConfig) -> None:
     keep_freed_memory()
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no word about CUDA where there is none
     torch.set_float32_matmul_precision("high")
-    if config.deterministic:
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
-    else:
-        torch.backends.cudnn.benchmark = True
+    torch.use_deterministic_algorithms(config.deterministic)
+    torch.backends.cudnn.benchmark = not config.deterministic
 
 
 def keep_freed_memory() -> None:

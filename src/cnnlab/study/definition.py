@@ -1,0 +1,283 @@
+"""What a study is: the axes of its grid, its seeds and its columns, from a YAML file and words on the command line.
+
+A definition lies in cnnlab/conf/study/NAME.yaml or in a file of the user's own:
+
+    title: Plain and residual nets by depth
+    about: Does a deeper net still train?
+    overrides: [data=cifar10, model=resnet, trainer.epochs=16]     # of every run
+    axes:
+      model.residual: {residual: true, plain: false}               # label: value
+      model.depth: [20, 56]
+      method:                                                      # an axis that is no key: label: overrides
+        source only: [recipe=source_only]
+        adabn: [recipe=adabn, init.from=run(source only)]          # begins with that run of the same seed
+    seeds: 3
+    label: "{model.residual} {model.depth}"                        # what a combination is called
+    columns: [test_accuracy, train_accuracy, parameters, seconds]
+    table: [model.depth, model.residual]                           # axes down and across, for the small table
+    compare: model.residual                                        # axis whose values are compared in words
+    test_on: [data=mnist_m]                                        # accuracy is that on this set
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from cnnlab.config import GROUPS, known_keys, options, read_yaml, resource
+from cnnlab.errors import ConfigError, nearest
+
+COLUMNS = {
+    "test_accuracy": "test accuracy",
+    "train_accuracy": "training accuracy",
+    "val_accuracy": "validation accuracy",
+    "test_loss": "test loss",
+    "train_loss": "training loss",
+    "val_loss": "validation loss",
+    "ece": "ECE",
+    "macro_f1": "macro F1",
+    "mean_iou": "mean IoU",
+    "parameters": "parameters",
+    "seconds": "training time",
+    "images_per_second": "images/s",
+}
+DEFAULT_COLUMNS = ("test_accuracy", "train_accuracy", "parameters", "seconds")
+LAUNCHERS = ("local", "ray")
+OWN_KEYS = ("dir", "jobs", "launcher", "address")
+NOT_HERE = {
+    "seed": "give the number of seeds with --seeds",
+    "run.dir": "a study names the folders of its runs; give study.dir for all of them",
+    "run.name": "a study names the folders of its runs; give study.dir for all of them",
+}
+# Of these a comma can be a part: they are never cut into an axis.
+WHOLE = ("data.root", "data.backgrounds", "adapt.root", "init.from", "init.source", "logger.wandb_project")
+
+
+@dataclass(frozen=True)
+class Value:
+    """One place on an axis: what it is called, and the overrides it stands for."""
+
+    label: str
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A study before it is expanded into runs. See the module for the fields."""
+
+    name: str
+    title: str = ""
+    about: str = ""
+    overrides: tuple[str, ...] = ()
+    axes: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
+    seeds: int = 3
+    label: str | None = None
+    columns: tuple[str, ...] = DEFAULT_COLUMNS
+    table: tuple[str, str] | None = None
+    compare: str | None = None
+    test_on: tuple[str, ...] = ()
+    search: Mapping[str, Any] = field(default_factory=dict)
+    dir: str | None = None
+    jobs: int = 1
+    launcher: str = "local"
+    address: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.dir) if self.dir else Path("studies") / self.name
+
+
+def names() -> list[str]:
+    """The studies that come with cnnlab."""
+    return options("study")
+
+
+def define(words: Sequence[str], seeds: int | None = None) -> Definition:
+    """["residual_depth", "trainer.epochs=2"] or ["model.depth=20,56", "model=resnet"] → a definition.
+
+    A first word without "=" is the name of a study or a YAML file. `key=a,b` is an axis, of the study's own key the
+    values to take; `key=value` goes to every run, `study.*` to the study itself.
+
+    Raises:
+        ConfigError: an unknown study, key or value.
+    """
+    named = bool(words) and "=" not in words[0]
+    base = _read(words[0]) if named else Definition(name="")
+    rest = list(words[1:] if named else words)
+    axes, overrides, own = dict(base.axes), list(base.overrides), {}
+    for word in rest:
+        key, value = _split(word)
+        if key in NOT_HERE:
+            raise ConfigError(f"{word!r} is not for a study: {NOT_HERE[key]}.")
+        if key.startswith("study."):
+            own[key.removeprefix("study.")] = value
+        elif key in axes:
+            axes[key] = tuple(_choose(key, part, base.axes.get(key, ())) for part in _parts(value))
+        elif key not in WHOLE and len(parts := _parts(value)) > 1:
+            axes[key] = tuple(_choose(key, part, ()) for part in parts)
+        else:
+            overrides = [one for one in overrides if one.split("=")[0] != key] + [word]
+    for key, places in axes.items():
+        labels = [place.label for place in places]
+        if len(set(labels)) < len(labels):
+            raise ConfigError(f"the axis {key} has a value twice: {', '.join(labels)}.")
+    settings = _own(own)
+    found = replace(base, axes=axes, overrides=tuple(overrides), **settings)
+    if seeds is not None:
+        found = replace(found, seeds=seeds)
+    if found.seeds < 1:
+        raise ConfigError(f"a study needs at least one seed, got {found.seeds}.")
+    if not found.axes and not found.search:
+        raise ConfigError(
+            f"nothing to study: name a study ({', '.join(names())}) or give an axis, as in model.depth=20,56."
+        )
+    if not named:
+        found = replace(found, name="-".join(key.split(".")[-1] for key in axes))
+    known = set(found.axes)
+    if found.table is not None and not set(found.table) <= known:
+        found = replace(found, table=None)
+    if found.compare is not None and found.compare not in known:
+        found = replace(found, compare=None)
+    return found
+
+
+def _own(given: Mapping[str, str]) -> dict[str, Any]:
+    """The keys `study.*`, checked."""
+    settings: dict[str, Any] = dict(given)
+    for key in given:
+        if key not in OWN_KEYS:
+            raise ConfigError(f"unknown key 'study.{key}'.{nearest(key, OWN_KEYS)}")
+    if "jobs" in settings:
+        if not given["jobs"].isdecimal() or not 1 <= int(given["jobs"]) <= 1024:
+            raise ConfigError(f"study.jobs must be a whole number from 1 to 1024, got {given['jobs']}.")
+        settings["jobs"] = int(given["jobs"])
+    if settings.get("launcher", "local") not in LAUNCHERS:
+        raise ConfigError(f"study.launcher must be one of {', '.join(LAUNCHERS)}, got {settings['launcher']!r}.")
+    return settings
+
+
+def _split(word: str) -> tuple[str, str]:
+    key, equals, value = word.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"expected key=value, got {word!r}, as in model.depth=20,56.")
+    return key, value
+
+
+def _parts(value: str) -> list[str]:
+    """Cut at the commas that stand in no brackets and no quotes."""
+    parts, depth, quote, current = [], 0, "", ""
+    for character in value:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        elif character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+        elif character == "," and depth == 0:
+            parts.append(current)
+            current = ""
+            continue
+        current += character
+    return [part.strip() for part in [*parts, current] if part.strip()]
+
+
+def _choose(key: str, text: str, places: Sequence[Value]) -> Value:
+    """A value of an axis by its label or its override; any value where the axis is a key."""
+    for place in places:
+        if text == place.label or place.words == (f"{key}={text}",):
+            return place
+    if key in GROUPS or "." in key or key in known_keys():
+        return Value(text, (f"{key}={text}",))
+    raise ConfigError(f"{key} has no value {text!r}.{nearest(text, [place.label for place in places])}")
+
+
+def _read(name: str) -> Definition:
+    """A study that comes with cnnlab, or the user's own YAML file."""
+    own = name.endswith((".yaml", ".yml"))
+    if not own and name not in names():
+        raise ConfigError(f"unknown study {name!r}.{nearest(name, names())} Or give an axis, as in model.depth=20,56.")
+    path = Path(name) if own else resource("study", name)
+    if own and not path.is_file():
+        raise ConfigError(f"there is no file {name}; cnnlab study --list names the studies that come with cnnlab.")
+    values = read_yaml(path)
+    try:
+        return _from_yaml(path.stem, values)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{path} is no study: {error}; compare it with the examples in docs/studies.md.") from None
+
+
+def _from_yaml(name: str, values: Mapping[str, Any]) -> Definition:
+    known = {
+        "title",
+        "about",
+        "overrides",
+        "axes",
+        "seeds",
+        "label",
+        "columns",
+        "table",
+        "compare",
+        "test_on",
+        "search",
+    }
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"unknown key {key!r} in the study {name}.{nearest(str(key), known)}")
+    columns = tuple(values.get("columns", DEFAULT_COLUMNS))
+    for column in columns:
+        if column not in COLUMNS:
+            raise ConfigError(f"unknown column {column!r} in the study {name}.{nearest(str(column), COLUMNS)}")
+    axes = {str(key): _axis(str(key), given) for key, given in (values.get("axes") or {}).items()}
+    table = values.get("table")
+    if table is not None and len(table) != 2:
+        raise ValueError("table names two axes, one down and one across")
+    return Definition(
+        name=name,
+        title=str(values.get("title", name)),
+        about=" ".join(str(values.get("about", "")).split()),
+        overrides=tuple(str(word) for word in values.get("overrides", ())),
+        axes=axes,
+        seeds=int(values.get("seeds", 3)),
+        label=values.get("label"),
+        columns=columns,
+        table=tuple(table) if table else None,  # type: ignore[arg-type]
+        compare=values.get("compare"),
+        test_on=tuple(str(word) for word in values.get("test_on", ())),
+        search=values.get("search") or {},
+    )
+
+
+def _axis(key: str, given: Any) -> tuple[Value, ...]:
+    if isinstance(given, Mapping):
+        pairs = [(_text(label), value) for label, value in given.items()]
+    elif isinstance(given, Sequence) and not isinstance(given, str):
+        pairs = [(_text(value), value) for value in given]
+    else:
+        raise ValueError(f"the axis {key} must be a list of values or labels with values, got {given!r}")
+    places = []
+    for label, value in pairs:
+        words = tuple(map(str, value)) if _are_words(value) else (f"{key}={_text(value)}",)
+        places.append(Value(label, words))
+    if not places:
+        raise ValueError(f"the axis {key} is empty")
+    return tuple(places)
+
+
+def _are_words(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, str) and re.match(r"[\w.+~]+=", v) for v in value)
+
+
+def _text(value: Any) -> str:
+    """As it would stand on the command line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None:
+        return "null"
+    if isinstance(value, list):
+        return "[" + ",".join(_text(item) for item in value) + "]"
+    return str(value)

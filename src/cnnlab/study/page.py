@@ -1,0 +1,244 @@
+"""report.html of a study: one file with its table, its curves with bands, and its differences in words."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import Any
+
+from cnnlab.report import charts, formatting
+from cnnlab.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Scale
+from cnnlab.report.formatting import number, percent
+from cnnlab.study.definition import COLUMNS, Definition
+from cnnlab.study.results import Cell, Difference, main_column
+from cnnlab.study.table import figure, heading, is_share, runs_there, sentence, small_table
+
+COLOURS = 8  # that page.css tells apart; then they begin again, dashed
+ROW = 26.0  # height of a combination in the dot plot
+WIDE = 720.0
+CURVES = (
+    ("val_accuracy", "Validation accuracy", percent),
+    ("train_accuracy", "Training accuracy", percent),
+    ("train_loss", "Training loss", number),
+)
+
+
+def render(
+    definition: Definition,
+    cells: Sequence[Cell],
+    found: Sequence[Difference],
+    facts: Sequence[tuple[str, str]],
+    command: str,
+) -> str:
+    """The page as one string of HTML that asks nothing of the network.
+
+    Args:
+        facts: pairs for the foot of the page: machine, versions, runs.
+        command: what makes it again.
+    """
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+    loader = ChoiceLoader([PackageLoader("cnnlab", "study"), PackageLoader("cnnlab", "report")])
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["breakable"] = formatting.breakable
+    column = main_column(definition, cells)
+    drawn = [(title, curve_chart(cells, key, title, write)) for key, title, write in CURVES]
+    page = environment.get_template("study.html.j2").render(
+        title=definition.title or definition.name,
+        about=definition.about,
+        headings=[heading(definition, c) for c in definition.columns],
+        rows=[
+            (place, cell.combination.label, [figure(cell, c) for c in definition.columns], runs_there(cell))
+            for place, cell in enumerate(cells)
+        ],
+        style=colour_class,
+        small=small_table(definition, cells),
+        dots=dot_chart(definition, cells, column),
+        trend=trend_chart(definition, cells, column),
+        curves=[(title, chart) for title, chart in drawn if chart],
+        main=heading(definition, column).capitalize(),
+        sentences=[sentence(one) for one in found],
+        missing=[(cell.combination.label, why) for cell in cells for why in cell.missing],
+        facts=facts,
+        command=command,
+        several=definition.seeds > 1,
+    )
+    return page.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def colour_class(place: int) -> str:
+    return f"c{place % COLOURS}" + (" dashed" if place >= COLOURS else "")
+
+
+def _writer(column: str) -> Callable[[float], str]:
+    return percent if is_share(column) else number
+
+
+def dot_chart(definition: Definition, cells: Sequence[Cell], column: str) -> str:
+    """A line a combination: a dot for each seed, the mean, and one standard deviation to each side."""
+    shown = [(place, cell) for place, cell in enumerate(cells) if cell.values(column)]
+    if not shown:
+        return ""
+    write = _writer(column)
+    names = max(len(cell.combination.label) for _, cell in shown)
+    left = min(260.0, 24 + 6.6 * names)
+    reach = [v for _, cell in shown for v in (*cell.values(column), *_band(cell.values(column)))]
+    x, ticks = charts.linear_axis(reach, left, WIDE - 84)
+    bottom = 12 + ROW * len(shown)
+    title = f"{heading(definition, column).capitalize()} of each combination"
+    words = "; ".join(f"{cell.combination.label}: {figure(cell, column)}" for _, cell in shown)
+    parts = [
+        f'<svg class="chart wide" viewBox="0 0 {WIDE:g} {bottom + 28:g}" role="img"'
+        f' aria-label="{escape(title)}: {escape(words)}">'
+    ]
+    for tick in ticks:
+        parts.append(f'<path class="grid" d="M{x(tick):.1f} 4V{bottom:g}"/>')
+        middle = f'x="{x(tick):.1f}" y="{bottom + 18:g}"'
+        parts.append(f'<text class="tick" {middle} text-anchor="middle">{escape(write(tick))}</text>')
+    for line, (place, cell) in enumerate(shown):
+        y = 12 + ROW * (line + 0.5)
+        low, high = _band(cell.values(column))
+        label = formatting.shorten(cell.combination.label, 38)
+        parts.append(f'<text class="legend" x="{left - 12:g}" y="{y + 4:.1f}" text-anchor="end">{escape(label)}</text>')
+        parts.append(f'<path class="spread {colour_class(place)}" d="M{x(low):.1f} {y:.1f}H{x(high):.1f}"/>')
+        for row in cell.rows:
+            if (value := row.figures.get(column)) is not None:
+                tip = f"seed {row.run.seed}: {write(value)}"
+                parts.append(
+                    f'<circle class="seed {colour_class(place)}" cx="{x(value):.1f}" cy="{y:.1f}" r="3.5">'
+                    f"<title>{escape(tip)}</title></circle>"
+                )
+        mean = statistics.fmean(cell.values(column))
+        parts.append(f'<path class="mean" d="M{x(mean):.1f} {y - 7:.1f}v14"/>')
+        parts.append(f'<text class="tick" x="{WIDE - 72:g}" y="{y + 4:.1f}">{escape(write(mean))}</text>')
+    return "".join([*parts, "</svg>"])
+
+
+def _band(values: Sequence[float]) -> tuple[float, float]:
+    """Mean − and + one standard deviation; the value itself where there is one."""
+    mean = statistics.fmean(values)
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return mean - spread, mean + spread
+
+
+def _as_number(label: str) -> float | None:
+    return formatting.finite(label)
+
+
+def trend_chart(definition: Definition, cells: Sequence[Cell], column: str) -> str:
+    """The figure against an axis of numbers, a line for each value of the other axis, with bands; "" where the study
+    has no such axis."""
+    several = [axis for axis, values in definition.axes.items() if len(values) > 1]
+    numeric = [axis for axis in several if all(_as_number(v.label) is not None for v in definition.axes[axis])]
+    if len(several) > 2 or len(numeric) != 1:
+        return ""
+    across = numeric[0]
+    others = [axis for axis in several if axis != across]
+    lines: dict[str, list[tuple[float, Cell]]] = {}
+    for cell in cells:
+        name = cell.combination.places[others[0]] if others else COLUMNS[column]
+        if cell.values(column):
+            lines.setdefault(name, []).append((float(cell.combination.places[across]), cell))
+    if not lines or max(len(points) for points in lines.values()) < 2:
+        return ""
+    positions = sorted({x for points in lines.values() for x, _ in points})
+    values = [v for points in lines.values() for _, cell in points for v in _band(cell.values(column))]
+    log = positions[0] > 0 and positions[-1] / positions[0] >= 10
+    x = Scale(positions[0], positions[-1], LEFT + 10, RIGHT - 10, log)
+    y, ticks = charts.linear_axis(values, BOTTOM, TOP)
+    write, name = _writer(column), across.split(".")[-1]
+    title = f"{heading(definition, column).capitalize()} against {name}"
+    parts = _frame(title, [y(t) for t in ticks], [write(t) for t in ticks], name)
+    shown: list[float] = []
+    for tick in positions:
+        if not shown or x(tick) - x(shown[-1]) > 28:
+            parts.append(charts.vertical_tick(x(tick), f"{tick:g}"))
+            shown.append(tick)
+    for place, (line, points) in enumerate(lines.items()):
+        points.sort(key=lambda point: point[0])
+        style = colour_class(place)
+        bands = [(x(at), _band(cell.values(column))) for at, cell in points]
+        parts.append(_area([(px, y(low), y(high)) for px, (low, high) in bands], style))
+        middle = [(x(at), y(statistics.fmean(cell.values(column)))) for at, cell in points]
+        parts.append(_line(middle, style))
+        for (px, py), (at, cell) in zip(middle, points, strict=True):
+            tip = f"{line}, {name} {at:g}: {figure(cell, column)}"
+            parts.append(
+                f'<circle class="seed {style}" cx="{px:.1f}" cy="{py:.1f}" r="3"><title>{escape(tip)}</title></circle>'
+            )
+    parts.append(_legend(list(lines)) if others else "")
+    return "".join([*parts, "</svg>"])
+
+
+def curve_chart(cells: Sequence[Cell], key: str, title: str, write: Callable[[float], str]) -> str:
+    """Mean over the seeds of a figure over the epochs, with a band of one standard deviation."""
+    lines: list[tuple[int, list[tuple[float, float, float]]]] = []  # place, (mean, low, high) an epoch
+    for place, cell in enumerate(cells):
+        columns = _by_epoch([row.history for row in cell.rows], key)
+        if columns:
+            lines.append((place, [(statistics.fmean(values), *_band(values)) for values in columns]))
+    if not lines:
+        return ""
+    longest = max(len(points) for _, points in lines)
+    values = [v for _, points in lines for point in points for v in point]
+    log = key.endswith("loss") and min(values) > 0 and max(values) / min(values) > 20
+    x, x_ticks = charts.epoch_axis(list(range(1, longest + 1)))
+    y, ticks = (charts.log_axis if log else charts.linear_axis)(values, BOTTOM, TOP)
+    parts = _frame(title, [y(t) for t in ticks], [write(t) for t in ticks], "epoch")
+    parts += [charts.vertical_tick(x(tick), f"{tick:g}") for tick in x_ticks]
+    for place, points in lines:
+        at = [x(epoch) for epoch in range(1, len(points) + 1)]
+        style = colour_class(place)
+        parts.append(_area([(px, y(low), y(high)) for px, (_, low, high) in zip(at, points, strict=True)], style))
+        parts.append(_line([(px, y(mean)) for px, (mean, _, _) in zip(at, points, strict=True)], style))
+    return "".join([*parts, "</svg>"])
+
+
+def _by_epoch(histories: Sequence[Sequence[dict[str, Any]]], key: str) -> list[list[float]]:
+    """Values of each epoch over the runs that came so far; up to the first epoch that has none."""
+    columns: list[list[float]] = []
+    for epoch in range(max((len(rows) for rows in histories), default=0)):
+        known = (formatting.finite(rows[epoch].get(key)) for rows in histories if len(rows) > epoch)
+        values = [value for value in known if value is not None]
+        if not values:
+            break
+        columns.append(values)
+    return columns
+
+
+def _frame(title: str, heights: Sequence[float], labels: Sequence[str], below: str) -> list[str]:
+    middle = f'x="{(LEFT + RIGHT) / 2:.0f}" y="{BOTTOM + 34:.0f}" text-anchor="middle"'
+    return [
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">',
+        *(charts.horizontal_line(y, label) for y, label in zip(heights, labels, strict=True)),
+        f'<text class="tick" {middle}>{escape(below)}</text>',
+    ]
+
+
+def _line(points: Sequence[tuple[float, float]], style: str) -> str:
+    finite = [f"{x:.1f},{y:.1f}" for x, y in points if math.isfinite(y)]
+    if len(finite) == 1:
+        x, y = finite[0].split(",")
+        return f'<circle class="seed {style}" cx="{x}" cy="{y}" r="3"/>'
+    return f'<polyline class="curve {style}" points="{" ".join(finite)}"/>'
+
+
+def _area(points: Sequence[tuple[float, float, float]], style: str) -> str:
+    if len(points) < 2 or all(low == high for _, low, high in points):
+        return ""
+    there = [f"{x:.1f},{high:.1f}" for x, _, high in points]
+    back = [f"{x:.1f},{low:.1f}" for x, low, _ in reversed(points)]
+    return f'<polygon class="area {style}" points="{" ".join([*there, *back])}"/>'
+
+
+def _legend(names: Sequence[str]) -> str:
+    parts, left = [], LEFT
+    for place, name in enumerate(names):
+        parts.append(f'<path class="curve {colour_class(place)}" d="M{left:g} 14h18"/>')
+        parts.append(f'<text class="legend" x="{left + 24:g}" y="18">{escape(name)}</text>')
+        left += 44 + 7 * len(name)
+    return "".join(parts)

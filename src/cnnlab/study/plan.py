@@ -1,0 +1,139 @@
+"""A definition → its runs: what each is configured with, what it is called, and where it lies."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cnnlab.config import Config, compose
+from cnnlab.errors import ConfigError, nearest
+from cnnlab.study.definition import Definition, Value
+
+REFERENCE = re.compile(r"run\((.+)\)")
+NOT_A_RESULT = ("run", "logger")  # what a run is called and who listens changes no figure
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One cell of the grid: its place on each axis, the overrides it stands for, and what it is called."""
+
+    label: str
+    places: dict[str, str]
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run that the study wants. `hash` is that of its resolved config; `after` the run it begins with."""
+
+    combination: Combination
+    seed: int
+    config: Config
+    hash: str
+    folder: Path
+    after: Path | None = None
+
+
+def combinations(definition: Definition) -> list[Combination]:
+    """The cells of the grid, the last axis fastest."""
+    axes = list(definition.axes)
+    cells = []
+    for chosen in itertools.product(*definition.axes.values()):
+        places = {axis: value.label for axis, value in zip(axes, chosen, strict=True)}
+        words = _merged(definition.overrides, *(value.words for value in chosen))
+        cells.append(Combination(_label(definition, places, chosen), places, words))
+    labels = [cell.label for cell in cells]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ConfigError(f"two combinations are called {label!r}; let the study's label name every axis.")
+    return cells
+
+
+def _label(definition: Definition, places: dict[str, str], chosen: Sequence[Value]) -> str:
+    if definition.label is not None and all(
+        f"{{{axis}}}" in definition.label for axis in places if _many(definition, axis)
+    ):
+        label = definition.label
+        for axis, place in places.items():
+            label = label.replace(f"{{{axis}}}", place)
+        return label
+    shown = {axis: place for axis, place in places.items() if _many(definition, axis)} or places
+    values = (value for axis, value in zip(places, chosen, strict=True) if axis in shown)
+    plain = [value.words == (f"{axis}={value.label}",) for axis, value in zip(shown, values, strict=True)]
+    parts = zip(shown.items(), plain, strict=True)
+    return ", ".join(f"{axis.split('.')[-1]}={place}" if bare else place for (axis, place), bare in parts)
+
+
+def _many(definition: Definition, axis: str) -> bool:
+    return len(definition.axes[axis]) > 1
+
+
+def _merged(*groups: Sequence[str]) -> tuple[str, ...]:
+    """Overrides of a key once: what is said last holds."""
+    merged: dict[str, str] = {}
+    for word in itertools.chain(*groups):
+        key = word.split("=")[0].lstrip("+~")
+        merged.pop(key, None)
+        merged[key] = word
+    return tuple(merged.values())
+
+
+def plan(definition: Definition) -> list[Planned]:
+    """Every run of the study, seed by seed, so that the whole grid is there early.
+
+    Raises:
+        ConfigError: a key, option or value that no run can have, or two combinations that are the same.
+    """
+    cells = combinations(definition)
+    planned: list[Planned] = []
+    for seed in range(definition.seeds):
+        of_seed: dict[str, Planned] = {}
+        for cell in cells:
+            of_seed[cell.label] = _plan_one(definition, cell, seed, cells, of_seed)
+        planned += of_seed.values()
+    seen: dict[str, Planned] = {}
+    for one in planned:
+        if one.hash in seen:
+            other = seen[one.hash].combination.label
+            raise ConfigError(
+                f"{one.combination.label!r} and {other!r} are the same run: an axis changes nothing that counts."
+            )
+        seen[one.hash] = one
+    return planned
+
+
+def _plan_one(
+    definition: Definition, cell: Combination, seed: int, cells: list[Combination], of_seed: dict[str, Planned]
+) -> Planned:
+    words, after = list(cell.words), None
+    for place, word in enumerate(words):
+        if (match := REFERENCE.fullmatch(word.partition("=")[2])) is None:
+            continue
+        label = match[1]
+        if label not in of_seed:
+            known = [other.label for other in cells]
+            why = "it must come before" if label in known else f"there is no such combination{nearest(label, known)}"
+            raise ConfigError(f"{word!r} of {cell.label!r} names another run of the study: {why}.")
+        after = of_seed[label]
+        words[place] = f"{word.partition('=')[0]}={after.folder}"
+    try:
+        config = compose([*words, f"seed={seed}"])
+    except ConfigError as error:
+        raise ConfigError(f"{cell.label}: {error}") from None
+    digest = _hash(config, after)
+    slug = re.sub(r"[^A-Za-z0-9.=-]+", "-", cell.label).strip("-.")[:60] or "run"
+    folder = definition.folder / "runs" / f"{slug}-seed{seed}-{digest[:8]}"
+    return Planned(cell, seed, config, digest, folder, after.folder if after else None)
+
+
+def _hash(config: Config, after: Planned | None) -> str:
+    """Of everything that can change a figure; a run that is begun with counts by its own hash, not by its place."""
+    values = {key: value for key, value in config.to_dict().items() if key not in NOT_A_RESULT}
+    if after is not None:
+        values["init"]["source"] = after.hash
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,106 @@
+"""One view over all runs of a study: those in progress, the whole, and the time left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from cnnlab.study.plan import Planned
+from cnnlab.study.worker import Moved
+from cnnlab.tracking.console import duration, percent
+
+
+class StudyProgress:
+    """A table that moves in a terminal, a line for each run that ends elsewhere."""
+
+    def __init__(self, console: Console | None = None, silent: bool = False) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.silent = silent
+        self.live: Live | None = None
+        self.active: dict[Path, tuple[Planned, Moved | None, float]] = {}
+        self.total = self.done = 0
+        self.epochs: dict[str, float] = {}  # by run: epochs done now
+        self.counted = self.all_epochs = 0.0
+        self.began = time.monotonic()
+        self.note = ""
+
+    def begin(self, runs: Sequence[Planned], done: Sequence[Planned]) -> None:
+        self.total, self.done, self.began = len(runs), len(done), time.monotonic()
+        self.all_epochs = sum(run.config.trainer.epochs for run in runs if run not in done)
+        if self.silent or len(done) == len(runs):
+            return
+        words = f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
+        words += f", {len(done)} of them done already" if done else ""
+        self.console.print(Text(words, style="bold"))
+        if self.console.is_terminal:
+            self.live = Live(self._view(), console=self.console, refresh_per_second=4, transient=True)
+            self.live.start()
+
+    def checking(self, run: Planned) -> None:
+        self._say(f"looking at the pictures and the model of {run.combination.label}")
+
+    def decoding(self, done: int, total: int) -> None:
+        self._say(f"decoding pictures, once: {done:,} of {total:,}")
+
+    def started(self, run: Planned) -> None:
+        self.active[run.folder] = (run, None, time.monotonic())
+        self._say("")
+
+    def moved(self, run: Planned, moved: Moved) -> None:
+        began = self.active[run.folder][2]
+        self.epochs.setdefault(run.hash, moved.epoch)  # what an earlier call did is not this one's speed
+        self.counted += moved.epoch + moved.share - self.epochs[run.hash]
+        self.epochs[run.hash] = moved.epoch + moved.share
+        self.active[run.folder] = (run, moved, began)
+        self._refresh()
+
+    def finished(self, run: Planned, how: str) -> None:
+        _, moved, began = self.active.pop(run.folder, (run, None, time.monotonic()))
+        self.done += how == "done"
+        if self.silent:
+            return
+        name = f"{run.combination.label}, seed {run.seed}"
+        width = max(24, len(name))
+        if how == "done":
+            figure = percent(moved.accuracy) if moved else ""
+            took = duration(time.monotonic() - began)
+            self.console.print(Text(f"{self.done:>4}/{self.total}  {name:<{width}} {figure:>9} {took:>9}"))
+        else:
+            self.console.print(Text(f"          {name:<{width}} {how}", style="yellow"))
+        self._refresh()
+
+    def end(self) -> None:
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+    def _say(self, note: str) -> None:
+        self.note = note
+        self._refresh()
+
+    def _refresh(self) -> None:
+        if self.live is not None:
+            self.live.update(self._view())
+
+    def _view(self) -> RenderableType:
+        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        for run, moved, began in self.active.values():
+            epochs = moved.epochs if moved else run.config.trainer.epochs
+            done = moved.epoch + moved.share if moved else 0.0
+            bar = ProgressBar(total=epochs, completed=done, width=24)
+            words = f"epoch {min(epochs, int(done) + 1)}/{epochs}"
+            figure = percent(moved.accuracy) if moved else ""
+            took = duration(time.monotonic() - began)
+            table.add_row(f"{run.combination.label}, seed {run.seed}", bar, words, figure, took)
+        elapsed = time.monotonic() - self.began
+        left = elapsed / self.counted * (self.all_epochs - self.counted) if self.counted > 0.5 else None
+        words = f"{self.done} of {self.total} runs  {duration(elapsed)}"
+        words += f", about {duration(left)} left" if left is not None else ""
+        return Group(table, Text(self.note, style="dim") if self.note else Text(words, style="cyan"))

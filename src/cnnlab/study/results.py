@@ -1,0 +1,237 @@
+"""What the runs of a study came to: a row a run, a row a combination, and the differences between combinations."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cnnlab.errors import RunError
+from cnnlab.runs.files import read_record
+from cnnlab.runs.folder import RunFolder
+from cnnlab.study.definition import Definition
+from cnnlab.study.plan import Combination, Planned
+from cnnlab.study.worker import set_named
+
+RESAMPLES = 2000
+CHUNK = 200  # resamples at once: their weights of 10,000 pictures are 8 MB
+
+
+@dataclass(frozen=True)
+class Row:
+    """One finished run: its figures by column, its curve, and which test pictures it answered right."""
+
+    run: Planned
+    figures: dict[str, float | None]
+    history: list[dict[str, Any]]
+    pictures: tuple[str, ...]
+    right: np.ndarray  # (n,) float32 in [0, 1]; of pixels, the share of a picture's that are right
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination: its runs that are there, and why others are not."""
+
+    combination: Combination
+    rows: list[Row]
+    missing: list[str]
+
+    def values(self, column: str) -> list[float]:
+        found = (row.figures.get(column) for row in self.rows)
+        return [value for value in found if value is not None]
+
+    def mean(self, column: str) -> float | None:
+        values = self.values(column)
+        return statistics.fmean(values) if values else None
+
+    def deviation(self, column: str) -> float | None:
+        """Standard deviation over the seeds (n − 1); None for fewer than two."""
+        values = self.values(column)
+        return statistics.stdev(values) if len(values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much larger the accuracy of `first` is than that of `second`, with its 95 % interval; `seeds`: the fewer."""
+
+    first: str
+    second: str
+    points: float
+    interval: tuple[float, float]
+    seeds: int
+
+    @property
+    def told_apart(self) -> bool:
+        return not self.interval[0] <= 0 <= self.interval[1]
+
+
+def main_column(definition: Definition, cells: Sequence[Cell]) -> str:
+    """The figure that the study is about: accuracy on the test split, mean IoU where pixels have classes, accuracy on
+    validation where there is no test split."""
+    figures: list[Mapping[str, Any]] = [row.figures for cell in cells for row in cell.rows]
+    for column in ("mean_iou", "test_accuracy"):
+        if any(figure.get(column) is not None for figure in figures):
+            return column
+    return "val_accuracy" if figures else "test_accuracy"
+
+
+def collect(definition: Definition, runs: Sequence[Planned], failed: Mapping[Path, str]) -> list[Cell]:
+    """Read the runs that are there, by combination, in the order of the grid."""
+    counted: dict[str, int] = {}
+    cells: dict[str, Cell] = {}
+    for run in runs:
+        cell = cells.setdefault(run.combination.label, Cell(run.combination, [], []))
+        if not (run.folder / "report.html").exists():
+            cell.missing.append(failed.get(run.folder, "not run yet"))
+            continue
+        row = _read(run, definition.test_on)
+        label = run.combination.label
+        if label not in counted:
+            counted[label] = _parameters(run)
+        row.figures["parameters"] = counted[label]
+        cell.rows.append(row)
+    return list(cells.values())
+
+
+def _read(run: Planned, test_on: Sequence[str]) -> Row:
+    folder = RunFolder(run.folder)
+    history = folder.history()
+    if not history:
+        raise RunError(f"{folder.metrics} is empty; delete {run.folder}, and the study runs it again.")
+    name = set_named(test_on) if test_on else run.config.data.name
+    own = name == run.config.data.name
+    test = folder.test_figures() if own else read_record(run.folder / f"evaluation-test-{name}.json", "accuracy")
+    card, last = folder.read_card(), history[-1]
+    rates = sorted(row["images_per_second"] for row in history)
+    figures: dict[str, float | None] = {
+        "train_accuracy": last["train_accuracy"],
+        "train_loss": last["train_loss"],
+        "val_accuracy": card.get("val_accuracy"),
+        "val_loss": card.get("val_loss"),
+        "seconds": sum(row["seconds"] for row in history),
+        "images_per_second": rates[len(rates) // 2],
+    }
+    if test is not None:
+        figures |= {"test_accuracy": test["accuracy"], "test_loss": test.get("loss")}
+        figures |= {key: test[key] for key in ("ece", "macro_f1", "mean_iou") if key in test}
+    answers = run.folder / ("predictions.csv" if own else f"predictions-test-{name}.csv")
+    names, right = _answers(answers) if test is not None else ((), np.zeros(0, np.float32))
+    return Row(run, figures, history, names, right)
+
+
+def _answers(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names of the test pictures, and whether each was answered right; of pixels, mean IoU of the picture."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            lines = csv.reader(file)
+            heading = next(lines)
+            if "true" in heading:
+                pairs = [(line[0], float(line[1] == line[2])) for line in lines]
+            else:
+                place = heading.index("mean_iou")
+                pairs = [(line[0], float(line[place])) for line in lines]
+    except (OSError, ValueError, IndexError, StopIteration) as error:
+        raise RunError(f"{path} cannot be read ({error or type(error).__name__}); restore it from a copy.") from None
+    return tuple(name for name, _ in pairs), np.array([value for _, value in pairs], np.float32)
+
+
+def _parameters(run: Planned) -> int:
+    """Of the best model; its buffers are none."""
+    from cnnlab.models.base import count_parameters
+    from cnnlab.runs.weights import load_run
+
+    model, _ = load_run(run.folder, trust_code=":" in run.config.model["name"])  # the study's own words named it
+    return count_parameters(model)
+
+
+def differences(definition: Definition, cells: Sequence[Cell]) -> list[Difference]:
+    """Between the values of the axis that the study compares, all else equal; without one, between all combinations.
+
+    Each pair once, the better one first.
+    """
+    found = []
+    for place, cell in enumerate(cells):
+        for other in cells[place + 1 :]:
+            changed = {
+                axis for axis, value in cell.combination.places.items() if other.combination.places[axis] != value
+            }
+            pair = changed == {definition.compare} if definition.compare else len(changed) == 1
+            if pair and cell.rows and other.rows:
+                found.append(difference(cell, other))
+    return found
+
+
+def difference(cell: Cell, other: Cell, resamples: int = RESAMPLES) -> Difference:
+    """Mean over seeds of one combination less that of another, better one first, with a bootstrap interval.
+
+    Both what varies with the seed and which pictures were tested are resampled (Davison and Hinkley 1997, section 3.8:
+    the levels of a nested sample). The deviations of the few seeds from their mean are scaled by √(n/(n − 1)), without
+    which the interval of three seeds would be a fifth too narrow. With one seed it covers the pictures alone.
+    """
+    random = np.random.Generator(np.random.PCG64(0))
+    paired = cell.rows[0].pictures == other.rows[0].pictures
+    one, two = (np.stack([row.right for row in side.rows], 1) for side in (cell, other))  # (pictures, seeds)
+    gap = float(one.mean() - two.mean())
+    drawn = []
+    for first in range(0, resamples, CHUNK):
+        count = min(CHUNK, resamples - first)
+        weights = _weights(len(one), count, random)
+        others = weights if paired else _weights(len(two), count, random)
+        drawn.append(_resampled(one, weights, random) - _resampled(two, others, random))
+    low, high = np.quantile(np.concatenate(drawn), [0.025, 0.975])
+    seeds = min(one.shape[1], two.shape[1])
+    names = cell.combination.label, other.combination.label
+    if gap < 0:
+        return Difference(names[1], names[0], -gap, (float(-high), float(-low)), seeds)
+    return Difference(names[0], names[1], gap, (float(low), float(high)), seeds)
+
+
+def _weights(pictures: int, count: int, random: np.random.Generator) -> np.ndarray:
+    """(count, pictures) float32: the share of each picture in each resample."""
+    weights = np.empty((count, pictures), np.float32)
+    for row in weights:
+        row[:] = np.bincount(random.integers(0, pictures, pictures), minlength=pictures)
+    return weights / pictures
+
+
+def _resampled(right: np.ndarray, weights: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """(count,) accuracies: of (pictures, seeds) answers, weighted by picture, over seeds drawn anew."""
+    accuracies = weights @ right  # (count, seeds)
+    seeds = right.shape[1]
+    centre = accuracies.mean(1)
+    if seeds == 1:
+        return centre
+    chosen = random.integers(0, seeds, accuracies.shape)
+    moved = np.take_along_axis(accuracies, chosen, 1).mean(1) - centre
+    return centre + math.sqrt(seeds / (seeds - 1)) * moved
+
+
+def as_csv(definition: Definition, runs: Sequence[Planned], cells: Sequence[Cell], failed: Mapping[Path, str]) -> str:
+    """A line a run, done or not: its place on each axis, seed, figures, hash and folder."""
+    columns = ["test_accuracy", "test_loss", "val_accuracy", "val_loss", "train_accuracy", "train_loss"]
+    columns += [column for column in ("ece", "macro_f1", "mean_iou") if column in definition.columns]
+    columns += ["parameters", "seconds", "images_per_second"]
+    rows = {row.run.folder: row for cell in cells for row in cell.rows}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["combination", *definition.axes, "seed", "epochs", *columns, "state", "hash", "folder"])
+    for run in runs:
+        row = rows.get(run.folder)
+        figures = [_plain(row.figures.get(column)) if row else "" for column in columns]
+        state = "done" if row else failed.get(run.folder, "not run yet")
+        epochs = len(row.history) if row else ""
+        places = [run.combination.places[axis] for axis in definition.axes]
+        name = run.folder.relative_to(definition.folder).as_posix()
+        writer.writerow([run.combination.label, *places, run.seed, epochs, *figures, state, run.hash[:8], name])
+    return text.getvalue()
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"

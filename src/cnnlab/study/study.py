@@ -1,0 +1,123 @@
+"""One study from words to its table: plan, run what is missing, collect, write."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from cnnlab.errors import Interrupted, RunError
+from cnnlab.runs.files import read_json, write_error, write_whole
+from cnnlab.runs.folder import RunFolder
+from cnnlab.study.definition import Definition, define
+from cnnlab.study.execute import execute
+from cnnlab.study.page import render
+from cnnlab.study.plan import Planned, plan
+from cnnlab.study.progress import StudyProgress
+from cnnlab.study.results import Cell, Difference, as_csv, collect, differences
+from cnnlab.study.table import markdown
+
+SHOWN = ("cnnlab", "torch", "torchvision")  # versions at the foot of the page
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study as far as it is: its folder, its cells (one a combination, with the rows of its runs), what tells them
+    apart, and why runs are missing."""
+
+    definition: Definition
+    dir: Path
+    cells: list[Cell]
+    differences: list[Difference]
+    failed: dict[Path, str]
+
+    def raise_failures(self) -> None:
+        """Raise RunError if runs could not be done. One whose loss diverged is a result, not a failure."""
+        bad = {folder: why for folder, why in self.failed.items() if "loss is not finite" not in why}
+        if bad:
+            folder, why = next(iter(bad.items()))
+            raise RunError(f"{len(bad)} of the runs could not be done; {folder.name}: {why}")
+
+
+def run_study(
+    *words: str, seeds: int | None = None, progress: StudyProgress | None = None, command: Sequence[str] = ()
+) -> Study:
+    """Run what is missing of a study and write results.csv, table.md and report.html into its folder.
+
+    Args:
+        words: as on the command line: the name of a study or a YAML file, then key=value; key=a,b is an axis.
+        seeds: how many, from 0; None takes what the study says.
+        progress: what a person sees meanwhile; None: nothing.
+        command: what was called, for the report.
+
+    Raises:
+        ConfigError: an unknown study, key or value, or what no run could begin with.
+        RunError: another process runs this study, or its folder cannot be written.
+        Interrupted: Ctrl-C; results are written as far as they are.
+    """
+    definition = define(words, seeds)
+    runs = plan(definition)
+    folder = definition.folder
+    lock = _lock(folder)
+    failed: dict[Path, str] = {}
+    try:
+        try:
+            failed = execute(runs, folder, definition.jobs, definition.test_on, progress)
+        except Interrupted:
+            if any(RunFolder(run.folder).report.exists() for run in runs):
+                write(definition, runs, {}, command or ("cnnlab", "study", *words))
+            raise
+        return write(definition, runs, failed, command or ("cnnlab", "study", *words))
+    finally:
+        lock.release()
+
+
+def _lock(folder: Path) -> FileLock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(
+            f"another process runs the study in {folder}; wait for it or choose another study.dir."
+        ) from None
+    except OSError as error:
+        raise write_error(folder, error) from None
+    return lock
+
+
+def write(definition: Definition, runs: Sequence[Planned], failed: dict[Path, str], command: Sequence[str]) -> Study:
+    """Collect what is there into results.csv, table.md and report.html."""
+    cells = collect(definition, runs, failed)
+    found = differences(definition, cells)
+    facts = describe(runs)
+    folder = definition.folder
+    words = shlex.join(command)
+    notes = [f"`{words}`", "", *(f"{name}: {value}" for name, value in facts)]
+    write_whole(folder / "results.csv", as_csv(definition, runs, cells, failed))
+    write_whole(folder / "table.md", markdown(definition, cells, found, notes))
+    write_whole(folder / "report.html", render(definition, cells, found, facts, words))
+    return Study(definition, folder, cells, found, failed)
+
+
+def describe(runs: Sequence[Planned]) -> list[tuple[str, str]]:
+    """Machine and versions of the runs that are there; several, where they differ."""
+    seen: dict[str, list[str]] = {"machine": [], "versions": []}
+    for run in runs:
+        path = RunFolder(run.folder).environment
+        if not path.exists():
+            continue
+        facts = read_json(path)
+        machine, versions = facts.get("machine", {}), facts.get("versions", {})
+        words = [f"{machine.get('processor')}, {machine.get('cores')} cores", *map(str, machine.get("gpus") or [])]
+        told = {
+            "machine": ", ".join([*words, f"{machine.get('threads')} threads a run"]),
+            "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if name in SHOWN),
+        }
+        for name, value in told.items():
+            if value not in seen[name]:
+                seen[name].append(value)
+    return [(name, "; ".join(values)) for name, values in seen.items() if values]
