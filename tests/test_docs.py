@@ -85,7 +85,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def test_the_readme_has_a_command_for_each_step() -> None:
-    steps = "data train resume test predict explain localize export demo compare model"
+    steps = "data train resume test predict explain localize export demo compare study model"
     assert {words[1] for words in COMMANDS} == set(steps.split())
 
 
@@ -96,6 +96,8 @@ def test_a_command_of_the_readme_works(words: list[str], place: Path, monkeypatc
     if words[1] == "demo":
         serves(words)
         return
+    if words[1] == "study":
+        words = [*words, *SHORT, "--seeds", "1", "model.width=4"]
     assert main([*words[1:], *(SHORT if words[1] == "train" else [])]) == 0
 
 

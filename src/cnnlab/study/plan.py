@@ -7,14 +7,14 @@ import itertools
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cnnlab.config import Config, compose
 from cnnlab.errors import ConfigError, nearest
 from cnnlab.study.definition import Definition, Value
 
-REFERENCE = re.compile(r"run\((.+)\)")
+REFERENCE = re.compile(r"init\.from=run\((.+)\)")
 NOT_A_RESULT = ("run", "logger")  # what a run is called and who listens changes no figure
 
 
@@ -89,12 +89,22 @@ def plan(definition: Definition) -> list[Planned]:
     Raises:
         ConfigError: a key, option or value that no run can have, or two combinations that are the same.
     """
-    cells = combinations(definition)
+    cells = [(cell, *_composed(cell)) for cell in combinations(definition)]
     planned: list[Planned] = []
     for seed in range(definition.seeds):
         of_seed: dict[str, Planned] = {}
-        for cell in cells:
-            of_seed[cell.label] = _plan_one(definition, cell, seed, cells, of_seed)
+        for cell, config, reference in cells:
+            after = None
+            if reference is not None and (after := of_seed.get(reference)) is None:
+                known = [other.label for other, _, _ in cells]
+                why = "it must come before" if reference in known else f"there is none.{nearest(reference, known)}"
+                raise ConfigError(f"{cell.label!r} begins with the run {reference!r} of the study: {why}")
+            source = str(after.folder) if after else config.init.source
+            config = replace(config, seed=seed, init=replace(config.init, source=source))
+            digest = _hash(config, after)
+            slug = re.sub(r"[^A-Za-z0-9.=-]+", "-", cell.label).strip("-.")[:60] or "run"
+            folder = definition.folder / "runs" / f"{slug}-seed{seed}-{digest[:8]}"
+            of_seed[cell.label] = Planned(cell, seed, config, digest, folder, after.folder if after else None)
         planned += of_seed.values()
     seen: dict[str, Planned] = {}
     for one in planned:
@@ -107,28 +117,13 @@ def plan(definition: Definition) -> list[Planned]:
     return planned
 
 
-def _plan_one(
-    definition: Definition, cell: Combination, seed: int, cells: list[Combination], of_seed: dict[str, Planned]
-) -> Planned:
-    words, after = list(cell.words), None
-    for place, word in enumerate(words):
-        if (match := REFERENCE.fullmatch(word.partition("=")[2])) is None:
-            continue
-        label = match[1]
-        if label not in of_seed:
-            known = [other.label for other in cells]
-            why = "it must come before" if label in known else f"there is no such combination{nearest(label, known)}"
-            raise ConfigError(f"{word!r} of {cell.label!r} names another run of the study: {why}.")
-        after = of_seed[label]
-        words[place] = f"{word.partition('=')[0]}={after.folder}"
+def _composed(cell: Combination) -> tuple[Config, str | None]:
+    """The config of a combination, and the label of the run that it begins with."""
+    references = [match[1] for word in cell.words if (match := REFERENCE.fullmatch(word))]
     try:
-        config = compose([*words, f"seed={seed}"])
+        return compose(cell.words), references[0] if references else None
     except ConfigError as error:
         raise ConfigError(f"{cell.label}: {error}") from None
-    digest = _hash(config, after)
-    slug = re.sub(r"[^A-Za-z0-9.=-]+", "-", cell.label).strip("-.")[:60] or "run"
-    folder = definition.folder / "runs" / f"{slug}-seed{seed}-{digest[:8]}"
-    return Planned(cell, seed, config, digest, folder, after.folder if after else None)
 
 
 def _hash(config: Config, after: Planned | None) -> str:

@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from cnnlab.runs.folder import RunFolder
 from cnnlab.study.plan import Planned
 from cnnlab.study.worker import Moved
 from cnnlab.tracking.console import duration, percent
@@ -62,14 +63,15 @@ class StudyProgress:
         self._refresh()
 
     def finished(self, run: Planned, how: str) -> None:
-        _, moved, began = self.active.pop(run.folder, (run, None, time.monotonic()))
+        _, _, began = self.active.pop(run.folder, (run, None, time.monotonic()))
         self.done += how == "done"
         if self.silent:
             return
         name = f"{run.combination.label}, seed {run.seed}"
         width = max(24, len(name))
         if how == "done":
-            figure = percent(moved.accuracy) if moved else ""
+            test = RunFolder(run.folder).test_figures()
+            figure = percent(test["accuracy"]) if test else ""
             took = duration(time.monotonic() - began)
             self.console.print(Text(f"{self.done:>4}/{self.total}  {name:<{width}} {figure:>9} {took:>9}"))
         else:
