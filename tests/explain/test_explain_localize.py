@@ -45,11 +45,9 @@ def normalise(pictures: np.ndarray) -> Tensor:
     return (torch.from_numpy(pictures).float()[:, None] / 255 - 0.13) / 0.31
 
 
-@pytest.fixture(scope="module")
-def classifier() -> nn.Module:
+def trained(pictures: np.ndarray, labels: np.ndarray) -> nn.Module:
     torch.manual_seed(0)
     model = cnnlab.create_model("vgg", width=8, image_size=28, in_channels=1, num_classes=3)
-    pictures, labels = shapes(640, seed=1)
     images, answers = normalise(pictures), torch.from_numpy(labels)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     for step in range(60):
@@ -58,7 +56,12 @@ def classifier() -> nn.Module:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    model.eval()
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def classifier() -> nn.Module:
+    model = trained(*shapes(640, seed=1))
     with torch.no_grad():
         held, true = shapes(200, seed=2)
         assert (model(normalise(held)).argmax(1).numpy() == true).mean() > 0.97
@@ -95,6 +98,54 @@ def test_objects_of_several_sizes_are_found_on_a_large_canvas(localizer: Localiz
     made = canvases(12, size=300, scale=(1.0, 6.0))
     figures = localization_figures([localizer(normalise(c.image[None])[0]) for c in made], made)
     assert figures["recall"] >= 0.7
+
+
+def scenes(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int, int, int]]]:
+    """(count, 84, 112) uint8 shapes of 56 to 66 pixels before a background of many greys; labels and boxes."""
+    random = np.random.Generator(np.random.PCG64(seed))
+    pictures, labels = shapes(count, seed)
+    grown = np.pad(pictures.repeat(3, axis=1).repeat(3, axis=2), ((0, 0), (0, 0), (14, 14)))
+    for number, picture in enumerate(grown):
+        grown[number] = np.roll(picture, random.integers(-14, 15), axis=1)
+    noise = random.integers(0, 110, (count, 21, 28)).astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2)
+    boxes = []
+    for one in grown:
+        rows, columns = np.nonzero(one > 80)
+        boxes.append((int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1))
+    return np.maximum(grown, noise), labels, boxes
+
+
+def squeezed(pictures: np.ndarray) -> np.ndarray:
+    images = torch.from_numpy(pictures).float()[:, None]
+    return nn.functional.interpolate(images, (28, 28), mode="bilinear", antialias=True)[:, 0].byte().numpy()
+
+
+def test_a_photograph_shows_first_what_the_classifier_knows_it_as() -> None:
+    training, answers, _ = scenes(640, seed=1)
+    model = trained(squeezed(training), answers)
+    localizer = Localizer(model, (1, 28, 28))
+    pictures, labels, boxes = scenes(40, seed=2)
+    with torch.no_grad():
+        probabilities, guesses = model(normalise(squeezed(pictures))).softmax(1).max(1)
+    sure = (probabilities > 0.9).tolist()
+    assert sum(sure) > 30 and (guesses.numpy() == labels).mean() > 0.9
+    pointed = []
+    for picture, guess, box, known in zip(normalise(pictures), guesses.tolist(), boxes, sure, strict=True):
+        found = localizer(picture)
+        if known:
+            assert found.objects[0].label == guess
+            assert found.heat.shape == (84, 112) and found.heat.max() == 1
+            assert intersection_over_union(found.objects[0].box, box) > 0.15
+            row, column = divmod(int(found.heat.argmax()), 112)
+            pointed.append(box[0] <= column < box[2] and box[1] <= row < box[3])
+    assert np.mean(pointed) > 0.8  # the boxes are a third of the picture
+
+
+def test_a_photograph_that_the_classifier_does_not_know_shows_nothing() -> None:
+    half = torch.full((1, 84, 112), -0.4)
+    half[:, :, 56:] = 0.3
+    untrained = cnnlab.create_model("vgg", width=8, image_size=28, in_channels=1, num_classes=3).eval()
+    assert Localizer(untrained, (1, 28, 28))(half).objects == []
 
 
 @pytest.mark.parametrize("grey", [0, 90, 255])

@@ -9,6 +9,8 @@
 4. Each box, with a margin, goes through the classifier: it names the object, and the evidence that the box adds over
    plain background must be large enough.
 5. The same on the picture at half the size, a quarter, …, for larger objects; of overlapping boxes the first one stays.
+6. A photograph that the classifier knows as a whole shows one object first of all: that class, with a box around the
+   largest part of its activation map above a fifth of the largest value (Zhou et al. 2016, section 3).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from cnnlab.errors import ModelError
+from cnnlab.explain.cam import activation_maps
 from cnnlab.explain.fcn import FullyConvolutional, layer_fields
 from cnnlab.explain.hooks import evaluation_mode, record_outputs
 from cnnlab.geometry import ReceptiveField
@@ -33,6 +36,8 @@ SOFT = 0.12  # of the window: standard deviation by which the first stage's map 
 GATE = 0.1  # of the largest evidence: a part that has less at every place is background
 LEAST_EVIDENCE = 1.0  # in logits, that a place or a box adds over the background
 LEAST_PROBABILITY = 0.6  # of the class that the classifier names
+LEAST_SURE = 0.5  # of the class that the classifier names for a photograph as a whole
+WHOLE_THRESHOLD = 0.2  # of the largest value of that class's activation map
 SIDES = (0.5, 1.25)  # of the window: shortest and longest admissible longer side of a box, at its scale
 FILL = 0.72  # share of the window that the object's longer side takes when the classifier is asked (MNIST: 20 of 28)
 OVERLAP = 0.4  # intersection over union, or 0.7 of the smaller box: the same object
@@ -128,8 +133,36 @@ class Localizer:
                 boxes = [_in_picture(box, factors, height, width) for box in boxes]
                 new = [box for box in boxes if not any(_same(box, found.box) for found in objects)]
                 objects += self._name(image, new)
-        objects.sort(key=lambda found: (-found.probability * min(found.evidence, 10.0), found.box))
+            objects.sort(key=lambda found: (-found.probability * min(found.evidence, 10.0), found.box))
+            if not self._is_plain(image) and (known := self._as_a_whole(image)) is not None:
+                whole, seen = known
+                objects = [whole, *(found for found in objects if not _same(found.box, whole.box))]
+                heat = torch.maximum(heat, seen)
         return Localization(objects, heat / heat.max() if heat.max() > 0 else heat)
+
+    def _is_plain(self, image: Tensor) -> bool:
+        """Whether most of a picture is background of one colour."""
+        distance = (image - image.flatten(1).median(dim=1).values[:, None, None]).norm(dim=0)
+        return bool(distance.median() < PLAIN * distance.max())
+
+    def _as_a_whole(self, image: Tensor) -> tuple[Found, Tensor] | None:
+        """What the classifier says of the whole picture, if it is sure, and the map (H, W) of that class in [0, 1]."""
+        view = _resize(image, *self.shape[1:])[None]
+        colour = view.flatten(2).median(dim=2).values[:, :, None, None]
+        logits, plain = self.model(torch.cat([view, colour.expand(view.shape)])).float()
+        probabilities, gain = logits.softmax(0), (logits - plain).abs().max().item()
+        label = int(probabilities.argmax())
+        if probabilities[label] < LEAST_SURE or gain < LEAST_EVIDENCE:
+            return None
+        with torch.enable_grad():
+            seen = activation_maps(self.model, view, target=label).detach()
+        heat = _resize(seen, *image.shape[1:])[0]
+        if heat.max() <= 0:
+            return None
+        places = _Map(heat, (0.0, 0.0), (1.0, 1.0))
+        box = _parts(places, heat, WHOLE_THRESHOLD, 0.0, 0)[0]
+        edges = _in_picture(box, (1.0, 1.0), *image.shape[1:])
+        return Found(edges, label, probabilities[label].item(), gain), heat
 
     def _scales(self, height: int, width: int) -> list[float]:
         """1, 1/2, 1/4, … down to where the picture is one window; above 1 for a picture smaller than that."""
