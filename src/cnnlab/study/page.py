@@ -125,6 +125,12 @@ def _band(values: Sequence[float]) -> tuple[float, float]:
     return mean - spread, mean + spread
 
 
+def _named(axis: str, place: str) -> str:
+    """ "residual=true", but "ResNet" where the value has a name of its own."""
+    bare = place in ("true", "false", "null") or _as_number(place) is not None
+    return f"{axis.split('.')[-1]}={place}" if bare else place
+
+
 def _as_number(label: str) -> float | None:
     return formatting.finite(label)
 
@@ -140,7 +146,7 @@ def trend_chart(definition: Definition, cells: Sequence[Cell], column: str) -> s
     others = [axis for axis in several if axis != across]
     lines: dict[str, list[tuple[float, Cell]]] = {}
     for cell in cells:
-        name = cell.combination.places[others[0]] if others else COLUMNS[column]
+        name = _named(others[0], cell.combination.places[others[0]]) if others else COLUMNS[column]
         if cell.values(column):
             lines.setdefault(name, []).append((float(cell.combination.places[across]), cell))
     if not lines or max(len(points) for points in lines.values()) < 2:

@@ -29,7 +29,7 @@ class StudyProgress:
         self.total = self.done = 0
         self.epochs: dict[str, float] = {}  # by run: epochs done now
         self.counted = self.all_epochs = 0.0
-        self.began = time.monotonic()
+        self.began = self.first = time.monotonic()
         self.note = ""
 
     def begin(self, runs: Sequence[Planned], done: Sequence[Planned]) -> None:
@@ -56,6 +56,8 @@ class StudyProgress:
 
     def moved(self, run: Planned, moved: Moved) -> None:
         began = self.active[run.folder][2]
+        if not self.epochs:
+            self.first = time.monotonic()  # before that, processes start and pictures are decoded
         self.epochs.setdefault(run.hash, moved.epoch)  # what an earlier call did is not this one's speed
         self.counted += moved.epoch + moved.share - self.epochs[run.hash]
         self.epochs[run.hash] = moved.epoch + moved.share
@@ -102,7 +104,8 @@ class StudyProgress:
             took = duration(time.monotonic() - began)
             table.add_row(f"{run.combination.label}, seed {run.seed}", bar, words, figure, took)
         elapsed = time.monotonic() - self.began
-        left = elapsed / self.counted * (self.all_epochs - self.counted) if self.counted > 0.5 else None
+        pace = (time.monotonic() - self.first) / self.counted if self.counted > 0.5 else None
+        left = pace * (self.all_epochs - self.counted) if pace is not None else None
         words = f"{self.done} of {self.total} runs  {duration(elapsed)}"
         words += f", about {duration(left)} left" if left is not None else ""
         return Group(table, Text(self.note, style="dim") if self.note else Text(words, style="cyan"))

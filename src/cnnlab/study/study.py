@@ -112,12 +112,19 @@ def describe(runs: Sequence[Planned]) -> list[tuple[str, str]]:
             continue
         facts = read_json(path)
         machine, versions = facts.get("machine", {}), facts.get("versions", {})
-        words = [f"{machine.get('processor')}, {machine.get('cores')} cores", *map(str, machine.get("gpus") or [])]
+        words = [
+            f"{machine.get('processor')}, {_counted(machine.get('cores'), 'core')}",
+            *map(str, machine.get("gpus") or []),
+        ]
         told = {
-            "machine": ", ".join([*words, f"{machine.get('threads')} threads a run"]),
+            "machine": ", ".join([*words, f"{_counted(machine.get('threads'), 'thread')} a run"]),
             "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if name in SHOWN),
         }
         for name, value in told.items():
             if value not in seen[name]:
                 seen[name].append(value)
     return [(name, "; ".join(values)) for name, values in seen.items() if values]
+
+
+def _counted(count: object, name: str) -> str:
+    return f"{count} {name}" if count == 1 else f"{count} {name}s"
