@@ -118,6 +118,18 @@ def test_pairs_differ_in_one_axis_or_in_the_one_that_is_compared() -> None:
     assert [(one.first, one.second) for one in compared] == [("ResNet-20", "plain-20"), ("ResNet-56", "plain-56")]
 
 
+def test_of_many_each_is_compared_with_the_best_alone() -> None:
+    rates = ["0.003", "0.01", "0.03", "0.1", "0.3", "1", "3"]
+    cells = [
+        cell(rate, 0.5 + 0.1 * min(place, 4), places={"optimizer.lr": rate}, shift=place)
+        for place, rate in enumerate(rates[:5])
+    ]
+    assert len(differences(define(["learning_rate"]), cells)) == 10
+    cells += [cell(rate, 0.3, places={"optimizer.lr": rate}) for rate in rates[5:]]
+    found = differences(define(["learning_rate"]), cells)
+    assert len(found) == 6 and {one.first for one in found} == {"0.3"}
+
+
 def test_the_small_table_is_depth_by_residual() -> None:
     rows = small_table(*grid())
     assert rows[0] == ["depth (test accuracy)", "ResNet", "plain"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from cnnlab.study.plan import Combination, Planned
 from cnnlab.study.worker import set_named
 
 RESAMPLES = 2000
+MOST = 12  # sentences that a person reads
 CHUNK = 200  # resamples at once: their weights of 10,000 pictures are 8 MB
 
 
@@ -154,18 +156,20 @@ def _parameters(run: Planned) -> int:
 def differences(definition: Definition, cells: Sequence[Cell]) -> list[Difference]:
     """Between the values of the axis that the study compares, all else equal; without one, between all combinations.
 
-    Each pair once, the better one first.
+    Each pair once, the better one first. Where these would be more than MOST, each is compared with the best one only.
     """
-    found = []
-    for place, cell in enumerate(cells):
-        for other in cells[place + 1 :]:
-            changed = {
-                axis for axis, value in cell.combination.places.items() if other.combination.places[axis] != value
-            }
-            pair = changed == {definition.compare} if definition.compare else len(changed) == 1
-            if pair and cell.rows and other.rows:
-                found.append(difference(cell, other))
-    return found
+    there = [cell for cell in cells if cell.rows]
+    pairs = [pair for pair in itertools.combinations(there, 2) if _comparable(definition, *pair)]
+    if len(pairs) > MOST:
+        best = max(there, key=lambda cell: np.mean([row.right.mean() for row in cell.rows]))
+        pairs = [(best, cell) for cell in there if cell is not best]
+    return [difference(one, other) for one, other in pairs]
+
+
+def _comparable(definition: Definition, one: Cell, other: Cell) -> bool:
+    places = one.combination.places
+    changed = {axis for axis, value in places.items() if other.combination.places[axis] != value}
+    return changed == {definition.compare} if definition.compare else len(changed) == 1
 
 
 def difference(cell: Cell, other: Cell, resamples: int = RESAMPLES) -> Difference:
