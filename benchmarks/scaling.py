@@ -25,7 +25,15 @@ import numpy as np
 from cnnlab.runs.environment import describe
 
 COUNTS, SIZES, PROCESSES = (2000, 4000, 8000, 16000), (64, 96, 128, 192), (1, 2)
-FIXED = ["model=vgg", "model.width=8", "augment=standard", "logger=none", "trainer.epochs=2", "data.val_fraction=0"]
+FIXED = [
+    "model=vgg",
+    "model.width=8",
+    "model.stem_stride=2",
+    "augment=standard",
+    "logger=none",
+    "trainer.epochs=2",
+    "data.val_fraction=0",
+]
 MEASURED = """
 import json, resource, sys, time
 import cnnlab.data.load as load
