@@ -19,6 +19,7 @@ FLOORS = {
     "cli": 9,
     "study": 8,
     "deploy": 8,
+    "processes": 8,
     "experiment": 7,
     "report": 6,
     "evaluation": 5,

@@ -25,8 +25,11 @@ EXAMPLES = {
   cnnlab train data=folder data.root=photos model=resnet model.depth=20 trainer.epochs=15
   cnnlab train data=cifar10 optimizer=adamw optimizer.lr=0.003 augment=strong run.dir=runs/mine
   cnnlab train data=folder data.root=photos init.from=runs/mine init.freeze=backbone
-  cnnlab train data=mnist model=mymodels:Tiny               a class of your own, from mymodels.py""",
-    "resume": "example:\n  cnnlab resume runs/mine",
+  cnnlab train data=mnist model=mymodels:Tiny               a class of your own, from mymodels.py
+  cnnlab train data=cifar10 trainer.devices=4               four processes, or GPUs, share every batch""",
+    "resume": """examples:
+  cnnlab resume runs/mine
+  cnnlab resume runs/mine --devices 1                       in another number of processes than it began with""",
     "test": """examples:
   cnnlab test runs/mine
   cnnlab test runs/mine --split val
@@ -107,6 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     resume = add("resume", "go on with an interrupted run, as if it had never stopped")
     resume.add_argument("run", metavar="RUN", help="run folder")
+    resume.add_argument("--devices", type=int, metavar="N", help="processes (default: as many as it began with)")
     resume.add_argument("--trust-code", action="store_true", help=TRUST)
 
     test = add("test", "test the best weights of a run; writes test.json and predictions.csv")
@@ -270,7 +274,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command[options.command](options, words)
         return 0
     except Interrupted as stop:
-        print(f"\n{stop}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # several processes stop together
+            print(f"\n{stop}", file=sys.stderr)
         return stop.exit_code
     except CnnlabError as error:
         print(f"cnnlab {options.command}: {error}", file=sys.stderr)
@@ -299,10 +304,16 @@ def _train(options: argparse.Namespace, words: Sequence[str]) -> None:
 
     with DecodeBar() as bar:
         from cnnlab.experiment import run_experiment
+        from cnnlab.training.distributed import speaks, wants_several
 
-        console = ConsoleTracker()
-        run = run_experiment(settings, [console], bar.update, ["cnnlab", *words])
-    _print_run(run)
+        if wants_several(settings.trainer.devices):
+            from cnnlab.processes import train_together
+
+            run = train_together(settings, bar.update, ["cnnlab", *words])
+        else:
+            run = run_experiment(settings, [ConsoleTracker()], bar.update, ["cnnlab", *words])
+    if speaks():
+        _print_run(run)
 
 
 def _resume(options: argparse.Namespace, words: Sequence[str]) -> None:
@@ -310,8 +321,20 @@ def _resume(options: argparse.Namespace, words: Sequence[str]) -> None:
 
     with DecodeBar() as bar:
         from cnnlab.experiment import resume_experiment
+        from cnnlab.runs.folder import open_folder, read_config
+        from cnnlab.training.distributed import speaks, wants_several
 
-        run, anything = resume_experiment(options.run, [ConsoleTracker()], bar.update, options.trust_code)
+        if options.devices is not None and options.devices < 1:
+            raise ConfigError(f"--devices must be at least 1, got {options.devices}.")
+        devices = options.devices or read_config(open_folder(options.run)).trainer.devices
+        if wants_several(devices):
+            from cnnlab.processes import resume_together
+
+            run, anything = resume_together(options.run, devices, options.trust_code)
+        else:
+            run, anything = resume_experiment(options.run, [ConsoleTracker()], bar.update, options.trust_code)
+    if not speaks():
+        return
     if not anything:
         print("this run is finished; nothing was left to do.")
     _print_run(run)

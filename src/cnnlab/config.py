@@ -160,7 +160,7 @@ class TrainerConfig:
     epochs: int = 10
     batch_size: int = 128
     device: str = "auto"  # auto | cpu | cuda | cuda:N | mps
-    devices: int = 1  # processes that train together; this version has one
+    devices: int = 1  # processes that train together, each its share of every batch (docs/distributed.md)
     precision: str = "auto"  # auto | fp32 | bf16 | fp16
     compile: Any = "auto"  # auto | true | false
     channels_last: bool = True
@@ -188,8 +188,18 @@ class TrainerConfig:
             trainer__dice=self.dice,
         )
         _fraction(trainer__label_smoothing=self.label_smoothing)
-        if self.devices != 1:
-            raise ConfigError(f"trainer.devices must be 1, got {self.devices}: this version trains in one process.")
+        if not 1 <= self.devices <= self.batch_size:
+            raise ConfigError(
+                f"trainer.devices must be from 1 to trainer.batch_size={self.batch_size}, which they share, got"
+                f" {self.devices}."
+            )
+        if self.devices > 1 and self.compile is True:
+            raise ConfigError("trainer.compile=true is for one process; leave it out, or set trainer.devices=1.")
+        if self.devices > 1 and re.fullmatch(r"mps|cuda:\d+", self.device):
+            raise ConfigError(
+                f"trainer.device={self.device} is one device, and trainer.devices={self.devices} processes train; use"
+                " trainer.device=cuda or cpu."
+            )
         if self.threads is not None and self.threads > 1024:
             raise ConfigError(f"trainer.threads must be at most 1024, got {self.threads}.")
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from torch import nn
 
 from cnnlab.config import Config, compose, from_dict, options
 from cnnlab.data.load import Data, build_data
-from cnnlab.device import choose_device
 from cnnlab.errors import ConfigError, RunError
 from cnnlab.evaluation.evaluate import Outputs, run_test
 from cnnlab.evaluation.segmentation import SegmentationOutputs
@@ -30,6 +30,7 @@ from cnnlab.runs.folder import RunFolder, is_path, new_folder, open_folder, read
 from cnnlab.runs.weights import load_run
 from cnnlab.tracking.base import Noted, Tested, Tracker, Trackers
 from cnnlab.training.build import build_model, check_fit, initialise
+from cnnlab.training.distributed import ALONE, Group, device_of, joined, started_together, threads_of
 from cnnlab.training.precision import prepare_process
 from cnnlab.training.trainer import Trainer, train
 
@@ -88,6 +89,11 @@ def fit(
     if dir is not None:
         values["run"]["dir"] = str(dir)
     config = _at_home_anywhere(from_dict(values))
+    if config.trainer.devices > 1 or started_together():
+        raise ConfigError(
+            "cnnlab.fit trains in one process, as a model and data made in it cannot be in others; for several use the"
+            " command line: cnnlab train trainer.devices=2."
+        )
     prepare_process(config.trainer)
     check_fit(model, data)
     return _run(config, data, model, new_folder(config), trackers, command=[])
@@ -96,18 +102,50 @@ def fit(
 def run_experiment(
     config: Config, trackers: Sequence[Tracker] = (), progress: Progress | None = None, command: Sequence[str] = ()
 ) -> Run:
-    """`cnnlab train`: everything from one config. Nothing is written before the config, data and model are sound."""
+    """`cnnlab train`: everything from one config. Nothing is written before the config, data and model are sound.
+
+    In one of several processes (`cnnlab.processes`, torchrun) it is this one's part of the run, and only that of the
+    first gives test figures.
+    """
     config = _at_home_anywhere(config)
-    folder = new_folder(config)
-    folder.refuse_if_taken()
-    prepare_process(config.trainer)
-    device = choose_device(config.trainer.device)
-    data = build_data(config, device, progress or (lambda done, total: None))
-    model = build_model(config, data, trust_code=True)  # the user's own word names it
-    drawn = config.init.source is None and config.model["name"] != "pretrained" and not config.init.whiten
-    if drawn and config.init.freeze not in ("none", 0):
-        Trackers(trackers).log(Noted("what init.freeze keeps are random weights: there is no init.from.", True))
-    return _run(config, data, model, folder, trackers, command)
+    with joined(config.trainer.device) as group:
+        config = group.from_first(lambda: for_group(config, group))
+        folder = new_folder(config)
+        if group.restarted and group.from_first(folder.config.exists):
+            return _resume(folder, trackers, progress, True, group)[0]
+        if group.first:
+            folder.refuse_if_taken()
+        prepare_process(config.trainer, threads_of(config.trainer, group))
+        device = device_of(config.trainer.device, group)
+        data = build_data(config, device, progress or _silent, processes=group.local_size)
+        model = build_model(config, data, trust_code=True)  # the user's own word names it
+        drawn = config.init.source is None and config.model["name"] != "pretrained" and not config.init.whiten
+        if group.first and drawn and config.init.freeze not in ("none", 0):
+            Trackers(trackers).log(Noted("what init.freeze keeps are random weights: there is no init.from.", True))
+        return _run(config, data, model, folder, trackers, command, group)
+
+
+def _silent(done: int, total: int) -> None:
+    """No progress is shown."""
+
+
+def for_group(config: Config, group: Group) -> Config:
+    """The config with as many processes as there are.
+
+    Raises:
+        ConfigError: another number was asked for, what several processes cannot do, or a run folder without a name.
+    """
+    devices = config.trainer.devices
+    if group.size > 1 and devices not in (1, group.size):
+        raise ConfigError(f"trainer.devices={devices}, and {group.size} processes were started; leave it out.")
+    if group.size == 1 and devices > 1:
+        raise ConfigError(
+            f"trainer.devices={devices} processes are started by the command line alone: cnnlab train"
+            f" trainer.devices={devices}."
+        )
+    if group.size > 1 and not (config.run.dir or config.run.name):
+        raise ConfigError("several processes must agree on the run folder; name it: run.dir=runs/mine.")
+    return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, devices=group.size))
 
 
 def try_experiment(config: Config, progress: Progress) -> None:
@@ -140,30 +178,48 @@ def resume_experiment(
         RunError: no run there, or pictures that are not those it began with.
     """
     folder = open_folder(path)
-    lock = folder.lock()
-    try:
-        config = read_config(folder)
-        if folder.report.exists():
+    with joined(read_config(folder).trainer.device) as group:
+        return _resume(folder, trackers, progress, trust_code, group)
+
+
+def _resume(
+    folder: RunFolder, trackers: Sequence[Tracker], progress: Progress | None, trust_code: bool, group: Group
+) -> tuple[Run, bool]:
+    with _locked(folder, group):
+        config = group.from_first(lambda: read_config(folder))
+        config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, devices=group.size))
+        if group.from_first(folder.report.exists):
             return Run(folder.path, folder.history(), folder.test_figures()), False
-        if not folder.state.exists():
+        if group.first and not folder.state.exists():
             raise RunError(
                 f"{folder.state} is missing, and with it the weights of this run; restore it from a copy, or start anew"
                 " in another folder."
             )
-        threads = read_json(folder.environment).get("machine", {}).get("threads")
-        prepare_process(dataclasses.replace(config.trainer, threads=config.trainer.threads or threads))
-        device = choose_device(config.trainer.device)
-        data = build_data(config, device, progress or (lambda done, total: None))
-        if data.manifest["sha256"] != read_split(folder)["sha256"]:
+        threads = threads_of(config.trainer, group)
+        machine = group.from_first(lambda: read_json(folder.environment).get("machine", {}))
+        if machine.get("processes", 1) == group.size:
+            threads = machine.get("threads")
+        prepare_process(config.trainer, threads)
+        device = device_of(config.trainer.device, group)
+        data = build_data(config, device, progress or _silent, processes=group.local_size)
+        if data.manifest["sha256"] != group.from_first(lambda: read_split(folder)["sha256"]):
             raise RunError(
                 f"the pictures are not those that {folder.path} began with: some were changed, added or removed."
                 " Restore them, or start a new run."
             )
-        trainer = Trainer(build_model(config, data, trust_code, resumed=True), data, config, folder)
-        listeners = Trackers([*trackers, *folder_trackers(config, folder)])
-        return _train_test_report(trainer, listeners, resumed=True), True
+        model = build_model(config, data, trust_code, resumed=True)
+        return _train_test_report(Trainer(model, data, config, folder, group), trackers, resumed=True), True
+
+
+@contextmanager
+def _locked(folder: RunFolder, group: Group) -> Iterator[None]:
+    """The first process keeps all others but those of its group from training in the folder."""
+    lock = folder.lock() if group.first else None
+    try:
+        yield
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()
 
 
 def _run(
@@ -173,20 +229,19 @@ def _run(
     folder: RunFolder,
     trackers: Sequence[Tracker],
     command: Sequence[str],
+    group: Group = ALONE,
 ) -> Run:
-    folder.refuse_if_taken()
-    check_space(folder, model)
-    begun = initialise(model, config, data)
-    trainer = Trainer(model, data, config, folder)
-    listeners = Trackers([*trackers, *folder_trackers(config, folder)])
-    lock = folder.lock()
-    try:
+    if group.first:
         folder.refuse_if_taken()
-        trainer.save()  # before config.yaml makes it a run: where its weights begin may not be there at a resume
-        folder.start(config, describe(list(command)), data.manifest, begun)
-        return _train_test_report(trainer, listeners, resumed=False)
-    finally:
-        lock.release()
+        check_space(folder, model)
+    begun = initialise(model, config, data)
+    trainer = Trainer(model, data, config, folder, group)
+    with _locked(folder, group):
+        if group.first:
+            folder.refuse_if_taken()
+            trainer.save()  # before config.yaml makes it a run: where its weights begin may not be there at a resume
+            folder.start(config, describe(list(command), group.size), data.manifest, begun)
+        return _train_test_report(trainer, trackers, resumed=False)
 
 
 def check_space(folder: RunFolder, model: nn.Module) -> None:
@@ -204,9 +259,12 @@ def check_space(folder: RunFolder, model: nn.Module) -> None:
         )
 
 
-def _train_test_report(trainer: Trainer, trackers: Trackers, resumed: bool) -> Run:
-    data, folder = trainer.data, trainer.folder
+def _train_test_report(trainer: Trainer, listeners: Sequence[Tracker], resumed: bool) -> Run:
+    data, folder, group = trainer.data, trainer.folder, trainer.group
+    trackers = Trackers([*listeners, *folder_trackers(trainer.config, folder)] if group.first else [])
     try:
+        if group.restarted:
+            trackers.log(Noted("a process was lost; training goes on from the last saved state", True))
         if data.quarantined:
             trackers.log(
                 Noted(f"{len(data.quarantined)} pictures cannot be read and are left out; split.json names them", True)
@@ -216,6 +274,9 @@ def _train_test_report(trainer: Trainer, trackers: Trackers, resumed: bool) -> R
             begun = read_record(folder.init, "source", "summary")
             facts["weights"] = f"from {begun['source']}: {begun['summary']}"
         history = train(trainer, trackers, facts, resumed)
+        group.leave()  # testing and the report are the first one's work
+        if not group.first:
+            return Run(folder.path, history, None)
         test = None
         outputs = None
         best, card = load_run(folder, data.test.device)

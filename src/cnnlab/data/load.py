@@ -135,12 +135,14 @@ def build_data(
     device: torch.device,
     progress: Callable[[int, int], None] = lambda done, total: None,
     preprocess: Preprocess | None = None,
+    processes: int = 1,
 ) -> Data:
     """Everything `config.data` and `config.augment` say, checked; pictures are decoded here if they are not yet.
 
     Args:
         progress: called with (done, total) while pictures are decoded.
         preprocess: that of a trained model, to evaluate it; None measures mean and std on the train split.
+        processes: how many of this machine load the same set, and share its memory and its cores.
 
     Raises:
         DataError: wrong files, too many unreadable ones, or a class without training pictures.
@@ -176,7 +178,7 @@ def build_data(
         evaluation_pixels = training_pixels = pack(pictures.array, layout.stored_channels, masks)
     elif streaming:
         index = open_stores(pictures, [None], progress)[0].index
-        workers = settings.workers if settings.workers is not None else os.cpu_count() or 1
+        workers = settings.workers if settings.workers is not None else max(1, (os.cpu_count() or 1) // processes)
         evaluation_pixels = Streamed(pictures, layout, workers)
         training_pixels = Streamed(pictures, canvas, workers)
     else:
@@ -185,7 +187,9 @@ def build_data(
         index = stores[0].index
         images = [store.images for store in stores if store.images is not None]
         resident = settings.storage == "memory" or (
-            settings.storage == "auto" and sum(i.nbytes for i in images) < MEMORY_SHARE * free_memory()
+            settings.storage == "auto"
+            and processes == 1  # several read one memory map, instead of a copy each
+            and sum(i.nbytes for i in images) < MEMORY_SHARE * free_memory()
         )
         tensors = [as_tensor(i, resident) for i in images]
         ahead = None if resident else reader_ahead(images[-1])
@@ -225,7 +229,7 @@ def build_data(
     data = Data(config, pictures, index, split, facts, preprocess, train, val, test)
     facts["quarantined"] = data.quarantined
     if config.adapt.method != "none":
-        data.target = build_data(target_config(config), device, progress, preprocess)
+        data.target = build_data(target_config(config), device, progress, preprocess, processes)
     return data
 
 

@@ -23,7 +23,7 @@ from cnnlab.data.augment import (
     take_pixels,
 )
 from cnnlab.data.decode import Layout, arrange, arrange_mask
-from cnnlab.data.plan import EpochPlan, plan_epoch
+from cnnlab.data.plan import EpochPlan, plan_epoch, share_of
 from cnnlab.data.preprocess import Preprocess, without_padding
 from cnnlab.data.sources.base import PictureSet
 from cnnlab.data.store import ReadAhead
@@ -92,6 +92,8 @@ class Loader:
 
     Attributes:
         ahead: asks for pictures that are needed soon, where they lie on disk.
+        share: (rank, processes): the part of each batch that is given here, where several processes train together;
+            `len` and `count` are of the whole.
         epochs: of the whole training; pictures that grow (augment.start_size) need to know it.
         weights: (n,) sampling chances, see `plan_epoch`; None visits each picture once an epoch.
     """
@@ -121,6 +123,7 @@ class Loader:
         self.seed = seed
         self.ahead: ReadAhead | None = None
         self.weights: np.ndarray | None = None
+        self.share = (0, 1)
         self.epochs = 1
         self.next_epoch = 0
 
@@ -148,7 +151,8 @@ class Loader:
             plan = EpochPlan(torch.arange(self.count), {})
         augmentation = self.augmentation.at(epoch / self.epochs) if self.augmentation and self.shuffle else None
         size = self.batch_size
-        slices = [slice(i * size, min((i + 1) * size, self.count)) for i in range(start, len(self))]
+        whole = [slice(i * size, min((i + 1) * size, self.count)) for i in range(start, len(self))]
+        slices = [part for part in (share_of(batch, *self.share) for batch in whole) if part.stop > part.start]
         if isinstance(self.pixels, Streamed):
             yield from self._streamed(self.pixels, plan, slices, augmentation)
             return

@@ -28,6 +28,12 @@ class EpochPlan:
         return EpochPlan(self.order.to(device), {name: draw.to(device) for name, draw in self.draws.items()})
 
 
+def share_of(part: slice, rank: int, size: int) -> slice:
+    """The places of a batch that process `rank` of `size` takes: all of them are taken once, as evenly as they go."""
+    count = part.stop - part.start
+    return slice(part.start + count * rank // size, part.start + count * (rank + 1) // size)
+
+
 def stream(seed: int, epoch: int, purpose: str) -> np.random.Generator:
     """An independent generator for each (seed, epoch, purpose): a new kind of draw leaves the others as they were."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, zlib.crc32(purpose.encode())])))

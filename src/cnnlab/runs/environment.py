@@ -15,8 +15,8 @@ import torch
 PACKAGES = ("cnnlab", "torch", "torchvision", "numpy", "pillow", "hydra-core", "safetensors")
 
 
-def describe(command: list[str] | None = None) -> dict[str, Any]:
-    """A nested dictionary of plain values for environment.json."""
+def describe(command: list[str] | None = None, processes: int = 1) -> dict[str, Any]:
+    """A nested dictionary of plain values for environment.json; `processes` train together."""
     gpus = (
         [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     )
@@ -30,6 +30,7 @@ def describe(command: list[str] | None = None) -> dict[str, Any]:
             "processor": _processor(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
+            "processes": processes,
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "gpus": gpus,
         },

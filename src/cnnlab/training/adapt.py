@@ -69,6 +69,19 @@ class DomainAdversary(nn.Module):
         return logits, F.binary_cross_entropy_with_logits(guesses, truth)
 
 
+class Learners(nn.Module):
+    """A model and the adversary of its features as one module, for what has to see the parameters of both."""
+
+    def __init__(self, model: Classifier, adversary: DomainAdversary) -> None:
+        super().__init__()
+        self.model, self.adversary = model, adversary
+
+    def forward(self, source: Tensor, target: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+        """See DomainAdversary."""
+        answers: tuple[Tensor, Tensor] = self.adversary(self.model, source, target, strength)
+        return answers
+
+
 def as_vectors(maps: Tensor) -> Tensor:
     """(B, F, h, w) → (B, F · places): what is where matters; a map of more than PLACES a side is averaged to that."""
     height, width = (min(side, PLACES) for side in maps.shape[2:])

@@ -25,6 +25,8 @@ def forward_all(model: nn.Module, loader: Loader) -> tuple[Tensor, Tensor]:
                 quick = fold_batch_norm(model, batch.images[:2])
             logits.append(quick(batch.images).float())
             labels.append(batch.labels)
+        if not logits:  # of several processes, one may have no picture of a small split
+            return torch.empty(0, 1, device=loader.device), torch.empty(0, dtype=torch.int64, device=loader.device)
         return torch.cat(logits), torch.cat(labels)
     finally:
         model.train(was_training)

@@ -60,10 +60,14 @@ def choose_compile(
     return COMPILE_GAIN * flops / GPU_FLOPS > 2 * COMPILE_SECONDS
 
 
-def prepare_process(config: TrainerConfig) -> None:
-    """Set what holds for the whole process, once, before the first tensor of a run."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
+def prepare_process(config: TrainerConfig, threads: int | None = None) -> None:
+    """Set what holds for the whole process, once, before the first tensor of a run.
+
+    Args:
+        threads: where the config names no number of them; None leaves torch's own choice.
+    """
+    if config.threads or threads:
+        torch.set_num_threads(config.threads or threads or 1)
     keep_freed_memory()
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no word about CUDA where there is none
     torch.set_float32_matmul_precision("high")

@@ -13,6 +13,10 @@ def mix(seed: int, step: int) -> int:
     return (value ^ (value >> 31)) >> 1
 
 
-def seed_step(seed: int, step: int) -> None:
-    """Before a step: dropout and its like draw the same numbers whatever happened before, a crash included."""
-    torch.manual_seed(mix(seed, step))
+def seed_step(seed: int, step: int, rank: int = 0) -> None:
+    """Before a step: dropout and its like draw the same numbers whatever happened before, a crash included.
+
+    Of several processes each draws its own (`rank`), as each has other pictures.
+    """
+    value = mix(seed, step)
+    torch.manual_seed(mix(value, rank) if rank else value)

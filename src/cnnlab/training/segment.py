@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from cnnlab.config import TrainerConfig
 from cnnlab.data.loader import Batch, Loader
 from cnnlab.errors import ConfigError
+from cnnlab.training.distributed import ALONE, Group
 
 
 class Segmentation:
@@ -20,10 +22,10 @@ class Segmentation:
         ConfigError: a loss or weights that are for pictures alone.
     """
 
-    def __init__(self, config: TrainerConfig, num_classes: int, device: torch.device) -> None:
+    def __init__(self, config: TrainerConfig, num_classes: int, device: torch.device, group: Group = ALONE) -> None:
         if config.loss != "cross_entropy":
             raise ConfigError(f"trainer.loss={config.loss} is for classes of pictures; for pixels use cross_entropy.")
-        self.config, self.num_classes = config, num_classes
+        self.config, self.num_classes, self.group = config, num_classes, group
         self.weights: Tensor | None = None
         if config.class_weights == "balanced":
             raise ConfigError("trainer.class_weights=balanced counts pictures; for pixels give a number a class.")
@@ -40,8 +42,11 @@ class Segmentation:
         assert batch.masks is not None
         logits = logits.float()
         value = F.cross_entropy(logits, batch.masks, self.weights, label_smoothing=self.config.label_smoothing)
+        weight = batch.masks.numel() if self.weights is None else self.weights[batch.masks].sum().item()
+        value = value * self.group.share(weight)
         if self.config.dice:
-            value = value + self.config.dice * dice_loss(logits, batch.masks)
+            dice = dice_loss(logits, batch.masks, summed=self.group.summed)
+            value = value + self.config.dice / self.group.size * dice
         return value
 
     def count_correct(self, logits: Tensor, batch: Batch) -> Tensor:
@@ -50,7 +55,7 @@ class Segmentation:
 
     def validate(self, model: nn.Module, loader: Loader) -> dict[str, float | None]:
         """Loss, pixel accuracy and mean IoU over all pixels of the loader's pictures."""
-        counts = count_pixels(model, loader, self.num_classes)
+        counts = count_pixels(model, loader, self.num_classes).total(self.group)
         return {
             "loss": counts.loss(self.config.dice),
             "accuracy": counts.matrix.diagonal().sum().item() / counts.matrix.sum().item(),
@@ -58,18 +63,22 @@ class Segmentation:
         }
 
 
-def dice_loss(logits: Tensor, masks: Tensor, each: bool = False) -> Tensor:
+def dice_loss(
+    logits: Tensor, masks: Tensor, each: bool = False, summed: Callable[[Tensor], Tensor] = lambda sums: sums
+) -> Tensor:
     """1 − the mean over the classes that occur of 2·Σpg / (Σp + Σg), p probabilities, g one-hot truth.
 
     Args:
         logits: (B, K, H, W) float; masks: (B, H, W) int64.
         each: False: sums over the whole batch, a scalar; True: over each picture, (B,).
+        summed: adds up the sums of several processes.
     """
     probabilities = logits.softmax(1)
     truth = F.one_hot(masks, logits.shape[1]).permute(0, 3, 1, 2).to(probabilities.dtype)
     over = (2, 3) if each else (0, 2, 3)
-    shared, true = (probabilities * truth).sum(over), truth.sum(over)
-    total = probabilities.sum(over) + true
+    sums = torch.stack([(probabilities * truth).sum(over), probabilities.sum(over), truth.sum(over)])
+    shared, guessed, true = summed(sums)
+    total = guessed + true
     present = (true > 0).to(probabilities.dtype)
     return 1 - (present * 2 * shared / total.clamp_min(1e-6)).sum(-1) / present.sum(-1)
 
@@ -82,6 +91,11 @@ class PixelCounts:
     surprise: float = 0.0  # sum of the cross-entropy over all pixels
     dice: float = 0.0  # sum of the Dice loss over all pictures
     pictures: int = 0
+
+    def total(self, group: Group) -> PixelCounts:
+        """Those of all processes together."""
+        sums = group.total(torch.tensor([self.surprise, self.dice, self.pictures], dtype=torch.float64)).tolist()
+        return PixelCounts(group.total(self.matrix), sums[0], sums[1], int(sums[2]))
 
     def loss(self, weight: float) -> float:
         """Cross-entropy a pixel plus `weight` times the Dice loss, the mean over the pictures."""

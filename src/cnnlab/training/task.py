@@ -12,20 +12,24 @@ from torch import Tensor, nn
 from cnnlab.config import TrainerConfig
 from cnnlab.data.loader import Batch, Loader
 from cnnlab.errors import ConfigError
+from cnnlab.training.distributed import ALONE, Group
 from cnnlab.training.forward import forward_all
 
 
 class Task(Protocol):
-    """What the loop asks of a task."""
+    """What the loop asks of a task. Where several processes train, each asks with its share of a batch."""
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """The scalar that training lowers."""
+        """The scalar that training lowers; of several processes each has its share, and the sum is what is lowered."""
 
     def count_correct(self, logits: Tensor, batch: Batch) -> Tensor:
         """Pictures of the batch that are answered correctly; where pixels are, a picture counts by their share."""
 
     def validate(self, model: nn.Module, loader: Loader) -> dict[str, float | None]:
-        """loss, accuracy and what else the task measures, over all pictures of a split, in float32."""
+        """loss, accuracy and what else the task measures, over all pictures of a split, in float32.
+
+        Where several processes train, `loader` gives each its share, and each gets the figures of all.
+        """
 
 
 class Classification:
@@ -37,8 +41,10 @@ class Classification:
         mse             Σ (p − one-hot)², the Brier score
     """
 
-    def __init__(self, config: TrainerConfig, class_counts: Sequence[int], device: torch.device) -> None:
-        self.config = config
+    def __init__(
+        self, config: TrainerConfig, class_counts: Sequence[int], device: torch.device, group: Group = ALONE
+    ) -> None:
+        self.config, self.group = config, group
         self.weights = self._class_weights(config.class_weights, class_counts, device)
 
     @staticmethod
@@ -67,8 +73,9 @@ class Classification:
     def validate(self, model: nn.Module, loader: Loader) -> dict[str, float | None]:
         """Loss and accuracy over all pictures of the loader."""
         logits, labels = forward_all(model, loader)
-        loss = self.validation_loss(logits, labels).double().mean().item()
-        return {"loss": loss, "accuracy": count_correct(logits, labels).item() / len(labels)}
+        sums = [self.validation_loss(logits, labels).double().sum(), count_correct(logits, labels)]
+        loss, correct, count = self.group.total(torch.tensor([*map(float, sums), len(labels)], dtype=torch.float64))
+        return {"loss": (loss / count).item(), "accuracy": (correct / count).item()}
 
     def validation_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """(B,) the same loss a picture, without smoothing and class weights, so that runs can be compared."""
@@ -78,7 +85,7 @@ class Classification:
         each = self._each(logits, labels, self.config.label_smoothing)
         weight = torch.ones_like(each) if self.weights is None else self.weights[labels]
         total = (each * weight) if share is None else each * weight * share
-        return total.sum() / weight.sum()
+        return total.sum() / self.group.total(weight.sum())
 
     def _each(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
         if self.config.loss == "cross_entropy":

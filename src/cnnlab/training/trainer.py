@@ -23,8 +23,9 @@ from cnnlab.runs.folder import RunFolder
 from cnnlab.runs.state import load_state, save_state
 from cnnlab.runs.weights import save_weights
 from cnnlab.tracking.base import EpochEnded, Gradient, Noted, Started, Stepped, Trackers
-from cnnlab.training.adapt import check_target, new_adversary, reversal_strength, with_target
+from cnnlab.training.adapt import Learners, check_target, new_adversary, reversal_strength, with_target
 from cnnlab.training.average import WeightAverage
+from cnnlab.training.distributed import ALONE, Group
 from cnnlab.training.gradients import gradient_norm, layer_gradients
 from cnnlab.training.interrupt import InterruptGuard
 from cnnlab.training.optim import add_parameters, create_optimizer, set_rate, step_of
@@ -53,19 +54,21 @@ def train(trainer: Trainer, trackers: Trackers, facts: dict[str, str], resumed: 
         NonFiniteLoss: the loss is no number any more; the last good state is saved.
     """
     folder = trainer.folder
+    group = trainer.group
     if resumed:
-        state = load_state(folder.state)
+        state = group.from_first(lambda: load_state(folder.state))
         trainer.restore(state)
-        if state["threads"] != torch.get_num_threads():
-            now, before = torch.get_num_threads(), state["threads"]
-            trackers.log(Noted(f"resumed with {now} threads instead of {before}: the last digits may differ.", True))
+        for kind, now in (("threads", torch.get_num_threads()), ("processes", group.size)):
+            before = state.get(kind, 1)
+            if before != now:
+                trackers.log(Noted(f"resumed with {now} {kind} instead of {before}: the last digits may differ.", True))
     trackers.log(trainer.started(facts))
     with InterruptGuard() as guard:
         while not trainer.finished:
             for event in trainer.train_epoch():
                 if event is not None:
                     trackers.log(event)
-                if guard.requested:
+                if group.any(guard.requested):
                     trainer.save()
                     raise Interrupted(f"stopped; everything is saved. Go on with `cnnlab resume {folder.path}`.")
                 if trainer.seconds_since_save > 60 * trainer.settings.checkpoint_minutes:
@@ -89,10 +92,14 @@ class Sums:
 
 
 class Trainer:
-    """One run in progress. `epoch`, `step` and `batch` count what is done."""
+    """One run in progress. `epoch`, `step` and `batch` count what is done.
 
-    def __init__(self, model: nn.Module, data: Data, config: Config, folder: RunFolder) -> None:
+    Of several processes (`group`) each has a trainer, and all have the same figures and weights; the first one writes.
+    """
+
+    def __init__(self, model: nn.Module, data: Data, config: Config, folder: RunFolder, group: Group = ALONE) -> None:
         self.config, self.settings, self.folder, self.data = config, config.trainer, folder, data
+        self.group = group
         self.epoch = self.step = self.batch = self.stale = 0
         self.device = data.train.device
         self.model = model.to(self.device)
@@ -108,9 +115,9 @@ class Trainer:
                 "trainer.early_stopping watches the validation split, and it is empty; raise data.val_fraction."
             )
         self.task: Task = (
-            Segmentation(self.settings, data.num_classes, self.device)
+            Segmentation(self.settings, data.num_classes, self.device, group)
             if data.segments
-            else Classification(self.settings, counts.tolist(), self.device)
+            else Classification(self.settings, counts.tolist(), self.device, group)
         )
         self.frozen = frozen_stages(self.model, config.init.freeze)
         self.thawed = [p for stage in self.frozen for p in stage.parameters() if p.requires_grad]
@@ -119,10 +126,13 @@ class Trainer:
         later = [p for stage in self.frozen for p in stage.parameters()]
         self.optimizer = create_optimizer(config.optimizer, self.model, self.device, later)
         check_target(data)
+        group.take_share(data)
         self.adversary = new_adversary(config.adapt, model, (data.in_channels, *data.image_size))
+        learner: nn.Module = self.model
         if self.adversary is not None:
             self.adversary.to(self.device)
             add_parameters(self.optimizer, list(self.adversary.parameters()))
+            learner = Learners(model, self.adversary)  # type: ignore[arg-type]  # new_adversary has looked
         self.optimizer_step = step_of(self.optimizer)
         self.scaler = torch.GradScaler(self.device.type, enabled=self.precision.name == "fp16")
         self.average = WeightAverage(self.model, self.settings.ema) if self.settings.ema is not None else None
@@ -131,8 +141,9 @@ class Trainer:
         self.total_steps = self.steps_per_epoch * self.settings.epochs
         pictures = self.total_steps * self.accumulate * data.train.batch_size
         shape = (data.in_channels, *data.image_size)
-        self.compiled = choose_compile(self.settings.compile, self.device, model, shape, pictures)
-        self.forward: Any = torch.compile(self.model) if self.compiled else self.model
+        alone = group.size == 1 and self.adversary is None
+        self.compiled = alone and choose_compile(self.settings.compile, self.device, model, shape, pictures)
+        self.forward: Any = torch.compile(learner) if self.compiled else group.wrap(learner)
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
         self.sums = self._fresh_sums()
@@ -158,7 +169,7 @@ class Trainer:
             batches = with_target(batches, self.data.target.train, self.epoch * last_batch + self.batch)
         while self.batch < last_batch:
             self.rate = set_rate(self.optimizer, rate_factor(self.config.schedule, self.step, self.total_steps))
-            seed_step(self.config.seed, self.step)
+            seed_step(self.config.seed, self.step, self.group.rank)
             self.train_step([next(batches) for _ in range(self.accumulate)])
             now = time.monotonic()
             self.sums.seconds += now - began
@@ -178,15 +189,15 @@ class Trainer:
         if self.config.adapt.method == "batch_norm":
             self._renew_statistics(batches)
             return
-        for batch in batches:
-            logits, loss = self._losses(batch)
-            if self.device.type == "cpu" and not math.isfinite(loss.item()):
-                self.save()  # as it was before this step
-                self._stop_non_finite()
-            self.scaler.scale(loss / len(batches)).backward()  # type: ignore[no-untyped-call]
-            self.sums.loss += loss.detach() * len(batch.labels)
-            self.sums.correct += self.task.count_correct(logits.detach(), batch)
-            self.sums.count += len(batch.labels)
+        for number, batch in enumerate(batches, 1):
+            with self.group.batch(self.forward, last=number == len(batches)):
+                logits, loss = self._losses(batch)
+                figure = self._count(loss.detach(), logits.detach(), batch)
+                if self.device.type == "cpu" and not math.isfinite(figure.item()):
+                    self.save()  # as it was before this step
+                    self._stop_non_finite()
+                # The gradients of the processes are averaged, and their shares of the loss are to be summed.
+                self.scaler.scale(loss * self.group.size / len(batches)).backward()  # type: ignore[no-untyped-call]
         last_of_epoch = self.batch + len(batches) >= self.steps_per_epoch * self.accumulate
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
@@ -217,26 +228,38 @@ class Trainer:
             assert batch.target is not None
             self.model.eval()
             logits = self.model(batch.images)
-            self.sums.loss += self.task.loss(logits, batch) * len(batch.labels)
-            self.sums.correct += self.task.count_correct(logits, batch)
-            self.sums.count += len(batch.labels)
+            self._count(self.task.loss(logits, batch), logits, batch)
             self._set_modes()
-            self.model(batch.target)
+            with self.group.batch(self.model):
+                self.model(batch.target)
         self.step += 1
         self.batch += len(batches)
         if self.average is not None:
             self.average.update(self.step)
 
+    def _count(self, loss: Tensor, logits: Tensor, batch: Batch) -> Tensor:
+        """Add the figures of one batch to the sums, and return the loss of the whole batch."""
+        count = self.data.train.batch_size  # of all processes together
+        correct = self.task.count_correct(logits, batch)
+        if self.group.size > 1:
+            loss, correct = self.group.total(torch.stack([loss.double(), correct.double()]))
+        self.sums.loss += loss * count
+        self.sums.correct += correct
+        self.sums.count += count
+        return loss
+
     def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits of the batch, and the scalar to lower."""
-        if self.adversary is None or batch.target is None:
+        """Logits of the batch, and the scalar to lower; of several processes each has its share of both."""
+        if self.adversary is None:
             with self.precision.autocast():
                 logits = self._forward(batch.images)
             return logits, self.task.loss(logits, batch)
+        assert batch.target is not None
         strength = reversal_strength(self.step / self.total_steps)
         with self.precision.autocast():
-            logits, domain = self.adversary(self.model, batch.images, batch.target, strength)
-        return logits, self.task.loss(logits, batch) + self.config.adapt.weight * domain
+            logits, domain = self.forward(batch.images, batch.target, strength)
+        weight = self.config.adapt.weight * self.group.share(len(batch.images) + len(batch.target))
+        return logits, self.task.loss(logits, batch) + weight * domain
 
     def end_epoch(self) -> EpochEnded:
         """Validate, keep the weights if they are the best so far, and save the state."""
@@ -261,7 +284,8 @@ class Trainer:
         if better:
             self.best = {key: row[key] for key in ("epoch", "step", *validation)}
             self.stale = 0
-            save_weights(self.folder, self.best_model.state_dict(), self.card())
+            if self.group.first:
+                save_weights(self.folder, self.best_model.state_dict(), self.card())
         else:
             self.stale += 1
         self.history.append(row)
@@ -269,14 +293,17 @@ class Trainer:
         self.batch = 0
         self.sums = self._fresh_sums()
         self.save()
-        self.folder.write_history(self.history)
+        if self.group.first:
+            self.folder.write_history(self.history)
         return EpochEnded(row, better, self.gradients)
 
     def validate(self) -> dict[str, float | None]:
         """val_loss, val_accuracy and what else the task measures on the validation split; None where it is empty."""
         if not self.data.val.count:
             return {"val_loss": None, "val_accuracy": None}
-        figures = self.task.validate(self.best_model, self.data.evaluation_loader("val"))
+        loader = self.data.evaluation_loader("val")
+        loader.share = (self.group.rank, self.group.size)
+        figures = self.task.validate(self.best_model, loader)
         return {f"val_{name}": value for name, value in figures.items()}
 
     def _is_better(self, row: dict[str, Any]) -> bool:
@@ -366,6 +393,7 @@ class Trainer:
         words += ["compiled (the first step takes up to a minute)"] if self.compiled else []
         threads = torch.get_num_threads()
         words += [f"{threads} thread{'s' if threads > 1 else ''}"] if self.device.type == "cpu" else []
+        words += [f"{self.group.size} processes"] if self.group.size > 1 else []
         return ", ".join(words)
 
     def card(self) -> dict[str, Any]:
@@ -404,8 +432,10 @@ class Trainer:
             "history": self.history,
             "best": self.best,
             "threads": torch.get_num_threads(),
+            "processes": self.group.size,
         }
-        save_state(self.folder.state, state)
+        if self.group.first:
+            save_state(self.folder.state, state)
         self.last_save = time.monotonic()
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -432,4 +462,5 @@ class Trainer:
         self.sums.norm += norm
         self.sums.norms += norms
         self.history, self.best = state["history"], state["best"]
-        self.folder.write_history(self.history)  # a kill between the two files can have cost it a line
+        if self.group.first:
+            self.folder.write_history(self.history)  # a kill between the two files can have cost it a line

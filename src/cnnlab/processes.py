@@ -1,0 +1,201 @@
+"""One run in several processes of this machine: what starts them, and what each of them does.
+
+torch's elastic launcher starts `python -m cnnlab.processes JOB` as often as asked for, and all of them again when one
+is lost; they then go on from the last saved state. JOB is a folder that says what they are to do, and there they leave
+word of how it ended, where starting again would not help.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import dataclasses
+import gc
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import traceback
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]
+
+from cnnlab import errors
+from cnnlab.config import Config, load_yaml, to_yaml
+from cnnlab.data.load import build_data
+from cnnlab.errors import CnnlabError, Interrupted
+from cnnlab.experiment import Run, resume_experiment, run_experiment
+from cnnlab.runs.files import write_whole
+from cnnlab.runs.folder import RunFolder, new_folder, open_folder, read_config
+from cnnlab.tracking.console import ConsoleTracker
+from cnnlab.training.build import build_model
+from cnnlab.training.distributed import Group, device_of, lost_another
+
+RESTARTS = 3  # times that lost processes are replaced
+SAVING_SECONDS = 300  # that they get to save before they are killed
+Progress = Callable[[int, int], None]
+
+
+def train_together(config: Config, progress: Progress, command: Sequence[str]) -> Run:
+    """`cnnlab train trainer.devices=N`. What is wrong is said, and pictures are decoded, before a process starts.
+
+    Raises:
+        CnnlabError: what the user can mend, here or in one of the processes; `Interrupted` after Ctrl-C.
+    """
+    folder = new_folder(config)
+    folder.refuse_if_taken()
+    device = device_of(config.trainer.device, Group(size=config.trainer.devices, local_size=config.trainer.devices))
+    build_model(config, build_data(config, device, progress, processes=config.trainer.devices), trust_code=True)
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(folder.path)))
+    _launch(folder, config.trainer.devices, {"command": list(command)}, config)
+    return Run(folder.path, folder.history(), folder.test_figures())
+
+
+def resume_together(path: str | Path, devices: int, trust_code: bool) -> tuple[Run, bool]:
+    """`cnnlab resume RUN` of a run with `trainer.devices=N`; see `resume_experiment`."""
+    folder = open_folder(path)
+    left = not folder.report.exists()
+    if left:
+        device_of(read_config(folder).trainer.device, Group(size=devices, local_size=devices))
+        _launch(folder, devices, {"run": str(path), "trust_code": trust_code})
+    return Run(folder.path, folder.history(), folder.test_figures()), left
+
+
+# ---- the launcher
+
+
+def _launch(folder: RunFolder, count: int, task: dict[str, Any], config: Config | None = None) -> None:
+    """Do `task` in `count` processes. Raises what ended them."""
+    with tempfile.TemporaryDirectory(prefix="cnnlab-") as place, _stoppable(), _without_log():
+        job = Job(Path(place))
+        job.task.write_text(json.dumps(task), encoding="utf-8")
+        if config is not None:
+            job.config.write_text(to_yaml(config), encoding="utf-8")
+        settings = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=count,
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            local_addr="localhost",
+            max_restarts=RESTARTS,
+            signals_to_handle="SIGTERM",
+            shutdown_timeout=SAVING_SECONDS,
+        )
+        try:
+            elastic_launch(settings, sys.executable)("-m", "cnnlab.processes", place)
+        except SignalException:
+            if not folder.config.exists():
+                raise KeyboardInterrupt from None
+            raise Interrupted(f"stopped; everything is saved. Go on with `cnnlab resume {folder.path}`.") from None
+        except ChildFailedError as error:
+            raise RuntimeError(f"processes of this run were lost {RESTARTS + 1} times:\n{error}") from None
+        job.raise_what_ended_it()
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Ctrl-C is passed on to the processes as SIGTERM, which ends them in silence before they train, and then makes
+    them save. They do not see the terminal's own: each leads a session of its own."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SignalException("stopped", signal.SIGTERM)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """The launcher's own words about its processes say nothing to a user of this command."""
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+class Job:
+    """The folder in which launcher and processes leave word for each other."""
+
+    def __init__(self, place: Path) -> None:
+        self.task = place / "task.json"
+        self.config = place / "config.yaml"
+        self.end = place / "end.json"
+
+    @property
+    def ended(self) -> bool:
+        """Whether starting again would not help."""
+        return self.end.exists()
+
+    def finish(self, error: Exception) -> None:
+        """Leave word of what ended the run."""
+        word = {"kind": type(error).__name__, "text": str(error), "trace": "".join(traceback.format_exception(error))}
+        write_whole(self.end, json.dumps(word))
+
+    def raise_what_ended_it(self) -> None:
+        """Nothing if all went well."""
+        if not self.ended:
+            return
+        word = json.loads(self.end.read_text(encoding="utf-8"))
+        kind = getattr(errors, word["kind"], None)
+        if isinstance(kind, type) and issubclass(kind, CnnlabError):
+            raise kind(word["text"])
+        raise RuntimeError(f"a process of this run failed:\n{word['trace']}")
+
+
+# ---- each of the processes
+
+
+def work(job: Job) -> int:
+    """Take part in the run; return the exit code. What ends the run for good is no reason to start again, hence 0."""
+    if job.ended:
+        return 0
+    task = json.loads(job.task.read_text(encoding="utf-8"))
+    trackers = [ConsoleTracker()]
+    try:
+        if "run" in task:
+            resume_experiment(task["run"], trackers, trust_code=task["trust_code"])
+        else:
+            run_experiment(load_yaml(job.config), trackers, command=task["command"])
+    except Interrupted as stop:
+        return stop.exit_code
+    except Exception as error:
+        if lost_another(error):
+            return 0 if job.ended else 1
+        job.finish(error)
+    return 0
+
+
+def main() -> NoReturn:
+    """`work` as a process of its own, which saves and stops when its launcher is killed."""
+    gc.set_threshold(50_000, 20, 50)  # see cnnlab.cli: start and end without needless work
+    _prctl_pr_set_pdeathsig(signal.SIGTERM)
+    warnings.filterwarnings("ignore", message=".*find_unused_parameters")
+    code = work(Job(Path(sys.argv[1])))
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    atexit._run_exitfuncs()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()
