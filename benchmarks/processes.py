@@ -2,9 +2,9 @@
 
     CNNLAB_DATA=ROOT uv run python benchmarks/processes.py [ROUNDS]
 
-What the two reach in images a second, over twice what the one does: the share of a core's work that is not lost to their
-talking and waiting. One process and the pair are timed in turn, on the same batches; while one runs the other waits.
-Needs two cores that nobody else uses: the two wait for each other forty times a step.
+What the two reach in images a second, over twice what the one does: the share of a core's work that is not lost to
+their talking and waiting. One process and the pair are timed in turn, on the same batches; while one runs the other
+waits. Needs two cores that nobody else uses: the two wait for each other forty times a step.
 """
 
 from __future__ import annotations

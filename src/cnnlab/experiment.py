@@ -151,7 +151,7 @@ def for_group(config: Config, group: Group) -> Config:
 def try_experiment(config: Config, progress: Progress) -> None:
     """Raise what `run_experiment` would raise before its first step, and decode the pictures; no folder is touched."""
     prepare_process(config.trainer)
-    data = build_data(_at_home_anywhere(config), choose_device(config.trainer.device), progress)
+    data = build_data(_at_home_anywhere(config), device_of(config.trainer.device, ALONE), progress)
     build_model(config, data, trust_code=True)
 
 

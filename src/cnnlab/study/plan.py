@@ -90,6 +90,11 @@ def plan(definition: Definition) -> list[Planned]:
         ConfigError: a key, option or value that no run can have, or two combinations that are the same.
     """
     cells = [(cell, *_composed(cell)) for cell in combinations(definition)]
+    for cell, config, _ in cells:
+        if config.trainer.devices > 1:
+            raise ConfigError(
+                f"{cell.label}: a study trains each run in one process; leave trainer.devices out, and use study.jobs."
+            )
     planned: list[Planned] = []
     for seed in range(definition.seeds):
         of_seed: dict[str, Planned] = {}
