@@ -26,10 +26,14 @@ EXAMPLES = {
   cnnlab train data=cifar10 optimizer=adamw optimizer.lr=0.003 augment=strong run.dir=runs/mine
   cnnlab train data=folder data.root=photos init.from=runs/mine init.freeze=backbone
   cnnlab train data=mnist model=mymodels:Tiny               a class of your own, from mymodels.py
-  cnnlab train data=cifar10 trainer.devices=4               four processes, or GPUs, share every batch""",
+  cnnlab train data=cifar10 trainer.devices=4               four processes, or GPUs, share every batch
+  cnnlab train data=folder data.root=gs://bucket/photos run.dir=gs://bucket/runs/mine
+  cnnlab train run.dir=gs://bucket/runs/mine --spec vertex --image IMAGE --accelerator NVIDIA_L4 > job.yaml""",
     "resume": """examples:
   cnnlab resume runs/mine
-  cnnlab resume runs/mine --devices 1                       in another number of processes than it began with""",
+  cnnlab resume runs/mine --devices 1                       in another number of processes than it began with
+  cnnlab resume gs://bucket/runs/mine                       on any machine
+  cnnlab resume gs://bucket/runs/mine --spec vertex --image IMAGE > job.yaml""",
     "test": """examples:
   cnnlab test runs/mine
   cnnlab test runs/mine --split val
@@ -74,7 +78,8 @@ EXAMPLES = {
   cnnlab demo runs/mine                                     http://127.0.0.1:8000
   cnnlab demo runs/mine --port 9000
   cnnlab demo runs/mine --host 0.0.0.0 --token secret       for others, who must know the token
-  curl -F picture=@cat.jpg http://127.0.0.1:8000/predict""",
+  curl -F picture=@cat.jpg http://127.0.0.1:8000/predict
+  cnnlab demo gs://bucket/runs/mine --spec cloudrun --image IMAGE > service.yaml""",
 }
 
 
@@ -95,6 +100,19 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
+    def add_spec(command: argparse.ArgumentParser, kind: str, what: str) -> None:
+        group = command.add_argument_group("on Google Cloud (docs/gcp.md)")
+        group.add_argument(
+            "--spec", choices=[kind], help=f"print {what} that does this there, instead of doing it here"
+        )
+        group.add_argument("--image", help="address of the container image")
+        group.add_argument("--service-account", metavar="EMAIL", help="account that it acts as there")
+        if kind == "vertex":
+            group.add_argument("--machine", metavar="TYPE", help="type of machine (default: one that fits)")
+            group.add_argument("--accelerator", metavar="TYPE", help="such as NVIDIA_L4 (default: none)")
+            group.add_argument("--spot", action="store_true", help="a machine that may be taken away, for less")
+            group.add_argument("--disk", type=int, default=100, metavar="GB", help="default: 100")
+
     def add(name: str, summary: str) -> argparse.ArgumentParser:
         return commands.add_parser(
             name,
@@ -107,11 +125,14 @@ def build_parser() -> argparse.ArgumentParser:
     train = add("train", "train, validate every epoch, test once at the end")
     train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="group=option or key=value")
     train.add_argument("--options", action="store_true", help="list every group and key with its default, and exit")
+    train.add_argument("--resume", action="store_true", help="go on where run.dir already holds this run")
+    add_spec(train, "vertex", "a custom job of Vertex AI")
 
     resume = add("resume", "go on with an interrupted run, as if it had never stopped")
     resume.add_argument("run", metavar="RUN", help="run folder")
     resume.add_argument("--devices", type=int, metavar="N", help="processes (default: as many as it began with)")
     resume.add_argument("--trust-code", action="store_true", help=TRUST)
+    add_spec(resume, "vertex", "a custom job of Vertex AI")
 
     test = add("test", "test the best weights of a run; writes test.json and predictions.csv")
     test.add_argument("run", metavar="RUN", help="run folder")
@@ -207,9 +228,18 @@ def build_parser() -> argparse.ArgumentParser:
     demo = add("demo", "show a run to others: a web page and a JSON interface")
     demo.add_argument("run", metavar="RUN", help="run folder")
     demo.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
-    demo.add_argument("--port", type=int, default=8000, help="default: 8000; 0 takes a free one")
-    demo.add_argument("--token", metavar="T", help="what every question must bring as its bearer token")
+    demo.add_argument("--port", type=int, help="default: PORT of the environment, or 8000; 0 takes a free one")
+    demo.add_argument(
+        "--token", metavar="T", help="what every question must bring as its bearer token (default: CNNLAB_TOKEN)"
+    )
     demo.add_argument("--trust-code", action="store_true", help=TRUST)
+    add_spec(demo, "cloudrun", "a service of Cloud Run")
+    demo.add_argument(
+        "--secret",
+        default="cnnlab-token",
+        metavar="NAME",
+        help="of the token in Secret Manager (default: cnnlab-token)",
+    )
     return parser
 
 
@@ -300,6 +330,12 @@ def _train(options: argparse.Namespace, words: Sequence[str]) -> None:
         _print_options()
         return
     settings = config.compose(options.overrides)
+    if options.spec:
+        from cnnlab.deploy.spec import check_train
+
+        check_train(settings)
+        _print_job(options, ["cnnlab", "train", *options.overrides, "--resume"])
+        return
     from cnnlab.tracking.console import ConsoleTracker, DecodeBar
 
     with DecodeBar() as bar:
@@ -309,14 +345,30 @@ def _train(options: argparse.Namespace, words: Sequence[str]) -> None:
         if wants_several(settings.trainer.devices):
             from cnnlab.processes import train_together
 
-            run = train_together(settings, bar.update, ["cnnlab", *words])
+            run = train_together(settings, bar.update, ["cnnlab", *words], options.resume)
         else:
-            run = run_experiment(settings, [ConsoleTracker()], bar.update, ["cnnlab", *words])
+            run = run_experiment(settings, [ConsoleTracker()], bar.update, ["cnnlab", *words], options.resume)
     if speaks():
         _print_run(run)
 
 
+def _print_job(options: argparse.Namespace, command: list[str]) -> None:
+    from cnnlab.deploy.spec import as_yaml, vertex_job
+
+    machine = options.machine, options.accelerator, options.spot, options.service_account, options.disk
+    use = "gcloud ai custom-jobs create --region REGION --display-name NAME --config THIS_FILE"
+    print(as_yaml(vertex_job(command, options.image, *machine), use), end="")
+
+
 def _resume(options: argparse.Namespace, words: Sequence[str]) -> None:
+    if options.spec:
+        from cnnlab.remote import is_remote
+
+        if not is_remote(options.run):
+            raise ConfigError(f"a job cannot see {options.run}; give the run's address in a bucket.")
+        trust = ["--trust-code"] if options.trust_code else []
+        _print_job(options, ["cnnlab", "resume", options.run, *trust])
+        return
     from cnnlab.tracking.console import ConsoleTracker, DecodeBar
 
     with DecodeBar() as bar:
@@ -345,10 +397,13 @@ def _print_run(run: Run) -> None:
 
     from cnnlab.evaluation.tables import result_table
     from cnnlab.runs.folder import RunFolder
+    from cnnlab.runs.remote import address_of
 
     console = Console(highlight=False, soft_wrap=True)
     console.print()
     console.print(result_table(run.history, RunFolder(run.dir).read_card()["epoch"], run.test))
+    if address := address_of(run.dir):
+        console.print(f"\nrun         {address}", end="", markup=False)
     console.print(f"\nrun folder  {run.dir}\nreport      {run.dir / 'report.html'}", markup=False)
 
 
@@ -580,9 +635,17 @@ def _export(options: argparse.Namespace, words: Sequence[str]) -> None:
 
 
 def _demo(options: argparse.Namespace, words: Sequence[str]) -> None:
-    from cnnlab.deploy.demo import serve
+    if options.spec:
+        from cnnlab.deploy.spec import as_yaml, cloud_run_service
 
-    serve(options.run, options.host, options.port, options.token, options.trust_code)
+        service = cloud_run_service(options.run, options.image, options.secret, options.service_account)
+        print(as_yaml(service, "gcloud run services replace THIS_FILE --region REGION"), end="")
+        return
+    from cnnlab.deploy.demo import port_of, serve
+
+    port = port_of(os.environ) if options.port is None else options.port
+    token = os.environ.get("CNNLAB_TOKEN") if options.token is None else options.token
+    serve(options.run, options.host, port, token, options.trust_code)
 
 
 def _print_options() -> None:

@@ -33,6 +33,10 @@ class RunError(CnnlabError):
     """A run folder: missing, damaged, taken, or not writable."""
 
 
+class RemoteError(CnnlabError):
+    """A bucket or another place outside this machine: not there, no access, no network, or no package for it."""
+
+
 class ExportError(CnnlabError):
     """An export that does not answer as its run does, a file that is none, or an extra that is not installed."""
 

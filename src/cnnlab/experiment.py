@@ -21,12 +21,14 @@ from cnnlab.evaluation.segmentation import SegmentationOutputs
 from cnnlab.models.base import count_parameters
 from cnnlab.models.first_layer import first_layer_weights
 from cnnlab.models.registry import default_arguments, model_spec
+from cnnlab.remote import without_scheme
 from cnnlab.report.content import Report
 from cnnlab.report.gather import gather
 from cnnlab.report.page import render
 from cnnlab.runs.environment import describe
 from cnnlab.runs.files import read_json, read_record, write_whole
-from cnnlab.runs.folder import RunFolder, is_path, new_folder, open_folder, read_config, read_split
+from cnnlab.runs.folder import RunFolder, holds_run, is_path, new_folder, open_folder, read_config, read_split
+from cnnlab.runs.remote import address_of, publish, uploading
 from cnnlab.runs.weights import load_run
 from cnnlab.tracking.base import Noted, Tested, Tracker, Trackers
 from cnnlab.training.build import build_model, check_fit, initialise
@@ -100,15 +102,24 @@ def fit(
 
 
 def run_experiment(
-    config: Config, trackers: Sequence[Tracker] = (), progress: Progress | None = None, command: Sequence[str] = ()
+    config: Config,
+    trackers: Sequence[Tracker] = (),
+    progress: Progress | None = None,
+    command: Sequence[str] = (),
+    resume: bool = False,
 ) -> Run:
     """`cnnlab train`: everything from one config. Nothing is written before the config, data and model are sound.
 
     In one of several processes (`cnnlab.processes`, torchrun) it is this one's part of the run, and only that of the
     first gives test figures.
+
+    Args:
+        resume: go on where run.dir holds a run of this config, so that the same command may be given again.
     """
     config = _at_home_anywhere(config)
     with joined(config.trainer.device) as group:
+        if resume and group.from_first(lambda: has_begun(config)):
+            return _resume(open_folder(str(config.run.dir), whole=True), trackers, progress, True, group)[0]
         config = group.from_first(lambda: for_group(config, group))
         folder = new_folder(config)
         if group.restarted and group.from_first(folder.config.exists):
@@ -157,10 +168,26 @@ def try_experiment(config: Config, progress: Progress) -> None:
 
 def _at_home_anywhere(config: Config) -> Config:
     """A data root that is there becomes absolute, so that the run can be resumed and tested from any folder."""
-    root = Path(config.data.root).expanduser()
+    root = Path(without_scheme(config.data.root)).expanduser()
     if not is_path(root) or not root.exists():
         return config
     return dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(root.resolve())))
+
+
+def has_begun(config: Config) -> bool:
+    """Whether run.dir holds a run of this config. Raises RunError if it is one of another."""
+    if not config.run.dir:
+        raise ConfigError("--resume needs run.dir: a run that takes its name from the clock cannot be found again.")
+    if not holds_run(config.run.dir):
+        return False
+    theirs, ours = read_config(open_folder(config.run.dir)).to_dict(), config.to_dict()
+    for part in ours:
+        if part != "run" and theirs[part] != ours[part]:
+            raise RunError(
+                f"{config.run.dir} holds a run with another {part} than this; choose another run.dir, or go on with"
+                f" that one by `cnnlab resume {config.run.dir}`."
+            )
+    return True
 
 
 def resume_experiment(
@@ -177,7 +204,7 @@ def resume_experiment(
     Raises:
         RunError: no run there, or pictures that are not those it began with.
     """
-    folder = open_folder(path)
+    folder = open_folder(path, whole=True)
     with joined(read_config(folder).trainer.device) as group:
         return _resume(folder, trackers, progress, trust_code, group)
 
@@ -189,6 +216,8 @@ def _resume(
         config = group.from_first(lambda: read_config(folder))
         config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, devices=group.size))
         if group.from_first(folder.report.exists):
+            if group.first:
+                publish(folder.path)
             return Run(folder.path, folder.history(), folder.test_figures()), False
         if group.first and not folder.state.exists():
             raise RunError(
@@ -260,8 +289,16 @@ def check_space(folder: RunFolder, model: nn.Module) -> None:
 
 
 def _train_test_report(trainer: Trainer, listeners: Sequence[Tracker], resumed: bool) -> Run:
+    folder, group = trainer.folder, trainer.group
+    if not group.first:
+        return _tracked(trainer, Trackers([]), resumed)
+    with uploading(folder.path) as uploader:
+        mine = [*listeners, *folder_trackers(trainer.config, folder), *uploader]
+        return _tracked(trainer, Trackers(mine), resumed)
+
+
+def _tracked(trainer: Trainer, trackers: Trackers, resumed: bool) -> Run:
     data, folder, group = trainer.data, trainer.folder, trainer.group
-    trackers = Trackers([*listeners, *folder_trackers(trainer.config, folder)] if group.first else [])
     try:
         if group.restarted:
             trackers.log(Noted("a process was lost; training goes on from the last saved state", True))
@@ -270,6 +307,8 @@ def _train_test_report(trainer: Trainer, listeners: Sequence[Tracker], resumed: 
                 Noted(f"{len(data.quarantined)} pictures cannot be read and are left out; split.json names them", True)
             )
         facts = describe_run(trainer.model, data)
+        if address := address_of(folder.path):
+            facts["goes to"] = address
         if folder.init.exists():
             begun = read_record(folder.init, "source", "summary")
             facts["weights"] = f"from {begun['source']}: {begun['summary']}"

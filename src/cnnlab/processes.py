@@ -35,7 +35,7 @@ from cnnlab import errors
 from cnnlab.config import Config, load_yaml, to_yaml
 from cnnlab.data.load import build_data
 from cnnlab.errors import CnnlabError, Interrupted
-from cnnlab.experiment import Run, resume_experiment, run_experiment
+from cnnlab.experiment import Run, has_begun, resume_experiment, run_experiment
 from cnnlab.runs.files import write_whole
 from cnnlab.runs.folder import RunFolder, new_folder, open_folder, read_config
 from cnnlab.tracking.console import ConsoleTracker
@@ -47,12 +47,17 @@ SAVING_SECONDS = 300  # that they get to save before they are killed
 Progress = Callable[[int, int], None]
 
 
-def train_together(config: Config, progress: Progress, command: Sequence[str]) -> Run:
+def train_together(config: Config, progress: Progress, command: Sequence[str], resume: bool = False) -> Run:
     """`cnnlab train trainer.devices=N`. What is wrong is said, and pictures are decoded, before a process starts.
+
+    Args:
+        resume: see `run_experiment`.
 
     Raises:
         CnnlabError: what the user can mend, here or in one of the processes; `Interrupted` after Ctrl-C.
     """
+    if resume and has_begun(config):
+        return resume_together(str(config.run.dir), config.trainer.devices, trust_code=True)[0]
     folder = new_folder(config)
     folder.refuse_if_taken()
     device = device_of(config.trainer.device, Group(size=config.trainer.devices, local_size=config.trainer.devices))
@@ -64,11 +69,11 @@ def train_together(config: Config, progress: Progress, command: Sequence[str]) -
 
 def resume_together(path: str | Path, devices: int, trust_code: bool) -> tuple[Run, bool]:
     """`cnnlab resume RUN` of a run with `trainer.devices=N`; see `resume_experiment`."""
-    folder = open_folder(path)
+    folder = open_folder(path, whole=True)
     left = not folder.report.exists()
     if left:
         device_of(read_config(folder).trainer.device, Group(size=devices, local_size=devices))
-        _launch(folder, devices, {"run": str(path), "trust_code": trust_code})
+        _launch(folder, devices, {"run": str(folder.path), "trust_code": trust_code})
     return Run(folder.path, folder.history(), folder.test_figures()), left
 
 

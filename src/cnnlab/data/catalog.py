@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """A set by name: what it shows, its official splits, where it lies under the data root, where it comes from."""
+    """A set by name: what it shows, its official splits, where it lies under the data root, where it comes from.
+
+    `folder` is the only one below the root that it needs; "" is all of it.
+    """
 
     title: str
     channels: int
@@ -15,6 +18,7 @@ class DatasetInfo:
     layout: str
     origin: str
     licence: str
+    folder: str = ""
 
 
 CATALOG = {
@@ -33,6 +37,7 @@ CATALOG = {
         "ROOT/MNIST/raw/*-ubyte",
         "LeCun, Cortes and Burges 1998",
         "CC BY-SA 3.0",
+        "MNIST",
     ),
     "mnist_m": DatasetInfo(
         "70,000 digits of MNIST over patches of photographs, 28×28 pixels in colour, ten classes",
@@ -41,6 +46,7 @@ CATALOG = {
         "made from MNIST and the photographs in data.backgrounds, or two of scikit-learn's",
         "after Ganin et al. 2016, Domain-Adversarial Training of Neural Networks, section 5.2.4",
         "CC BY-SA 3.0, and that of the photographs",
+        "MNIST",
     ),
     "mnist_m_seg": DatasetInfo(
         "70,000 digits over patches of photographs, 28×28 pixels in colour, a class for every pixel",
@@ -49,6 +55,7 @@ CATALOG = {
         "made from MNIST and the photographs in data.backgrounds, or two of scikit-learn's",
         "after Ganin et al. 2016, Domain-Adversarial Training of Neural Networks, section 5.2.4",
         "CC BY-SA 3.0, and that of the photographs",
+        "MNIST",
     ),
     "oxford_pets": DatasetInfo(
         "7,349 photographs of cats and dogs of 37 breeds, a class for every pixel: background, pet, border",
@@ -57,6 +64,7 @@ CATALOG = {
         "ROOT/oxford-iiit-pet/{images,annotations}",
         "Parkhi, Vedaldi, Zisserman and Jawahar 2012, Cats and Dogs",
         "CC BY-SA 4.0",
+        "oxford-iiit-pet",
     ),
     "fashion_mnist": DatasetInfo(
         "70,000 pieces of clothing of 28×28 pixels, ten classes",
@@ -65,6 +73,7 @@ CATALOG = {
         "ROOT/FashionMNIST/raw/*-ubyte",
         "Xiao, Rasul and Vollgraf 2017",
         "MIT",
+        "FashionMNIST",
     ),
     "cifar10": DatasetInfo(
         "60,000 photographs of 32×32 pixels, ten classes",
@@ -73,6 +82,7 @@ CATALOG = {
         "ROOT/cifar-10-batches-py",
         "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",
         "research use",
+        "cifar-10-batches-py",
     ),
     "cifar100": DatasetInfo(
         "60,000 photographs of 32×32 pixels, a hundred classes",
@@ -81,6 +91,7 @@ CATALOG = {
         "ROOT/cifar-100-python",
         "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",
         "research use",
+        "cifar-100-python",
     ),
     "caltech101": DatasetInfo(
         "8,677 photographs of about 300×200 pixels, 101 classes, and 467 of background",
@@ -89,6 +100,7 @@ CATALOG = {
         "ROOT/caltech101/101_ObjectCategories/CLASS/*.jpg",
         "Li, Andreeto, Ranzato and Perona 2004, doi 10.22002/D1.20086",
         "CC BY 4.0",
+        "caltech101",
     ),
     "folder": DatasetInfo(
         "your own pictures, a folder a class",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 from cnnlab.deploy.exported import missing_extra
@@ -51,6 +52,14 @@ def serve(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=5, backlog=256
     )
     uvicorn.Server(config).run(sockets=[listening])
+
+
+def port_of(environment: Mapping[str, str]) -> int:
+    """PORT, as a platform for containers sets it, or 8000. Raises ConfigError."""
+    named = environment.get("PORT") or "8000"
+    if not named.isdecimal():
+        raise ConfigError(f"PORT={named!r} of the environment is no number; give --port or unset it.")
+    return int(named)
 
 
 def bind(host: str, port: int) -> socket.socket:

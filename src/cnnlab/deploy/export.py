@@ -27,6 +27,7 @@ from cnnlab.models.folding import fold_batch_norm
 from cnnlab.runs.environment import describe
 from cnnlab.runs.files import read_json, write_json, write_whole
 from cnnlab.runs.folder import is_path, open_folder
+from cnnlab.runs.remote import publish_results
 from cnnlab.runs.weights import load_run
 
 TESTED = 5000  # pictures of the test split at the most
@@ -122,6 +123,7 @@ def export_run(
         else:
             write_whole(file, content)
         record(place, "web" if format == "web" else name, figures)
+    publish_results(folder.path)
     return Export(file, figures)
 
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.errors import CnnlabError, ExportError
+from cnnlab.remote import Remote, is_remote
+from cnnlab.runs.remote import fetch_file
 
 NAMES = (
     "model.onnx",
@@ -69,6 +71,9 @@ def is_export(path: str | Path) -> bool:
     place = Path(path)
     if place.suffix in (".onnx", ".pt2"):
         return True
+    if is_remote(path):
+        names = Remote(str(path)).names()
+        return "config.yaml" not in names and any(name in names for name in NAMES)
     return place.is_dir() and not (place / "config.yaml").exists() and any((place / name).is_file() for name in NAMES)
 
 
@@ -78,6 +83,8 @@ def read_export(path: str | Path) -> OnnxModel:
     Raises:
         ExportError: no such file, a damaged one, or one that cnnlab did not write.
     """
+    if is_remote(path):
+        return read_export(_fetch(str(path)))
     file = Path(path)
     if file.is_dir():
         found = [file / name for name in NAMES if (file / name).is_file()]
@@ -91,6 +98,14 @@ def read_export(path: str | Path) -> OnnxModel:
     except OSError as error:
         raise ExportError(f"{file} cannot be read ({error.strerror}); give an .onnx file of `cnnlab export`.") from None
     return OnnxModel(content, file)
+
+
+def _fetch(address: str) -> Path:
+    """A copy on this machine of an exported file in a bucket, or of the first of a folder there."""
+    if address.endswith((".onnx", ".pt2")):
+        return fetch_file(address)
+    names = Remote(address).names()
+    return fetch_file(f"{address.rstrip('/')}/{next(name for name in NAMES if name in names)}")
 
 
 def _facts(text: str | None, name: str | Path) -> dict[str, Any]:

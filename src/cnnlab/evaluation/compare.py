@@ -10,6 +10,8 @@ from typing import Any
 from cnnlab.config import Config
 from cnnlab.errors import RunError
 from cnnlab.evaluation.plots import plot_curves
+from cnnlab.remote import is_remote
+from cnnlab.runs.artifact import is_artifact
 from cnnlab.runs.folder import open_folder, read_config
 
 
@@ -31,7 +33,7 @@ def compare_runs(paths: Sequence[str], picture: str | Path) -> list[ComparedRun]
         RunError: a folder that is no run or has no epoch yet, or a picture that cannot be written.
     """
     runs = []
-    for path in dict.fromkeys(str(Path(p)) for p in paths):
+    for path in dict.fromkeys(p if is_remote(p) or is_artifact(p) else str(Path(p)) for p in paths):
         folder = open_folder(path)
         history = folder.history()
         if not history:

@@ -25,8 +25,10 @@ from cnnlab.evaluation.intervals import bootstrap_intervals, difference_interval
 from cnnlab.evaluation.metrics import accuracy_figures, classification_figures
 from cnnlab.evaluation.segmentation import ROW, SegmentationOutputs, evaluate_segmentation
 from cnnlab.evaluation.views import average_views
+from cnnlab.remote import is_remote
 from cnnlab.runs.files import write_json, write_whole
 from cnnlab.runs.folder import RunFolder, open_folder, read_config, read_split
+from cnnlab.runs.remote import publish_results
 from cnnlab.runs.weights import load_run
 from cnnlab.training.forward import forward_all
 
@@ -89,12 +91,14 @@ def evaluate(
     if pictures.segments:
         pixels = evaluate_segmentation(model, pictures, split)
         write_segmentation(folder, pixels, suffix)
+        publish_results(folder.path)
         return pixels.figures
     settings = pictures.config.test if views is None else dataclasses.replace(pictures.config.test, views=views)
     outputs = evaluate_model(model, pictures, split, card["classes"], settings, known_temperature(folder, pictures))
     if not own and (before := folder.test_figures()) is not None:
         outputs.figures["own_test"] = against_own_test(outputs.figures, before)
     write_outputs(folder, outputs, card["classes"], suffix)
+    publish_results(folder.path)
     return outputs.figures
 
 
@@ -233,7 +237,7 @@ def data_of_run(
     config = read_config(folder)
     preprocess = Preprocess.from_dict(card["preprocess"])
     if changes:  # a mistyped root must not fetch a set
-        changes = {"download": False, **changes}
+        changes = {"download": is_remote(changes.get("root")), **changes}
     config = dataclasses.replace(config, data=changed(config.data, changes), adapt=AdaptConfig())
     if "name" in changes:
         return as_other_set(config, preprocess, card["classes"], device, changes.get("limit")), False

@@ -23,6 +23,7 @@ from cnnlab.explain.draw import draw_boxes, draw_map
 from cnnlab.explain.localize import Localizer
 from cnnlab.runs.files import write_json
 from cnnlab.runs.folder import open_folder
+from cnnlab.runs.remote import publish_results
 from cnnlab.runs.weights import load_run
 
 LARGEST = 2_000_000  # pixels of a picture to localize on; a larger one is shrunk, and the answer says so
@@ -197,6 +198,7 @@ def each_picture(paths: Sequence[str], folder: Path, ending: str, work: Callable
             yield work(name, folder / f"{stem}{ending}")
         except DataError as error:
             bad.append(f"{name} ({error})")
+    publish_results(folder.parent)
     if bad:
         done = f"; the other {len(names) - len(bad)} are done" if len(names) > len(bad) else ""
         raise DataError(f"not done: {', '.join(bad)}{done}. Mend or leave out what is named.")

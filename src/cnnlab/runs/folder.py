@@ -14,6 +14,9 @@ from filelock import FileLock, Timeout
 from cnnlab import config as configuration
 from cnnlab.config import Config
 from cnnlab.errors import RunError, nearest
+from cnnlab.remote import is_remote, without_scheme
+from cnnlab.runs import remote
+from cnnlab.runs.artifact import fetch_artifact, is_artifact
 from cnnlab.runs.files import read_json, read_record, write_error, write_json, write_whole
 
 METRIC_KEYS = (
@@ -123,6 +126,7 @@ class RunFolder:
             self.split.name,
             self.init.name,
             self.state.parent.name,
+            remote.RECORD,
         }  # what a run killed at its start leaves
         if self.path.is_dir() and any(not ours & {e.name, e.suffix} for e in self.path.iterdir()):
             raise RunError(f"{self.path} holds other files; choose an empty or a new run.dir.")
@@ -172,14 +176,21 @@ class RunFolder:
 
 
 def new_folder(config: Config) -> RunFolder:
-    """`run.dir`, or runs/<name>; a name of its own is <data>-<model>-<time>."""
+    """`run.dir`, or runs/<name>; a name of its own is <data>-<model>-<time>. A bucket is asked whether it is free."""
+    if config.run.dir and is_remote(config.run.dir):
+        return RunFolder(remote.begin(config.run.dir))
     if config.run.dir:
-        return RunFolder(Path(config.run.dir))
+        return RunFolder(Path(without_scheme(config.run.dir)))
     stem = config.run.name or f"{config.data.name}-{config.model['name']}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder, number = RunFolder(Path("runs") / stem), 2
     while not config.run.name and folder.path.exists():
         folder, number = RunFolder(Path("runs") / f"{stem}-{number}"), number + 1
     return folder
+
+
+def holds_run(path: str) -> bool:
+    """Whether there is a run in a folder, or at an address."""
+    return remote.holds_run(path) if is_remote(path) else RunFolder(Path(without_scheme(path))).config.exists()
 
 
 def is_path(path: Path) -> bool:
@@ -193,9 +204,19 @@ def is_path(path: Path) -> bool:
     return True
 
 
-def open_folder(path: str | Path) -> RunFolder:
-    """An existing run. Raises RunError with the nearest name if there is none."""
-    folder = RunFolder(Path(path))
+def open_folder(path: str | Path, whole: bool = False) -> RunFolder:
+    """An existing run; one in a bucket or with W&B is copied to this machine.
+
+    Args:
+        whole: with what a resume needs.
+
+    Raises RunError with the nearest name if there is none.
+    """
+    if is_remote(path):
+        return RunFolder(remote.fetch(str(path), whole))
+    if is_artifact(path):
+        return RunFolder(fetch_artifact(str(path)))
+    folder = RunFolder(Path(without_scheme(path)))
     if not is_path(folder.path):
         raise RunError(f"{str(path)[:80]!r} cannot be a folder's name; give the folder that `cnnlab train` printed.")
     if not folder.path.is_dir():

@@ -10,7 +10,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cnnlab.errors import RunError
+from cnnlab.remote import is_remote, without_scheme
+from cnnlab.runs.artifact import is_artifact
 from cnnlab.runs.folder import open_folder
+from cnnlab.runs.remote import fetch_file
 from cnnlab.runs.weights import read_weights
 
 LIBRARY = "torchvision:"
@@ -30,7 +33,10 @@ def read_source(source: str) -> tuple[dict[str, Tensor], list[str] | None]:
 
         name, _, weights = source.removeprefix(LIBRARY).partition(":")
         return fetch_tensors(name, weights or "DEFAULT"), None
-    path = Path(source).expanduser()
+    if is_artifact(source) or (is_remote(source) and not source.endswith(".safetensors")):
+        tensors, card = read_weights(open_folder(source).weights)
+        return tensors, card["classes"]
+    path = fetch_file(source) if is_remote(source) else Path(without_scheme(source)).expanduser()
     if path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
         raise RunError(f"{path} may be a pickle, which can run code: save its state dict as .safetensors.")
     if path.suffix != ".safetensors" or path.is_dir():

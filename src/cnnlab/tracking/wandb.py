@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,32 @@ from typing import Any
 from cnnlab.errors import ConfigError
 from cnnlab.tracking.base import EpochEnded, Event, Started, Tested
 
+RECORD = "wandb.json"  # the id of the W&B run, so that one that is resumed on another machine stays the same
+WHOLE = ("environment.json", "split.json", "init.json", "metrics.jsonl", "best/model.safetensors", "best/model.json")
+FINISHED = ("predictions.csv", "test.json", "report.html")
+STATE = "last/state.pt"
+
 
 def run_id(folder: Path) -> str:
     """The same for a resumed run, another for a run of the same name elsewhere; letters that W&B takes."""
+    record = folder / RECORD
+    if record.exists():
+        return str(json.loads(record.read_text(encoding="utf-8"))["id"])
     place = hashlib.sha256(str(folder.resolve()).encode(errors="surrogateescape")).hexdigest()[:8]
-    return re.sub(r"[^A-Za-z0-9_-]", "-", folder.name)[:48] + "-" + place
+    chosen = re.sub(r"[^A-Za-z0-9_-]", "-", folder.name)[:48] + "-" + place
+    record.write_text(json.dumps({"id": chosen}) + "\n", encoding="utf-8")
+    return chosen
+
+
+def artifact_files(folder: Path) -> list[str]:
+    """What of a run folder makes a run elsewhere: to test and explain it, and to resume it where it is not finished."""
+    done = (folder / FINISHED[-1]).exists()
+    names = ["config.yaml", RECORD, *WHOLE, *(FINISHED if done else (STATE,))]
+    return [name for name in names if (folder / name).is_file()]
 
 
 class WandbTracker:
-    """One W&B run; the best weights become an artifact at the end."""
+    """One W&B run; at the end, also of an interrupted training, the run folder becomes its artifact."""
 
     def __init__(self, folder: Path, project: str, mode: str) -> None:
         try:
@@ -30,6 +48,7 @@ class WandbTracker:
         self.wandb: Any = wandb
         self.folder, self.project, self.mode = folder, project, mode
         self.run: Any = None
+        self.summary: dict[str, Any] = {}
 
     def log(self, event: Event) -> None:
         if isinstance(event, Started):
@@ -54,10 +73,16 @@ class WandbTracker:
             self.run.log(shown, step=event.row["epoch"])
         elif isinstance(event, Tested):
             self.run.summary.update({f"test_{name}": value for name, value in event.summary.items()})
-            artifact = self.wandb.Artifact(f"model-{self.run.id}", type="model", metadata=event.summary)
-            artifact.add_file(event.weights)
-            self.run.log_artifact(artifact, aliases=["best"])
+            self.summary = event.summary
 
     def close(self) -> None:
-        if self.run is not None:
+        if self.run is None:
+            return
+        try:
+            names = artifact_files(self.folder)
+            artifact = self.wandb.Artifact(f"model-{self.run.id}", type="model", metadata=self.summary)
+            for name in names:
+                artifact.add_file(str(self.folder / name), name=name)
+            self.run.log_artifact(artifact, aliases=["best" if FINISHED[-1] in names else "interrupted"])
+        finally:
             self.run.finish()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from cnnlab.config import DataConfig
 from cnnlab.data.catalog import CATALOG
 from cnnlab.data.sources.base import PictureSet
 from cnnlab.errors import DataError, nearest
+from cnnlab.remote import is_remote, without_scheme
 
 
 def open_pictures(config: DataConfig) -> PictureSet:
@@ -16,6 +18,18 @@ def open_pictures(config: DataConfig) -> PictureSet:
     Raises:
         DataError: an unknown name, missing or damaged files, or a tree that is no data set.
     """
+    if not is_remote(config.root) or config.name not in CATALOG or config.name == "digits":
+        return _open(dataclasses.replace(config, root=without_scheme(config.root)))
+    from cnnlab.data.remote import local_root
+
+    copy = local_root(config.root, CATALOG[config.name].folder, config.download)
+    try:
+        return _open(dataclasses.replace(config, root=str(copy), download=False))  # the publisher's is another set
+    except DataError as error:
+        raise DataError(str(error).replace(str(copy), config.root)) from None
+
+
+def _open(config: DataConfig) -> PictureSet:
     root = Path(config.root).expanduser()
     try:
         root.exists()

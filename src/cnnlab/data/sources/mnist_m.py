@@ -15,6 +15,7 @@ from cnnlab.data.decode import find_pictures, read_picture
 from cnnlab.data.sources.base import ArraySet
 from cnnlab.data.sources.mnist import open_mnist
 from cnnlab.errors import DataError
+from cnnlab.remote import is_remote
 
 SEED = 0  # the set is the same in every run, as if it had been downloaded
 TEST_SHARE = 5  # every fifth photograph is behind test digits alone
@@ -49,6 +50,10 @@ def read_photographs(folder: str | None, side: int) -> list[np.ndarray]:
         from sklearn.datasets import load_sample_images
 
         return list(load_sample_images().images)
+    if is_remote(folder):
+        from cnnlab.data.remote import local_root
+
+        folder = str(local_root(folder))
     if not Path(folder).expanduser().is_dir():
         raise DataError(f"data.backgrounds={folder!r} is no folder; give one with photographs, or leave it out.")
     names = sorted(find_pictures([str(Path(folder).expanduser())]))
