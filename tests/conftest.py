@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from buckets import Bucket, WatchedFileSystem, emulator, watched
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # what is compared bit by bit is compared on the processor
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -175,6 +178,34 @@ def command(tmp_path_factory: pytest.TempPathFactory, cache_folder: Path) -> Ite
     commands = CommandLine(tmp_path_factory.mktemp("commands"))
     yield commands
     commands.close()
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[Bucket]:
+    """A bucket of an emulator of Google Cloud Storage, for all tests; each takes names of its own."""
+    with emulator("cnnlab-tests") as made:
+        yield made
+
+
+@pytest.fixture
+def watched_files() -> Iterator[type[WatchedFileSystem]]:
+    """watched://…, a filesystem in memory that can be watched and can fail."""
+    with watched() as filesystem:
+        yield filesystem
+
+
+@pytest.fixture
+def new_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Path]:
+    """Each call empties the cache, as if this were another machine."""
+    numbers = itertools.count()
+
+    def start() -> Path:
+        folder = tmp_path / f"machine-{next(numbers)}"
+        monkeypatch.setenv("CNNLAB_CACHE", str(folder))
+        return folder
+
+    start()
+    return start
 
 
 @pytest.fixture(scope="session")

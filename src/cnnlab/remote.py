@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
@@ -239,7 +240,9 @@ class _Damaged(Exception):
 
 
 def _facts(name: str, info: dict[str, Any]) -> RemoteFile:
-    stamp = next((f"{key} {info[key]}" for key in STAMPS if info.get(key) is not None), f"size {info.get('size')}")
+    known = next(((key, info[key]) for key in STAMPS if info.get(key) is not None), ("size", info.get("size")))
+    key, value = known[0], known[1].timestamp() if isinstance(known[1], datetime) else known[1]  # lists give numbers
+    stamp = f"{key} {value:.6f}" if isinstance(value, float) else f"{key} {value}"
     return RemoteFile(name, info.get("size"), stamp, info.get("md5Hash"), info.get("crc32c"))
 
 

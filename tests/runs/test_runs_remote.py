@@ -1,0 +1,364 @@
+"""Runs in buckets: what goes up and in which order, and that another machine goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cnnlab.cli import main
+from cnnlab.config import compose
+from cnnlab.errors import CnnlabError, RunError
+from cnnlab.evaluation.evaluate import evaluate
+from cnnlab.experiment import resume_experiment, run_experiment
+from cnnlab.runs import remote
+from cnnlab.runs.weights import load_run
+
+if TYPE_CHECKING:
+    from buckets import Bucket, WatchedFileSystem
+    from conftest import CommandLine
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+
+# Whatever has a memory: dropout, augmentation, momentum, average. A state after each step.
+RUN = [
+    "data.limit=120",
+    "trainer.epochs=4",
+    "trainer.batch_size=20",
+    "trainer.ema=0.9",
+    "trainer.checkpoint_minutes=0",
+    "trainer.precision=fp32",
+    "model.width=4",
+    "model.dropout=0.3",
+    "augment=strong",
+    "logger.tensorboard=false",
+]
+TIMES = ("seconds", "images_per_second")
+SAME = ("best/model.safetensors", "best/model.json", "test.json", "predictions.csv", "split.json")
+
+
+def rows(metrics: bytes) -> list[dict[str, Any]]:
+    lines = metrics.decode().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in lines]
+
+
+def assert_same_run(read: Callable[[str], bytes], unbroken: Path) -> None:
+    assert rows(read("metrics.jsonl")) == rows((unbroken / "metrics.jsonl").read_bytes())
+    for name in SAME:
+        assert read(name) == (unbroken / name).read_bytes(), name
+    assert read("report.html")
+
+
+@pytest.fixture(scope="module")
+def unbroken(command: CommandLine, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    result = command("train", *RUN, f"run.dir={folder}")
+    assert result.code == 0, result.err
+    assert len(rows((folder / "metrics.jsonl").read_bytes())) == 4
+    return folder
+
+
+@pytest.fixture(scope="module")
+def in_bucket(command: CommandLine, bucket: Bucket, unbroken: Path) -> str:
+    """A finished run, as it is copied up by hand."""
+    bucket.write_tree(unbroken, "runs/finished")
+    return f"{bucket.address}/runs/finished"
+
+
+# ---- on an emulator, with real processes
+
+
+def test_a_run_killed_on_one_machine_ends_on_another_as_if_unbroken(
+    command: CommandLine, bucket: Bucket, unbroken: Path, tmp_path: Path
+) -> None:
+    address = f"{bucket.address}/runs/killed"
+    one, two = ({**bucket.environment, "CNNLAB_CACHE": str(tmp_path / name)} for name in ("one", "two"))
+    running = command.start("train", *RUN, f"run.dir={address}", environment=one)
+    assert running.wait_until(lambda: "runs/killed/best/model.safetensors" in bucket.names("runs/killed/"))
+    running.send(signal.SIGKILL)
+    assert running.wait().code == -signal.SIGKILL
+    left = {name.removeprefix("runs/killed/") for name in bucket.names("runs/killed/")}
+    assert {"config.yaml", "environment.json", "split.json", "last/state.pt"} <= left
+    assert "report.html" not in left
+
+    result = command("resume", address, environment=two)
+    assert result.code == 0, result.err
+    assert address in result.out
+    assert_same_run(lambda name: bucket.read(f"runs/killed/{name}"), unbroken)
+    assert not [name for name in bucket.names("runs/killed/") if "/." in name or name.endswith(".tmp")]
+
+    result = command("resume", address, environment=two)
+    assert result.code == 0, result.err
+    assert "finished" in result.out
+    result = command("train", *RUN, f"run.dir={address}", environment=one)
+    assert result.code == 2
+    assert result.error_lines == [
+        f"cnnlab train: {address} already holds a run; go on with it by `cnnlab resume {address}`, or choose another"
+        " run.dir."
+    ]
+
+
+def test_an_interrupted_run_is_whole_in_its_bucket_and_says_where(
+    command: CommandLine, bucket: Bucket, unbroken: Path, tmp_path: Path
+) -> None:
+    address = f"{bucket.address}/runs/stopped"
+    one, two = ({**bucket.environment, "CNNLAB_CACHE": str(tmp_path / name)} for name in ("one", "two"))
+    running = command.start("train", *RUN, f"run.dir={address}", environment=one)
+    assert running.wait_until(lambda: "runs/stopped/metrics.jsonl" in bucket.names("runs/stopped/"))
+    running.send(signal.SIGTERM)  # as a machine that is taken away gets it
+    result = running.wait()
+    assert result.code == 130
+    assert address in result.err
+    here = next((tmp_path / "one" / "runs").glob("*/stopped"))
+    assert bucket.read("runs/stopped/last/state.pt") == (here / "last" / "state.pt").read_bytes()
+    # The very command that began it: a job that is started anew goes on.
+    result = command("train", *RUN, f"run.dir={address}", "--resume", environment=two)
+    assert result.code == 0, result.err
+    assert_same_run(lambda name: bucket.read(f"runs/stopped/{name}"), unbroken)
+    result = command("train", *RUN, "trainer.epochs=9", f"run.dir={address}", "--resume", environment=two)
+    assert result.code == 2
+    assert "another trainer" in result.err
+
+
+def test_every_command_reads_a_run_in_a_bucket_and_brings_up_what_it_makes(
+    command: CommandLine, bucket: Bucket, in_bucket: str, tmp_path: Path
+) -> None:
+    import numpy as np
+    from PIL import Image
+
+    picture = tmp_path / "seven.png"
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).save(picture)
+    machine = {**bucket.environment, "CNNLAB_CACHE": str(tmp_path / "machine")}
+    figures = json.loads(bucket.read("runs/finished/test.json"))
+    for words in (
+        ["test", in_bucket, "--split", "val"],
+        ["predict", in_bucket, str(picture), "--json"],
+        ["explain", in_bucket, str(picture)],
+        ["compare", in_bucket, in_bucket, "--out", str(tmp_path / "curves.png")],
+        ["train", *RUN, "trainer.epochs=1", "augment=none", f"init.from={in_bucket}", f"run.dir={tmp_path / 'next'}"],
+    ):
+        result = command(*words, environment=machine)
+        assert result.code == 0, result.err
+        assert result.err == ""
+    names = bucket.names("runs/finished/")
+    assert "runs/finished/evaluation-val.json" in names
+    assert [name for name in names if name.startswith("runs/finished/explain/seven-")]
+    assert json.loads(bucket.read("runs/finished/test.json")) == figures
+    assert not list((tmp_path / "machine" / "runs").glob("*/*/last"))  # only a resume needs the state
+    assert json.loads((tmp_path / "next" / "init.json").read_text())["source"] == in_bucket
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("/runs/finishd", "Did you mean 'finished'?"),
+        ("/runs", "no config.yaml"),
+        ("-that-is-not/runs/finished", "no such bucket"),
+    ],
+)
+def test_a_wrong_address_costs_one_line(
+    address: str, message: str, command: CommandLine, bucket: Bucket, in_bucket: str, tmp_path: Path
+) -> None:
+    result = command(
+        "test", bucket.address + address, environment={**bucket.environment, "CNNLAB_CACHE": str(tmp_path)}
+    )
+    assert result.code == 2
+    assert len(result.error_lines) == 1
+    assert message in result.err
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_a_bucket_with_other_files_is_no_place_for_a_run(command: CommandLine, bucket: Bucket, tmp_path: Path) -> None:
+    bucket.write("runs/other/thesis.pdf", b"%PDF")
+    place = {**bucket.environment, "CNNLAB_CACHE": str(tmp_path)}
+    result = command("train", *RUN, f"run.dir={bucket.address}/runs/other", environment=place)
+    assert (result.code, len(result.error_lines)) == (2, 1)
+    assert "holds other files" in result.err
+    assert bucket.names("runs/other/") == ["runs/other/thesis.pdf"]
+
+
+# ---- what goes wrong, in this process, with a filesystem that can
+
+
+def start(address: str, *more: str) -> Any:
+    return run_experiment(
+        compose([*RUN, "trainer.threads=1", "data.limit=60", "trainer.epochs=2", *more, f"run.dir={address}"])
+    )
+
+
+def read_from(files: type[WatchedFileSystem], address: str) -> Callable[[str], bytes]:
+    return lambda name: files.contents()[f"{files._strip_protocol(address)}/{name}"]
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "SECONDS_APART", 0.0)
+
+
+def test_after_each_file_that_went_up_the_bucket_is_a_run_that_ends_the_same(
+    watched_files: type[WatchedFileSystem], new_machine: Callable[[], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = "watched://bucket/run"
+    moments: list[dict[str, bytes]] = []
+    watched_files.after = staticmethod(lambda verb, path: moments.append(watched_files.contents()))  # type: ignore
+    run = start(address)
+    watched_files.after = staticmethod(lambda verb, path: None)  # type: ignore
+    whole = {name: read_from(watched_files, address)(name) for name in (*SAME, "metrics.jsonl")}
+    assert list(moments[-1])[-1].endswith("/report.html") and sum("report" in path for path in moments[-2]) == 0
+    begun = [moment for moment in moments if any(path.endswith("/config.yaml") for path in moment)]
+    unbegun = [moment for moment in moments if moment not in begun]
+    assert {path.rpartition("/run/")[2] for moment in unbegun for path in moment} <= remote.BEGUN
+    assert len(begun) > 8
+    for moment in begun[:: max(1, len(begun) // 6)]:
+        watched_files.fill(moment)
+        new_machine()
+        resume_experiment(address)
+        read = read_from(watched_files, address)
+        for name, content in whole.items():
+            assert rows(read(name)) == rows(content) if name == "metrics.jsonl" else read(name) == content, name
+    assert remote.address_of(run.dir) == address
+
+
+def test_uploads_that_fail_are_told_tried_again_and_stop_nothing(
+    watched_files: type[WatchedFileSystem], new_machine: Callable[[], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    states = 0
+
+    def break_down(verb: str, path: str) -> None:
+        nonlocal states
+        if verb == "put" and path.endswith("state.pt"):
+            states += 1
+        if verb == "put" and states == 2:
+            raise ConnectionError("the network is down")
+
+    watched_files.before = staticmethod(break_down)  # type: ignore
+    start("watched://bucket/run")
+    error = capsys.readouterr().err
+    assert error.count("the network is down") == 1
+    assert "tried again" in error and "work again" in error
+    assert read_from(watched_files, "watched://bucket/run")("report.html")
+
+
+def test_what_never_went_up_is_named_at_the_end_and_goes_up_from_where_it_is(
+    watched_files: type[WatchedFileSystem], new_machine: Callable[[], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    began = False
+
+    def break_down(verb: str, path: str) -> None:
+        nonlocal began
+        if verb == "put" and began:
+            raise ConnectionError("the network is down")
+        began = began or path.endswith("/config.yaml")
+
+    watched_files.before = staticmethod(break_down)  # type: ignore
+    with pytest.raises(RunError) as failure:
+        start("watched://bucket/run")
+    folder = remote.copy_of("watched://bucket/run")
+    assert "the network is down" in str(failure.value) and f"cnnlab resume {folder}" in str(failure.value)
+    assert (folder / "report.html").exists()
+    watched_files.before = staticmethod(lambda verb, path: None)  # type: ignore
+    assert main(["resume", str(folder)]) == 0
+    read = read_from(watched_files, "watched://bucket/run")
+    assert all(read(name) == (folder / name).read_bytes() for name in (*SAME, "report.html", "last/state.pt"))
+
+
+def test_a_bucket_that_takes_nothing_is_known_before_training(
+    watched_files: type[WatchedFileSystem], new_machine: Callable[[], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(verb: str, path: str) -> None:
+        if verb == "put":
+            raise PermissionError("Forbidden: no storage.objects.create")
+
+    watched_files.before = staticmethod(refuse)  # type: ignore
+    words = ["train", *RUN, "run.dir=watched://bucket/run"]
+    assert main(words) == 2
+    out, error = capsys.readouterr()
+    assert "no access" in error and len(error.splitlines()) == 1
+    assert "train loss" not in out
+    watched_files.before = staticmethod(lambda verb, path: None)  # type: ignore
+    assert main([*words, "trainer.epochs=1"]) == 0  # the same command, once it is mended
+
+
+def test_of_two_machines_on_one_run_the_later_one_goes_on(
+    watched_files: type[WatchedFileSystem], new_machine: Callable[[], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = "watched://bucket/run"
+    state = f"{watched_files._strip_protocol(address)}/last/state.pt"
+    puts = 0
+
+    def interfere(verb: str, path: str) -> None:
+        nonlocal puts
+        puts += verb == "put" and path == state
+        if verb == "put" and path == state and puts == 2:
+            time.sleep(0.01)
+            watched_files().pipe_file(state, b"of another machine")
+
+    watched_files.after = staticmethod(interfere)  # type: ignore
+    with pytest.raises(RunError, match="another machine trains"):
+        start(address, "trainer.epochs=6")
+    assert watched_files.contents()[state] == b"of another machine"
+    assert "Nothing more goes up from here" in capsys.readouterr().err
+
+
+def test_a_copy_is_brought_up_to_date_and_another_run_takes_its_place(
+    watched_files: type[WatchedFileSystem], new_machine: Callable[[], Path]
+) -> None:
+    address = "watched://bucket/run"
+    start(address)
+    first = watched_files.contents()
+    load_run(address)
+    watched_files.fill({})
+    with pytest.raises(RunError, match="no run at"):
+        load_run(address)
+    run = start(address, "seed=1", "trainer.epochs=1")  # taken away up there, so there is room for a new one
+    assert len(run.history) == 1
+    watched_files.fill(first)  # as another machine would have left it
+    _, card = load_run(address)
+    assert card["seed"] == 0
+    folder = remote.copy_of(address)
+    assert (folder / "metrics.jsonl").read_bytes() == read_from(watched_files, address)("metrics.jsonl")
+
+
+def test_what_cannot_be_brought_up_is_still_here(
+    watched_files: type[WatchedFileSystem], new_machine: Callable[[], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    start("watched://bucket/run")
+    new_machine()
+
+    def refuse(verb: str, path: str) -> None:
+        if verb == "put":
+            raise PermissionError("Forbidden")
+
+    watched_files.before = staticmethod(refuse)  # type: ignore
+    figures = evaluate("watched://bucket/run", split="val")
+    assert figures["n"] > 0
+    assert "warning: no access" in capsys.readouterr().err
+    assert (remote.copy_of("watched://bucket/run") / "evaluation-val.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("nosuch://bucket/run", "no kind of address"),
+        ("sftp://host/run", "paramiko"),
+        ("https://localhost:9/run", "can only be read"),
+    ],
+)
+def test_a_run_cannot_go_where_nothing_can_be_written(
+    address: str, message: str, new_machine: Callable[[], Path]
+) -> None:
+    with pytest.raises(CnnlabError, match=message):
+        start(address)
+
+
+def test_a_file_address_is_a_folder_here(tmp_path: Path, tiny: Sequence[str]) -> None:
+    assert main(["train", *tiny, "trainer.epochs=1", f"run.dir=file://{tmp_path}/run"]) == 0
+    assert (tmp_path / "run" / "report.html").exists()
+    assert not (tmp_path / "run" / remote.RECORD).exists()
+    assert main(["test", f"file://{tmp_path}/run"]) == 0
