@@ -97,6 +97,8 @@ class Remote:
             if self.scheme in READ_ONLY:  # a page that lists a folder says nothing of sizes
                 with ThreadPoolExecutor(AT_ONCE) as pool:
                     found = dict(zip(found, pool.map(self.fs.info, found), strict=True))
+                if not found:
+                    raise FileNotFoundError
         except FileNotFoundError:
             if not self._has_bucket():
                 raise self.failure(FileNotFoundError()) from None
@@ -319,13 +321,18 @@ def download_all(
             " another disk."
         )
     with CopyBar(remote.address, need) as bar, ThreadPoolExecutor(AT_ONCE, thread_name_prefix="copy") as pool:
-        tasks = {pool.submit(remote.download, file, folder / file.name): file for file in wanted}
+        tasks = {pool.submit(remote.download, file, folder / file.name) for file in wanted}
         try:
             for task in as_completed(tasks):
-                done(task.result())
-                bar.advance(tasks[task].size or 0)
+                file = task.result()
+                tasks.remove(task)
+                done(file)
+                bar.advance(file.size or 0)
         except BaseException:
             pool.shutdown(cancel_futures=True)
+            for task in tasks:  # what was on its way counts
+                if not task.cancelled() and task.exception() is None:
+                    done(task.result())
             raise
 
 

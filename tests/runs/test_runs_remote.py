@@ -93,9 +93,6 @@ def test_a_run_killed_on_one_machine_ends_on_another_as_if_unbroken(
     assert_same_run(lambda name: bucket.read(f"runs/killed/{name}"), unbroken)
     assert not [name for name in bucket.names("runs/killed/") if "/." in name or name.endswith(".tmp")]
 
-    result = command("resume", address, environment=two)
-    assert result.code == 0, result.err
-    assert "finished" in result.out
     result = command("train", *RUN, f"run.dir={address}", environment=one)
     assert result.code == 2
     assert result.error_lines == [
@@ -215,7 +212,7 @@ def test_after_each_file_that_went_up_the_bucket_is_a_run_that_ends_the_same(
     unbegun = [moment for moment in moments if moment not in begun]
     assert {path.rpartition("/run/")[2] for moment in unbegun for path in moment} <= remote.BEGUN
     assert len(begun) > 8
-    for moment in begun[:: max(1, len(begun) // 6)]:
+    for moment in begun[:: len(begun) // 4]:
         watched_files.fill(moment)
         new_machine()
         resume_experiment(address)

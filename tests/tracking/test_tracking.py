@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from rich.console import Console
 
 from cnnlab.cli import main
 from cnnlab.errors import ConfigError
+from cnnlab.runs.folder import open_folder
+from cnnlab.runs.weights import load_run
 from cnnlab.tracking import base
 from cnnlab.tracking.base import EpochEnded, Gradient, Noted, Started, Stepped, Trackers
 from cnnlab.tracking.console import ConsoleTracker, duration
@@ -300,3 +303,98 @@ def test_wandb_works_offline_and_tells_runs_of_one_name_apart(
         assert "failed and is off" not in result.err
         files += (folder / "wandb").rglob("*.wandb")
     assert len({file.name for file in files}) == 2  # the name of the file holds the run's id
+
+
+def records(file: Path) -> Iterator[Any]:
+    """What a .wandb file holds: records of protocol buffers in blocks, as LevelDB writes its log."""
+    from wandb.proto import wandb_internal_pb2
+
+    content, place, parts = file.read_bytes(), 7, b""
+    while place + 7 <= len(content):
+        if 32768 - place % 32768 < 7:  # no room for a header: the rest of the block is empty
+            place += 32768 - place % 32768
+            continue
+        length, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
+        parts += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield wandb_internal_pb2.Record.FromString(parts)
+            parts = b""
+
+
+def artifacts(folder: Path) -> list[Any]:
+    found = [record for file in sorted((folder / "wandb").rglob("*.wandb")) for record in records(file)]
+    kinds = [record.request.log_artifact.artifact for record in found if record.request.HasField("log_artifact")]
+    return kinds + [record.artifact for record in found if record.HasField("artifact")]
+
+
+def rebuild(artifact: Any, folder: Path) -> Path:
+    """What W&B would give back: each file of the artifact under its name, from where it is staged."""
+    for entry in artifact.manifest.contents:
+        file = folder / entry.path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(Path(entry.local_path).read_bytes())
+    return folder
+
+
+def test_the_artifact_of_wandb_is_a_run_that_can_be_tested_and_resumed(
+    command: CommandLine, tmp_path: Path, tiny: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    folder, place = tmp_path / "run", {"WANDB_DATA_DIR": str(tmp_path / "staged")}
+    words = [*tiny, "trainer.epochs=25", "trainer.checkpoint_minutes=0", "logger=wandb", "logger.wandb_mode=offline"]
+    running = command.start("train", *words, f"run.dir={folder}", environment=place)
+    assert running.wait_until(lambda: (folder / "metrics.jsonl").exists())
+    running.send(signal.SIGTERM)
+    assert running.wait().code == 130
+    (interrupted,) = artifacts(folder)
+    assert set(interrupted.aliases) == {"interrupted", "latest"}
+
+    monkeypatch.setenv("CNNLAB_CACHE", str(tmp_path / "cache"))
+    asked: list[tuple[str, str | None]] = []
+
+    def download(name: str, to: Path, known: str | None) -> str:
+        asked.append((name, known))
+        if known != "1":
+            rebuild(interrupted, to)
+        return "1"
+
+    monkeypatch.setattr("cnnlab.runs.artifact.download", download)  # the one call that needs W&B's servers
+    address = "wandb:me/cnnlab/model-run:interrupted"
+    _, card = load_run(address)
+    assert card["epoch"] >= 1
+    copy = open_folder(address, whole=True).path
+    assert asked == [("me/cnnlab/model-run:interrupted", None), ("me/cnnlab/model-run:interrupted", "1")]
+    result = command("resume", copy, environment=place)
+    assert result.code == 0, result.err
+    (finished,) = artifacts(copy)
+    assert set(finished.aliases) == {"best", "latest"}
+    assert json.loads((copy / "wandb.json").read_text()) == json.loads((folder / "wandb.json").read_text())
+    whole = rebuild(finished, tmp_path / "rebuilt")
+    assert not (whole / "last").exists()  # a finished run needs no state
+    assert {"config.yaml", "split.json", "environment.json", "report.html"} <= {file.name for file in whole.iterdir()}
+    assert load_run(whole)[1] == json.loads((copy / "best" / "model.json").read_text())
+    # The folder of the offline run stands for the run folder around it.
+    (offline,) = (copy / "wandb").glob("offline-run-*")
+    assert open_folder(f"wandb:{offline}").path == copy
+
+
+def test_a_wrong_name_of_an_artifact_costs_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CNNLAB_CACHE", str(tmp_path / "cache"))
+
+    def refuse(name: str, folder: Path, known: str | None) -> str:
+        raise ValueError("project 'cnnlab' not found\nunder entity 'me'")
+
+    monkeypatch.setattr("cnnlab.runs.artifact.download", refuse)
+    (tmp_path / "elsewhere" / "offline-run-1").mkdir(parents=True)
+    for address, message in (
+        ("wandb:me/model:best", "ENTITY/PROJECT/ARTIFACT:ALIAS"),
+        ("wandb:me/cnnlab/model", "ENTITY/PROJECT/ARTIFACT:ALIAS"),
+        ("wandb:me/cnnlab/model:best", "project 'cnnlab' not found under entity 'me'"),
+        (f"wandb:{tmp_path}/elsewhere/offline-run-1", "wandb sync"),
+    ):
+        assert main(["test", address]) == 2
+        error = capsys.readouterr().err
+        assert message in error and len(error.splitlines()) == 1
