@@ -83,6 +83,7 @@ EXAMPLES = {
 }
 
 
+RUN = "run folder, gs://BUCKET/RUN, or wandb:ENTITY/PROJECT/ARTIFACT:ALIAS"
 TRUST = "run the code of a model of your own that the run names (module:Class)"
 
 
@@ -129,13 +130,13 @@ def build_parser() -> argparse.ArgumentParser:
     add_spec(train, "vertex", "a custom job of Vertex AI")
 
     resume = add("resume", "go on with an interrupted run, as if it had never stopped")
-    resume.add_argument("run", metavar="RUN", help="run folder")
+    resume.add_argument("run", metavar="RUN", help=RUN)
     resume.add_argument("--devices", type=int, metavar="N", help="processes (default: as many as it began with)")
     resume.add_argument("--trust-code", action="store_true", help=TRUST)
     add_spec(resume, "vertex", "a custom job of Vertex AI")
 
     test = add("test", "test the best weights of a run; writes test.json and predictions.csv")
-    test.add_argument("run", metavar="RUN", help="run folder")
+    test.add_argument("run", metavar="RUN", help=RUN)
     test.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="data.* keys of the set that --data names")
     test.add_argument("--data", metavar="NAME", help="another set with the same classes, by name")
     test.add_argument("--split", default="test", choices=["test", "val", "train"], help="default: test")
@@ -149,7 +150,7 @@ def build_parser() -> argparse.ArgumentParser:
     test.add_argument("--trust-code", action="store_true", help=TRUST)
 
     predict = add("predict", "classify files, folders, or standard input")
-    predict.add_argument("run", metavar="RUN", help="run folder, export folder or .onnx file")
+    predict.add_argument("run", metavar="RUN", help=f"{RUN}; an export folder or .onnx file")
     predict.add_argument("paths", nargs="+", metavar="PATH", help="picture, folder, or - for standard input")
     predict.add_argument("--topk", type=int, default=5, metavar="K", help="classes to show a picture (default: 5)")
     predict.add_argument(
@@ -160,7 +161,7 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--trust-code", action="store_true", help=TRUST)
 
     explain = add("explain", "show where a run's model looks: activation maps over pictures")
-    explain.add_argument("run", metavar="RUN", help="run folder")
+    explain.add_argument("run", metavar="RUN", help=RUN)
     explain.add_argument("paths", nargs="+", metavar="PATH", help="picture or folder")
     explain.add_argument(
         "--method", choices=["cam", "gradcam", "layercam"], help="default: cam where the head allows it, else gradcam"
@@ -172,7 +173,7 @@ def build_parser() -> argparse.ArgumentParser:
     explain.add_argument("--trust-code", action="store_true", help=TRUST)
 
     localize = add("localize", "find objects on pictures of any size: heat map, boxes and classes")
-    localize.add_argument("run", metavar="RUN", help="run folder")
+    localize.add_argument("run", metavar="RUN", help=RUN)
     localize.add_argument("paths", nargs="+", metavar="PATH", help="picture or folder")
     localize.add_argument("--out", metavar="DIR", help="folder for pictures and JSON (default: RUN/localize)")
     localize.add_argument("--json", action="store_true", help="print one JSON object a picture")
@@ -209,13 +210,13 @@ def build_parser() -> argparse.ArgumentParser:
     study.add_argument("--dry-run", action="store_true", help="show the runs, and train nothing")
 
     compare = add("compare", "put runs side by side: a table and a picture of their curves")
-    compare.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
+    compare.add_argument("runs", nargs="+", metavar="RUN", help=RUN)
     compare.add_argument(
         "--out", default="compare.png", metavar="FILE", help="picture of the curves (default: compare.png)"
     )
 
     export = add("export", "write a run's model as a file for other programs, once it is shown to answer alike")
-    export.add_argument("run", metavar="RUN", help="run folder")
+    export.add_argument("run", metavar="RUN", help=RUN)
     export.add_argument("--format", default="onnx", choices=["onnx", "pt2", "web"], help="default: onnx")
     export.add_argument("--int8", action="store_true", help="compute in 8 bits (onnx)")
     export.add_argument(
@@ -226,7 +227,7 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--trust-code", action="store_true", help=TRUST)
 
     demo = add("demo", "show a run to others: a web page and a JSON interface")
-    demo.add_argument("run", metavar="RUN", help="run folder")
+    demo.add_argument("run", metavar="RUN", help=RUN)
     demo.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     demo.add_argument("--port", type=int, help="default: PORT of the environment, or 8000; 0 takes a free one")
     demo.add_argument(

@@ -11,6 +11,8 @@ import signal
 import socket
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -399,3 +401,37 @@ def test_a_token_that_no_header_can_carry_is_one_line(
 ) -> None:
     assert main(["demo", str(good_run), "--token", token]) == 2
     assert "--token" in capsys.readouterr().err
+
+
+def test_port_and_token_come_from_the_environment_of_a_container(command: CommandLine, good_run: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running = command.start("demo", good_run, environment={"PORT": str(port), "CNNLAB_TOKEN": "from-outside"})
+    try:
+        assert running.wait_until(lambda: answers(f"http://127.0.0.1:{port}/health") == 200)
+        assert answers(f"http://127.0.0.1:{port}/model") == 401
+        assert answers(f"http://127.0.0.1:{port}/model", "from-outside") == 200
+    finally:
+        running.send(signal.SIGTERM)
+        running.wait()
+
+
+def answers(address: str, token: str | None = None) -> int:
+    """The status of an answer; 0 where nobody listens."""
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=30) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
+def test_a_port_of_the_environment_that_is_no_number_is_one_line(
+    good_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PORT", "http")
+    assert main(["demo", str(good_run)]) == 2
+    assert "PORT='http'" in capsys.readouterr().err
