@@ -387,4 +387,4 @@ def folder_name(address: str) -> tuple[str, str]:
     """A hash that belongs to an address alone, and its last word for people: names for folders of what is there."""
     address = address.rstrip("/")
     own = hashlib.sha256(address.encode(errors="surrogateescape")).hexdigest()[:12]
-    return own, re.sub(r"[^\w.-]+", "-", address.rpartition("/")[2])[:60] or "root"
+    return own, re.sub(r"[^\w.-]+", "-", address.rpartition("/")[2]).strip(".-")[:60] or "root"
