@@ -87,8 +87,11 @@ class HttpError(Exception):
         (RuntimeError("a\nb"), "(a b)"),
     ],
 )
-def test_each_failure_is_one_line_that_names_the_address(error: Exception, words: str) -> None:
+def test_each_failure_is_one_line_that_names_the_address(
+    error: Exception, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("gcsfs")
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")  # else it looks for credentials
     line = str(Remote("gs://b/x").failure(error))
     assert words in line and "gs://b/x" in line and "\n" not in line
 

@@ -107,12 +107,13 @@ def test_files_are_fetched_once_and_what_changed_anew(
     gets.clear()
     local_root(uploaded)
     assert gets == []
-    watched_files().pipe_file("/bucket/photos/vögel/0 100%.png", b"another content of another day")
+    other = bytes(reversed((folder / "vögel" / "0 100%.png").read_bytes()))  # of the same size
+    watched_files().pipe_file("/bucket/photos/vögel/0 100%.png", other)
     watched_files().rm_file("/bucket/photos/vögel/1 100%.png")
     (folder / "vögel" / "2 100%.png").write_bytes(b"cut")
     local_root(uploaded)
     assert sorted(path.rpartition("/")[2] for path in gets) == ["0 100%.png", "2 100%.png"]
-    assert (folder / "vögel" / "0 100%.png").read_bytes() == b"another content of another day"
+    assert (folder / "vögel" / "0 100%.png").read_bytes() == other
     assert len(list((folder / "vögel").iterdir())) == 7
 
 
@@ -142,6 +143,25 @@ def test_a_copy_that_was_cut_off_goes_on_and_is_never_taken_for_whole(
     assert set(gets).isdisjoint(arrived)
     assert len([file for file in folder.rglob("*") if file.is_file()]) == 24
     assert local_root(uploaded, fetch=False) == folder
+
+
+def test_a_copy_that_was_half_renewed_is_not_taken_for_whole(
+    uploaded: str, watched_files: type[WatchedFileSystem], new_machine: Callable[[], Path]
+) -> None:
+    local_root(uploaded)
+    for name in ("new.png", "newer.png"):
+        watched_files().pipe_file(f"/bucket/photos/vögel/{name}", b"picture")
+
+    def break_down(verb: str, path: str) -> None:
+        if verb == "get" and path.endswith("newer.png"):
+            raise ConnectionError("the network is down")
+
+    watched_files.before = staticmethod(break_down)  # type: ignore
+    for _ in range(2):
+        with pytest.raises(DataError, match="the network is down"):
+            local_root(uploaded)
+    with pytest.raises(DataError, match="has not been copied"):
+        local_root(uploaded, fetch=False)
 
 
 def test_a_file_that_arrives_short_is_not_kept(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +19,9 @@ from cnnlab.errors import CnnlabError, RunError
 from cnnlab.evaluation.evaluate import evaluate
 from cnnlab.experiment import resume_experiment, run_experiment
 from cnnlab.runs import remote
+from cnnlab.runs.files import write_whole
 from cnnlab.runs.weights import load_run
+from cnnlab.tracking.base import Noted
 
 if TYPE_CHECKING:
     from buckets import Bucket, WatchedFileSystem
@@ -29,7 +32,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such sig
 # Whatever has a memory: dropout, augmentation, momentum, average. A state after each step.
 RUN = [
     "data.limit=120",
-    "trainer.epochs=4",
+    "trainer.epochs=8",
     "trainer.batch_size=20",
     "trainer.ema=0.9",
     "trainer.checkpoint_minutes=0",
@@ -60,7 +63,7 @@ def unbroken(command: CommandLine, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("unbroken") / "run"
     result = command("train", *RUN, f"run.dir={folder}")
     assert result.code == 0, result.err
-    assert len(rows((folder / "metrics.jsonl").read_bytes())) == 4
+    assert len(rows((folder / "metrics.jsonl").read_bytes())) == 8
     return folder
 
 
@@ -80,7 +83,7 @@ def test_a_run_killed_on_one_machine_ends_on_another_as_if_unbroken(
     address = f"{bucket.address}/runs/killed"
     one, two = ({**bucket.environment, "CNNLAB_CACHE": str(tmp_path / name)} for name in ("one", "two"))
     running = command.start("train", *RUN, f"run.dir={address}", environment=one)
-    assert running.wait_until(lambda: "runs/killed/best/model.safetensors" in bucket.names("runs/killed/"))
+    assert running.wait_until(lambda: list((tmp_path / "one").glob("runs/*/killed/metrics.jsonl")))
     running.send(signal.SIGKILL)
     assert running.wait().code == -signal.SIGKILL
     left = {name.removeprefix("runs/killed/") for name in bucket.names("runs/killed/")}
@@ -107,7 +110,7 @@ def test_an_interrupted_run_is_whole_in_its_bucket_and_says_where(
     address = f"{bucket.address}/runs/stopped"
     one, two = ({**bucket.environment, "CNNLAB_CACHE": str(tmp_path / name)} for name in ("one", "two"))
     running = command.start("train", *RUN, f"run.dir={address}", environment=one)
-    assert running.wait_until(lambda: "runs/stopped/metrics.jsonl" in bucket.names("runs/stopped/"))
+    assert running.wait_until(lambda: list((tmp_path / "one").glob("runs/*/stopped/metrics.jsonl")))
     running.send(signal.SIGTERM)  # as a machine that is taken away gets it
     result = running.wait()
     assert result.code == 130
@@ -118,7 +121,7 @@ def test_an_interrupted_run_is_whole_in_its_bucket_and_says_where(
     result = command("train", *RUN, f"run.dir={address}", "--resume", environment=two)
     assert result.code == 0, result.err
     assert_same_run(lambda name: bucket.read(f"runs/stopped/{name}"), unbroken)
-    result = command("train", *RUN, "trainer.epochs=9", f"run.dir={address}", "--resume", environment=two)
+    result = command("train", *RUN, "trainer.epochs=12", f"run.dir={address}", "--resume", environment=two)
     assert result.code == 2
     assert "another trainer" in result.err
 
@@ -212,7 +215,7 @@ def test_after_each_file_that_went_up_the_bucket_is_a_run_that_ends_the_same(
     unbegun = [moment for moment in moments if moment not in begun]
     assert {path.rpartition("/run/")[2] for moment in unbegun for path in moment} <= remote.BEGUN
     assert len(begun) > 8
-    for moment in begun[:: len(begun) // 4]:
+    for moment in begun[:: len(begun) // 3]:
         watched_files.fill(moment)
         new_machine()
         resume_experiment(address)
@@ -220,6 +223,39 @@ def test_after_each_file_that_went_up_the_bucket_is_a_run_that_ends_the_same(
         for name, content in whole.items():
             assert rows(read(name)) == rows(content) if name == "metrics.jsonl" else read(name) == content, name
     assert remote.address_of(run.dir) == address
+
+
+def test_what_goes_up_is_what_belonged_together_though_training_went_on(
+    watched_files: type[WatchedFileSystem], new_machine: Callable[[], Path]
+) -> None:
+    address = "watched://bucket/run"
+    start(address, "trainer.epochs=1")
+    folder, gate = remote.copy_of(address), threading.Event()
+    names = ("best/model.safetensors", "last/state.pt")
+
+    def write(number: int) -> None:
+        for name in names:
+            write_whole(folder / name, f"{name} {number}".encode())
+
+    def hold_up(verb: str, path: str) -> None:
+        if verb == "put" and path.endswith(names[0]):
+            assert gate.wait(20)
+
+    watched_files.before = staticmethod(hold_up)  # type: ignore
+    uploader = remote.Uploader(folder)
+    write(1)
+    uploader.log(Noted("saved"))
+    write(2)
+    before = watched_files.contents()
+    gate.set()
+    read = read_from(watched_files, address)
+    limit = time.monotonic() + 20
+    while read(names[1]) == before["/bucket/run/last/state.pt"] and time.monotonic() < limit:
+        time.sleep(0.01)
+    assert [read(name) for name in names] == [f"{name} 1".encode() for name in names]
+    uploader.finish()
+    assert [read(name) for name in names] == [f"{name} 2".encode() for name in names]
+    assert not (folder / remote.STAGING).exists()
 
 
 def test_uploads_that_fail_are_told_tried_again_and_stop_nothing(
