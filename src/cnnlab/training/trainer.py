@@ -70,13 +70,19 @@ def train(trainer: Trainer, trackers: Trackers, facts: dict[str, str], resumed: 
                     trackers.log(event)
                 if group.any(guard.requested):
                     trainer.save()
-                    raise Interrupted(f"stopped; everything is saved. Go on with `cnnlab resume {folder.path}`.")
+                    raise _stopped(folder)
                 if trainer.seconds_since_save > 60 * trainer.settings.checkpoint_minutes:
                     trainer.save()
             trackers.log(trainer.end_epoch())
+        if group.any(guard.requested):  # while the last epoch was validated: the test can wait
+            raise _stopped(folder)
     for parameter in trainer.thawed:
         parameter.requires_grad_()  # the model may be trained again, with other stages frozen
     return trainer.history
+
+
+def _stopped(folder: RunFolder) -> Interrupted:
+    return Interrupted(f"stopped; everything is saved. Go on with `cnnlab resume {folder.path}`.")
 
 
 @dataclass
