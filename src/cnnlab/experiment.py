@@ -107,6 +107,7 @@ def run_experiment(
     progress: Progress | None = None,
     command: Sequence[str] = (),
     resume: bool = False,
+    test: bool = True,
 ) -> Run:
     """`cnnlab train`: everything from one config. Nothing is written before the config, data and model are sound.
 
@@ -115,15 +116,16 @@ def run_experiment(
 
     Args:
         resume: go on where run.dir holds a run of this config, so that the same command may be given again.
+        test: False ends after the training, and a resume would test.
     """
     config = _at_home_anywhere(config)
     with joined(config.trainer.device) as group:
         if resume and group.from_first(lambda: has_begun(config)):
-            return _resume(open_folder(str(config.run.dir), whole=True), trackers, progress, True, group)[0]
+            return _resume(open_folder(str(config.run.dir), whole=True), trackers, progress, True, group, test)[0]
         config = group.from_first(lambda: for_group(config, group))
         folder = new_folder(config)
         if group.restarted and group.from_first(folder.config.exists):
-            return _resume(folder, trackers, progress, True, group)[0]
+            return _resume(folder, trackers, progress, True, group, test)[0]
         if group.first:
             folder.refuse_if_taken()
         prepare_process(config.trainer, threads_of(config.trainer, group))
@@ -133,7 +135,7 @@ def run_experiment(
         drawn = config.init.source is None and config.model["name"] != "pretrained" and not config.init.whiten
         if group.first and drawn and config.init.freeze not in ("none", 0):
             Trackers(trackers).log(Noted("what init.freeze keeps are random weights: there is no init.from.", True))
-        return _run(config, data, model, folder, trackers, command, group)
+        return _run(config, data, model, folder, trackers, command, group, test)
 
 
 def _silent(done: int, total: int) -> None:
@@ -159,10 +161,19 @@ def for_group(config: Config, group: Group) -> Config:
     return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, devices=group.size))
 
 
-def try_experiment(config: Config, progress: Progress) -> None:
-    """Raise what `run_experiment` would raise before its first step, and decode the pictures; no folder is touched."""
+def try_experiment(config: Config, progress: Progress, validates: bool = False) -> None:
+    """Raise what `run_experiment` would raise before its first step, and decode the pictures; no folder is touched.
+
+    Args:
+        validates: raise ConfigError where there is no validation split.
+    """
     prepare_process(config.trainer)
     data = build_data(_at_home_anywhere(config), device_of(config.trainer.device, ALONE), progress)
+    if validates and not data.val.count:
+        raise ConfigError(
+            "a search judges by the validation split, and it is empty; raise data.val_fraction (the test split must not"
+            " choose)."
+        )
     build_model(config, data, trust_code=True)
 
 
@@ -191,12 +202,17 @@ def has_begun(config: Config) -> bool:
 
 
 def resume_experiment(
-    path: str | Path, trackers: Sequence[Tracker] = (), progress: Progress | None = None, trust_code: bool = False
+    path: str | Path,
+    trackers: Sequence[Tracker] = (),
+    progress: Progress | None = None,
+    trust_code: bool = False,
+    test: bool = True,
 ) -> tuple[Run, bool]:
     """`cnnlab resume`: go on as if the run had never stopped.
 
     Args:
         trust_code: import the module of a model of the user's own that the run folder names.
+        test: see `run_experiment`.
 
     Returns:
         The run, and whether anything was left to do.
@@ -206,11 +222,16 @@ def resume_experiment(
     """
     folder = open_folder(path, whole=True)
     with joined(read_config(folder).trainer.device) as group:
-        return _resume(folder, trackers, progress, trust_code, group)
+        return _resume(folder, trackers, progress, trust_code, group, test)
 
 
 def _resume(
-    folder: RunFolder, trackers: Sequence[Tracker], progress: Progress | None, trust_code: bool, group: Group
+    folder: RunFolder,
+    trackers: Sequence[Tracker],
+    progress: Progress | None,
+    trust_code: bool,
+    group: Group,
+    test: bool,
 ) -> tuple[Run, bool]:
     with _locked(folder, group):
         config = group.from_first(lambda: read_config(folder))
@@ -237,7 +258,8 @@ def _resume(
                 " Restore them, or start a new run."
             )
         model = build_model(config, data, trust_code, resumed=True)
-        return _train_test_report(Trainer(model, data, config, folder, group), trackers, resumed=True), True
+        trainer = Trainer(model, data, config, folder, group)
+        return _train_test_report(trainer, trackers, resumed=True, test=test), True
 
 
 @contextmanager
@@ -259,6 +281,7 @@ def _run(
     trackers: Sequence[Tracker],
     command: Sequence[str],
     group: Group = ALONE,
+    test: bool = True,
 ) -> Run:
     if group.first:
         folder.refuse_if_taken()
@@ -270,7 +293,7 @@ def _run(
             folder.refuse_if_taken()
             trainer.save()  # before config.yaml makes it a run: where its weights begin may not be there at a resume
             folder.start(config, describe(list(command), group.size), data.manifest, begun)
-        return _train_test_report(trainer, trackers, resumed=False)
+        return _train_test_report(trainer, trackers, resumed=False, test=test)
 
 
 def check_space(folder: RunFolder, model: nn.Module) -> None:
@@ -288,16 +311,16 @@ def check_space(folder: RunFolder, model: nn.Module) -> None:
         )
 
 
-def _train_test_report(trainer: Trainer, listeners: Sequence[Tracker], resumed: bool) -> Run:
+def _train_test_report(trainer: Trainer, listeners: Sequence[Tracker], resumed: bool, test: bool) -> Run:
     folder, group = trainer.folder, trainer.group
     if not group.first:
-        return _tracked(trainer, Trackers([]), resumed)
+        return _tracked(trainer, Trackers([]), resumed, test)
     with uploading(folder.path) as uploader:
         mine = [*listeners, *folder_trackers(trainer.config, folder), *uploader]
-        return _tracked(trainer, Trackers(mine), resumed)
+        return _tracked(trainer, Trackers(mine), resumed, test)
 
 
-def _tracked(trainer: Trainer, trackers: Trackers, resumed: bool) -> Run:
+def _tracked(trainer: Trainer, trackers: Trackers, resumed: bool, test: bool) -> Run:
     data, folder, group = trainer.data, trainer.folder, trainer.group
     try:
         if group.restarted:
@@ -314,17 +337,17 @@ def _tracked(trainer: Trainer, trackers: Trackers, resumed: bool) -> Run:
             facts["weights"] = f"from {begun['source']}: {begun['summary']}"
         history = train(trainer, trackers, facts, resumed)
         group.leave()  # testing and the report are the first one's work
-        if not group.first:
+        if not (group.first and test):
             return Run(folder.path, history, None)
-        test = None
+        figures = None
         outputs = None
         best, card = load_run(folder, data.test.device)
         if data.test.count:
             outputs = run_test(folder, best, data, card["classes"])
-            test = outputs.figures
-            trackers.log(Tested({k: v for k, v in test.items() if isinstance(v, int | float)}, str(folder.weights)))
+            figures = outputs.figures
+            trackers.log(Tested({k: v for k, v in figures.items() if isinstance(v, int | float)}, str(folder.weights)))
         write_report(folder, data, outputs, best)
-        return Run(folder.path, history, test)
+        return Run(folder.path, history, figures)
     finally:
         trackers.close()
 

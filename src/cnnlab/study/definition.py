@@ -17,6 +17,15 @@ A definition lies in cnnlab/conf/study/NAME.yaml or in a file of the user's own:
     table: [model.depth, model.residual]                           # axes down and across, for the small table
     compare: model.residual                                        # axis whose values are compared in words
     test_on: [data=mnist_m]                                        # accuracy is that on this set
+
+One with a space to search instead of a grid has, beside title, about and overrides:
+
+    search:
+      optimizer.lr: {low: 0.001, high: 1, log: true}
+      model.width: {low: 8, high: 32, step: 8}                     # whole numbers
+      augment: [none, light, standard]                             # or labels with values or overrides, as an axis has
+    trials: 30
+    prune: true                                                    # stop what lies below the median
 """
 
 from __future__ import annotations
@@ -29,6 +38,7 @@ from typing import Any
 
 from cnnlab.config import GROUPS, known_keys, options, read_yaml, resource
 from cnnlab.errors import ConfigError, nearest
+from cnnlab.study.space import KEYS, Range, parse_range, range_from_yaml
 
 COLUMNS = {
     "test_accuracy": "test accuracy",
@@ -47,6 +57,8 @@ COLUMNS = {
 DEFAULT_COLUMNS = ("test_accuracy", "train_accuracy", "parameters", "seconds")
 LAUNCHERS = ("local", "ray")
 OWN_KEYS = ("dir", "jobs", "launcher", "address")
+SEARCH_KEYS = ("trials", "seed", "prune")
+TRIALS = 30
 NOT_HERE = {
     "seed": "give the number of seeds with --seeds",
     "run.dir": "a study names the folders of its runs; give study.dir for all of them",
@@ -79,9 +91,12 @@ class Definition:
     table: tuple[str, str] | None = None
     compare: str | None = None
     test_on: tuple[str, ...] = ()
-    search: Mapping[str, Any] = field(default_factory=dict)
+    search: Mapping[str, Range | tuple[Value, ...]] = field(default_factory=dict)
+    trials: int = TRIALS
+    seed: int = 0  # of the search and of each of its runs
+    prune: bool = True
     dir: str | None = None
-    jobs: int = 1
+    jobs: int | None = None  # side by side; None: one, or on a cluster one a machine
     launcher: str = "local"
     address: str | None = None
 
@@ -99,7 +114,8 @@ def define(words: Sequence[str], seeds: int | None = None) -> Definition:
     """["residual_depth", "trainer.epochs=2"] or ["model.depth=20,56", "model=resnet"] → a definition.
 
     A first word without "=" is the name of a study or a YAML file. `key=a,b` is an axis, of the study's own key the
-    values to take; `key=value` goes to every run, `study.*` to the study itself.
+    values to take; `key=value` goes to every run, `study.*` to the study itself. With a range, `key=low..high`, or
+    with study.trials it is a search, and axes are what it chooses from.
 
     Raises:
         ConfigError: an unknown study, key or value.
@@ -107,6 +123,7 @@ def define(words: Sequence[str], seeds: int | None = None) -> Definition:
     named = bool(words) and "=" not in words[0]
     base = _read(words[0]) if named else Definition(name="")
     rest = list(words[1:] if named else words)
+    search = dict(base.search)
     axes, overrides, own = dict(base.axes), list(base.overrides), {}
     for word in rest:
         key, value = _split(word)
@@ -114,28 +131,41 @@ def define(words: Sequence[str], seeds: int | None = None) -> Definition:
             raise ConfigError(f"{word!r} is not for a study: {NOT_HERE[key]}.")
         if key.startswith("study."):
             own[key.removeprefix("study.")] = value
+        elif key not in WHOLE and (numbers := parse_range(key, value)) is not None:
+            axes.pop(key, None)
+            search[key] = numbers
+        elif key in search:
+            narrow(search, overrides, key, value)
         elif key in axes:
             axes[key] = tuple(_choose(key, part, base.axes.get(key, ())) for part in _parts(value))
         elif key not in WHOLE and len(parts := _parts(value)) > 1:
             axes[key] = tuple(_choose(key, part, ()) for part in parts)
         else:
             overrides = [one for one in overrides if one.split("=")[0] != key] + [word]
-    for key, places in axes.items():
-        labels = [place.label for place in places]
+    for key, places in {**axes, **search}.items():
+        labels = [place.label for place in places] if isinstance(places, tuple) else []
         if len(set(labels)) < len(labels):
             raise ConfigError(f"the axis {key} has a value twice: {', '.join(labels)}.")
-    settings = _own(own)
-    found = replace(base, axes=axes, overrides=tuple(overrides), **settings)
+    if search or "trials" in own:
+        search, axes = {**axes, **search}, {}
+    settings = _own(own, bool(search))
+    found = replace(base, axes=axes, search=search, overrides=tuple(overrides), **settings)
+    if found.trials < 1:
+        raise ConfigError(f"a search needs at least one trial, got {found.trials}.")
+    if search and seeds is not None:
+        raise ConfigError("a search trains each trial with one seed, that of study.seed; drop --seeds.")
     if seeds is not None:
         found = replace(found, seeds=seeds)
     if found.seeds < 1:
         raise ConfigError(f"a study needs at least one seed, got {found.seeds}.")
     if not found.axes and not found.search:
         raise ConfigError(
-            f"nothing to study: name a study ({', '.join(names())}) or give an axis, as in model.depth=20,56."
+            f"nothing to study: name a study ({', '.join(names())}) or give an axis, as in model.depth=20,56, or a"
+            " range, as in optimizer.lr=0.001..1:log."
         )
     if not named:
-        found = replace(found, name="-".join(key.split(".")[-1] for key in axes))
+        keys = "-".join(key.split(".")[-1] for key in [*axes, *search])
+        found = replace(found, name=f"search-{keys}" if search else keys)
     known = set(found.axes)
     if found.table is not None and not set(found.table) <= known:
         found = replace(found, table=None)
@@ -144,16 +174,33 @@ def define(words: Sequence[str], seeds: int | None = None) -> Definition:
     return found
 
 
-def _own(given: Mapping[str, str]) -> dict[str, Any]:
+def narrow(search: dict[str, Any], overrides: list[str], key: str, value: str) -> None:
+    """`key=a,b` of a search chooses from these; `key=a` searches this key no more."""
+    before = search.pop(key)
+    places = [_choose(key, part, before if isinstance(before, tuple) else ()) for part in _parts(value)]
+    if len(places) > 1:
+        search[key] = tuple(places)
+    else:
+        overrides += places[0].words if places else [f"{key}={value}"]
+
+
+def _own(given: Mapping[str, str], searches: bool) -> dict[str, Any]:
     """The keys `study.*`, checked."""
     settings: dict[str, Any] = dict(given)
+    known = OWN_KEYS + (SEARCH_KEYS if searches else ())
     for key in given:
-        if key not in OWN_KEYS:
-            raise ConfigError(f"unknown key 'study.{key}'.{nearest(key, OWN_KEYS)}")
-    if "jobs" in settings:
-        if not given["jobs"].isdecimal() or not 1 <= int(given["jobs"]) <= 1024:
-            raise ConfigError(f"study.jobs must be a whole number from 1 to 1024, got {given['jobs']}.")
-        settings["jobs"] = int(given["jobs"])
+        if key not in known:
+            why = " is for a search, as of optimizer.lr=0.001..1:log." if key in SEARCH_KEYS else ""
+            raise ConfigError(f"study.{key}{why}" if why else f"unknown key 'study.{key}'.{nearest(key, known)}")
+    for key, low, high in (("jobs", 1, 1024), ("trials", 1, 100_000), ("seed", 0, 2**31)):
+        if key in settings:
+            if not given[key].isdecimal() or not low <= int(given[key]) <= high:
+                raise ConfigError(f"study.{key} must be a whole number from {low} to {high}, got {given[key]}.")
+            settings[key] = int(given[key])
+    if "prune" in settings:
+        if given["prune"] not in ("true", "false"):
+            raise ConfigError(f"study.prune must be true or false, got {given['prune']!r}.")
+        settings["prune"] = given["prune"] == "true"
     if settings.get("launcher", "local") not in LAUNCHERS:
         raise ConfigError(f"study.launcher must be one of {', '.join(LAUNCHERS)}, got {settings['launcher']!r}.")
     return settings
@@ -224,6 +271,8 @@ def _from_yaml(name: str, values: Mapping[str, Any]) -> Definition:
         "compare",
         "test_on",
         "search",
+        "trials",
+        "prune",
     }
     for key in values:
         if key not in known:
@@ -248,8 +297,16 @@ def _from_yaml(name: str, values: Mapping[str, Any]) -> Definition:
         table=tuple(table) if table else None,  # type: ignore[arg-type]
         compare=values.get("compare"),
         test_on=tuple(str(word) for word in values.get("test_on", ())),
-        search=values.get("search") or {},
+        search={str(key): _space(str(key), given) for key, given in (values.get("search") or {}).items()},
+        trials=int(values.get("trials", TRIALS)),
+        prune=bool(values.get("prune", True)),
     )
+
+
+def _space(key: str, given: Any) -> Range | tuple[Value, ...]:
+    if isinstance(given, Mapping) and set(given) & set(KEYS):
+        return range_from_yaml(key, given)
+    return _axis(key, given)
 
 
 def _axis(key: str, given: Any) -> tuple[Value, ...]:

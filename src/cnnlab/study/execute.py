@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 from cnnlab.errors import ConfigError, Interrupted
+from cnnlab.study.crew import Crew, Message, Source, W
 from cnnlab.study.plan import Planned
 from cnnlab.study.progress import StudyProgress
 from cnnlab.study.worker import Decoded, Ended, Moved, Order, serve, set_named
@@ -73,28 +75,43 @@ class _Queue:
             if run.after in self.ended:
                 self.ended[run.folder] = f"not begun: {run.after.name if run.after else ''} is not there"
                 continue
+            self.attempts[run.hash] += 1
             return run
         return None
+
+    def moved(self, run: Planned, moved: Moved) -> bool:
+        return True
+
+    def done(self, run: Planned) -> str:
+        return "done"
+
+    def again(self, run: Planned) -> bool:
+        if self.attempts[run.hash] >= ATTEMPTS:
+            return False
+        self.waiting.appendleft(run)
+        return True
+
+    def failed(self, run: Planned, ended: Ended) -> str:
+        self.ended[run.folder] = ended.message or ended.kind
+        return f"{ended.kind}: {ended.message}"
 
 
 def execute(
     runs: Sequence[Planned],
     folder: Path,
-    jobs: int = 1,
+    jobs: int | None = None,
     test_on: tuple[str, ...] = (),
     progress: StudyProgress | None = None,
-    finished: Callable[[Planned], None] = lambda run: None,
-    decide: Callable[[Planned, Moved], bool] = lambda run, moved: True,
+    hire: Callable[[int | None], Crew[Any]] | None = None,
 ) -> dict[Path, str]:
     """Run all that is not done yet.
 
     Args:
         folder: of the study; logs of the workers go there.
-        jobs: processes side by side.
+        jobs: runs side by side.
         test_on: see `Definition.test_on`.
         progress: what a person sees.
-        finished: called after each run that is done.
-        decide: called at the end of each epoch; False stops this run, its folder stays as it is.
+        hire: jobs → who carries the runs out; None: processes of this machine.
 
     Returns:
         Why each run is not there that could not be done: folder → one line.
@@ -110,30 +127,37 @@ def execute(
     if not missing:
         view.end()
         return queue.ended
-    crew = _Crew(min(jobs, len(missing)), folder, test_on, threads_each(jobs))
-    try:
-        with _Signals() as signals:
-            crew.check(missing, signals, view)
-            _drive(crew, queue, signals, view, finished, decide)
-    finally:
-        crew.close()
-        view.end()
+    first = {run.combination.label: run for run in reversed(missing)}
+    jobs = min(jobs, len(missing)) if jobs is not None else None
+    run_all(queue, list(reversed(first.values())), hire or Local(folder, test_on), jobs, view)
     return queue.ended
 
 
-def _drive(
-    crew: _Crew,
-    queue: _Queue,
-    signals: _Signals,
+def run_all(
+    source: Source,
+    first: Sequence[Planned],
+    hire: Callable[[int | None], Crew[Any]],
+    jobs: int | None,
     view: StudyProgress,
-    finished: Callable[[Planned], None],
-    decide: Callable[[Planned, Moved], bool],
 ) -> None:
+    """Try whether the `first` could begin, and carry out all that the source gives; see `execute`."""
+    try:
+        crew = hire(jobs)
+        try:
+            with _Signals() as signals:
+                _check(crew, first, signals, view)
+                _drive(crew, source, signals, view)
+        finally:
+            crew.close()
+    finally:
+        view.end()
+
+
+def _drive(crew: Crew[W], source: Source, signals: _Signals, view: StudyProgress) -> None:
     while True:
         for worker in crew.idle():
-            if signals.asked or (run := queue.next(crew.busy())) is None:
+            if signals.asked or (run := source.next(crew.busy())) is None:
                 break
-            queue.attempts[run.hash] += 1
             crew.give(worker, run)
             view.started(run)
         if not crew.busy():
@@ -147,22 +171,49 @@ def _drive(
                 continue
             if isinstance(message, Moved):
                 view.moved(run, message)
-                if message.row is not None and not decide(run, message):
+                if message.row is not None and not source.moved(run, message):
                     crew.stop(worker)
                 continue
             worker.run = None
             if message.kind == "done":
-                finished(run)
-                view.finished(run, "done")
-            elif message.kind == "killed" and queue.attempts[run.hash] < ATTEMPTS and not signals.asked:
-                queue.waiting.appendleft(run)
-                view.finished(run, f"{message.message}; it goes on from its last state")
+                view.finished(run, source.done(run))
             elif message.kind in ("interrupted", "killed") and signals.asked:
                 view.finished(run, "stopped")
+            elif message.kind == "killed" and source.again(run):
+                view.finished(run, f"{message.message}; it goes on from its last state")
             else:
-                queue.ended[run.folder] = message.message or message.kind
-                view.finished(run, f"{message.kind}: {message.message}")
+                view.finished(run, source.failed(run, message))
         signals.pass_on(crew)
+
+
+def _check(crew: Crew[W], runs: Sequence[Planned], signals: _Signals, view: StudyProgress) -> None:
+    """Try each run once, by one worker, so that pictures are decoded once and typing errors come first."""
+    worker = next(crew.idle())
+    for run in runs:
+        if signals.asked:
+            raise Interrupted("stopped before the first run.")
+        view.checking(run)
+        crew.give(worker, run, check=True)
+        message: Message = Decoded(0, 0)
+        while not isinstance(message, Ended):
+            signals.pass_on(crew)
+            for _, message in crew.messages():
+                if isinstance(message, Decoded):
+                    view.decoding(message.done, message.total)
+        worker.run = None
+        if message.kind != "done" and not signals.asked:
+            raise ConfigError(f"{run.combination.label}: {message.message or message.kind}")
+
+
+@dataclass(frozen=True)
+class Local:
+    """Hires processes of this machine. See `execute` for the fields."""
+
+    folder: Path
+    test_on: tuple[str, ...] = ()
+
+    def __call__(self, jobs: int | None) -> _Crew:
+        return _Crew(jobs or 1, self.folder, self.test_on, threads_each(jobs or 1))
 
 
 class _Crew:
@@ -197,11 +248,10 @@ class _Crew:
         worker.run = run
         folder = None if check else run.folder
         with _broken_pipe_is_a_death():
-            worker.pipe.send(Order(run.config.to_dict(), folder, self.threads, self.test_on))
+            worker.pipe.send(Order(run.config.to_dict(), folder, self.threads, self.test_on, run.trial))
 
-    def messages(self) -> list[tuple[_Worker, Moved | Decoded | Ended]]:
-        """What the workers tell, waiting a moment for it; the death of one is told as an `Ended` of kind "killed"."""
-        told: list[tuple[_Worker, Moved | Decoded | Ended]] = []
+    def messages(self) -> list[tuple[_Worker, Message]]:
+        told: list[tuple[_Worker, Message]] = []
         busy = {worker.pipe: worker for worker in self.workers if worker.run is not None}
         for pipe in connection.wait(list(busy), timeout=0.2):
             worker = busy[pipe]  # type: ignore[index]
@@ -212,31 +262,11 @@ class _Crew:
                 told.append((worker, Ended("killed", _cause(worker.process.exitcode))))
         return told
 
-    def check(self, runs: Sequence[Planned], signals: _Signals, view: StudyProgress) -> None:
-        """Try each combination once, by one worker, so that pictures are decoded once and typing errors come first."""
-        first = {run.combination.label: run for run in reversed(runs)}
-        worker = self.workers[0]
-        for run in reversed(first.values()):
-            if signals.asked:
-                raise Interrupted("stopped before the first run.")
-            view.checking(run)
-            self.give(worker, run, check=True)
-            message: Moved | Decoded | Ended = Decoded(0, 0)
-            while not isinstance(message, Ended):
-                signals.pass_on(self)
-                for _, message in self.messages():
-                    if isinstance(message, Decoded):
-                        view.decoding(message.done, message.total)
-            worker.run = None
-            if message.kind != "done" and not signals.asked:
-                raise ConfigError(f"{run.combination.label}: {message.message or message.kind}")
-
     def stop(self, worker: _Worker) -> None:
         if worker.process.pid is not None:
             os.kill(worker.process.pid, signal.SIGTERM)
 
     def interrupt(self) -> None:
-        """Every run in progress saves its state and ends."""
         for worker in self.workers:
             if worker.run is not None and worker.process.is_alive():
                 self.stop(worker)
@@ -273,7 +303,7 @@ class _Signals:
             raise KeyboardInterrupt
         self.asked, self.since = True, time.monotonic()
 
-    def pass_on(self, crew: _Crew) -> None:
+    def pass_on(self, crew: Crew[W]) -> None:
         if not self.asked:
             return
         if not self.passed:

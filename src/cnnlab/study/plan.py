@@ -29,7 +29,10 @@ class Combination:
 
 @dataclass(frozen=True)
 class Planned:
-    """One run that the study wants. `hash` is that of its resolved config; `after` the run it begins with."""
+    """One run that the study wants. `hash` is that of its resolved config; `after` the run it begins with.
+
+    A `trial` of a search is not tested.
+    """
 
     combination: Combination
     seed: int
@@ -37,6 +40,7 @@ class Planned:
     hash: str
     folder: Path
     after: Path | None = None
+    trial: bool = False
 
 
 def combinations(definition: Definition) -> list[Combination]:
@@ -45,7 +49,7 @@ def combinations(definition: Definition) -> list[Combination]:
     cells = []
     for chosen in itertools.product(*definition.axes.values()):
         places = {axis: value.label for axis, value in zip(axes, chosen, strict=True)}
-        words = _merged(definition.overrides, *(value.words for value in chosen))
+        words = merged(definition.overrides, *(value.words for value in chosen))
         cells.append(Combination(_label(definition, places, chosen), places, words))
     labels = [cell.label for cell in cells]
     for label in labels:
@@ -73,14 +77,14 @@ def _many(definition: Definition, axis: str) -> bool:
     return len(definition.axes[axis]) > 1
 
 
-def _merged(*groups: Sequence[str]) -> tuple[str, ...]:
+def merged(*groups: Sequence[str]) -> tuple[str, ...]:
     """Overrides of a key once: what is said last holds."""
-    merged: dict[str, str] = {}
+    found: dict[str, str] = {}
     for word in itertools.chain(*groups):
         key = word.split("=")[0].lstrip("+~")
-        merged.pop(key, None)
-        merged[key] = word
-    return tuple(merged.values())
+        found.pop(key, None)
+        found[key] = word
+    return tuple(found.values())
 
 
 def plan(definition: Definition) -> list[Planned]:

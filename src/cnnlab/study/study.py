@@ -61,7 +61,7 @@ def run_study(
     definition = define(words, seeds)
     runs = plan(definition)
     folder = definition.folder
-    lock = _lock(folder)
+    lock = lock_study(folder)
     failed: dict[Path, str] = {}
     try:
         try:
@@ -75,7 +75,8 @@ def run_study(
         lock.release()
 
 
-def _lock(folder: Path) -> FileLock:
+def lock_study(folder: Path) -> FileLock:
+    """Keep every other process out of this study until the lock is released."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from cnnlab.errors import CnnlabError, Interrupted, NonFiniteLoss
 from cnnlab.tracking.base import EpochEnded, Event, Started, Stepped
@@ -24,12 +24,16 @@ from cnnlab.tracking.base import EpochEnded, Event, Started, Stepped
 
 @dataclass(frozen=True)
 class Order:
-    """What a worker is asked for: to train a run to its end, or (without a folder) to try whether it could begin."""
+    """What a worker is asked for: to train a run to its end, or (without a folder) to try whether it could begin.
+
+    A `trial` of a search is judged on the validation split and not tested.
+    """
 
     config: dict[str, Any]
     folder: Path | None
     threads: int
     test_on: tuple[str, ...] = ()
+    trial: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,10 +63,16 @@ class Ended:
     message: str = ""
 
 
-class Reporter:
-    """A tracker that tells the parent; without one it stays silent."""
+class Pipe(Protocol):
+    """The way to the parent: a pipe of this machine, or a message through a cluster."""
 
-    def __init__(self, pipe: connection.Connection) -> None:
+    def send(self, message: Any, /) -> None: ...
+
+
+class Reporter:
+    """A tracker that tells the parent."""
+
+    def __init__(self, pipe: Pipe) -> None:
         self.pipe, self.started = pipe, Started("", {}, {}, 1, 0, 1)
         self.accuracy: float | None = None
 
@@ -139,14 +149,15 @@ def _train(order: Order, reporter: Reporter, device: str | None) -> None:
     config = dataclasses.replace(config, trainer=dataclasses.replace(trainer, threads=threads))
     torch.set_num_threads(threads)
     if order.folder is None:
-        try_experiment(config, reporter.decoded)
+        try_experiment(config, reporter.decoded, validates=order.trial)
         return
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(order.folder)))
     if (order.folder / "config.yaml").exists():
-        resume_experiment(order.folder, [reporter], trust_code=":" in config.model["name"])
+        trust_code = ":" in config.model["name"]
+        resume_experiment(order.folder, [reporter], trust_code=trust_code, test=not order.trial)
     else:
-        run_experiment(config, [reporter], command=["cnnlab", "study"])
-    if order.test_on:
+        run_experiment(config, [reporter], command=["cnnlab", "study"], test=not order.trial)
+    if order.test_on and not order.trial:
         test_elsewhere(order.folder, order.test_on, ":" in config.model["name"])
 
 
