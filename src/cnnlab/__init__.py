@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cnnlab.models.base import Classifier
     from cnnlab.models.registry import create_model, list_models, register_model
     from cnnlab.runs.weights import load_run
+    from cnnlab.study.search import run_search
     from cnnlab.study.study import Study, run_study
 
 _HOME = {
@@ -38,6 +39,7 @@ _HOME = {
     "load_data": "cnnlab.data.load",
     "load_run": "cnnlab.runs.weights",
     "register_model": "cnnlab.models.registry",
+    "run_search": "cnnlab.study.search",
     "run_study": "cnnlab.study.study",
     "show_batch": "cnnlab.data.show",
 }
@@ -59,6 +61,7 @@ __all__ = [
     "load_data",
     "load_run",
     "register_model",
+    "run_search",
     "run_study",
     "show_batch",
 ]

@@ -9,6 +9,7 @@ import errno
 import gc
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -66,6 +67,7 @@ EXAMPLES = {
   cnnlab study residual_depth --dry-run                     the runs it wants, and which of them are there
   cnnlab study model=resnet model.depth=8,14 model.residual=true,false --seeds 3
   cnnlab study optimizers data=mnist data.root=data study.jobs=2
+  cnnlab study optimizer.lr=0.001..1:log augment=none,light study.trials=20     a search for the best settings
   cnnlab study mine.yaml                                    a study of your own""",
     "compare": "example:\n  cnnlab compare runs/a runs/b --out curves.png",
     "export": """examples:
@@ -203,7 +205,7 @@ def build_parser() -> argparse.ArgumentParser:
         "overrides",
         nargs="*",
         metavar="NAME|key=value",
-        help="a study or a YAML file of your own; key=a,b makes an axis; study.dir, study.jobs",
+        help="a study or a YAML file of your own; key=a,b makes an axis, key=low..high a search; study.dir, study.jobs",
     )
     study.add_argument("--seeds", type=int, metavar="N", help="runs of each combination (default: what the study says)")
     study.add_argument("--list", action="store_true", help="name the studies that come with cnnlab")
@@ -580,11 +582,14 @@ def _study(options: argparse.Namespace, words: Sequence[str]) -> None:
             definition = define([name])
             print(f"{name:<16} {definition.title}: {' × '.join(definition.axes) or 'search'}")
         return
+    definition = define(options.overrides, options.seeds)
+    if definition.search:
+        _search(options, words)
+        return
     if options.dry_run:
         from cnnlab.study.execute import is_done
         from cnnlab.study.plan import plan
 
-        definition = define(options.overrides, options.seeds)
         for run in plan(definition):
             state = "done" if is_done(run, definition.test_on) else "to do"
             _print_line(f"{state:<6} {run.combination.label}, seed {run.seed}  {run.folder}")
@@ -600,6 +605,28 @@ def _study(options: argparse.Namespace, words: Sequence[str]) -> None:
     for one in done.differences:
         _print_line(f"  {sentence(one)}")
     print(f"\ntable   {done.dir / 'table.md'}\nreport  {done.dir / 'report.html'}")
+    done.raise_failures()
+
+
+def _search(options: argparse.Namespace, words: Sequence[str]) -> None:
+    from cnnlab.study import search
+    from cnnlab.study.progress import StudyProgress
+    from cnnlab.study.search_results import summary, terminal_table, verdicts
+
+    if options.dry_run:
+        for line in search.outline(options.overrides):
+            _print_line(line)
+        return
+    from cnnlab.evaluation.tables import print_whole
+
+    done = search.run_search(*options.overrides, progress=StudyProgress(), command=["cnnlab", *words])
+    print(f"\n{summary(done)}")
+    print_whole(terminal_table(done), fold=False)
+    print()
+    for sentence in verdicts(done):
+        _print_line(f"  {sentence}")
+    print(f"\nagain   {shlex.join(done.command)}")
+    print(f"table   {done.dir / 'table.md'}\nreport  {done.dir / 'report.html'}")
     done.raise_failures()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -44,6 +45,15 @@ class Crew(Protocol[W]):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What a person reads of a run that ended; whether the study has one less to run, and whether all is well."""
+
+    words: str
+    counts: bool = True
+    good: bool = True
+
+
 class Source(Protocol):
     """Where runs come from and what becomes of them: the list of a grid, or a search."""
 
@@ -53,11 +63,11 @@ class Source(Protocol):
     def moved(self, run: Planned, moved: Moved) -> bool:
         """At the end of each epoch; False stops the run, its folder stays as it is."""
 
-    def done(self, run: Planned) -> str:
-        """It was carried out; what a person reads: "done", or why not quite."""
+    def done(self, run: Planned) -> Verdict:
+        """It was carried out."""
 
     def again(self, run: Planned) -> bool:
         """Its process was killed; whether it is taken up again."""
 
-    def failed(self, run: Planned, ended: Ended) -> str:
-        """It could not be carried out, or was stopped; what a person reads."""
+    def failed(self, run: Planned, ended: Ended) -> Verdict:
+        """It could not be carried out, or was stopped."""

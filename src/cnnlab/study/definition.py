@@ -147,7 +147,9 @@ def define(words: Sequence[str], seeds: int | None = None) -> Definition:
         if len(set(labels)) < len(labels):
             raise ConfigError(f"the axis {key} has a value twice: {', '.join(labels)}.")
     if search or "trials" in own:
-        search, axes = {**axes, **search}, {}
+        both = {**axes, **search}
+        order = [*base.axes, *base.search, *(word.split("=")[0] for word in rest)]
+        search, axes = {key: both[key] for key in order if key in both}, {}
     settings = _own(own, bool(search))
     found = replace(base, axes=axes, search=search, overrides=tuple(overrides), **settings)
     if found.trials < 1:

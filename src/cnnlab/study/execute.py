@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from cnnlab.errors import ConfigError, Interrupted
-from cnnlab.study.crew import Crew, Message, Source, W
+from cnnlab.runs.folder import RunFolder
+from cnnlab.study.crew import Crew, Message, Source, Verdict, W
 from cnnlab.study.plan import Planned
 from cnnlab.study.progress import StudyProgress
 from cnnlab.study.worker import Decoded, Ended, Moved, Order, serve, set_named
+from cnnlab.tracking.console import percent
 
 ATTEMPTS = 3  # for a run whose process was killed
 PATIENCE = 120  # seconds for a step in progress to end after Ctrl-C, before its process is ended
@@ -82,8 +84,9 @@ class _Queue:
     def moved(self, run: Planned, moved: Moved) -> bool:
         return True
 
-    def done(self, run: Planned) -> str:
-        return "done"
+    def done(self, run: Planned) -> Verdict:
+        test = RunFolder(run.folder).test_figures()
+        return Verdict(percent(test["accuracy"]) if test else "")
 
     def again(self, run: Planned) -> bool:
         if self.attempts[run.hash] >= ATTEMPTS:
@@ -91,9 +94,9 @@ class _Queue:
         self.waiting.appendleft(run)
         return True
 
-    def failed(self, run: Planned, ended: Ended) -> str:
+    def failed(self, run: Planned, ended: Ended) -> Verdict:
         self.ended[run.folder] = ended.message or ended.kind
-        return f"{ended.kind}: {ended.message}"
+        return Verdict(f"{ended.kind}: {ended.message}", counts=False, good=False)
 
 
 def execute(
@@ -178,9 +181,10 @@ def _drive(crew: Crew[W], source: Source, signals: _Signals, view: StudyProgress
             if message.kind == "done":
                 view.finished(run, source.done(run))
             elif message.kind in ("interrupted", "killed") and signals.asked:
-                view.finished(run, "stopped")
+                view.finished(run, Verdict("stopped", counts=False, good=False))
             elif message.kind == "killed" and source.again(run):
-                view.finished(run, f"{message.message}; it goes on from its last state")
+                words = f"{message.message}; it goes on from its last state"
+                view.finished(run, Verdict(words, counts=False, good=False))
             else:
                 view.finished(run, source.failed(run, message))
         signals.pass_on(crew)

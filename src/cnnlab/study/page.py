@@ -38,16 +38,9 @@ def render(
         facts: pairs for the foot of the page: machine, versions, runs.
         command: what makes it again.
     """
-    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-
-    loader = ChoiceLoader([PackageLoader("cnnlab", "study"), PackageLoader("cnnlab", "report")])
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["breakable"] = formatting.breakable
     column = main_column(definition, cells)
     drawn = [(title, curve_chart(cells, key, title, write)) for key, title, write in CURVES]
-    page = environment.get_template("study.html.j2").render(
+    page = template("study.html.j2").render(
         title=definition.title or definition.name,
         about=definition.about,
         headings=[heading(definition, c) for c in definition.columns],
@@ -68,6 +61,18 @@ def render(
         several=definition.seeds > 1,
     )
     return page.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def template(name: str) -> Any:
+    """A template of a study's page, which takes the style of a run's report."""
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+    loader = ChoiceLoader([PackageLoader("cnnlab", "study"), PackageLoader("cnnlab", "report")])
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["breakable"] = formatting.breakable
+    return environment.get_template(name)
 
 
 def colour_class(place: int) -> str:

@@ -42,6 +42,10 @@ class Planned:
     after: Path | None = None
     trial: bool = False
 
+    @property
+    def name(self) -> str:
+        return self.combination.label if self.trial else f"{self.combination.label}, seed {self.seed}"
+
 
 def combinations(definition: Definition) -> list[Combination]:
     """The cells of the grid, the last axis fastest."""
@@ -110,10 +114,7 @@ def plan(definition: Definition) -> list[Planned]:
                 raise ConfigError(f"{cell.label!r} begins with the run {reference!r} of the study: {why}")
             source = str(after.folder) if after else config.init.source
             config = replace(config, seed=seed, init=replace(config.init, source=source))
-            digest = _hash(config, after)
-            slug = re.sub(r"[^A-Za-z0-9.=-]+", "-", cell.label).strip("-.")[:60] or "run"
-            folder = definition.folder / "runs" / f"{slug}-seed{seed}-{digest[:8]}"
-            of_seed[cell.label] = Planned(cell, seed, config, digest, folder, after.folder if after else None)
+            of_seed[cell.label] = _placed(definition, cell, config, after)
         planned += of_seed.values()
     seen: dict[str, Planned] = {}
     for one in planned:
@@ -124,6 +125,25 @@ def plan(definition: Definition) -> list[Planned]:
             )
         seen[one.hash] = one
     return planned
+
+
+def plan_trial(definition: Definition, cell: Combination) -> Planned:
+    """The run of one trial of a search.
+
+    Raises:
+        ConfigError: a key, option or value that no run can have.
+    """
+    config, reference = _composed(cell)
+    if reference is not None:
+        raise ConfigError(f"{cell.label!r} begins with the run {reference!r}, and a trial of a search stands alone.")
+    return replace(_placed(definition, cell, replace(config, seed=definition.seed), None), trial=True)
+
+
+def _placed(definition: Definition, cell: Combination, config: Config, after: Planned | None) -> Planned:
+    digest = _hash(config, after)
+    slug = re.sub(r"[^A-Za-z0-9.=-]+", "-", cell.label).strip("-.")[:60] or "run"
+    folder = definition.folder / "runs" / f"{slug}-seed{config.seed}-{digest[:8]}"
+    return Planned(cell, config.seed, config, digest, folder, after.folder if after else None)
 
 
 def _composed(cell: Combination) -> tuple[Config, str | None]:

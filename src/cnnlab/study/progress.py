@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cnnlab.runs.folder import RunFolder
+from cnnlab.study.crew import Verdict
 from cnnlab.study.plan import Planned
 from cnnlab.study.worker import Moved
 from cnnlab.tracking.console import duration, percent
@@ -30,15 +30,20 @@ class StudyProgress:
         self.epochs: dict[str, float] = {}  # by run: epochs done now
         self.counted = self.all_epochs = 0.0
         self.began = self.first = time.monotonic()
-        self.note = ""
+        self.note, self.aside, self.what = "", "", "run"
 
     def begin(self, runs: Sequence[Planned], done: Sequence[Planned]) -> None:
-        self.total, self.done, self.began = len(runs), len(done), time.monotonic()
-        self.all_epochs = sum(run.config.trainer.epochs for run in runs if run not in done)
-        if self.silent or len(done) == len(runs):
+        epochs = sum(run.config.trainer.epochs for run in runs if run not in done)
+        self.expect(len(runs), len(done), epochs)
+
+    def expect(self, total: int, done: int, epochs: int, what: str = "run") -> None:
+        """So many runs, so many of them done, so many epochs to train."""
+        self.total, self.done, self.began = total, done, time.monotonic()
+        self.all_epochs, self.what = epochs, what
+        if self.silent or done >= total:
             return
-        words = f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
-        words += f", {len(done)} of them done already" if done else ""
+        words = f"{total} {what}{'s' if total > 1 else ''}"
+        words += f", {done} of them done already" if done else ""
         self.console.print(Text(words, style="bold"))
         if self.console.is_terminal:
             self.live = Live(self._view(), console=self.console, refresh_per_second=4, transient=True)
@@ -64,20 +69,20 @@ class StudyProgress:
         self.active[run.folder] = (run, moved, began)
         self._refresh()
 
-    def finished(self, run: Planned, how: str) -> None:
+    def finished(self, run: Planned, verdict: Verdict) -> None:
         _, _, began = self.active.pop(run.folder, (run, None, time.monotonic()))
-        self.done += how == "done"
+        if verdict.counts:
+            self.done += 1
+            self.all_epochs -= max(0.0, run.config.trainer.epochs - self.epochs.get(run.hash, 0.0))  # never to come
         if self.silent:
             return
-        name = f"{run.combination.label}, seed {run.seed}"
-        width = max(24, len(name))
-        if how == "done":
-            test = RunFolder(run.folder).test_figures()
-            figure = percent(test["accuracy"]) if test else ""
+        place = f"{self.done:>4}/{self.total}" if verdict.counts else " " * (5 + len(str(self.total)))
+        line = f"{place}  {run.name:<{max(24, len(run.name))}} "
+        if verdict.good:
             took = duration(time.monotonic() - began)
-            self.console.print(Text(f"{self.done:>4}/{self.total}  {name:<{width}} {figure:>9} {took:>9}"))
+            self.console.print(Text(f"{line}{verdict.words:>9} {took:>9}"))
         else:
-            self.console.print(Text(f"          {name:<{width}} {how}", style="yellow"))
+            self.console.print(Text(line + verdict.words, style="yellow"))
         self._refresh()
 
     def end(self) -> None:
@@ -102,10 +107,11 @@ class StudyProgress:
             words = f"epoch {min(epochs, int(done) + 1)}/{epochs}"
             figure = percent(moved.accuracy) if moved else ""
             took = duration(time.monotonic() - began)
-            table.add_row(f"{run.combination.label}, seed {run.seed}", bar, words, figure, took)
+            table.add_row(run.name, bar, words, figure, took)
         elapsed = time.monotonic() - self.began
         pace = (time.monotonic() - self.first) / self.counted if self.counted > 0.5 else None
         left = pace * (self.all_epochs - self.counted) if pace is not None else None
-        words = f"{self.done} of {self.total} runs  {duration(elapsed)}"
+        words = f"{self.done} of {self.total} {self.what}s  {duration(elapsed)}"
         words += f", about {duration(left)} left" if left is not None else ""
+        words += f"  {self.aside}" if self.aside else ""
         return Group(table, Text(self.note, style="dim") if self.note else Text(words, style="cyan"))

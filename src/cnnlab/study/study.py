@@ -9,11 +9,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from cnnlab.errors import Interrupted, RunError
+from cnnlab.errors import ConfigError, Interrupted, RunError
 from cnnlab.runs.files import read_json, write_error, write_whole
 from cnnlab.runs.folder import RunFolder
 from cnnlab.study.definition import Definition, define
 from cnnlab.study.execute import execute
+from cnnlab.study.launch import hire
 from cnnlab.study.page import render
 from cnnlab.study.plan import Planned, plan
 from cnnlab.study.progress import StudyProgress
@@ -59,13 +60,15 @@ def run_study(
         Interrupted: Ctrl-C; results are written as far as they are.
     """
     definition = define(words, seeds)
+    if definition.search:
+        raise ConfigError("this is a search and no grid; from Python call cnnlab.run_search.")
     runs = plan(definition)
     folder = definition.folder
     lock = lock_study(folder)
     failed: dict[Path, str] = {}
     try:
         try:
-            failed = execute(runs, folder, definition.jobs, definition.test_on, progress)
+            failed = execute(runs, folder, definition.jobs, definition.test_on, progress, hire(definition))
         except Interrupted:
             if any(RunFolder(run.folder).report.exists() for run in runs):
                 write(definition, runs, {}, command or ("cnnlab", "study", *words))
