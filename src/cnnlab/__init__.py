@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cnnlab.models.base import Classifier
     from cnnlab.models.registry import create_model, list_models, register_model
     from cnnlab.runs.weights import load_run
+    from cnnlab.study.rate_range import find_learning_rate
     from cnnlab.study.search import run_search
     from cnnlab.study.study import Study, run_study
 
@@ -34,6 +35,7 @@ _HOME = {
     "Study": "cnnlab.study.study",
     "create_model": "cnnlab.models.registry",
     "evaluate": "cnnlab.evaluation.evaluate",
+    "find_learning_rate": "cnnlab.study.rate_range",
     "fit": "cnnlab.experiment",
     "list_models": "cnnlab.models.registry",
     "load_data": "cnnlab.data.load",
@@ -55,6 +57,7 @@ __all__ = [
     "create_model",
     "evaluate",
     "explain",
+    "find_learning_rate",
     "fit",
     "geometry",
     "list_models",

@@ -68,6 +68,7 @@ EXAMPLES = {
   cnnlab study model=resnet model.depth=8,14 model.residual=true,false --seeds 3
   cnnlab study optimizers data=mnist data.root=data study.jobs=2
   cnnlab study optimizer.lr=0.001..1:log augment=none,light study.trials=20     a search for the best settings
+  cnnlab study learning_rate_range data=mnist               where the learning rate is good, in a minute
   cnnlab study mine.yaml                                    a study of your own""",
     "compare": "example:\n  cnnlab compare runs/a runs/b --out curves.png",
     "export": """examples:
@@ -580,11 +581,12 @@ def _study(options: argparse.Namespace, words: Sequence[str]) -> None:
     if options.list:
         for name in names():
             definition = define([name])
-            print(f"{name:<16} {definition.title}: {' × '.join(definition.axes) or 'search'}")
+            what = " × ".join(definition.axes or definition.search) or "one short run"
+            print(f"{name:<20} {definition.title}: {what}")
         return
     definition = define(options.overrides, options.seeds)
-    if definition.search:
-        _search(options, words)
+    if definition.search or definition.rates:
+        (_search if definition.search else _rate_range)(options, words)
         return
     if options.dry_run:
         from cnnlab.study.execute import is_done
@@ -628,6 +630,24 @@ def _search(options: argparse.Namespace, words: Sequence[str]) -> None:
     print(f"\nagain   {shlex.join(done.command)}")
     print(f"table   {done.dir / 'table.md'}\nreport  {done.dir / 'report.html'}")
     done.raise_failures()
+
+
+def _rate_range(options: argparse.Namespace, words: Sequence[str]) -> None:
+    from cnnlab.tracking.console import DecodeBar, StepBar
+
+    if options.dry_run:
+        print("one short training, which is thrown away")
+        return
+    with DecodeBar() as bar, StepBar() as steps:
+        from cnnlab.study.rate_range import find_learning_rate
+
+        found = find_learning_rate(
+            *options.overrides, progress=steps.update, decoding=bar.update, command=["cnnlab", *words]
+        )
+    for sentence in found.sentences():
+        _print_line(sentence)
+    again = f"\ntrain    {shlex.join(found.command)}" if found.command else ""
+    print(f"{again}\npicture  {found.dir / 'rate_range.png'}\nreport   {found.dir / 'report.html'}")
 
 
 def _compare(options: argparse.Namespace, words: Sequence[str]) -> None:

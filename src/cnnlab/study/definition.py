@@ -26,6 +26,9 @@ One with a space to search instead of a grid has, beside title, about and overri
       augment: [none, light, standard]                             # or labels with values or overrides, as an axis has
     trials: 30
     prune: true                                                    # stop what lies below the median
+
+And a learning-rate range test has `rates: {low: 0.00001, high: 10, steps: null}`; null is one epoch, but enough steps
+to see something and not so many that it takes long.
 """
 
 from __future__ import annotations
@@ -58,6 +61,7 @@ DEFAULT_COLUMNS = ("test_accuracy", "train_accuracy", "parameters", "seconds")
 LAUNCHERS = ("local", "ray")
 OWN_KEYS = ("dir", "jobs", "launcher", "address")
 SEARCH_KEYS = ("trials", "seed", "prune")
+RATE_KEYS = ("low", "high", "steps")
 TRIALS = 30
 NOT_HERE = {
     "seed": "give the number of seeds with --seeds",
@@ -74,6 +78,23 @@ class Value:
 
     label: str
     words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Learning rates of a range test, from `low` to `high` in geometric steps; `steps` None: about an epoch."""
+
+    low: float = 1e-5
+    high: float = 10.0
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low < self.high < 1e6:
+            raise ConfigError(
+                f"a range test needs 0 < study.low < study.high < 1000000, got {self.low:g} and {self.high:g}."
+            )
+        if self.steps is not None and not 10 <= self.steps <= 100_000:
+            raise ConfigError(f"study.steps must be from 10 to 100000, got {self.steps}.")
 
 
 @dataclass(frozen=True)
@@ -95,6 +116,7 @@ class Definition:
     trials: int = TRIALS
     seed: int = 0  # of the search and of each of its runs
     prune: bool = True
+    rates: Rates | None = None
     dir: str | None = None
     jobs: int | None = None  # side by side; None: one, or on a cluster one a machine
     launcher: str = "local"
@@ -150,17 +172,20 @@ def define(words: Sequence[str], seeds: int | None = None) -> Definition:
         both = {**axes, **search}
         order = [*base.axes, *base.search, *(word.split("=")[0] for word in rest)]
         search, axes = {key: both[key] for key in order if key in both}, {}
+    rates = _rates(base.rates, own, axes or search)
     settings = _own(own, bool(search))
-    found = replace(base, axes=axes, search=search, overrides=tuple(overrides), **settings)
+    found = replace(base, axes=axes, search=search, rates=rates, overrides=tuple(overrides), **settings)
     if found.trials < 1:
         raise ConfigError(f"a search needs at least one trial, got {found.trials}.")
     if search and seeds is not None:
         raise ConfigError("a search trains each trial with one seed, that of study.seed; drop --seeds.")
+    if rates is not None and seeds is not None:
+        raise ConfigError("a range test is one short training; drop --seeds.")
     if seeds is not None:
         found = replace(found, seeds=seeds)
     if found.seeds < 1:
         raise ConfigError(f"a study needs at least one seed, got {found.seeds}.")
-    if not found.axes and not found.search:
+    if not found.axes and not found.search and found.rates is None:
         raise ConfigError(
             f"nothing to study: name a study ({', '.join(names())}) or give an axis, as in model.depth=20,56, or a"
             " range, as in optimizer.lr=0.001..1:log."
@@ -174,6 +199,26 @@ def define(words: Sequence[str], seeds: int | None = None) -> Definition:
     if found.compare is not None and found.compare not in known:
         found = replace(found, compare=None)
     return found
+
+
+def _rates(rates: Rates | None, own: dict[str, str], several: Mapping[str, Any]) -> Rates | None:
+    """Take study.low, study.high and study.steps, which are those of a range test."""
+    if rates is None:
+        return None
+    if several:
+        raise ConfigError(f"a range test trains one network; give {next(iter(several))} one value.")
+    given: dict[str, Any] = {}
+    for key in RATE_KEYS:
+        if key in own:
+            text = own.pop(key)
+            try:
+                given[key] = int(text) if key == "steps" else float(text)
+            except ValueError:
+                raise ConfigError(f"study.{key} must be a number, got {text!r}.") from None
+    for key in own:
+        if key != "dir":
+            raise ConfigError(f"study.{key} is not for a range test.{nearest(key, (*RATE_KEYS, 'dir'))}")
+    return replace(rates, **given)
 
 
 def narrow(search: dict[str, Any], overrides: list[str], key: str, value: str) -> None:
@@ -192,7 +237,7 @@ def _own(given: Mapping[str, str], searches: bool) -> dict[str, Any]:
     known = OWN_KEYS + (SEARCH_KEYS if searches else ())
     for key in given:
         if key not in known:
-            why = " is for a search, as of optimizer.lr=0.001..1:log." if key in SEARCH_KEYS else ""
+            why = " is for a search; give a range, as in optimizer.lr=0.001..1:log." if key in SEARCH_KEYS else ""
             raise ConfigError(f"study.{key}{why}" if why else f"unknown key 'study.{key}'.{nearest(key, known)}")
     for key, low, high in (("jobs", 1, 1024), ("trials", 1, 100_000), ("seed", 0, 2**31)):
         if key in settings:
@@ -275,6 +320,7 @@ def _from_yaml(name: str, values: Mapping[str, Any]) -> Definition:
         "search",
         "trials",
         "prune",
+        "rates",
     }
     for key in values:
         if key not in known:
@@ -302,7 +348,18 @@ def _from_yaml(name: str, values: Mapping[str, Any]) -> Definition:
         search={str(key): _space(str(key), given) for key, given in (values.get("search") or {}).items()},
         trials=int(values.get("trials", TRIALS)),
         prune=bool(values.get("prune", True)),
+        rates=_rates_from_yaml(values["rates"]) if "rates" in values else None,
     )
+
+
+def _rates_from_yaml(given: Any) -> Rates:
+    given = given or {}
+    for key in given:
+        if key not in RATE_KEYS:
+            raise ConfigError(f"the rates of a range test know no {key!r}.{nearest(str(key), RATE_KEYS)}")
+    steps = given.get("steps")
+    low, high = (float(given.get(key, getattr(Rates, key))) for key in ("low", "high"))
+    return Rates(low, high, None if steps is None else int(steps))
 
 
 def _space(key: str, given: Any) -> Range | tuple[Value, ...]:

@@ -22,7 +22,7 @@ from cnnlab.runs.folder import RunFolder
 from cnnlab.study.crew import Crew, Message, Source, Verdict, W
 from cnnlab.study.plan import Planned
 from cnnlab.study.progress import StudyProgress
-from cnnlab.study.worker import Decoded, Ended, Moved, Order, serve, set_named
+from cnnlab.study.worker import Decoded, Ended, Moved, Order, Stop, serve, set_named
 from cnnlab.tracking.console import percent
 
 ATTEMPTS = 3  # for a run whose process was killed
@@ -267,13 +267,13 @@ class _Crew:
         return told
 
     def stop(self, worker: _Worker) -> None:
-        if worker.process.pid is not None:
-            os.kill(worker.process.pid, signal.SIGTERM)
+        with _broken_pipe_is_a_death():
+            worker.pipe.send(Stop())
 
     def interrupt(self) -> None:
         for worker in self.workers:
-            if worker.run is not None and worker.process.is_alive():
-                self.stop(worker)
+            if worker.run is not None and worker.process.is_alive() and worker.process.pid is not None:
+                os.kill(worker.process.pid, signal.SIGTERM)  # it ends what is no training at once
 
     def close(self) -> None:
         for worker in self.workers:

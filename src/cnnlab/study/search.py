@@ -316,6 +316,8 @@ class Trials:
         if not run.trial:
             test = RunFolder(run.folder).test_figures()
             return Verdict(f"tested: {percent(test['accuracy'])}" if test else "no test split", counts=False)
+        if run.hash in self.pruned:  # its last epochs were done before it heard of it
+            return self._stopped(run)
         value = objective(RunFolder(run.folder).read_card())
         self._tell(run, value=value)
         return Verdict(percent(value))
@@ -342,13 +344,15 @@ class Trials:
             self.why = ended.message or ended.kind
             return Verdict(words, counts=False, good=False)
         if run.hash in self.pruned:
-            epoch = self.pruned[run.hash]
-            self._tell(run, pruned=True)
-            return Verdict(f"pruned at epoch {epoch} of {run.config.trainer.epochs}")
+            return self._stopped(run)
         # A rate that diverges is bad, which the sampler should know: of a failed trial it learns nothing.
         diverged = ended.kind == "diverged"
         self._tell(run, pruned=diverged, ended="diverged" if diverged else "failed", why=ended.message or ended.kind)
         return Verdict(words, good=False)
+
+    def _stopped(self, run: Planned) -> Verdict:
+        self._tell(run, pruned=True)
+        return Verdict(f"pruned at epoch {self.pruned[run.hash]} of {run.config.trainer.epochs}")
 
     def _tell(
         self, run: Planned, value: float | None = None, pruned: bool = False, ended: str | None = None, why: str = ""

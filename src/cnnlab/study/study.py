@@ -62,6 +62,8 @@ def run_study(
     definition = define(words, seeds)
     if definition.search:
         raise ConfigError("this is a search and no grid; from Python call cnnlab.run_search.")
+    if definition.rates:
+        raise ConfigError("this is a range test and no grid; from Python call cnnlab.find_learning_rate.")
     runs = plan(definition)
     folder = definition.folder
     lock = lock_study(folder)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 import gc
 import os
+import signal
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 from pathlib import Path
@@ -34,6 +35,11 @@ class Order:
     threads: int
     test_on: tuple[str, ...] = ()
     trial: bool = False
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The parent asks that the run in progress saves its state and ends."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +76,10 @@ class Pipe(Protocol):
 
 
 class Reporter:
-    """A tracker that tells the parent."""
+    """A tracker that tells the parent; `stopped` says whether the parent has asked for an end."""
 
-    def __init__(self, pipe: Pipe) -> None:
-        self.pipe, self.started = pipe, Started("", {}, {}, 1, 0, 1)
+    def __init__(self, pipe: Pipe, stopped: Callable[[], bool] = lambda: False) -> None:
+        self.pipe, self.stopped, self.started = pipe, stopped, Started("", {}, {}, 1, 0, 1)
         self.accuracy: float | None = None
 
     def log(self, event: Event) -> None:
@@ -87,6 +93,8 @@ class Reporter:
             row = event.row
             self.accuracy = row["train_accuracy"] if row["val_accuracy"] is None else row["val_accuracy"]
             self.pipe.send(Moved(row["epoch"], self.started.epochs, 0.0, self.accuracy, row))
+        if isinstance(event, Stepped | EpochEnded) and self.stopped():
+            signal.raise_signal(signal.SIGTERM)  # the loop listens for it now, and does not before and after
 
     def decoded(self, done: int, total: int) -> None:
         self.pipe.send(Decoded(done, total))
@@ -110,8 +118,18 @@ def serve(pipe: connection.Connection, log: Path, device: str | None = None) -> 
             order = pipe.recv()
         except (EOFError, OSError):
             return
-        pipe.send(carry_out(order, Reporter(pipe), device))
+        if isinstance(order, Stop):  # it came too late
+            continue
+        pipe.send(carry_out(order, Reporter(pipe, lambda: _has_come(pipe)), device))
         gc.collect()
+
+
+def _has_come(pipe: connection.Connection) -> bool:
+    """Whether the parent has sent a `Stop`: while a run is in progress it sends nothing else."""
+    try:
+        return pipe.poll() and isinstance(pipe.recv(), Stop)
+    except (EOFError, OSError):
+        return False
 
 
 def carry_out(order: Order, reporter: Reporter, device: str | None = None) -> Ended:

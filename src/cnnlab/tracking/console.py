@@ -155,3 +155,27 @@ class DecodeBar:
     def __exit__(self, *_: object) -> None:
         if self.progress is not None:
             self.progress.stop()
+
+
+class StepBar:
+    """A bar over the steps of something short; nothing where standard error is no terminal."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("steps"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.progress = Progress(
+            *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+        )
+        self.begun = False
+
+    def __enter__(self) -> StepBar:
+        return self
+
+    def update(self, done: int, total: int) -> None:
+        if not self.begun:
+            self.begun = True
+            self.progress.start()
+            self.task = self.progress.add_task("steps", total=total)
+        self.progress.update(self.task, completed=done)
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()

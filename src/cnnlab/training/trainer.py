@@ -174,7 +174,7 @@ class Trainer:
         if self.data.target is not None:
             batches = with_target(batches, self.data.target.train, self.epoch * last_batch + self.batch)
         while self.batch < last_batch:
-            self.rate = set_rate(self.optimizer, rate_factor(self.config.schedule, self.step, self.total_steps))
+            self.rate = set_rate(self.optimizer, self.rate_factor())
             seed_step(self.config.seed, self.step, self.group.rank)
             self.train_step([next(batches) for _ in range(self.accumulate)])
             now = time.monotonic()
@@ -189,6 +189,10 @@ class Trainer:
                 last_event = now
             yield event
             began = time.monotonic()
+
+    def rate_factor(self) -> float:
+        """Learning rate of this step as a share of the highest one."""
+        return rate_factor(self.config.schedule, self.step, self.total_steps)
 
     def train_step(self, batches: list[Batch]) -> None:
         """One step of the optimizer over the mean gradient of `batches`."""

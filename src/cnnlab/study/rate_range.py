@@ -1,0 +1,232 @@
+"""The learning-rate range test (Smith 2017, Cyclical Learning Rates, section 3.3).
+
+One short training whose rate grows geometrically from step to step, with the same step as any other training: the same
+optimizer, augmentation, precision. The loss stays where it is while the rate is too low, falls where it is good, and
+rises where it is too high. The network is thrown away; what is left is rates.csv, rate_range.png and report.html.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import shlex
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cnnlab.config import Config, compose
+from cnnlab.data.load import build_data
+from cnnlab.device import choose_device
+from cnnlab.errors import ConfigError, NonFiniteLoss
+from cnnlab.runs.environment import describe
+from cnnlab.runs.files import write_whole
+from cnnlab.runs.folder import RunFolder
+from cnnlab.study.definition import Definition, Rates, define
+from cnnlab.study.plan import merged
+from cnnlab.training.build import build_model, initialise
+from cnnlab.training.precision import prepare_process
+from cnnlab.training.trainer import Trainer
+
+FEWEST, MOST = 100, 400  # steps, where nobody says how many
+SMOOTHING = 0.15  # decades: standard deviation of the bell that the losses are averaged with
+DIVERGED = 4.0  # times the lowest loss so far
+LAST = 5  # steps whose mean is compared with it
+FALL = 0.05  # of the first loss that the lowest must lie below it, to say anything
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class RateRange:
+    """A range test: the rate and the loss of each step, and the rates that they speak for.
+
+    `steepest`: where the smoothed loss falls fastest; `minimum`: where it is lowest; None where it does not fall.
+    `diverged`: the test was ended by the loss, before the last step.
+    """
+
+    definition: Definition
+    dir: Path
+    rates: list[float]
+    losses: list[float]
+    smoothed: list[float]
+    steepest: float | None
+    minimum: float | None
+    diverged: bool
+    optimizer: str
+
+    @property
+    def suggested(self) -> float | None:
+        """A tenth of the rate at the lowest loss: there the next steps already make it worse."""
+        return None if self.minimum is None else self.minimum / 10
+
+    def sentences(self) -> list[str]:
+        """What the test says, for a person."""
+        low, high = self.rates[0], self.rates[-1]
+        if self.steepest is None or self.minimum is None:
+            return [
+                f"The loss does not fall anywhere from {low:.3g} to {high:.3g}; choose study.low and study.high around"
+                " the rates of this optimizer, or give more study.steps."
+            ]
+        found = [
+            f"The loss falls fastest at {self.steepest:.2g} and is lowest at {self.minimum:.2g}.",
+            f"Suggested, a tenth of the latter: optimizer.lr={self.suggested:.2g}, as the highest rate of a schedule."
+            " Try it beside its third and its threefold: the test sees a few steps, not a training.",
+        ]
+        if not self.diverged and self.minimum >= self.rates[-3]:
+            found.append(f"The loss still falls at the highest rate; raise study.high (now {high:g}).")
+        return found
+
+    @property
+    def command(self) -> list[str]:
+        """A training at the suggested rate."""
+        if self.suggested is None:
+            return []
+        return ["cnnlab", "train", *merged(self.definition.overrides, [f"optimizer.lr={self.suggested:.2g}"])]
+
+
+def find_learning_rate(
+    *words: str, progress: Progress | None = None, decoding: Progress | None = None, command: Sequence[str] = ()
+) -> RateRange:
+    """Run a learning-rate range test and write rates.csv, rate_range.png and report.html.
+
+    Args:
+        words: as on the command line after `cnnlab study learning_rate_range`: data=…, model=…, optimizer=…,
+            study.low, study.high, study.steps, study.dir.
+        progress: is told the steps done and their number.
+        decoding: is told the pictures decoded and their number.
+        command: what was called, for the report.
+
+    Raises:
+        ConfigError: an unknown key or value, or a configuration in which nothing learns.
+    """
+    named = bool(words) and "=" not in words[0]
+    definition = define(words if named else ["learning_rate_range", *words])
+    if definition.rates is None:
+        raise ConfigError(f"the study {definition.name} is no range test; call cnnlab.run_study.")
+    try:
+        config = compose(definition.overrides)
+    except ConfigError as error:
+        raise ConfigError(f"{definition.name}: {error}") from None
+    if config.adapt.method == "batch_norm":
+        raise ConfigError("adapt.method=batch_norm learns nothing, so no learning rate can be found for it.")
+    rates, losses, diverged = measure(config, definition.rates, progress, decoding)
+    smoothed = smooth(rates, losses)
+    steepest, minimum = judge(rates, smoothed)
+    name = str(config.optimizer["name"])
+    model = str(config.model["name"]).replace(":", "-")
+    folder = definition.folder if definition.dir else definition.folder / f"{config.data.name}-{model}-{name}".lower()
+    found = RateRange(definition, folder, rates, losses, smoothed, steepest, minimum, diverged, name)
+    write(found, command or ["cnnlab", "study", *words], config)
+    return found
+
+
+def geometric(low: float, high: float, steps: int) -> list[float]:
+    """`steps` rates from low to high, each the same factor above the one before."""
+    return [low * (high / low) ** (step / (steps - 1)) for step in range(steps)]
+
+
+class RangeTrainer(Trainer):
+    """Trains as any other, at the rate that the test gives each step."""
+
+    rates: Sequence[float] = ()
+
+    def rate_factor(self) -> float:
+        return self.rates[self.step] / float(self.optimizer.defaults["lr"])
+
+
+def measure(
+    config: Config, wanted: Rates, progress: Progress | None = None, decoding: Progress | None = None
+) -> tuple[list[float], list[float], bool]:
+    """The rates and losses of the steps up to where the loss diverges, if it does, and whether it did."""
+    prepare_process(config.trainer)
+    data = build_data(config, choose_device(config.trainer.device), decoding or _nobody)
+    model = build_model(config, data, trust_code=True)
+    initialise(model, config, data)
+    with tempfile.TemporaryDirectory(prefix="cnnlab-range-") as folder:  # a diverging training saves its last state
+        trainer = RangeTrainer(model, data, config, RunFolder(Path(folder)))
+        steps = wanted.steps or min(MOST, max(FEWEST, trainer.steps_per_epoch))
+        trainer.rates = geometric(wanted.low, wanted.high, steps)
+        trainer.total_steps = steps
+        losses: list[float] = []
+        diverged = False
+        try:
+            for loss in itertools.islice(_losses(trainer), steps):
+                losses.append(loss)
+                (progress or _nobody)(len(losses), steps)
+                if has_diverged(losses):
+                    diverged = True
+                    break
+        except NonFiniteLoss:
+            diverged = True
+    if len(losses) < 2:
+        raise ConfigError(f"the loss is not finite at the lowest rate, {wanted.low:g}; lower study.low.")
+    return list(trainer.rates[: len(losses)]), losses, diverged
+
+
+def _nobody(done: int, total: int) -> None:
+    """Is told how far it is, where nobody is."""
+
+
+def _losses(trainer: RangeTrainer) -> Iterator[float]:
+    """The loss of each step, epoch after epoch."""
+    while True:
+        total, count = trainer.sums.loss.item(), trainer.sums.count
+        for _ in trainer.train_epoch():
+            now, seen = trainer.sums.loss.item(), trainer.sums.count
+            yield (now - total) / (seen - count)
+            total, count = now, seen
+        trainer.epoch += 1
+        trainer.batch = 0
+
+
+def has_diverged(losses: Sequence[float]) -> bool:
+    """Whether the last losses lie far above the lowest that as many had before, or are no numbers."""
+    if not math.isfinite(losses[-1]):
+        return True
+    if len(losses) < 2 * LAST:
+        return False
+    means = np.convolve(losses, np.full(LAST, 1 / LAST), "valid")
+    return bool(means[-1] > DIVERGED * means.min())
+
+
+def smooth(rates: Sequence[float], losses: Sequence[float]) -> list[float]:
+    """Mean of the losses around each rate, by a bell in decades of the rate; what shot up weighs as if it were twice
+    the first losses."""
+    values = np.array(losses, np.float64)
+    values = np.nan_to_num(values, nan=np.inf).clip(max=2 * float(np.median(values[:LAST])))
+    decades = np.log10(rates)
+    weights = np.exp(-0.5 * ((decades[:, None] - decades[None]) / SMOOTHING) ** 2)
+    return list((weights @ values / weights.sum(1)).tolist())
+
+
+def judge(rates: Sequence[float], smoothed: Sequence[float]) -> tuple[float | None, float | None]:
+    """The rates of the steepest descent and of the lowest loss; None where it does not fall."""
+    values = np.array(smoothed)
+    lowest = int(values.argmin())
+    if lowest < 2 or values[0] - values[lowest] < FALL * abs(values[0]):
+        return None, None
+    slope = np.gradient(values[: lowest + 1], np.log10(rates[: lowest + 1]))
+    return float(rates[int(slope.argmin())]), float(rates[lowest])
+
+
+def write(found: RateRange, command: Sequence[str], config: Config) -> None:
+    """rates.csv, rate_range.png and report.html."""
+    from cnnlab.study.rate_page import picture, render
+
+    lines = ["step,rate,loss,smoothed"]
+    columns = zip(found.rates, found.losses, found.smoothed, strict=True)
+    lines += [f"{step},{rate:.6g},{loss:.6g},{mean:.6g}" for step, (rate, loss, mean) in enumerate(columns, 1)]
+    write_whole(found.dir / "rates.csv", "\n".join(lines) + "\n")
+    write_whole(found.dir / "rate_range.png", picture(found))
+    machine = describe()
+    facts = [
+        ("data", f"{config.data.name}, batches of {config.trainer.batch_size}"),
+        ("model", str(config.model["name"])),
+        ("optimizer", found.optimizer),
+        ("machine", f"{machine['machine']['processor']}, {machine['machine']['cores']} cores"),
+        ("versions", ", ".join(f"{name} {machine['versions'][name]}" for name in ("cnnlab", "torch"))),
+    ]
+    write_whole(found.dir / "report.html", render(found, facts, shlex.join(command)))
