@@ -30,7 +30,10 @@ import json, os, sys, traceback
 import torch, rich.console, rich.progress, matplotlib.figure, hydra, jinja2
 import torch.utils.tensorboard, torchvision.datasets, cnnlab.cli, cnnlab.experiment, cnnlab.deploy.predictor
 import cnnlab.evaluation.compare, cnnlab.data.describe, cnnlab.data.show, cnnlab.tracking.tensorboard
-import numpy.random, torch.optim, sklearn.datasets
+import numpy.random, torch.optim, sklearn.datasets, importlib.util
+if importlib.util.find_spec("optuna"):
+    import optuna, sqlalchemy.dialects.sqlite, cnnlab.study.search, cnnlab.study.search_page
+    optuna.storages.RDBStorage, optuna.importance.FanovaImportanceEvaluator, optuna.samplers.TPESampler
 for line in sys.stdin:
     job = json.loads(line)
     if "wait" in job:

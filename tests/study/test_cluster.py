@@ -39,6 +39,7 @@ def states(folder: Path) -> list[str]:
         return [row["state"] for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_s_run_is_taken_up_again(command: CommandLine, address: str, tmp_path: Path) -> None:
     words = ["study", *TINY, "optimizer.lr=0.02,0.1", "trainer.epochs=150", "--seeds", 1, "study.dir=s"]
     running = command.start(*words, "study.launcher=ray", "study.jobs=2", f"study.address={address}", cwd=tmp_path)
@@ -54,9 +55,10 @@ def test_a_killed_worker_s_run_is_taken_up_again(command: CommandLine, address: 
         assert epochs == list(range(1, 151))
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_a_search_on_the_cluster_goes_on(command: CommandLine, address: str, tmp_path: Path) -> None:
     pytest.importorskip("optuna")
-    space = ["optimizer.lr=0.001..1:log", "trainer.epochs=40", "study.trials=8", "study.jobs=2", "study.dir=s"]
+    space = ["optimizer.lr=0.001..0.1:log", "trainer.epochs=40", "study.trials=8", "study.jobs=2", "study.dir=s"]
     words = ["study", *TINY, *space, "study.launcher=ray", f"study.address={address}"]
     running = command.start(*words, cwd=tmp_path)
     running.wait_until(lambda: len(list((tmp_path / "s").glob("runs/*/metrics.jsonl"))) >= 3)

@@ -15,6 +15,7 @@ import pytest
 import cnnlab
 from cnnlab.config import compose
 from cnnlab.errors import ConfigError
+from cnnlab.experiment import try_experiment
 from cnnlab.study.definition import Definition, Value, define
 from cnnlab.study.search_results import objective
 from cnnlab.study.space import Range, parse_range
@@ -233,6 +234,7 @@ def test_the_command_trains_the_best_trial_again(command: CommandLine, whole: Pa
     assert f"{figures['accuracy']:.6g}" == best["test_accuracy"]
 
 
+@pytest.mark.slow
 def test_killed_and_called_again_it_ends_with_the_same_trials(
     command: CommandLine, whole: Path, tmp_path: Path
 ) -> None:
@@ -277,11 +279,11 @@ def test_a_trial_that_cannot_be_done_is_named_and_the_others_go_on(command: Comm
     assert "depth must be 6n+2" in result.error_lines[-1]
 
 
-def test_without_a_validation_split_nothing_is_searched(command: CommandLine, tmp_path: Path) -> None:
-    result = command("study", *TINY, "optimizer.lr=0.1..1:log", "data.val_fraction=0", "study.dir=s", cwd=tmp_path)
-    assert result.code == 2 and len(result.error_lines) == 1
-    assert "judges by the validation split, and it is empty; raise data.val_fraction" in result.err
-    assert not (tmp_path / "s" / "runs").exists()
+def test_without_a_validation_split_nothing_is_searched() -> None:
+    config = compose([*TINY, "data.val_fraction=0"])
+    try_experiment(config, lambda done, total: None)  # a training needs none
+    with pytest.raises(ConfigError, match=r"judges by the validation split, and it is empty; raise data\.val_fraction"):
+        try_experiment(config, lambda done, total: None, validates=True)
 
 
 def test_without_optuna_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
