@@ -56,8 +56,8 @@ def run_search(*words: str, progress: StudyProgress | None = None, command: Sequ
     optuna = import_optuna()
     lock = lock_study(definition.folder)
     try:
-        trials = Trials(definition, optuna, corners[0].hash)
         view = progress or StudyProgress(silent=True)
+        trials = Trials(definition, optuna, corners[0].hash, view)
         epochs = corners[0].config.trainer.epochs
         view.expect(definition.trials, trials.ended, trials.left * epochs, "trial")
         said = command or ("cnnlab", "study", *words)
@@ -132,8 +132,10 @@ def combination(definition: Definition, chosen: Mapping[str, Any], number: int |
 class Trials:
     """The source of the runs: asks Optuna for each, reports every epoch, and tells how it ended."""
 
-    def __init__(self, definition: Definition, optuna: types.ModuleType, base: str) -> None:
-        self.definition, self.optuna = definition, optuna
+    def __init__(
+        self, definition: Definition, optuna: types.ModuleType, base: str, view: StudyProgress | None = None
+    ) -> None:
+        self.definition, self.optuna, self.view = definition, optuna, view
         url = f"sqlite:///{(definition.folder / DATABASE).as_posix()}"
         self.storage = optuna.storages.RDBStorage(url)
         self.study = optuna.create_study(
@@ -315,11 +317,14 @@ class Trials:
     def done(self, run: Planned) -> Verdict:
         if not run.trial:
             test = RunFolder(run.folder).test_figures()
-            return Verdict(f"tested: {percent(test['accuracy'])}" if test else "no test split", counts=False)
+            figure = test.get("mean_iou", test["accuracy"]) if test else None
+            return Verdict(f"tested: {percent(figure)}" if test else "no test split", counts=False)
         if run.hash in self.pruned:  # its last epochs were done before it heard of it
             return self._stopped(run)
         value = objective(RunFolder(run.folder).read_card())
         self._tell(run, value=value)
+        if self.view is not None:
+            self.view.aside = f"best {percent(self.study.best_value)}, trial {self.study.best_trial.number}"
         return Verdict(percent(value))
 
     def again(self, run: Planned) -> bool:
