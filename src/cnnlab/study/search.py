@@ -12,11 +12,13 @@ import dataclasses
 import hashlib
 import json
 import math
+import shlex
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cnnlab.errors import ConfigError, Interrupted
+from cnnlab.runs.files import write_whole
 from cnnlab.runs.folder import RunFolder
 from cnnlab.study.crew import Verdict
 from cnnlab.study.definition import Definition, Value, define
@@ -24,7 +26,8 @@ from cnnlab.study.execute import ATTEMPTS, is_done, run_all
 from cnnlab.study.launch import hire
 from cnnlab.study.plan import Combination, Planned, merged, plan_trial
 from cnnlab.study.progress import StudyProgress
-from cnnlab.study.search_results import Search, Tried, objective, spaces, write_search
+from cnnlab.study.search_page import render
+from cnnlab.study.search_results import Search, Tried, as_csv, markdown, objective, spaces
 from cnnlab.study.space import Range
 from cnnlab.study.study import describe, lock_study
 from cnnlab.study.worker import Ended, Moved
@@ -92,6 +95,14 @@ def outline(words: Sequence[str]) -> list[str]:
     return [*lines, f"{definition.trials} trials, {ended} of them done"]
 
 
+def write_search(search: Search, facts: Sequence[tuple[str, str]], command: Sequence[str]) -> None:
+    """results.csv, table.md and report.html."""
+    words = shlex.join(command)
+    write_whole(search.dir / "results.csv", as_csv(search))
+    write_whole(search.dir / "table.md", markdown(search, facts, words))
+    write_whole(search.dir / "report.html", render(search, facts, words))
+
+
 def import_optuna() -> types.ModuleType:
     try:
         import optuna
@@ -145,7 +156,6 @@ class Trials:
             load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=0),
         )
-        self.distributions = {key: self._distribution(space) for key, space in definition.search.items()}
         self.running: dict[str, list[Any]] = {}  # trials of the run in progress, by its hash: twins after the first
         self.reported: dict[int, set[int]] = {}  # by trial: epochs that Optuna knows
         self.pruned: dict[str, int] = {}  # by hash: epoch
@@ -157,22 +167,12 @@ class Trials:
         self.finished_states = (states.COMPLETE, states.PRUNED, states.FAIL)
         self.cut_off = collections.deque(self.study.get_trials(deepcopy=False, states=(states.RUNNING,)))
 
-    def _distribution(self, space: Range | tuple[Value, ...]) -> Any:
-        kinds = self.optuna.distributions
-        if not isinstance(space, Range):
-            return kinds.CategoricalDistribution([value.label for value in space])
-        # The highest number that the steps reach, as Optuna would set it with a warning.
-        steps = math.floor((space.high - space.low) / space.step * (1 + 1e-12)) if space.step else 0
-        high = space.low + steps * space.step if space.step else space.high
-        if space.whole:
-            return kinds.IntDistribution(int(space.low), int(high), log=space.log, step=int(space.step or 1))
-        return kinds.FloatDistribution(space.low, high, log=space.log, step=space.step)
-
     # ---- what is known
 
     def records(self) -> list[Any]:
-        """Optuna's trials, in order."""
-        return list(self.study.get_trials(deepcopy=False))
+        """Optuna's trials, in order, but one that was killed before all of its values were chosen."""
+        known = set(self.definition.search)
+        return [trial for trial in self.study.get_trials(deepcopy=False) if known <= set(trial.params)]
 
     @property
     def ended(self) -> int:
@@ -258,17 +258,26 @@ class Trials:
         """A trial that was cut off, or a new one; None where there are enough."""
         if self.ended + sum(map(len, self.running.values())) >= self.definition.trials:
             return None
-        if self.cut_off:
-            frozen = self.cut_off.popleft()
+        frozen = self.cut_off.popleft() if self.cut_off else None
+        number = len(self.study.get_trials(deepcopy=False)) if frozen is None else frozen.number
+        seed = mix(self.definition.seed, number)
+        self._reseed(seed)
+        if frozen is None:
+            trial = self.study.ask()
+        else:
             study = self.storage.get_study_id_from_name(self.study.study_name)
-            known = self.storage.get_trial_id_from_study_id_trial_number(study, frozen.number)
+            known = self.storage.get_trial_id_from_study_id_trial_number(study, number)
             trial = self.optuna.trial.Trial(self.study, known)
-            self.reported[trial.number] = set(frozen.intermediate_values)
-            return trial
-        number = len(self.records())
-        # A sampler of its own for each trial: a search that was cut off chooses as an unbroken one does.
-        self.study.sampler = self.optuna.samplers.TPESampler(seed=mix(self.definition.seed, number) % 2**32)
-        return self.study.ask(self.distributions)
+            self.reported[number] = set(frozen.intermediate_values)
+        for place, (key, space) in enumerate(self.definition.search.items(), 1):
+            self._reseed(mix(seed, place))
+            suggest(trial, key, space)
+        return trial
+
+    def _reseed(self, seed: int) -> None:
+        """A sampler of its own for each value, so that a search that was cut off, between two values of a trial even,
+        chooses as an unbroken one does."""
+        self.study.sampler = self.optuna.samplers.TPESampler(seed=seed % 2**32)
 
     def _same(self, trial: Any, run: Planned) -> Any:
         """A trial that tried the same before and ended."""
@@ -373,6 +382,20 @@ class Trials:
         before = next(trial for trial in self.records() if trial.number == first.number)
         for trial in twins:
             self._repeat(trial, before)
+
+
+def suggest(trial: Any, key: str, space: Range | tuple[Value, ...]) -> None:
+    """Let Optuna choose the value of a key, or keep the one it has chosen before."""
+    if not isinstance(space, Range):
+        trial.suggest_categorical(key, [value.label for value in space])
+        return
+    # The highest number that the steps reach, as Optuna would set it with a warning.
+    steps = math.floor((space.high - space.low) / space.step * (1 + 1e-12)) if space.step else 0
+    high = space.low + steps * space.step if space.step else space.high
+    if space.whole:
+        trial.suggest_int(key, int(space.low), int(high), step=int(space.step or 1), log=space.log)
+    else:
+        trial.suggest_float(key, space.low, high, step=space.step, log=space.log)
 
 
 def fingerprint(definition: Definition, base: str) -> str:

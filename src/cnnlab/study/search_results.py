@@ -16,7 +16,6 @@ from rich.table import Table
 from cnnlab.errors import RunError
 from cnnlab.evaluation.tables import plain_table
 from cnnlab.report.formatting import DASH, between, duration, percent
-from cnnlab.runs.files import write_whole
 from cnnlab.runs.folder import RunFolder
 from cnnlab.study.definition import Definition
 from cnnlab.study.plan import Planned
@@ -241,13 +240,3 @@ def markdown(search: Search, facts: Sequence[tuple[str, str]], command: str) -> 
     lines += ["", *(f"- {key}: {words}" for key, words in spaces(definition))]
     lines += ["", f"`{command}`", "", *(f"{name}: {value}" for name, value in facts)]
     return "\n".join(lines) + "\n"
-
-
-def write_search(search: Search, facts: Sequence[tuple[str, str]], command: Sequence[str]) -> None:
-    """results.csv, table.md and report.html."""
-    from cnnlab.study.search_page import render
-
-    words = shlex.join(command)
-    write_whole(search.dir / "results.csv", as_csv(search))
-    write_whole(search.dir / "table.md", markdown(search, facts, words))
-    write_whole(search.dir / "report.html", render(search, facts, words))
