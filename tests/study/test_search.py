@@ -19,6 +19,7 @@ from cnnlab.experiment import try_experiment
 from cnnlab.study.definition import Definition, Value, define
 from cnnlab.study.search_results import objective
 from cnnlab.study.space import Range, parse_range
+from cnnlab.study.trials import Trials
 from conftest import CommandLine
 
 optuna = pytest.importorskip("optuna", reason="the extra study is not installed")
@@ -248,6 +249,26 @@ def test_killed_and_called_again_it_ends_with_the_same_trials(
     assert result.code == 0, result.err
     assert re.search(r"9 trials, [2-8] of them done already", result.out)
     assert rows(tmp_path / "s") == rows(whole)
+
+
+@pytest.mark.parametrize("chosen", [0, 1, 2])
+def test_a_trial_killed_while_it_was_chosen_is_chosen_as_it_would_have_been(tmp_path: Path, chosen: int) -> None:
+    """Optuna writes each value of a trial by itself."""
+
+    def trials(name: str) -> Trials:
+        definition = define([*TINY, *SPACE, f"study.dir={tmp_path / name}"])
+        definition.folder.mkdir(exist_ok=True)
+        return Trials(definition, optuna, "base")
+
+    wanted = trials("whole").next([])
+    before = trials("cut")
+    before.choose(number=0, keys=list(before.definition.search)[:chosen])
+    assert len(before.records()) == (chosen == 2)
+    after = trials("cut")
+    found = after.next([])
+    assert wanted is not None and found is not None
+    assert found.combination == wanted.combination and found.hash == wanted.hash
+    assert len(after.study.trials) == 1
 
 
 def test_what_is_done_is_counted_and_more_trials_are_added(command: CommandLine, whole: Path, tmp_path: Path) -> None:
