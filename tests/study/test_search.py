@@ -256,7 +256,8 @@ def test_a_trial_killed_while_it_was_chosen_is_chosen_as_it_would_have_been(tmp_
     """Optuna writes each value of a trial by itself."""
 
     def trials(name: str) -> Trials:
-        definition = define([*TINY, *SPACE, f"study.dir={tmp_path / name}"])
+        space = ["optimizer.lr=0.0001..2:log", "trainer.label_smoothing=0.0..0.2"]
+        definition = define([*TINY, *space, f"study.dir={tmp_path / name}"])
         definition.folder.mkdir(exist_ok=True)
         return Trials(definition, optuna, "base")
 
