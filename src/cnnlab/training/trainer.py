@@ -29,6 +29,7 @@ from cnnlab.training.distributed import ALONE, Group
 from cnnlab.training.gradients import gradient_norm, layer_gradients
 from cnnlab.training.interrupt import InterruptGuard
 from cnnlab.training.optim import add_parameters, create_optimizer, set_rate, step_of
+from cnnlab.training.pointwise import mend_pointwise
 from cnnlab.training.precision import Precision, choose_compile, choose_precision
 from cnnlab.training.reproduce import seed_step
 from cnnlab.training.schedule import rate_factor
@@ -111,6 +112,8 @@ class Trainer:
         self.model = model.to(self.device)
         if self.settings.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.device.type == "cpu":
+            mend_pointwise(self.model)
         self.precision = Precision(choose_precision(self.settings.precision, self.device, model), self.device)
         labels = data.pictures.labels[data.split.train]
         counts = np.bincount(labels, minlength=len(data.pictures.classes))
