@@ -141,7 +141,20 @@ def test_a_root_may_have_any_name(name: str, pictures: Path, tmp_path: Path) -> 
     assert cnnlab.evaluate(run.dir) == run.test
 
 
+def test_a_set_is_audited_from_python() -> None:
+    data = cnnlab.load_data("digits", limit=60)
+    findings = cnnlab.audit(data)
+    assert findings.leaks == []
+    assert sum(row["train"] for row in findings.class_counts.values()) == 60
+
+
 # ---- models
+
+
+def test_a_model_is_summarised_from_python() -> None:
+    summary = cnnlab.summarise(cnnlab.create_model("resnet", depth=20), (3, 32, 32))
+    assert summary.parameters == 269_722
+    assert summary.layers[0].arithmetic == ("32+2·1−3+1 = 32",)
 
 
 @pytest.fixture

@@ -173,3 +173,19 @@ def test_the_masks_of_a_set_can_be_looked_at(root: Path, tmp_path: Path) -> None
     words = ["data", "mnist_m_seg", f"data.root={root}", "--show", str(tmp_path / "batch.png")]
     assert main(words) == 0
     assert (tmp_path / "batch.png").stat().st_size > 10_000
+
+
+def test_from_python_the_target_is_loaded_too(root: Path, tmp_path: Path) -> None:
+    """`load_data` gives the source alone; without the target, training would quietly be that of the source."""
+    data = cnnlab.load_data("mnist", root=root, channels=3, val_fraction=0.0, batch_size=40)
+    model = cnnlab.create_model("vgg", width=4, image_size=28)
+    quick = ["trainer.precision=fp32", "logger=none", "adapt.data=mnist_m"]
+    run = cnnlab.fit(model, data, epochs=2, dir=tmp_path / "dann", overrides=["adapt.method=dann", *quick])
+    assert data.target is None  # the caller's data are as they were
+    assert run.test is not None
+    assert run.test["target"]["data"] == "mnist_m"
+    assert run.test["target"]["n"] == 80
+    renewed = ["adapt.method=batch_norm", f"init.from={run.dir}", "trainer.ema=null", *quick]
+    other = cnnlab.fit(model, data, epochs=1, dir=tmp_path / "adabn", overrides=renewed)
+    assert other.test is not None
+    assert other.test["target"]["n"] == 80

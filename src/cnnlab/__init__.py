@@ -12,14 +12,18 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from cnnlab import explain, geometry
+    from cnnlab.data.audit import audit
     from cnnlab.data.load import Data, load_data
     from cnnlab.data.show import show_batch
+    from cnnlab.deploy.export import export_run
     from cnnlab.deploy.predictor import Prediction, Predictor
     from cnnlab.errors import CnnlabError
     from cnnlab.evaluation.evaluate import evaluate
+    from cnnlab.evaluation.plots import plot_curves
     from cnnlab.experiment import Run, fit
     from cnnlab.models.base import Classifier
     from cnnlab.models.registry import create_model, list_models, register_model
+    from cnnlab.models.summary import summarise
     from cnnlab.runs.weights import load_run
     from cnnlab.study.rate_range import find_learning_rate
     from cnnlab.study.search import run_search
@@ -33,17 +37,21 @@ _HOME = {
     "Predictor": "cnnlab.deploy.predictor",
     "Run": "cnnlab.experiment",
     "Study": "cnnlab.study.study",
+    "audit": "cnnlab.data.audit",
     "create_model": "cnnlab.models.registry",
     "evaluate": "cnnlab.evaluation.evaluate",
+    "export_run": "cnnlab.deploy.export",
     "find_learning_rate": "cnnlab.study.rate_range",
     "fit": "cnnlab.experiment",
     "list_models": "cnnlab.models.registry",
     "load_data": "cnnlab.data.load",
     "load_run": "cnnlab.runs.weights",
+    "plot_curves": "cnnlab.evaluation.plots",
     "register_model": "cnnlab.models.registry",
     "run_search": "cnnlab.study.search",
     "run_study": "cnnlab.study.study",
     "show_batch": "cnnlab.data.show",
+    "summarise": "cnnlab.models.summary",
 }
 
 __all__ = [
@@ -54,19 +62,23 @@ __all__ = [
     "Predictor",
     "Run",
     "Study",
+    "audit",
     "create_model",
     "evaluate",
     "explain",
+    "export_run",
     "find_learning_rate",
     "fit",
     "geometry",
     "list_models",
     "load_data",
     "load_run",
+    "plot_curves",
     "register_model",
     "run_search",
     "run_study",
     "show_batch",
+    "summarise",
 ]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from cnnlab.config import Config, compose, from_dict, options
-from cnnlab.data.load import Data, build_data
+from cnnlab.data.load import Data, build_data, target_config
 from cnnlab.errors import ConfigError, RunError
 from cnnlab.evaluation.evaluate import Outputs, run_test
 from cnnlab.evaluation.segmentation import SegmentationOutputs
@@ -98,6 +98,9 @@ def fit(
         )
     prepare_process(config.trainer)
     check_fit(model, data)
+    if config.adapt.method != "none" and data.target is None:  # load_data knows nothing of another domain
+        target = build_data(target_config(config), data.train.device, preprocess=data.preprocess)
+        data = dataclasses.replace(data, target=target)
     return _run(config, data, model, new_folder(config), trackers, command=[])
 
 

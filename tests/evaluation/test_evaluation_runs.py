@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 
 import cnnlab
 from cnnlab.errors import CnnlabError, DataError, RunError
-from cnnlab.evaluation.plots import draw_curves
+from cnnlab.evaluation.plots import plot_curves
 
 if TYPE_CHECKING:
     from conftest import CommandLine
@@ -345,12 +345,20 @@ def test_runs_without_validation_are_told_apart_in_the_picture() -> None:
     row = {"train_loss": 1.0, "train_accuracy": 0.5, "val_loss": None, "val_accuracy": None}
     known = row | {"val_loss": 1.0, "val_accuracy": 0.4}
     histories = {"a": [row | {"epoch": i} for i in (1, 2)], "b": [known | {"epoch": i} for i in (1, 2)]}
-    figure = draw_curves(histories)
+    figure = plot_curves(histories)
     legend = figure.axes[1].get_legend()
     assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
     styles = [(line.get_label(), line.get_linestyle()) for line in figure.axes[0].lines]
     assert ("a", "--") in styles
     assert ("b", "-") in styles
+
+
+def test_the_picture_of_the_curves_is_also_saved_where_it_is_asked_for(tmp_path: Path) -> None:
+    rows = [{"epoch": 1, "train_loss": 1.0, "train_accuracy": 0.5, "val_loss": 1.0, "val_accuracy": 0.4}]
+    plot_curves({"a": rows})
+    assert not list(tmp_path.iterdir())
+    plot_curves({"a": rows}, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("out", ["curves.xyz", "nowhere/deep/curves.png", "/proc/curves.png"])

@@ -12,13 +12,16 @@ if TYPE_CHECKING:
 Histories = Mapping[str, Sequence[Mapping[str, Any]]]  # the rows of each run's metrics.jsonl, by the run's name
 
 
-def plot_curves(histories: Histories, path: str | Path) -> None:
-    """Draw the curves into a picture file."""
-    draw_curves(histories).savefig(path, dpi=130)
+def plot_curves(histories: Histories, path: str | Path | None = None) -> Figure:
+    """Draw loss and accuracy over the epochs, training dashed and validation solid, one colour a run.
 
+    Args:
+        histories: a name for the legend → the rows of a run's metrics.jsonl, as `run.history` has them.
+        path: also save the picture there, as PNG, SVG or PDF.
 
-def draw_curves(histories: Histories) -> Figure:
-    """Loss and accuracy over the epochs, training dashed and validation solid, one colour a run."""
+    Example:
+        >>> cnnlab.plot_curves({"mlp": first.history, "vgg": second.history})
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.4), layout="constrained")
@@ -40,4 +43,6 @@ def draw_curves(histories: Histories) -> Figure:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     figure.axes[1].legend(fontsize=8, loc="lower right")
+    if path is not None:
+        figure.savefig(path, dpi=130)
     return figure
