@@ -126,3 +126,8 @@ def test_one_augmented_batch_of_digits(tmp_path: Path) -> None:
     expected = data.preprocess.denormalise(images)[..., 0]
     for (_, pixels), original in zip(drawn(figure), expected, strict=True):
         np.testing.assert_array_equal(pixels, original)
+
+
+def test_a_notebook_shows_the_figure_by_itself() -> None:
+    figure = show_batch(torch.rand(2, 1, 8, 8), [0, 1])
+    assert figure._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]

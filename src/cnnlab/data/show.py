@@ -37,11 +37,11 @@ def show_batch(
         limit: pictures at the most.
         masks: (B, H, W) classes of the pixels, drawn as outlines.
     """
-    from matplotlib.figure import Figure
+    from cnnlab.figure import NotebookFigure
 
     images = images[:limit].detach().cpu()
     if not len(images):
-        return Figure()
+        return NotebookFigure()
     if preprocess is not None:
         pixels = preprocess.denormalise(images).numpy()
     else:
@@ -50,7 +50,7 @@ def show_batch(
         pixels = (stretched * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     columns = min(columns, len(pixels))
     rows = math.ceil(len(pixels) / columns)
-    figure = Figure(figsize=(1.4 * columns, 1.65 * rows), layout="constrained")
+    figure = NotebookFigure(figsize=(1.4 * columns, 1.65 * rows), layout="constrained")
     axes = np.atleast_1d(figure.subplots(rows, columns)).reshape(-1)
     for axis in axes:
         axis.set_axis_off()

@@ -22,9 +22,9 @@ def plot_curves(histories: Histories, path: str | Path | None = None) -> Figure:
     Example:
         >>> cnnlab.plot_curves({"mlp": first.history, "vgg": second.history})
     """
-    from matplotlib.figure import Figure
+    from cnnlab.figure import NotebookFigure
 
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    figure = NotebookFigure(figsize=(11, 4.4), layout="constrained")
     for axis, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for number, (run, rows) in enumerate(histories.items()):
             colour = f"C{number % 10}"
