@@ -1,4 +1,4 @@
-"""Execute labs from top to bottom and keep their outputs: `uv run python labs/execute.py [NOTEBOOK ...]`.
+"""Execute labs and keep their outputs: `uv run python labs/execute.py [NOTEBOOK ...]`.
 
 CNNLAB_LABS=full takes the full settings, CNNLAB_DATA names a folder with data sets (labs/README.md).
 """
@@ -17,10 +17,8 @@ FOLDER = Path(__file__).parent
 LABS = sorted(FOLDER.glob("*.ipynb"))
 
 
-def execute(
-    notebook: NotebookNode, folder: Path, seconds_a_cell: int | None = None
-) -> NotebookNode:
-    """Run every cell in a fresh kernel in `folder`. Raises CellExecutionError at the first cell that fails."""
+def execute(notebook: NotebookNode, folder: Path, seconds_a_cell: int | None = None) -> NotebookNode:
+    """Run all cells in a fresh kernel in `folder`. Raises CellExecutionError at the first that fails."""
     settings = {"timeout": seconds_a_cell, "kernel_name": "python3", "record_timing": False}
     NotebookClient(notebook, resources={"metadata": {"path": str(folder)}}, **settings).execute()
     return notebook
@@ -37,9 +35,7 @@ def main(names: list[str]) -> None:
         began = time.perf_counter()
         notebook = execute(nbformat.read(path, as_version=4), FOLDER)
         nbformat.write(without_machine(notebook), path)
-        print(
-            f"{path.name}: {time.perf_counter() - began:.0f} s, {path.stat().st_size / 1e3:.0f} kB"
-        )
+        print(f"{path.name}: {time.perf_counter() - began:.0f} s, {path.stat().st_size / 1e3:.0f} kB")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cnnlab.evaluation.evaluate import evaluate
     from cnnlab.evaluation.plots import plot_curves
     from cnnlab.experiment import Run, fit
-    from cnnlab.models.base import Classifier
+    from cnnlab.models.base import Classifier, FeatureInfo
     from cnnlab.models.registry import create_model, list_models, register_model
     from cnnlab.models.summary import summarise
     from cnnlab.runs.weights import load_run
@@ -33,6 +33,7 @@ _HOME = {
     "Classifier": "cnnlab.models.base",
     "CnnlabError": "cnnlab.errors",
     "Data": "cnnlab.data.load",
+    "FeatureInfo": "cnnlab.models.base",
     "Prediction": "cnnlab.deploy.predictor",
     "Predictor": "cnnlab.deploy.predictor",
     "Run": "cnnlab.experiment",
@@ -58,6 +59,7 @@ __all__ = [
     "Classifier",
     "CnnlabError",
     "Data",
+    "FeatureInfo",
     "Prediction",
     "Predictor",
     "Run",
