@@ -1,0 +1,82 @@
+"""The four labs, from top to bottom in their small setting, with the solutions of their exercises."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+import cnnlab
+
+FOLDER = Path(__file__).parents[2] / "labs"
+sys.path.insert(0, str(FOLDER))
+from execute import execute  # noqa: E402
+
+LABS = sorted(FOLDER.glob("*.ipynb"))
+SOLUTION = re.compile(r"<details><summary>Solution</summary>(.*?)</details>", re.DOTALL)
+CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
+LARGEST = 1_000_000  # bytes of a notebook with its pictures
+
+
+def read(path: Path) -> Any:
+    return nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+
+
+def test_there_are_four_in_order() -> None:
+    assert [path.name[0] for path in LABS] == ["1", "2", "3", "4"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", LABS, ids=lambda path: path.stem)
+def test_a_lab_and_its_solutions_run_from_top_to_bottom(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The solutions follow the cell that asks for them, in the same kernel."""
+    monkeypatch.delenv("CNNLAB_LABS", raising=False)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])))
+    notebook = read(path)
+    cells = []
+    for cell in notebook.cells:
+        cells.append(cell)
+        if cell.cell_type == "markdown":
+            for solution in SOLUTION.findall(cell.source):
+                cells += [nbformat.v4.new_code_cell(text) for text in CODE.findall(solution)]  # type: ignore[no-untyped-call]
+    assert len(cells) > len(notebook.cells)
+    notebook.cells = cells
+    execute(notebook, tmp_path, seconds_a_cell=240)
+
+
+@pytest.mark.parametrize("path", LABS, ids=lambda path: path.stem)
+def test_a_lab_is_kept_as_a_reader_should_see_it(path: Path) -> None:
+    """With its outputs in order, small, and without a word of the machine that made them."""
+    text = path.read_text(encoding="utf-8")
+    assert len(text.encode()) < LARGEST
+    for word in ("/home/", "/root/", "/tmp/", "/work/", "Traceback", "Warning"):
+        assert word not in json.dumps(json.loads(text), ensure_ascii=False), word
+    codes = [cell for cell in read(path).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in codes] == list(range(1, len(codes) + 1))
+    assert any("image/png" in output.get("data", {}) for cell in codes for output in cell.outputs)
+
+
+@pytest.mark.parametrize("path", LABS, ids=lambda path: path.stem)
+def test_a_lab_uses_what_is_public_alone(path: Path) -> None:
+    notebook = read(path)
+    source = "\n".join(cell.source for cell in notebook.cells)
+    for name in re.findall(r"\bcnnlab\.(\w+)", re.sub(r"`[^`]*`", "", source)):
+        assert name in cnnlab.__all__, name
+    for module in re.findall(r"from cnnlab([\w.]*) import", source):
+        assert module == ""
+
+
+@pytest.mark.parametrize("path", LABS, ids=lambda path: path.stem)
+def test_every_exercise_has_a_solution(path: Path) -> None:
+    texts = [cell.source for cell in read(path).cells if cell.cell_type == "markdown"]
+    exercises = sum(len(re.findall(r"\*\*Exercise \d", text)) for text in texts)
+    solutions = sum(len(SOLUTION.findall(text)) for text in texts)
+    assert exercises == solutions >= 3
