@@ -11,12 +11,15 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from cnnlab.errors import ConfigError
 from cnnlab.study.cluster import connect
-from conftest import CommandLine
+
+if TYPE_CHECKING:
+    from conftest import CommandLine
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 ray = pytest.importorskip("ray", reason="the extra cluster is not installed")

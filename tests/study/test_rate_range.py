@@ -7,6 +7,7 @@ import itertools
 import math
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from cnnlab.errors import ConfigError
 from cnnlab.study.definition import Rates, define
 from cnnlab.study.rate_range import RateRange, geometric, has_diverged, judge, measure, smooth
 from cnnlab.training.optim import optimizer_names
-from conftest import CommandLine
+
+if TYPE_CHECKING:
+    from conftest import CommandLine
 
 TINY = ["model=mlp", "model.hidden=[32]", "data.limit=240", "trainer.batch_size=20", "trainer.precision=fp32"]
 

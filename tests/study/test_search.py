@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -20,7 +21,9 @@ from cnnlab.study.definition import Definition, Value, define
 from cnnlab.study.search_results import objective
 from cnnlab.study.space import Range, parse_range
 from cnnlab.study.trials import Trials
-from conftest import CommandLine
+
+if TYPE_CHECKING:
+    from conftest import CommandLine
 
 optuna = pytest.importorskip("optuna", reason="the extra study is not installed")
 

@@ -8,12 +8,15 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import cnnlab
-from conftest import CommandLine
 from small_sets import write_mnist
+
+if TYPE_CHECKING:
+    from conftest import CommandLine
 
 TINY = [
     "model=mlp",
