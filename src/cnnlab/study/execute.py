@@ -6,6 +6,7 @@ What is done is skipped, what was cut off is gone on with, and a run that fails 
 from __future__ import annotations
 
 import collections
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -251,7 +252,7 @@ class _Crew:
     def give(self, worker: _Worker, run: Planned, check: bool = False) -> None:
         worker.run = run
         folder = None if check else run.folder
-        with _broken_pipe_is_a_death():
+        with contextlib.suppress(OSError):  # one that died between two orders is found dead when its answer is read
             worker.pipe.send(Order(run.config.to_dict(), folder, self.threads, self.test_on, run.trial))
 
     def messages(self) -> list[tuple[_Worker, Message]]:
@@ -267,7 +268,7 @@ class _Crew:
         return told
 
     def stop(self, worker: _Worker) -> None:
-        with _broken_pipe_is_a_death():
+        with contextlib.suppress(OSError):
             worker.pipe.send(Stop())
 
     def interrupt(self) -> None:
@@ -319,16 +320,6 @@ class _Signals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
-
-
-class _broken_pipe_is_a_death:  # noqa: N801
-    """A worker that died between two orders is found dead when its answer is read."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
-        return kind is not None and issubclass(kind, OSError)
 
 
 def _devices() -> list[str]:
