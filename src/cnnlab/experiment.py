@@ -262,7 +262,8 @@ def _resume(
             )
         model = build_model(config, data, trust_code, resumed=True)
         trainer = Trainer(model, data, config, folder, group)
-        return _train_test_report(trainer, trackers, resumed=True, test=test), True
+        listeners = [*trackers, *folder_trackers(config, folder)] if group.first else []
+        return _train_test_report(trainer, listeners, resumed=True, test=test), True
 
 
 @contextmanager
@@ -291,12 +292,13 @@ def _run(
         check_space(folder, model)
     begun = initialise(model, config, data)
     trainer = Trainer(model, data, config, folder, group)
+    listeners = [*trackers, *folder_trackers(config, folder)] if group.first else []
     with _locked(folder, group):
         if group.first:
             folder.refuse_if_taken()
             trainer.save()  # before config.yaml makes it a run: where its weights begin may not be there at a resume
             folder.start(config, describe(list(command), group.size), data.manifest, begun)
-        return _train_test_report(trainer, trackers, resumed=False, test=test)
+        return _train_test_report(trainer, listeners, resumed=False, test=test)
 
 
 def check_space(folder: RunFolder, model: nn.Module) -> None:
@@ -319,8 +321,7 @@ def _train_test_report(trainer: Trainer, listeners: Sequence[Tracker], resumed: 
     if not group.first:
         return _tracked(trainer, Trackers([]), resumed, test)
     with uploading(folder.path) as uploader:
-        mine = [*listeners, *folder_trackers(trainer.config, folder), *uploader]
-        return _tracked(trainer, Trackers(mine), resumed, test)
+        return _tracked(trainer, Trackers([*listeners, *uploader]), resumed, test)
 
 
 def _tracked(trainer: Trainer, trackers: Trackers, resumed: bool, test: bool) -> Run:
