@@ -71,7 +71,8 @@ def prepare_process(config: TrainerConfig, threads: int | None = None) -> None:
     keep_freed_memory()
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no word about CUDA where there is none
     torch.set_float32_matmul_precision("high")
-    torch.use_deterministic_algorithms(config.deterministic)
+    if torch.are_deterministic_algorithms_enabled() != config.deterministic:
+        torch.use_deterministic_algorithms(config.deterministic)  # imports the compiler, which takes a second
     torch.backends.cudnn.benchmark = not config.deterministic
 
 
