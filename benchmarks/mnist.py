@@ -22,6 +22,7 @@ from cnnlab.runs.environment import describe
 
 SEEDS = 5
 RECIPES = {
+    "recipe=speedrun_mnist, 1 epoch": ["recipe=speedrun_mnist", "trainer.epochs=1"],
     "recipe=speedrun_mnist": ["recipe=speedrun_mnist"],
     "recipe=speedrun_mnist, 5 epochs": ["recipe=speedrun_mnist", "trainer.epochs=5"],
 }

@@ -1,10 +1,11 @@
-"""ResNet-20 on 32-pixel pictures, data and all, by two processes of one thread each, beside one process of one thread.
+"""ResNet-20 on 32-pixel pictures, data and all: two processes that train together, one thread each, beside others.
 
     CNNLAB_DATA=ROOT uv run python benchmarks/processes.py [ROUNDS]
 
-What the two reach in images a second, over twice what the one does: the share of a core's work that is not lost to
-their talking and waiting. One process and the pair are timed in turn, on the same batches; while one runs the other
-waits. Needs two cores that nobody else uses: the two wait for each other forty times a step.
+Images a second of four ways to use the two cores, timed in turn on batches of the same number of pictures, while the
+others wait: one process with one thread (the other core rests), one process with two threads, two processes with a
+thread each that train together, and two that know nothing of each other (what sharing the memory and the caches alone
+costs). Needs two cores that nobody else uses: those that train together wait for each other forty times a step.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from cnnlab.training.trainer import Trainer
 STEPS, WARM = 12, 4
 SETTINGS = {
     "batches of 128": ["trainer.batch_size=128"],
-    "batches of 256": ["trainer.batch_size=256"],
+    "batches of 512": ["trainer.batch_size=512"],
     "batches of 128, float32": ["trainer.batch_size=128", "trainer.precision=fp32"],
 }
 
@@ -75,10 +76,12 @@ class Team:
         for process in self.processes:
             process.start()
 
-    def train(self, steps: int) -> float:
-        """Images a second of all processes together."""
+    def begin(self, steps: int) -> None:
         for connection in self.connections:
             connection.send(steps)
+
+    def end(self) -> float:
+        """Images a second of all processes together."""
         return statistics.median([connection.recv() for connection in self.connections])
 
     def close(self) -> None:
@@ -92,24 +95,34 @@ def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 9
     root = str(Path(os.environ.get("CNNLAB_DATA") or sys.exit("set CNNLAB_DATA to the data root")) / "cifar10-jpeg")
     machine = describe()
-    print(f"{machine['machine']}\n{machine['versions']}\nn = {rounds} rounds of {STEPS} steps\n")
-    print("| ResNet-20 | one process, images/s | two processes | two / (2 × one), paired: median (range) |")
-    print("|---|---|---|---|", flush=True)
+    print(f"{machine['machine']}\n{machine['versions']}")
+    print(f"images/s; n = {rounds} rounds of {STEPS} steps: medians, and medians (ranges) of paired ratios\n")
+    print("| ResNet-20 | 1 process × 1 thread | 1 × 2 threads | 2 together × 1 | 2 apart × 1 | ", end="")
+    print("together / (2 × one) | apart / (2 × one) | together / two threads |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
     for name, more in SETTINGS.items():
-        words = ["data=folder", f"data.root={root}", "model=resnet", "model.depth=20", "trainer.epochs=1000"]
-        teams = [Team(size, [*words, "trainer.threads=1", *more]) for size in (1, 2)]
-        rates: list[list[float]] = [[], []]
-        for team in teams:
-            team.train(WARM)
-        for _ in range(rounds):
-            for team, list_ in zip(teams, rates, strict=True):
-                list_.append(team.train(STEPS))
-        for team in teams:
+        words = ["data=folder", f"data.root={root}", "model=resnet", "model.depth=20", "trainer.epochs=1000", *more]
+        narrow, wide = [*words, "trainer.threads=1"], [*words, "trainer.threads=2"]
+        ways = [[Team(1, narrow)], [Team(1, wide)], [Team(2, narrow)], [Team(1, narrow), Team(1, narrow)]]
+        for way in ways:
+            rate(way, WARM)
+        rows = [[rate(way, STEPS) for way in ways] for _ in range(rounds)]
+        for team in (team for way in ways for team in way):
             team.close()
-        shares = [two / (2 * one) for one, two in zip(*rates, strict=True)]
-        medians = [f"{statistics.median(r):,.0f} ({min(r):,.0f}–{max(r):,.0f})" for r in rates]
-        share = f"{100 * statistics.median(shares):.0f} % ({100 * min(shares):.0f}–{100 * max(shares):.0f})"
-        print(f"| {name} | {medians[0]} | {medians[1]} | {share} |", flush=True)
+        rates = [f"{statistics.median(column):,.0f}" for column in zip(*rows, strict=True)]
+        shares = [[together / (2 * one), apart / (2 * one), together / two] for one, two, together, apart in rows]
+        cells = [
+            f"{100 * statistics.median(column):.0f} % ({100 * min(column):.0f}–{100 * max(column):.0f})"
+            for column in zip(*shares, strict=True)
+        ]
+        print(f"| {name} | {' | '.join(rates + cells)} |", flush=True)
+
+
+def rate(teams: Sequence[Team], steps: int) -> float:
+    """Images a second of teams that work at the same time."""
+    for team in teams:
+        team.begin(steps)
+    return sum(team.end() for team in teams)
 
 
 if __name__ == "__main__":

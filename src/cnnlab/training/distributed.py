@@ -109,17 +109,20 @@ class Group:
                 )
             loader.share = (self.rank, self.size)
 
-    def wrap(self, learner: nn.Module) -> nn.Module:
+    def wrap(self, learner: nn.Module, all_learn: bool) -> nn.Module:
         """The module whose backward pass sums the gradients of all processes; itself where there is one.
 
-        Its layers need not all be used (a stage may be frozen until a later epoch). Buckets of gradients stay as they
-        are built at first, so that a resumed run sums in the same order.
+        Buckets of gradients stay as they are built at first, so that a resumed run sums in the same order.
+
+        Args:
+            all_learn: every parameter that takes a gradient now gets one in each step. Otherwise those that do not
+                are looked for, at every step.
         """
         if self.size == 1:
             return learner
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # its new name is not in every version
             return DistributedDataParallel(
-                learner, broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=True
+                learner, broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=not all_learn
             )
 
     @contextmanager

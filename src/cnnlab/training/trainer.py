@@ -152,7 +152,9 @@ class Trainer:
         shape = (data.in_channels, *data.image_size)
         alone = group.size == 1 and self.adversary is None
         self.compiled = alone and choose_compile(self.settings.compile, self.device, model, shape, pictures)
-        self.forward: Any = torch.compile(learner) if self.compiled else group.wrap(learner)
+        ours = type(model).__module__.startswith("cnnlab.")  # a class of the user's may leave layers unused
+        all_learn = ours and config.init.unfreeze_epoch is None
+        self.forward: Any = torch.compile(learner) if self.compiled else group.wrap(learner, all_learn)
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
         self.sums = self._fresh_sums()
