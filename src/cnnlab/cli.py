@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from cnnlab.errors import CnnlabError, ConfigError, Interrupted, ModelError
+from cnnlab.errors import CnnlabError, ConfigError, Interrupted, ModelError, one_line
 
 if TYPE_CHECKING:
     from cnnlab.experiment import Run
@@ -312,7 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"\n{stop}", file=sys.stderr)
         return stop.exit_code
     except CnnlabError as error:
-        print(f"cnnlab {options.command}: {error}", file=sys.stderr)
+        print(one_line(f"cnnlab {options.command}: {error}"), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("\nstopped.", file=sys.stderr)
@@ -512,8 +512,7 @@ def _localize(options: argparse.Namespace, words: Sequence[str]) -> None:
 
 
 def _print_line(line: str) -> None:
-    """Also a file name that is no valid text."""
-    print(line.encode(errors="backslashreplace").decode())
+    print(one_line(line))
 
 
 def _model(options: argparse.Namespace, words: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnlab.errors import ConfigError, nearest
+from cnnlab.values import overgrown
 
 GROUPS = ("data", "model", "augment", "optimizer", "schedule", "logger", "recipe")
 ALIASES = {"init.from": "init.source"}
@@ -89,9 +90,9 @@ def _image_size(value: Any) -> list[int] | None:
         return None
     sides = [value, value] if isinstance(value, int) else value
     whole = isinstance(sides, Sequence) and not isinstance(sides, str) and len(sides) == 2
-    if not whole or any(isinstance(side, bool) or not isinstance(side, int) or not 1 <= side <= 8192 for side in sides):
+    if not whole or any(isinstance(side, bool) or not isinstance(side, int) or not 1 <= side <= 2048 for side in sides):
         raise ConfigError(
-            f"data.image_size must be one number or [height, width] from 1 to 8192 pixels, got {value!r}."
+            f"data.image_size must be one number or [height, width] from 1 to 2048 pixels, got {value!r}."
         )
     return list(sides)
 
@@ -501,8 +502,12 @@ def to_yaml(config: Config) -> str:
 
 
 def load_yaml(path: Path) -> Config:
-    """Read back what `to_yaml` wrote. Raises ConfigError for a damaged file."""
-    return from_dict(read_yaml(path))
+    """Read back what `to_yaml` wrote. Raises ConfigError for a damaged file, or one that asks for values elsewhere:
+    `${oc.env:NAME}` in a stranger's file would write a secret of yours into the report."""
+    values = read_yaml(path)
+    if "${" in repr(values):
+        raise ConfigError(f"{path} refers to values that are not in it (${{…}}); write the values themselves.")
+    return from_dict(values)
 
 
 def read_yaml(path: Path) -> Mapping[str, Any]:
@@ -511,8 +516,12 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
 
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read ({type(error).__name__}); restore it from a copy.") from None
+    if overgrown(values):
+        raise ConfigError(
+            f"{path} cannot be read: its values are nested too deep, or too many; restore it from a copy."
+        )
     if not isinstance(values, Mapping):
         raise ConfigError(f"{path} is not a configuration; restore it from a copy.")
     return values

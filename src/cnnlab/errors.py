@@ -55,6 +55,12 @@ class Interrupted(CnnlabError):
     exit_code = 130
 
 
+def one_line(text: str) -> str:
+    """The same to be printed: what is no valid text, or would move the cursor, as an escape."""
+    shown = "".join(c if c.isprintable() or c == " " else repr(c)[1:-1] for c in text)
+    return shown.encode(errors="backslashreplace").decode()
+
+
 def nearest(name: str, options: Iterable[str]) -> str:
     """Return " Did you mean 'resnet'?" for the option closest to `name`, else the first options in order."""
     options = sorted(options)

@@ -26,8 +26,18 @@ from cnnlab.report.content import Report
 from cnnlab.report.gather import gather
 from cnnlab.report.page import render
 from cnnlab.runs.environment import describe
-from cnnlab.runs.files import read_json, read_record, write_whole
-from cnnlab.runs.folder import RunFolder, holds_run, is_path, new_folder, open_folder, read_config, read_split
+from cnnlab.runs.files import read_record, write_whole
+from cnnlab.runs.folder import (
+    RunFolder,
+    holds_run,
+    is_path,
+    new_folder,
+    open_folder,
+    read_config,
+    read_environment,
+    read_split,
+)
+from cnnlab.runs.form import INIT
 from cnnlab.runs.remote import address_of, publish, uploading
 from cnnlab.runs.weights import load_run
 from cnnlab.tracking.base import Noted, Tested, Tracker, Trackers
@@ -249,7 +259,7 @@ def _resume(
                 " in another folder."
             )
         threads = threads_of(config.trainer, group)
-        machine = group.from_first(lambda: read_json(folder.environment).get("machine", {}))
+        machine = group.from_first(lambda: read_environment(folder).get("machine") or {})
         if machine.get("processes", 1) == group.size:
             threads = machine.get("threads")
         prepare_process(config.trainer, threads)
@@ -337,7 +347,7 @@ def _tracked(trainer: Trainer, trackers: Trackers, resumed: bool, test: bool) ->
         if address := address_of(folder.path):
             facts["goes to"] = address
         if folder.init.exists():
-            begun = read_record(folder.init, "source", "summary")
+            begun = read_record(folder.init, INIT)
             facts["weights"] = f"from {begun['source']}: {begun['summary']}"
         history = train(trainer, trackers, facts, resumed)
         group.leave()  # testing and the report are the first one's work
@@ -397,7 +407,7 @@ def write_report(
     config = read_config(folder)
     history = folder.history()
     split = read_split(folder)
-    environment = read_json(folder.environment) | {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    environment = read_environment(folder) | {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     card = folder.read_card()
     filters = first_layer_weights(model, (data.in_channels, *data.image_size))
     samples, insight = gather(model, data, outputs)

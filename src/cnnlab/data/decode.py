@@ -46,7 +46,7 @@ class Layout:
 
     def check(self) -> None:
         """Raise ValueError for values that make no layout."""
-        whole = all(type(side) is int and 1 <= side <= 8192 for side in (self.height, self.width))
+        whole = all(type(side) is int and 1 <= side <= 2048 for side in (self.height, self.width))
         known = self.mode in ("L", "RGB") and self.fit in ("crop", "squash", "canvas")
         if not whole or not known or self.rearrange not in ("none", "shift", "permute"):
             raise ValueError(str(self))

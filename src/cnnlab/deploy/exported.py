@@ -14,6 +14,7 @@ from cnnlab.data.preprocess import Preprocess
 from cnnlab.errors import CnnlabError, ExportError
 from cnnlab.remote import Remote, is_remote
 from cnnlab.runs.remote import fetch_file
+from cnnlab.values import are_names
 
 NAMES = (
     "model.onnx",
@@ -113,9 +114,9 @@ def _facts(text: str | None, name: str | Path) -> dict[str, Any]:
         facts = json.loads(text or "null")
         classes = facts["classes"]
         Preprocess.from_dict(facts["preprocess"])
-        if not classes or not all(isinstance(label, str) for label in classes):
+        if not classes or not are_names(classes):
             raise ValueError("classes")
-    except (ValueError, KeyError, TypeError, CnnlabError):
+    except (ValueError, KeyError, TypeError, RecursionError, CnnlabError):
         raise ExportError(
             f"{name} does not say what its classes and its preprocess are; make it with `cnnlab export RUN`."
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,6 +101,8 @@ def _add_legend(figure: Figure, axis: Axes) -> None:
 
 def _save(figure: Figure, path: Path) -> None:
     try:
-        figure.savefig(path, dpi=120)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")  # a class name in a script that the font does not have
+            figure.savefig(path, dpi=120)
     except OSError as error:
         raise RunError(f"cannot write the picture {path}: {error}; give another folder with --out.") from None

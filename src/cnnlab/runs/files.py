@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cnnlab.errors import RunError
+from cnnlab.runs.form import misfit
+from cnnlab.values import overgrown
 
 
 def write_whole(path: Path, data: bytes | str) -> None:
@@ -63,18 +65,21 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Raises RunError for a missing or damaged file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+        value = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except FileNotFoundError:
         raise RunError(f"{path} is missing; is {path.parent} a run folder?") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read ({error}); restore it from a copy.") from None
+    if overgrown(value):
+        raise RunError(f"{path} is damaged: its values are nested too deep, or too many; restore it from a copy.")
+    return value
 
 
-def read_record(path: Path, *keys: str) -> dict[str, Any]:
-    """An object with at least these keys. Raises RunError for anything else."""
-    record = read_json(path)
-    if not isinstance(record, dict) or any(key not in record for key in keys):
-        raise RunError(f"{path} is damaged: it should hold {', '.join(keys)}; restore it from a copy.")
+def read_record(path: Path, form: Any) -> dict[str, Any]:
+    """An object of this form (runs/form.py). Raises RunError for anything else."""
+    record: dict[str, Any] = read_json(path)
+    if wrong := misfit(record, form):
+        raise RunError(f"{path} is damaged: {wrong}; restore it from a copy.")
     return record
 
 

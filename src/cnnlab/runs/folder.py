@@ -17,19 +17,8 @@ from cnnlab.errors import RunError, nearest
 from cnnlab.remote import is_remote, without_scheme
 from cnnlab.runs import remote
 from cnnlab.runs.artifact import fetch_artifact, is_artifact
-from cnnlab.runs.files import read_json, read_record, write_error, write_json, write_whole
-
-METRIC_KEYS = (
-    "epoch",
-    "step",
-    "lr",
-    "train_loss",
-    "train_accuracy",
-    "val_loss",
-    "val_accuracy",
-    "seconds",
-    "images_per_second",
-)
+from cnnlab.runs.files import read_record, write_error, write_json, write_whole
+from cnnlab.runs.form import CARD, ENVIRONMENT, EPOCH, SPLIT, TEST, misfit
 
 
 @dataclass(frozen=True)
@@ -155,21 +144,19 @@ class RunFolder:
             return []
         try:
             rows = [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines() if line]
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{self.metrics} is damaged ({error}); restore it from a copy.") from None
-        if any(not isinstance(row, dict) or not set(METRIC_KEYS) <= set(row) for row in rows):
-            raise RunError(
-                f"{self.metrics} is damaged: a line lacks {METRIC_KEYS[0]} or its like; restore it from a copy."
-            )
+        if wrong := misfit(rows, [EPOCH]):
+            raise RunError(f"{self.metrics} is damaged: {wrong}; restore it from a copy.")
         return rows
 
     def test_figures(self) -> dict[str, Any] | None:
         """The content of test.json, None before the test."""
-        return read_record(self.test, "loss", "accuracy", "accuracy_interval", "n") if self.test.exists() else None
+        return read_record(self.test, TEST) if self.test.exists() else None
 
     def read_card(self) -> dict[str, Any]:
         """The content of best/model.json."""
-        return read_record(self.card, "model", "classes", "preprocess", "epoch")
+        return read_record(self.card, CARD)
 
     def write_history(self, rows: Sequence[dict[str, Any]]) -> None:
         write_whole(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
@@ -239,7 +226,8 @@ def read_config(folder: RunFolder) -> Config:
 
 
 def read_split(folder: RunFolder) -> dict[str, Any]:
-    split = read_json(folder.split)
-    if not isinstance(split, dict) or not isinstance(split.get("sha256"), dict):
-        raise RunError(f"{folder.split} is damaged; restore it from a copy.")
-    return split
+    return read_record(folder.split, SPLIT)
+
+
+def read_environment(folder: RunFolder) -> dict[str, Any]:
+    return read_record(folder.environment, ENVIRONMENT)

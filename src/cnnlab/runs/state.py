@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 def load_state(path: Path) -> dict[str, Any]:
     """Raises RunError if the file is damaged or holds anything but data."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of what a file by others holds; it is refused or it is not
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damage in the right place makes the reader raise nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "weights_only" in reason:  # torch's advice is to run what it holds; ours is not to

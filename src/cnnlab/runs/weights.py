@@ -14,12 +14,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from cnnlab.data.preprocess import Preprocess
-from cnnlab.errors import CnnlabError, RunError
+from cnnlab.errors import CnnlabError, ModelError, RunError
 from cnnlab.models.registry import create_model, find_model, import_model, rebuild_arguments
 from cnnlab.runs.files import write_json, write_whole
 from cnnlab.runs.folder import RunFolder, open_folder
+from cnnlab.values import are_names
 
 
 def save_weights(folder: RunFolder, state: dict[str, Tensor], card: dict[str, Any]) -> None:
@@ -39,7 +41,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             card = json.loads((file.metadata() or {}).get("cnnlab", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged or truncated ({error}); restore it from a copy or train again.") from None
     if not isinstance(card, dict) or not {"model", "classes", "preprocess"} <= set(card):
         raise RunError(f"{path} holds no cnnlab model; give a run folder that `cnnlab train` made.")
@@ -69,12 +71,43 @@ def load_run(
         name, arguments = card["model"]["name"], card["model"]["arguments"]
         if trust_code:
             import_model(name)
-        model = create_model(name, **arguments | rebuild_arguments(find_model(name)))
+        arguments |= rebuild_arguments(find_model(name))
+        _check_size(name, arguments, tensors)
+        model = create_model(name, **arguments)
         model.load_state_dict(tensors)
         Preprocess.from_dict(card["preprocess"])
         if len(card["classes"]) != getattr(model, "num_classes", len(card["classes"])):
             raise RunError(f"{len(card['classes'])} class names")
-    except (KeyError, TypeError, RuntimeError, CnnlabError) as error:
+        if not are_names(card["classes"]):
+            raise RunError("a class name that cannot be shown")
+    except (KeyError, TypeError, ValueError, RuntimeError, CnnlabError) as error:
         reason = " ".join(str(error).split())
         raise RunError(f"{folder.weights} does not fit its model: {reason[:300]}.") from None
     return model.to(device).eval(), card
+
+
+def _check_size(name: str, arguments: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Refuse a card that asks for another network than the file has numbers for, before memory is taken for it.
+
+    The network is built without memory, and no further than it can have parameters.
+    """
+    left = 2 * len(tensors) + 100  # some layers register a parameter more than once
+
+    def count(module: nn.Module, key: str, parameter: object) -> None:
+        nonlocal left
+        left -= parameter is not None
+        if left < 0:
+            raise RunError("it asks for more layers than there are weights")
+
+    watched = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            shapes = {key: tensor.shape for key, tensor in create_model(name, **arguments).state_dict().items()}
+    except ModelError:  # it has to compute while it is built, or cannot be built at all: then that is said below
+        return
+    finally:
+        watched.remove()
+    for key, tensor in tensors.items():
+        if shapes.get(key) != tensor.shape:
+            wanted = tuple(shapes[key]) if key in shapes else "nothing"
+            raise RunError(f"{key} is {tuple(tensor.shape)}, and its card asks for {wanted}")

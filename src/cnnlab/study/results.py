@@ -17,6 +17,7 @@ import numpy as np
 from cnnlab.errors import RunError
 from cnnlab.runs.files import read_record
 from cnnlab.runs.folder import RunFolder
+from cnnlab.runs.form import TEST
 from cnnlab.study.definition import Definition
 from cnnlab.study.plan import Combination, Planned
 from cnnlab.study.worker import set_named
@@ -109,7 +110,7 @@ def _read(run: Planned, test_on: Sequence[str]) -> Row:
         raise RunError(f"{folder.metrics} is empty; delete {run.folder}, and the study runs it again.")
     name = set_named(test_on) if test_on else run.config.data.name
     own = name == run.config.data.name
-    test = folder.test_figures() if own else read_record(run.folder / f"evaluation-test-{name}.json", "accuracy")
+    test = folder.test_figures() if own else read_record(run.folder / f"evaluation-test-{name}.json", TEST)
     card, last = folder.read_card(), history[-1]
     rates = sorted(row["images_per_second"] for row in history)
     figures: dict[str, float | None] = {

@@ -10,8 +10,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from cnnlab.errors import ConfigError, Interrupted, RunError
-from cnnlab.runs.files import read_json, write_error, write_whole
-from cnnlab.runs.folder import RunFolder
+from cnnlab.runs.files import write_error, write_whole
+from cnnlab.runs.folder import RunFolder, read_environment
 from cnnlab.study.definition import Definition, define
 from cnnlab.study.execute import execute
 from cnnlab.study.launch import hire
@@ -116,8 +116,8 @@ def describe(runs: Sequence[Planned]) -> list[tuple[str, str]]:
         path = RunFolder(run.folder).environment
         if not path.exists():
             continue
-        facts = read_json(path)
-        machine, versions = facts.get("machine", {}), facts.get("versions", {})
+        facts = read_environment(RunFolder(run.folder))
+        machine, versions = facts.get("machine") or {}, facts.get("versions") or {}
         words = [
             f"{machine.get('processor')}, {_counted(machine.get('cores'), 'core')}",
             *map(str, machine.get("gpus") or []),

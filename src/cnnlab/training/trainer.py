@@ -18,8 +18,7 @@ from cnnlab.data.loader import Batch
 from cnnlab.errors import ConfigError, Interrupted, NonFiniteLoss, RunError
 from cnnlab.models.registry import model_spec
 from cnnlab.models.transfer import frozen_stages
-from cnnlab.runs.files import read_json
-from cnnlab.runs.folder import RunFolder
+from cnnlab.runs.folder import RunFolder, read_environment
 from cnnlab.runs.state import load_state, save_state
 from cnnlab.runs.weights import save_weights
 from cnnlab.tracking.base import EpochEnded, Gradient, Noted, Started, Stepped, Trackers
@@ -422,7 +421,7 @@ class Trainer:
             "data": self.config.data.name,
             "seed": self.config.seed,
             "averaged": self.average is not None,
-            "git": read_json(self.folder.environment).get("git"),
+            "git": read_environment(self.folder).get("git"),
             **self.best,
         }
 

@@ -10,6 +10,7 @@ from cnnlab.data.catalog import CATALOG
 from cnnlab.data.sources.base import PictureSet
 from cnnlab.errors import DataError, nearest
 from cnnlab.remote import is_remote, without_scheme
+from cnnlab.values import are_names
 
 
 def open_pictures(config: DataConfig) -> PictureSet:
@@ -18,6 +19,14 @@ def open_pictures(config: DataConfig) -> PictureSet:
     Raises:
         DataError: an unknown name, missing or damaged files, or a tree that is no data set.
     """
+    pictures = _open_anywhere(config)
+    if not are_names(list(pictures.classes)):
+        wrong = next(name for name in pictures.classes if not are_names([name]))
+        raise DataError(f"the class name {wrong!r} holds characters that cannot be shown; rename its folder.")
+    return pictures
+
+
+def _open_anywhere(config: DataConfig) -> PictureSet:
     if not is_remote(config.root) or config.name not in CATALOG or config.name == "digits":
         return _open(dataclasses.replace(config, root=without_scheme(config.root)))
     from cnnlab.data.remote import local_root

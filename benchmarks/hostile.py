@@ -1,0 +1,638 @@
+"""Change every file that a stranger can hand over, and give it to the command that reads it.
+
+    uv run python benchmarks/hostile.py [COUNT] [KIND ...]     COUNT changed files of each kind, default 200
+    uv run python benchmarks/hostile.py --again KIND NUMBER    one of them once more, with what the command says
+
+Held: the command answers, or it ends with exit code 2 and one line. Not held: any other exception, a crash, more than
+LONGEST seconds or MOST bytes, anything written outside the folder, a process or a connection begun, a control
+character or a secret of the environment printed, markup of the file's in a report. Every input is drawn from its kind
+and its number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import resource
+import select
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from PIL import Image
+
+LONGEST, MOST = 20.0, 1 << 30  # seconds and further resident bytes for one input
+SECRET = "hunter2-of-the-environment"
+MARKUP = "<script>alert(1)</script>"
+UNCHANGED = -1
+CANARY = "run-by-a-file"  # what a payload would make
+
+Draw = np.random.Generator
+Tree = Any
+
+
+# ---- changes of bytes
+
+
+def change_bytes(content: bytes, draw: Draw) -> bytes:
+    """One to four changes of the kinds that break parsers."""
+    for _ in range(int(draw.integers(1, 5))):
+        at = int(draw.integers(0, len(content) + 1))
+        size = int(draw.choice([1, 2, 4, 8, 64, 1000]))
+        match int(draw.integers(0, 8)):
+            case 0:
+                content = content[:at]
+            case 1:
+                content = content[:at] + bytes(draw.integers(0, 256, size, dtype=np.uint8)) + content[at + size :]
+            case 2:
+                content = content[:at] + content[at + size :]
+            case 3:
+                content = content[:at] + content[at : at + size] * int(draw.integers(2, 20)) + content[at:]
+            case 4:  # a length that lies
+                large = int(draw.choice([0xFF, 0x7FFF_FFFF, 0xFFFF_FFFF, 0x7FFF_FFFF_FFFF_FFFF]))
+                content = content[:at] + struct.pack("<Q", large) + content[at + 8 :]
+            case 5:
+                content = content[:at] + b"\0" * size + content[at + size :]
+            case 6 if content:
+                at %= len(content)
+                content = content[:at] + bytes([content[at] ^ (1 << int(draw.integers(0, 8)))]) + content[at + 1 :]
+            case _:  # the tail that a lost write leaves
+                content = content[:at] + b"\0" * (len(content) - at)
+    return content
+
+
+# ---- changes of values
+
+VALUES: list[Any] = [
+    None, True, False, -1, 0, 1, 2**31, 2**63, -(10**30), 0.5, 1e308, float("nan"), float("inf"), "", " ", "0", "nan",
+    "x" * 100_000,
+    "../../../../etc/passwd", "/etc/passwd", "\0", "\x1b]0;title\x07\x1b[2J", MARKUP, "os:system", "subprocess:Popen",
+    "${oc.env:SECRET}", "${a}", "${oc.env:SECRET", "\u202eevil\u2066", "é" * 50, [], {}, [[]], [None] * 1000, [1e400],
+    {"": {"": ""}},
+]  # fmt: skip
+
+
+def deep(levels: int) -> Tree:
+    tree: Tree = []
+    for _ in range(levels):
+        tree = [tree]
+    return tree
+
+
+def places(tree: Tree, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where there is a value: the keys that lead to it. Of a long list, the ends."""
+    yield at
+    children: Any = ()
+    if isinstance(tree, dict):
+        children = tree.items()
+    elif isinstance(tree, list):
+        children = [(i, tree[i]) for i in {0, 1, len(tree) - 1} if 0 <= i < len(tree)]
+    for key, child in children:
+        yield from places(child, (*at, key))
+
+
+def change_tree(tree: Tree, draw: Draw) -> Tree:
+    """One to three values exchanged, left out, doubled or put beside what is there."""
+    tree = json.loads(json.dumps(tree))
+    for _ in range(int(draw.integers(1, 4))):
+        all_ = list(places(tree))
+        place = all_[int(draw.integers(0, len(all_)))]
+        value = VALUES[int(draw.integers(0, len(VALUES)))] if draw.random() < 0.95 else deep(400)
+        if not place:
+            tree = value if draw.random() < 0.2 else tree
+            continue
+        holder = tree
+        for key in place[:-1]:
+            holder = holder[key]
+        key = place[-1]
+        old = holder[key]
+        match int(draw.integers(0, 6)):
+            case 0:
+                del holder[key]
+            case 1 if isinstance(holder, dict):
+                holder[str(value)[:50]] = old
+            case 2 if isinstance(old, int | float) and not isinstance(old, bool):
+                holder[key] = old * float(draw.choice([-1, 0, 2, 1e3, 1e9]))
+                holder[key] = int(holder[key]) if isinstance(old, int) else holder[key]
+            case 3 if isinstance(old, list):
+                holder[key] = old * int(draw.choice([2, 100])) if len(old) < 1000 else old[: len(old) // 2]
+            case 4 if isinstance(old, str):
+                holder[key] = str(value)[:1000] + old
+            case _:
+                holder[key] = value
+    return tree
+
+
+def as_json(content: bytes, draw: Draw) -> bytes:
+    if draw.random() < 0.3:
+        return change_bytes(content, draw)
+    return json.dumps(change_tree(json.loads(content), draw)).encode()
+
+
+def as_lines(content: bytes, draw: Draw) -> bytes:
+    if draw.random() < 0.3:
+        return change_bytes(content, draw)
+    rows = [json.loads(line) for line in content.splitlines()]
+    return "".join(json.dumps(row) + "\n" for row in change_tree(rows, draw) or []).encode()
+
+
+def as_yaml(content: bytes, draw: Draw) -> bytes:
+    if draw.random() < 0.3:
+        return change_bytes(content, draw)
+    tree = change_tree(yaml.safe_load(content), draw)
+    try:
+        return yaml.safe_dump(tree, allow_unicode=True).encode()
+    except RecursionError:
+        return json.dumps(tree).encode()  # which is YAML, too
+
+
+def as_weights(content: bytes, draw: Draw) -> bytes:
+    """safetensors: eight bytes of length, a JSON header, the numbers; cnnlab's card is a string in the header."""
+    if draw.random() < 0.3:
+        return change_bytes(content, draw)
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    if draw.random() < 0.7:
+        card = change_tree(json.loads(header["__metadata__"]["cnnlab"]), draw)
+        header["__metadata__"]["cnnlab"] = json.dumps(card)
+    else:
+        header = change_tree(header, draw)
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + content[8 + length :]
+
+
+def as_archive(content: bytes, draw: Draw) -> bytes:
+    """A zip (state.pt, index.npz, model.pt2): the file as it is, or one of its members, changed."""
+    if draw.random() < 0.4:
+        return change_bytes(content, draw)
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(out, "w") as new:
+        names = old.namelist()
+        chosen = names[int(draw.integers(0, len(names)))]
+        for name in names:
+            member = old.read(name)
+            if name == chosen and draw.random() < 0.1:
+                name = "../" * 5 + name
+            elif name == chosen:
+                member = change_bytes(member, draw)
+            new.writestr(name, member)
+    return out.getvalue()
+
+
+# ---- attacks by hand
+
+
+class Payload:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {CANARY}",)
+
+
+def state_attacks() -> list[bytes]:
+    import torch
+
+    attacks = [pickle.dumps(Payload()), pickle.dumps({"model": Payload()})]
+    for content in (Payload(), {"model": {}, "epoch": Payload()}):
+        stream = io.BytesIO()
+        torch.save(content, stream)
+        attacks.append(stream.getvalue())
+    return attacks
+
+
+def yaml_attacks(content: bytes) -> list[bytes]:
+    run = f"!!python/object/apply:os.system ['touch {CANARY}']"
+    head = b"seed: ${oc.env:SECRET}\n"
+    lines = content.decode().splitlines()
+    return [
+        run.encode(),
+        content + f"\nevil: {run}\n".encode(),
+        head + content,
+        content.replace(b"name:", b"name: ${oc.env:SECRET} #", 1),
+        "\n".join("  name: os:system" if "name: resnet" in line else line for line in lines).encode(),
+        b"&a [*a, *a]",
+        b"a0: &a0 [x]\n"
+        + b"".join(b"a%d: &a%d [%s]\n" % (i, i, b",".join([b"*a%d" % (i - 1)] * 9)) for i in range(1, 12)),
+        b"[" * 100_000,
+        b"",
+    ]
+
+
+def weight_attacks(content: bytes) -> list[bytes]:
+    (length,) = struct.unpack("<Q", content[:8])
+    header, numbers = json.loads(content[8 : 8 + length]), content[8 + length :]
+
+    def with_card(change: Callable[[dict[str, Any]], None]) -> bytes:
+        card = json.loads(header["__metadata__"]["cnnlab"])
+        change(card)
+        text = json.dumps(header | {"__metadata__": {"cnnlab": json.dumps(card)}}).encode()
+        return struct.pack("<Q", len(text)) + text + numbers
+
+    def arguments(**values: Any) -> Callable[[dict[str, Any]], None]:
+        return lambda card: card["model"]["arguments"].update(values)
+
+    return [
+        struct.pack("<Q", 2**63 - 1) + content[8:],
+        struct.pack("<Q", 100_000_000) + b"{" * 1000,
+        struct.pack("<Q", 100_000) + b"[" * 100_000,
+        with_card(lambda card: card["model"].update(name="os:system")),
+        with_card(lambda card: card["model"].update(name=f"{__name__}:Payload")),
+        *(with_card(arguments(**{key: value})) for key in ("width", "depth") for value in (10**5, 10**9, 2**62)),
+        with_card(arguments(num_classes=10**9)),
+        with_card(lambda card: card.update(classes=["\x1b[31mred\x07"] * len(card["classes"]))),
+        with_card(lambda card: card.update(classes=[MARKUP] * len(card["classes"]))),
+        with_card(lambda card: card["preprocess"]["layout"].update(height=2048, width=2048)),
+        with_card(lambda card: card["preprocess"]["layout"].update(height=10**9, width=10**9)),
+    ]
+
+
+def onnx_attacks(content: bytes) -> list[bytes]:
+    """Numbers that lie in a file elsewhere."""
+    import onnx
+
+    model = onnx.load_from_string(content)
+    attacks = []
+    for place in ("/etc/passwd", "../../../../../../etc/passwd", CANARY):
+        changed = onnx.ModelProto()
+        changed.CopyFrom(model)
+        tensor = changed.graph.initializer[0]
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", place), ("offset", "0"), ("length", "64")):
+            entry = tensor.external_data.add()
+            entry.key, entry.value = key, value
+        attacks.append(changed.SerializeToString())
+    return attacks
+
+
+def picture_attacks() -> list[bytes]:
+    """Small files of many pixels, files that are two things, and names of formats that nobody asked for."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    def png(width: int, height: int, data: bytes) -> bytes:
+        head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+        return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+    black = zlib.compress(bytes(1 << 20))
+    bombs = [png(side, side, black) for side in (9_000, 50_000, 2**31 - 1)]
+    comment = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0))
+    comment += chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(200_000_000))) + chunk(b"IEND", b"")
+    texts = [
+        b"",
+        b"\0",
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"%PDF-1.7\n",
+        b"%!PS\n(x) run",
+        b"GIF89a",
+        b"\xff\xd8\xff",
+    ]
+    return [*bombs, comment, *texts, pickle.dumps(Payload()), b"PK\3\4" + bytes(100)]
+
+
+def pictures() -> Iterator[tuple[str, bytes]]:
+    """A small picture in every format that is read, and the odd modes."""
+    numbers = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (24, 32, 4), dtype=np.uint8)
+    colour = Image.fromarray(numbers[:, :, :3])
+    modes = {"RGB": colour, "L": colour.convert("L"), "P": colour.quantize(16), "RGBA": Image.fromarray(numbers)}
+    modes |= {"CMYK": colour.convert("CMYK"), "I;16": Image.fromarray(numbers[:, :, 0].astype(np.uint16) * 256)}
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for format_, kinds in {
+        "JPEG": ("RGB", "L", "CMYK"), "PNG": ("RGB", "L", "P", "RGBA", "I;16"), "GIF": ("P",), "WEBP": ("RGB", "RGBA"),
+        "BMP": ("RGB", "P"), "TIFF": ("RGB", "CMYK", "I;16"), "PPM": ("RGB", "L"),
+    }.items():  # fmt: skip
+        for kind in kinds:
+            stream = io.BytesIO()
+            more = {"exif": exif} if format_ in ("JPEG", "WEBP") else {}
+            modes[kind].save(stream, format_, **more)  # type: ignore[arg-type]
+            yield f"{kind}.{format_.lower()}".replace(";", ""), stream.getvalue()
+    stream = io.BytesIO()
+    modes["P"].save(stream, "GIF", save_all=True, append_images=[modes["P"].rotate(90)] * 3)
+    yield "animated.gif", stream.getvalue()
+
+
+# ---- what is read by what
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A file below the folder `folder` of the prepared ones, how to change it, and the command that reads it."""
+
+    folder: str
+    file: str
+    change: Callable[[bytes, Draw], bytes]
+    words: tuple[str, ...]
+    attacks: Callable[[bytes], list[bytes]] = lambda content: []
+
+
+KINDS = {
+    "best/model.safetensors": Kind(
+        "run", "best/model.safetensors", as_weights, ("predict", "run", "picture.png"), weight_attacks
+    ),
+    "best/model.safetensors, explained": Kind(
+        "run", "best/model.safetensors", as_weights, ("explain", "run", "picture.png", "--out", "out"), weight_attacks
+    ),
+    "config.yaml": Kind("run", "config.yaml", as_yaml, ("test", "run"), yaml_attacks),
+    "config.yaml, resumed": Kind("stopped", "config.yaml", as_yaml, ("resume", "stopped"), yaml_attacks),
+    "split.json": Kind("stopped", "split.json", as_json, ("resume", "stopped")),
+    "environment.json": Kind("stopped", "environment.json", as_json, ("resume", "stopped")),
+    "metrics.jsonl": Kind("run", "metrics.jsonl", as_lines, ("compare", "run", "again", "--out", "out.svg")),
+    "metrics.jsonl, resumed": Kind("stopped", "metrics.jsonl", as_lines, ("resume", "stopped")),
+    "test.json": Kind("run", "test.json", as_json, ("compare", "run", "again", "--out", "out.svg")),
+    "best/model.json": Kind("run", "best/model.json", as_json, ("compare", "run", "again", "--out", "out.svg")),
+    "last/state.pt": Kind("stopped", "last/state.pt", as_archive, ("resume", "stopped"), lambda _: state_attacks()),
+    "store, index": Kind("cache", "store/*/index.npz", as_archive, ("test", "folder")),
+    "store, pixels": Kind("cache", "store/*/pixels.u8", change_bytes, ("test", "folder")),
+    "export, model.onnx": Kind(
+        "export", "model.onnx", change_bytes, ("predict", "export", "picture.png"), onnx_attacks
+    ),
+    "study file": Kind("study", "mine.yaml", as_yaml, ("study", "study/mine.yaml", "--dry-run"), yaml_attacks),
+    **{
+        f"picture, {name}": Kind("picture", name, change_bytes, ("predict", "run", f"picture/{name}"))
+        for name, _ in pictures()
+    },
+    "picture, by hand": Kind(
+        "picture", "RGB.png", change_bytes, ("predict", "run", "picture/RGB.png"), lambda _: picture_attacks()
+    ),
+}
+
+
+def prepare(work: Path) -> None:
+    """The whole files: a finished run, one that was stopped, one on a folder of pictures, its store, an export."""
+    environment = os.environ | {"CNNLAB_CACHE": str(work / "cache")}
+
+    def command(*words: str) -> None:
+        subprocess.run(
+            [sys.executable, "-m", "cnnlab", *words], cwd=work, env=environment, check=True, capture_output=True
+        )
+
+    settings = [
+        "model=resnet",
+        "model.depth=8",
+        "model.width=4",
+        "trainer.batch_size=25",
+        "logger=none",
+        "trainer.threads=1",
+    ]
+    small = ["data.limit=100", "trainer.checkpoint_minutes=0"]
+    command("train", *settings, "data.limit=100", "trainer.epochs=2", "run.dir=run")
+    words = [sys.executable, "-m", "cnnlab", "train", *settings, *small, "trainer.epochs=60", "run.dir=stopped"]
+    with subprocess.Popen(
+        words, cwd=work, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        while not (work / "stopped" / "metrics.jsonl").exists():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+    epochs = len((work / "stopped" / "metrics.jsonl").read_text().splitlines())
+    config = (work / "stopped" / "config.yaml").read_text()
+    assert epochs < 59 and "epochs: 60" in config
+    (work / "stopped" / "config.yaml").write_text(config.replace("epochs: 60", f"epochs: {epochs + 1}"))
+    numbers = np.random.Generator(np.random.PCG64(1))
+    for split in ("train", "test"):
+        for label in ("dark", "light"):
+            folder = work / "pictures" / split / label
+            folder.mkdir(parents=True)
+            for i in range(12):
+                low = 0 if label == "dark" else 128
+                pixels = numbers.integers(low, low + 128, (10, 10), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    command("train", *settings, "data=folder", "data.root=pictures", "trainer.epochs=1", "run.dir=folder")
+    command("export", "run", "--out", "export")
+    shutil.copytree(work / "run", work / "again")
+    for run in ("run", "stopped", "folder", "again"):
+        for name in ("report.html", "predictions.csv"):
+            (work / run / name).unlink(missing_ok=True)
+    (work / "study").mkdir()
+    axes = {"model.depth": [8, 14], "model.residual": {"with": True, "without": False}}
+    study = {"title": "Mine", "about": "Words.", "overrides": ["data=digits", "model=resnet"], "axes": axes, "seeds": 2}
+    study |= {"label": "{model.depth}", "columns": ["test_accuracy"], "table": ["model.depth", "model.residual"]}
+    (work / "study" / "mine.yaml").write_text(yaml.safe_dump(study))
+    (work / "picture").mkdir()
+    for name, content in pictures():
+        (work / "picture" / name).write_bytes(content)
+    shutil.copy(work / "picture" / "L.png", work / "picture.png")
+
+
+# ---- one input
+
+
+def input_of(kind: Kind, name: str, number: int, content: bytes) -> bytes:
+    """The attacks by hand come first."""
+    attacks = kind.attacks(content)
+    if number < len(attacks):
+        return attacks[number]
+    return kind.change(content, np.random.Generator(np.random.PCG64([zlib.crc32(name.encode()), number])))
+
+
+def wrongs(code: object, said: str, complaint: str, place: Path) -> str:
+    """What did not hold; "" if all did."""
+    if isinstance(code, BaseException):
+        where = traceback.extract_tb(code.__traceback__)[-1]
+        return f"{type(code).__name__}: {str(code)[:100]} ({Path(where.filename).name}:{where.lineno})"
+    lines = complaint.splitlines()
+    if code == 2 and len(lines) != 1:
+        return f"{len(lines)} lines of complaint: {complaint[:200]!r}"
+    if code not in (0, 2):
+        return f"exit code {code}: {complaint[:200]!r}"
+    if any((ord(c) < 32 and c not in "\n\t\r") or 127 <= ord(c) < 160 for c in said + complaint):
+        return f"control characters are printed: {(complaint or said)[:200]!r}"
+    if SECRET in said + complaint:
+        return "a variable of the environment is printed"
+    if (place / CANARY).exists():
+        return "a payload was run"
+    for file in place.rglob("*"):
+        if file.suffix in (".html", ".svg", ".json", ".yaml", ".csv") and file.is_file() and not file.is_symlink():
+            text = file.read_text(errors="replace")
+            if MARKUP in text and file.suffix in (".html", ".svg"):
+                return f"markup is written into {file.name} as it came"
+            if SECRET in text:
+                return f"a variable of the environment is written into {file.name}"
+    return ""
+
+
+def watch(events: list[str], place: list[Path]) -> None:
+    """Note every process or connection that begins, and every file that is opened for writing elsewhere."""
+    begun = {
+        "os.system",
+        "subprocess.Popen",
+        "os.exec",
+        "os.posix_spawn",
+        "os.spawn",
+        "os.fork",
+        "pty.spawn",
+        "socket.connect",
+    }
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in begun:
+            events.append(f"{event} {str(arguments)[:100]}")
+        elif event == "open" and isinstance(arguments[0], str) and isinstance(arguments[2], int):
+            file = os.path.abspath(arguments[0])
+            writes = arguments[2] & (os.O_WRONLY | os.O_RDWR)
+            if writes and not file.startswith((str(place[0]), os.devnull)):
+                events.append(f"{file} written")
+
+    sys.addaudithook(hook)
+
+
+def work_through(names: list[str], next_: int, count: int, work: Path) -> None:
+    """In a process of its own: a line of JSON before each input and after it. The first kind begins at `next_`."""
+    from cnnlab.cli import main as cnnlab
+
+    events: list[str] = []
+    place, watching = [work], False
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what libraries print past Python
+    os.environ["SECRET"] = SECRET
+    jobs = [(name, number) for name in names for number in range(UNCHANGED, count)]
+    for name, number in [job for job in jobs if job[0] != names[0] or job[1] == UNCHANGED or job[1] >= next_]:
+        kind = KINDS[name]
+        place[0] = Path(tempfile.mkdtemp(prefix="input-", dir=work))
+        for folder in ("run", "again", "stopped", "folder", "export", "study", "cache", "picture", "pictures"):
+            if folder in (kind.folder, "pictures") or folder in kind.words:
+                shutil.copytree(work / folder, place[0] / folder)
+        shutil.copy(work / "picture.png", place[0])
+        os.environ["CNNLAB_CACHE"] = str(place[0] / "cache" if kind.folder == "cache" else work / "cache")
+        os.chdir(place[0])
+        if number != UNCHANGED:
+            if not watching:
+                watch(events, place)  # what the libraries do when they are first asked for is done
+                watching = True
+            for file in (place[0] / kind.folder).glob(kind.file):
+                file.write_bytes(input_of(kind, name, number, file.read_bytes()))
+            print(json.dumps({"kind": name, "number": number}), file=answers)
+        events.clear()
+        before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+        out, error = io.StringIO(), io.StringIO()
+        code: object
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+                code = cnnlab(list(kind.words))
+        except BaseException as caught:  # that is what is looked for
+            code = caught
+        took = time.monotonic() - began
+        more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+        wrong = wrongs(code, out.getvalue(), error.getvalue(), place[0])
+        if number == UNCHANGED:
+            if code != 0 or wrong:
+                raise RuntimeError(f"the whole file of {name!r} does not hold: {wrong} {error.getvalue()}")
+        else:
+            wrong = wrong or (f"{more / 1e9:.1f} GB more" if more > MOST else "") or "".join(events[:1])
+            row = {"kind": name, "done": number, "code": code if code in (0, 2) else -1, "wrong": wrong, "took": took}
+            print(json.dumps(row), file=answers)
+        os.chdir(work)
+        shutil.rmtree(place[0])
+
+
+@dataclass
+class Tally:
+    refused: int = 0
+    answered: int = 0
+    broken: int = 0
+    slowest: float = 0.0
+
+    def row(self, name: str) -> str:
+        total = self.refused + self.answered + self.broken
+        return f"| {name} | {total} | {self.refused} | {self.answered} | {self.broken} | {self.slowest:.1f} |"
+
+
+def campaign(names: list[str], count: int, work: Path) -> list[str]:
+    """All inputs of all kinds, a row of the table for each kind; gives what did not hold. A process that dies or hangs
+    is replaced, and its input counts as broken."""
+    tallies = {name: Tally() for name in names}
+    broken: list[str] = []
+    left, next_ = list(names), 0
+
+    def did_not_hold(name: str, number: int, why: str) -> None:
+        tallies[name].broken += 1
+        broken.append(f"{name} {number}: {why}")
+        print(broken[-1], file=sys.stderr, flush=True)
+
+    while left:
+        words = [sys.executable, __file__, "--work", json.dumps(left), str(next_), str(count), str(work)]
+        with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            os.set_blocking(process.stdout.fileno(), False)
+            running: tuple[str, int] | None = None
+            text, piece = b"", b" "
+            while piece:
+                ready, _, _ = select.select([process.stdout], [], [], LONGEST if running else 60.0)
+                piece = process.stdout.read() if ready else b""
+                *lines, text = (text + piece).split(b"\n")
+                for row in map(json.loads, lines):
+                    name = row["kind"]
+                    while left[0] != name:
+                        print(tallies[left.pop(0)].row(names[len(names) - len(left) - 1]), flush=True)
+                    if "number" in row:
+                        running = name, row["number"]
+                        continue
+                    running, next_ = None, row["done"] + 1
+                    tallies[name].slowest = max(tallies[name].slowest, row["took"])
+                    if row["wrong"]:
+                        did_not_hold(name, row["done"], row["wrong"])
+                    else:
+                        tallies[name].refused += row["code"] == 2
+                        tallies[name].answered += row["code"] == 0
+            hung = not ready
+            process.kill()
+        if running:
+            did_not_hold(*running, "no answer in time" if hung else f"the process ended ({process.returncode})")
+            next_ = running[1] + 1
+        elif len(left) > 1 or next_ < count:
+            raise RuntimeError(f"the inputs for {left[0]!r} could not be tried")
+        if next_ >= count:
+            print(tallies[left[0]].row(left[0]), flush=True)
+            del left[0]
+            next_ = 0
+    return broken
+
+
+def again(name: str, number: int) -> None:
+    """One input, with all that the command says."""
+    with tempfile.TemporaryDirectory(prefix="cnnlab-hostile-") as folder:
+        work = Path(folder)
+        prepare(work)
+        kind = KINDS[name]
+        for file in (work / kind.folder).glob(kind.file):
+            content = input_of(kind, name, number, file.read_bytes())
+            file.write_bytes(content)
+            print(f"{file.name}: {content[:2000]!r}\n{' '.join(kind.words)}")
+        environment = os.environ | {"CNNLAB_CACHE": str(work / "cache"), "SECRET": SECRET}
+        subprocess.run([sys.executable, "-m", "cnnlab", *kind.words], cwd=work, env=environment, check=False)
+
+
+def main() -> int:
+    words = sys.argv[1:]
+    if words[:1] == ["--work"]:
+        work_through(json.loads(words[1]), int(words[2]), int(words[3]), Path(words[4]))
+        return 0
+    if words[:1] == ["--again"]:
+        again(words[1], int(words[2]))
+        return 0
+    count = int(words.pop(0)) if words and words[0].isdigit() else 200
+    names = [name for name in KINDS if not words or any(name.startswith(word) for word in words)]
+    with tempfile.TemporaryDirectory(prefix="cnnlab-hostile-") as folder:
+        prepare(Path(folder))
+        print("| file | inputs | refused in one line | answered | broken | slowest, s |\n|---|---|---|---|---|---|")
+        broken = campaign(names, count, Path(folder))
+    return int(bool(broken))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
