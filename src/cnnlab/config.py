@@ -507,7 +507,10 @@ def load_yaml(path: Path) -> Config:
     values = read_yaml(path)
     if "${" in repr(values):
         raise ConfigError(f"{path} refers to values that are not in it (${{…}}); write the values themselves.")
-    return from_dict(values)
+    try:
+        return from_dict(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def read_yaml(path: Path) -> Mapping[str, Any]:

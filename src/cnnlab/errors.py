@@ -49,6 +49,10 @@ class NonFiniteLoss(CnnlabError):
     """The training loss became infinite or not a number."""
 
 
+class OutOfMemory(CnnlabError):
+    """A batch that is too large for the memory of the device, or of the machine."""
+
+
 class Interrupted(CnnlabError):
     """The user stopped the command; what was done is saved."""
 

@@ -22,12 +22,14 @@ import httpx2 as httpx
 import numpy as np
 import pytest
 import torch
+import uvicorn
 from PIL import Image
 from sklearn.datasets import load_digits
 from starlette.testclient import TestClient
 
 import cnnlab
 from cnnlab.cli import main
+from cnnlab.deploy import connections
 from cnnlab.deploy.app import create_app
 from cnnlab.deploy.batching import MicroBatcher, QueueFull
 from cnnlab.deploy.demo import bind
@@ -435,3 +437,41 @@ def test_a_port_of_the_environment_that_is_no_number_is_one_line(
     monkeypatch.setenv("PORT", "http")
     assert main(["demo", str(good_run)]) == 2
     assert "PORT='http'" in capsys.readouterr().err
+
+
+def test_a_connection_on_which_no_request_comes_is_closed_and_a_busy_one_is_not(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.4)
+    listening = bind("127.0.0.1", 0)
+    config = uvicorn.Config(create_app(service), http=connections.Connection, log_level="warning", lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        address = listening.getsockname()
+        silent, slow, busy = (socket.create_connection(address, timeout=10) for _ in range(3))
+        began = time.monotonic()
+        slow.sendall(b"GET /health HTTP/1.1\r\n")
+        good = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+        for _ in range(4):  # longer than the limit, a request at a time
+            busy.sendall(good)
+            assert busy.recv(4096).startswith(b"HTTP/1.1 200")
+            time.sleep(0.2)
+        assert silent.recv(1) == b"" == slow.recv(1)
+        busy.sendall(good[:20])  # a second head must come in time, too
+        rest = b" "
+        while rest:
+            rest = busy.recv(4096)
+        assert time.monotonic() - began < 5
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost:80@evil.example", "localhost:80:80", "localhost.", "[::1", "evil.example:80"]
+)
+def test_a_host_that_only_looks_like_ours_is_refused(host: str, client: TestClient) -> None:
+    assert client.get("/model", headers={"Host": host}).status_code == 403
+    assert client.get("/model", headers={"Host": "localhost:1234"}).status_code == 200

@@ -111,7 +111,11 @@ def open_stores(
             f"cannot keep decoded pictures in {folders[0].parent} ({error.strerror or error}); set CNNLAB_CACHE to a"
             " folder of yours."
         ) from None
-    assert all(stores)
+    if not all(stores):
+        raise DataError(
+            f"the decoded pictures in {folders[0].parent} cannot be read although they were just written; is there"
+            " memory left? Try again, or set CNNLAB_CACHE to another folder."
+        )
     return [store for store in stores if store]
 
 

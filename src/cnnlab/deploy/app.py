@@ -104,6 +104,7 @@ class Localization(BaseModel):
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem} for status in (400, 401, 403, 408, 413, 422, 503)
 }
+PICTURE_OR_PROBLEM = PROBLEMS | {200: {"content": {"image/png": {}}}, 404: {"model": Problem}}
 
 
 def create_app(
@@ -222,7 +223,7 @@ def create_app(
         """Pictures of the test split, with their true classes."""
         return [{"number": number, "label": sample.label} for number, sample in enumerate(service.samples)]
 
-    @app.get("/samples/{number}", response_class=Response, responses={200: {"content": {"image/png": {}}}})
+    @app.get("/samples/{number}", response_class=Response, responses=PICTURE_OR_PROBLEM)
     async def sample(number: int) -> Response:
         """One of them."""
         if not 0 <= number < len(service.samples):

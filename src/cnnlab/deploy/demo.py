@@ -31,6 +31,7 @@ def serve(
         import uvicorn
 
         from cnnlab.deploy.app import create_app
+        from cnnlab.deploy.connections import Connection
         from cnnlab.deploy.service import Service
     except ImportError:
         raise missing_extra("demo") from None
@@ -49,7 +50,13 @@ def serve(
     print(f"http://{shown}:{number}   Ctrl-C stops it", flush=True)
     logging.getLogger("cnnlab").addHandler(logging.StreamHandler())
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=5, backlog=256
+        app,
+        http=Connection,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=5,
+        backlog=256,
     )
     uvicorn.Server(config).run(sockets=[listening])
 

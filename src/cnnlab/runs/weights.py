@@ -6,6 +6,7 @@ can never be of different epochs; best/model.json is a copy for people and other
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ from cnnlab.values import are_names
 
 
 def save_weights(folder: RunFolder, state: dict[str, Tensor], card: dict[str, Any]) -> None:
-    """Write best/model.safetensors, then its card for people."""
+    """Write best/model.safetensors, then its card for people. The card names the SHA-256 of the tensors."""
     plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}
+    card = card | {"sha256": _digest(plain)}
     write_whole(folder.weights, save(plain, metadata={"cnnlab": json.dumps(card)}))
     write_json(folder.card, card)
 
@@ -45,7 +47,18 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise RunError(f"{path} is damaged or truncated ({error}); restore it from a copy or train again.") from None
     if not isinstance(card, dict) or not {"model", "classes", "preprocess"} <= set(card):
         raise RunError(f"{path} holds no cnnlab model; give a run folder that `cnnlab train` made.")
+    if card.get("sha256", digest := _digest(tensors)) != digest:
+        raise RunError(f"{path} is damaged: its weights are not those it was written with; restore it from a copy.")
     return tensors, card
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """Of names and bytes, in the order of the names: a lost tail of zeros looks like weights, and is none."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        found.update(name.encode())
+        found.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def load_run(

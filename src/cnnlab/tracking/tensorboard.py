@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 from cnnlab.tracking.base import EpochEnded, Event, Started, Tested
+
+
+def _keep_quiet(threads: set[threading.Thread]) -> None:
+    """What goes wrong in the writer's own thread is raised again by its next call; it need not be printed as well."""
+    usual = threading.excepthook
+
+    def hook(failure: threading.ExceptHookArgs) -> None:
+        if failure.thread not in threads:
+            usual(failure)
+
+    threading.excepthook = hook
 
 
 class TensorBoardTracker:
@@ -17,7 +29,9 @@ class TensorBoardTracker:
         if isinstance(event, Started):
             from torch.utils.tensorboard import SummaryWriter
 
+            before = set(threading.enumerate())
             self.writer = SummaryWriter(str(self.folder), purge_step=event.epoch + 1 if event.epoch else None)
+            _keep_quiet(set(threading.enumerate()) - before)
             if event.sample is not None and event.epoch == 0:
                 self.writer.add_images("sample batch", event.sample[0], 0, dataformats="NHWC")
                 self.writer.add_text("sample labels", ", ".join(event.sample[1]), 0)

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cnnlab.config import Config
 from cnnlab.data.load import Data
 from cnnlab.data.loader import Batch
-from cnnlab.errors import ConfigError, Interrupted, NonFiniteLoss, RunError
+from cnnlab.errors import ConfigError, Interrupted, NonFiniteLoss, OutOfMemory, RunError
 from cnnlab.models.registry import model_spec
 from cnnlab.models.transfer import frozen_stages
 from cnnlab.runs.folder import RunFolder, read_environment
@@ -79,6 +79,14 @@ def train(trainer: Trainer, trackers: Trackers, facts: dict[str, str], resumed: 
     for parameter in trainer.thawed:
         parameter.requires_grad_()  # the model may be trained again, with other stages frozen
     return trainer.history
+
+
+def _ran_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(
+        words in str(error) for words in ("can't allocate memory", "out of memory", "could not create a primitive")
+    )
 
 
 def _stopped(folder: RunFolder) -> Interrupted:
@@ -180,7 +188,16 @@ class Trainer:
         while self.batch < last_batch:
             self.rate = set_rate(self.optimizer, self.rate_factor())
             seed_step(self.config.seed, self.step, self.group.rank)
-            self.train_step([next(batches) for _ in range(self.accumulate)])
+            of_step = [next(batches) for _ in range(self.accumulate)]
+            full = False
+            try:
+                self.train_step(of_step)
+            except (MemoryError, RuntimeError) as error:
+                if not _ran_out_of_memory(error):
+                    raise
+                full = True  # what the step has left is freed with the error
+            if full:
+                self._stop_out_of_memory(of_step[0].images)
             now = time.monotonic()
             self.sums.seconds += now - began
             began = now
@@ -385,6 +402,24 @@ class Trainer:
             f" {self.folder.state}. Lower optimizer.lr (now {self.rate:.3g}) or set"
             " trainer.grad_clip=1."
         )
+
+    def _stop_out_of_memory(self, images: Tensor) -> NoReturn:
+        """Say which batch would fit; the last saved state stays as it is."""
+        mend, size = "take a smaller model or smaller pictures", len(images) // 2
+        while size:
+            self.optimizer.zero_grad()
+            try:
+                with self.precision.autocast():
+                    self.model(images[:size]).float().sum().backward()
+            except (MemoryError, RuntimeError) as again:
+                if not _ran_out_of_memory(again):
+                    raise
+                size //= 2
+                continue
+            parts = -(-len(images) // size)
+            mend = f"{size} do: start again with trainer.batch_size={size} trainer.accumulate={parts}"
+            break
+        raise OutOfMemory(f"there is not enough memory to train on {len(images)} pictures at once; {mend}.") from None
 
     def started(self, facts: dict[str, str]) -> Started:
         batch = next(self.data.train.epoch(0))
