@@ -41,7 +41,7 @@ TEST = {
     "accuracy": NUMBER,
     "accuracy_interval": (NUMBER, NUMBER),
     "n": int,
-    "calibration?": {"temperature": NUMBER},
+    "calibration?": {"temperature?": NUMBER},
 }
 CARD = {
     "model": {"name": str, "arguments": Each(Any)},

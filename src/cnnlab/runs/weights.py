@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.errors import CnnlabError, ModelError, RunError
@@ -114,7 +115,7 @@ def _check_size(name: str, arguments: dict[str, Any], tensors: dict[str, Tensor]
 
     watched = register_module_parameter_registration_hook(count)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _NoDraws():
             shapes = {key: tensor.shape for key, tensor in create_model(name, **arguments).state_dict().items()}
     except ModelError:  # it has to compute while it is built, or cannot be built at all: then that is said below
         return
@@ -124,3 +125,12 @@ def _check_size(name: str, arguments: dict[str, Any], tensors: dict[str, Tensor]
         if shapes.get(key) != tensor.shape:
             wanted = tuple(shapes[key]) if key in shapes else "nothing"
             raise RunError(f"{key} is {tuple(tensor.shape)}, and its card asks for {wanted}")
+
+
+class _NoDraws(TorchFunctionMode):
+    """Initial weights are not drawn: on the meta device torch imports its compiler to draw none, for two seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
