@@ -37,7 +37,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-LONGEST, MOST = 20.0, 1 << 30  # seconds and further resident bytes for one input
+LONGEST, MOST = 60.0, 1 << 30  # seconds (compiling takes 30) and further resident bytes for one input
 SECRET = "hunter2-of-the-environment"
 MARKUP = "<script>alert(1)</script>"
 UNCHANGED = -1
@@ -149,7 +149,8 @@ def as_lines(content: bytes, draw: Draw) -> bytes:
     if draw.random() < 0.3:
         return change_bytes(content, draw)
     rows = [json.loads(line) for line in content.splitlines()]
-    return "".join(json.dumps(row) + "\n" for row in change_tree(rows, draw) or []).encode()
+    changed = change_tree(rows, draw)
+    return "".join(json.dumps(row) + "\n" for row in (changed if isinstance(changed, list) else [changed])).encode()
 
 
 def as_yaml(content: bytes, draw: Draw) -> bytes:

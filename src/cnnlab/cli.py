@@ -11,6 +11,7 @@ import json
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -304,6 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "export": _export,
         "demo": _demo,
     }
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of a damaged picture one line says what matters
     try:
         command[options.command](options, words)
         return 0

@@ -496,9 +496,11 @@ def _unlock(node: Any) -> None:
 
 
 def to_yaml(config: Config) -> str:
+    """As YAML; `run` comes last, so that a file that lost its tail can be told."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_yaml(OmegaConf.create(config.to_dict()))
+    values = config.to_dict()
+    return OmegaConf.to_yaml(OmegaConf.create(values | {"run": values.pop("run")}))
 
 
 def load_yaml(path: Path) -> Config:
@@ -507,6 +509,9 @@ def load_yaml(path: Path) -> Config:
     values = read_yaml(path)
     if "${" in repr(values):
         raise ConfigError(f"{path} refers to values that are not in it (${{…}}); write the values themselves.")
+    last = values.get("run")
+    if not isinstance(last, Mapping) or "name" not in last:  # what is missing would be taken for its default
+        raise ConfigError(f"{path} is cut off: it does not end with run.name; restore it from a copy.")
     try:
         return from_dict(values)
     except ConfigError as error:

@@ -175,3 +175,14 @@ def test_a_class_name_that_moves_the_cursor_is_refused(tmp_path: Path) -> None:
     save_weights(folder, model.state_dict(), card_of({"name": name, "arguments": arguments}, classes=["a", "\x1b[2J"]))
     with pytest.raises(RunError, match="a class name that cannot be shown"):
         load_run(tmp_path)
+
+
+def test_a_configuration_that_lost_its_tail_is_not_filled_up_with_defaults(tmp_path: Path) -> None:
+    file, whole = tmp_path / "config.yaml", to_yaml(compose(["data=digits", "trainer.epochs=3"]))
+    file.write_text(whole)
+    assert load_yaml(file) == compose(["data=digits", "trainer.epochs=3"])
+    lines = whole.splitlines(keepends=True)
+    for kept in range(len(lines)):
+        file.write_text("".join(lines[:kept]))
+        with pytest.raises(ConfigError, match=r"config\.yaml"):
+            load_yaml(file)

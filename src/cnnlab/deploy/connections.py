@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 10.0  # for the line and the headers of a request to arrive, all together
@@ -49,3 +51,16 @@ class Connection(H11Protocol):
         if self._head is not None:
             self._head.cancel()
             self._head = None
+
+
+class Server(uvicorn.Server):
+    """Says that it is there once it is, and from then on can be stopped in order."""
+
+    def __init__(self, config: uvicorn.Config, says: str) -> None:
+        super().__init__(config)
+        self._says = says
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            print(self._says, flush=True)

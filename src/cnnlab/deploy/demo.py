@@ -31,7 +31,7 @@ def serve(
         import uvicorn
 
         from cnnlab.deploy.app import create_app
-        from cnnlab.deploy.connections import Connection
+        from cnnlab.deploy.connections import Connection, Server
         from cnnlab.deploy.service import Service
     except ImportError:
         raise missing_extra("demo") from None
@@ -47,7 +47,6 @@ def serve(
     shown = f"[{name}]" if ":" in name else name
     if host not in LOOPBACK and token is None:
         print(f"anyone who reaches {shown}:{number} may ask this model; --token T asks for a token.")
-    print(f"http://{shown}:{number}   Ctrl-C stops it", flush=True)
     logging.getLogger("cnnlab").addHandler(logging.StreamHandler())
     config = uvicorn.Config(
         app,
@@ -58,7 +57,7 @@ def serve(
         timeout_graceful_shutdown=5,
         backlog=256,
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    Server(config, f"http://{shown}:{number}   Ctrl-C stops it").run(sockets=[listening])
 
 
 def port_of(environment: Mapping[str, str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import re
@@ -84,6 +85,9 @@ class Guard:
         except Refused as refused:
             if not status:
                 await refusal(refused)(scope, receive, finish)
+        except asyncio.CancelledError:  # the server stops, and this has not ended in the time that is given for it
+            if not status:
+                await refusal(Refused(503, "The server is stopping.", 1))(scope, receive, finish)
         except Exception:
             log.exception("a request failed")
             if status:
