@@ -2,8 +2,8 @@
 
     uv run python benchmarks/faults.py [ROW=COUNT ...]     default: every row, COUNTS of them
 
-Rows: training, together (two processes), store, study, export, power, clock, hung, memory, tracker. A run that was
-broken and resumed must have the same best weights, byte for byte, and the same metrics.jsonl but for times, as an
+Rows: training, together (two processes), store, study, export, power, clock, hung, memory, tracker, deaf. A run that
+was broken and resumed must have the same best weights, byte for byte, and the same metrics.jsonl but for times, as an
 unbroken one.
 """
 
@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 COUNTS = {"training": 80, "together": 20, "store": 40, "study": 20, "export": 40}  # 200 kills
-COUNTS |= {"power": 60, "clock": 3, "hung": 3, "memory": 3, "tracker": 3}
+COUNTS |= {"power": 60, "clock": 3, "hung": 3, "memory": 3, "tracker": 3, "deaf": 3}
 TIMES = ("seconds", "images_per_second")
 SETTINGS = [
     "model=resnet",
@@ -368,6 +368,25 @@ def tracker(bench: Bench, count: int) -> int:
     return held
 
 
+def deaf(bench: Bench, count: int) -> int:
+    """TensorBoard's writer never comes back: after a while it is left behind, and the run is the same."""
+    words = [word for word in [*bench.data, *SETTINGS] if word != "logger=none"]
+    reference, _ = bench.reference("training", *bench.data, *SETTINGS)
+    stuck = (
+        "import sys, time\nfrom cnnlab.cli import main\n"
+        "from cnnlab.tracking.tensorboard import TensorBoardTracker as T\n"
+        "T.patience, T.log = 3.0, lambda *_: time.sleep(10**6)\nsys.exit(main(sys.argv[1:]))\n"
+    )
+    held = 0
+    for number in range(count):
+        run = bench.work / f"deaf-{number}"
+        command = [sys.executable, "-c", stuck, "train", *words, f"run.dir={run}"]
+        done = subprocess.run(command, cwd=bench.work, env=bench.environment, capture_output=True, text=True, check=False)
+        good = done.returncode == 0 and same(run, reference) and "no answer in 3 s" in done.stderr
+        held += good or complain("deaf", number, f"{done.returncode} {done.stderr}")
+    return held
+
+
 ROWS: dict[str, tuple[str, str, Callable[[Bench, int], int]]] = {
     "training": ("SIGKILL while it trains, up to three times", "resumed, it ends bit for bit as unbroken", training),
     "together": ("SIGKILL of two processes that train together", "the same", together),
@@ -379,6 +398,7 @@ ROWS: dict[str, tuple[str, str, Callable[[Bench, int], int]]] = {
     "hung": ("one of two processes stands still for 5 s", "the run is the same", hung),
     "memory": ("a batch does not fit into memory", "one line names one that does; it does", memory),
     "tracker": ("TensorBoard's folder vanishes", "training goes on", tracker),
+    "deaf": ("TensorBoard's writer never answers", "given up in a set time; the run is the same", deaf),
 }
 
 

@@ -6,7 +6,7 @@
 Held: the command answers, or it ends with exit code 2 and one line. Not held: any other exception, a crash, more than
 LONGEST seconds or MOST bytes, anything written outside the folder, a process or a connection begun, a control
 character or a secret of the environment printed, markup of the file's in a report. Every input is drawn from its kind
-and its number.
+and its number. The compiler is off.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-LONGEST, MOST = 60.0, 1 << 30  # seconds (compiling takes 30) and further resident bytes for one input
+LONGEST, MOST = 20.0, 1 << 30  # seconds and further resident bytes for one input
 SECRET = "hunter2-of-the-environment"
 MARKUP = "<script>alert(1)</script>"
 UNCHANGED = -1
@@ -501,6 +501,7 @@ def work_through(names: list[str], next_: int, count: int, work: Path) -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what libraries print past Python
     os.environ["SECRET"] = SECRET
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"  # a compiler writes where it likes; a file may ask for one
     jobs = [(name, number) for name in names for number in range(UNCHANGED, count)]
     for name, number in [job for job in jobs if job[0] != names[0] or job[1] == UNCHANGED or job[1] >= next_]:
         kind = KINDS[name]

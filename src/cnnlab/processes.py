@@ -84,7 +84,7 @@ def _launch(folder: RunFolder, count: int, task: dict[str, Any], config: Config 
     """Do `task` in `count` processes. Raises what ended them."""
     with tempfile.TemporaryDirectory(prefix="cnnlab-") as place, _stoppable(), _without_log():
         job = Job(Path(place))
-        job.task.write_text(json.dumps(task), encoding="utf-8")
+        job.task.write_text(json.dumps(task | {"launcher": os.getpid()}), encoding="utf-8")
         if config is not None:
             job.config.write_text(to_yaml(config), encoding="utf-8")
         settings = LaunchConfig(
@@ -174,9 +174,11 @@ class Job:
 
 def work(job: Job) -> int:
     """Take part in the run; return the exit code. What ends the run for good is no reason to start again, hence 0."""
+    task = json.loads(job.task.read_text(encoding="utf-8"))
+    if os.getppid() != task["launcher"]:  # it was killed before this process could ask to be told of that
+        return 1
     if job.ended:
         return 0
-    task = json.loads(job.task.read_text(encoding="utf-8"))
     trackers = [ConsoleTracker()]
     try:
         if "run" in task:

@@ -228,7 +228,9 @@ def test_two_sets_with_the_same_names_lengths_and_times_do_not_share_a_store(tmp
 
 
 @pytest.mark.parametrize("layout", [SMALL, None])
-@pytest.mark.parametrize("damage", ["index cut", "index gone", "index empty", "pixels cut", "pixels gone"])
+@pytest.mark.parametrize(
+    "damage", ["index cut", "index gone", "index empty", "index of fewer", "pixels cut", "pixels gone"]
+)
 def test_a_damaged_store_is_built_anew(cache: Path, layout: Layout | None, damage: str) -> None:
     if layout is None and "pixels" in damage:
         return
@@ -237,6 +239,10 @@ def test_a_damaged_store_is_built_anew(cache: Path, layout: Layout | None, damag
     file = cache / "store" / folders(cache)[0] / ("index.npz" if "index" in damage else "pixels.u8")
     if "gone" in damage:
         file.unlink()
+    elif "fewer" in damage:
+        with np.load(file) as saved:
+            arrays = {**saved, "ok": saved["ok"][1:].astype(np.float32)}
+        np.savez(file, **arrays)
     else:
         os.truncate(file, 0 if "empty" in damage else file.stat().st_size // 2)
     (opened,) = open_stores(pictures, [layout])

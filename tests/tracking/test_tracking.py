@@ -7,6 +7,8 @@ import json
 import shutil
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,6 +206,42 @@ def test_a_listener_that_fails_is_dropped_and_the_others_hear_on(at: str, capsys
     assert before.closed == after.closed == 1
     assert deaf.calls == (1 if at == "log" else 3)
     assert capsys.readouterr().err.count("warning: Deaf failed") == 1
+
+
+def test_a_listener_that_does_not_come_back_is_left_behind(capsys: pytest.CaptureFixture[str]) -> None:
+    class Slow(Ear):
+        patience = 0.2
+
+        def log(self, event: object) -> None:
+            super().log(event)
+            time.sleep(60)
+
+    slow, after = Slow(), Ear()
+    trackers = Trackers([slow, after])
+    began = time.monotonic()
+    for _ in range(3):
+        trackers.log(Noted("text"))
+    trackers.close()
+    assert time.monotonic() - began < 2
+    assert (len(slow.heard), slow.closed, len(after.heard), after.closed) == (1, 0, 3, 1)
+    assert capsys.readouterr().err == "warning: Slow failed and is off from here on: no answer in 0.2 s\n"
+
+
+def test_a_listener_with_patience_is_heard_in_order_in_one_thread() -> None:
+    class Patient(Ear):
+        patience = 60.0
+
+        def log(self, event: object) -> None:
+            super().log((threading.current_thread(), event))
+
+    patient = Patient()
+    trackers = Trackers([patient])
+    for number in range(20):
+        trackers.log(Noted(str(number)))
+    trackers.close()
+    assert [event.text for _, event in patient.heard] == [str(number) for number in range(20)]  # type: ignore[misc]
+    assert len({thread for thread, _ in patient.heard}) == 1  # type: ignore[misc]
+    assert patient.closed == 1
 
 
 def test_a_listener_that_fails_does_not_stop_training(tmp_path: Path) -> None:

@@ -265,6 +265,20 @@ def test_ctrl_c_saves_and_the_run_goes_on_in_one_process(tmp_path: Path) -> None
     assert len(rows(tmp_path / "run")) == done + 2
 
 
+@pytest.mark.slow
+def test_processes_whose_launcher_is_killed_at_once_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    words = ["train", *BASE, "trainer.devices=2", "run.dir=run"]
+    with subprocess.Popen(command(*words), cwd=tmp_path, stdout=subprocess.PIPE, text=True) as running:
+        while not (begun := processes_of(running.pid)):
+            assert running.poll() is None
+            time.sleep(0.005)
+        running.kill()  # before they have asked to be told of its end
+    limit = time.monotonic() + 60
+    while any(Path(f"/proc/{process}").exists() for process in begun):
+        assert time.monotonic() < limit
+        time.sleep(0.1)
+
+
 # ---- wrong input: one line
 
 

@@ -123,8 +123,11 @@ def _open(folder: Path, layout: Layout | None, count: int) -> Store | None:
     """The store, or None if it is missing or damaged."""
     try:
         with np.load(folder / "index.npz", allow_pickle=False) as saved:
-            reasons = {int(k): v for k, v in json.loads(saved["reasons"].tobytes()).items()}
+            reasons = {int(k): str(v) for k, v in json.loads(saved["reasons"].tobytes()).items()}
             index = Index(saved["ok"], saved["digest"], saved["size"], reasons)
+        found = [(array.dtype, array.shape) for array in (index.ok, index.digest, index.size)]
+        if found != [(bool, (count,)), (np.uint8, (count, 16)), (np.int32, (count, 2))]:
+            return None
         if layout is None:
             return Store(None, index)
         shape = (count, layout.height, layout.width, layout.stored_channels)

@@ -42,10 +42,11 @@ class OnnxModel(nn.Module):
         options.log_severity_level = 4  # what goes wrong is raised; it need not be printed too
         try:
             self.session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            metadata = self.session.get_modelmeta().custom_metadata_map
         except Exception as error:  # the runtime has a class of its own for each way a file can be damaged
             reason = str(error).splitlines()[0][:200]
             raise ExportError(f"{name} cannot be read as an ONNX model ({reason}); export the run again.") from None
-        self.facts = _facts(self.session.get_modelmeta().custom_metadata_map.get(KEY), name)
+        self.facts = _facts(metadata.get(KEY), name)
         self.input = self.session.get_inputs()[0].name
 
     def forward(self, images: Tensor) -> Tensor:

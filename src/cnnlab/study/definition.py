@@ -33,6 +33,7 @@ to see something and not so many that it takes long.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -41,6 +42,7 @@ from typing import Any
 
 from cnnlab.config import GROUPS, known_keys, options, read_yaml, resource
 from cnnlab.errors import ConfigError, nearest
+from cnnlab.runs.form import Each, misfit
 from cnnlab.study.space import KEYS, Range, parse_range, range_from_yaml
 
 COLUMNS = {
@@ -63,6 +65,23 @@ OWN_KEYS = ("dir", "jobs", "launcher", "address")
 SEARCH_KEYS = ("trials", "seed", "prune")
 RATE_KEYS = ("low", "high", "steps")
 TRIALS = 30
+MOST_RUNS = 100_000
+FORM = {  # of a study's file, see runs/form.py; every key may be missing
+    "title": Any,
+    "about": Any,
+    "overrides": [str],
+    "axes": Each(Any),
+    "seeds": int,
+    "label": str,
+    "columns": [str],
+    "table": (str, str),
+    "compare": str,
+    "test_on": [str],
+    "search": Each(Any),
+    "trials": int,
+    "prune": Any,
+    "rates": Any,
+}
 NOT_HERE = {
     "seed": "give the number of seeds with --seeds",
     "run.dir": "a study names the folders of its runs; give study.dir for all of them",
@@ -185,6 +204,9 @@ def define(words: Sequence[str], seeds: int | None = None) -> Definition:
         found = replace(found, seeds=seeds)
     if found.seeds < 1:
         raise ConfigError(f"a study needs at least one seed, got {found.seeds}.")
+    runs = found.seeds * math.prod(len(values) for values in found.axes.values())
+    if max(runs, found.trials) > MOST_RUNS:
+        raise ConfigError(f"these are {max(runs, found.trials):,} runs, at most {MOST_RUNS:,} can be studied together.")
     if not found.axes and not found.search and found.rates is None:
         raise ConfigError(
             f"nothing to study: name a study ({', '.join(names())}) or give an axis, as in model.depth=20,56, or a"
@@ -301,52 +323,37 @@ def _read(name: str) -> Definition:
     values = read_yaml(path)
     try:
         return _from_yaml(path.stem, values)
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ConfigError(f"{path} is no study: {error}; compare it with the examples in docs/studies.md.") from None
 
 
 def _from_yaml(name: str, values: Mapping[str, Any]) -> Definition:
-    known = {
-        "title",
-        "about",
-        "overrides",
-        "axes",
-        "seeds",
-        "label",
-        "columns",
-        "table",
-        "compare",
-        "test_on",
-        "search",
-        "trials",
-        "prune",
-        "rates",
-    }
     for key in values:
-        if key not in known:
-            raise ConfigError(f"unknown key {key!r} in the study {name}.{nearest(str(key), known)}")
+        if key not in FORM:
+            raise ConfigError(f"unknown key {key!r} in the study {name}.{nearest(str(key), FORM)}")
+    if wrong := misfit(values, {f"{key}?": form for key, form in FORM.items()}):
+        raise ValueError(wrong)
+    values = {key: value for key, value in values.items() if value is not None or key == "rates"}
     columns = tuple(values.get("columns", DEFAULT_COLUMNS))
     for column in columns:
         if column not in COLUMNS:
             raise ConfigError(f"unknown column {column!r} in the study {name}.{nearest(str(column), COLUMNS)}")
-    axes = {str(key): _axis(str(key), given) for key, given in (values.get("axes") or {}).items()}
+    axes = {str(key): _axis(str(key), given) for key, given in values.get("axes", {}).items()}
     table = values.get("table")
-    if table is not None and len(table) != 2:
-        raise ValueError("table names two axes, one down and one across")
     return Definition(
         name=name,
         title=str(values.get("title", name)),
         about=" ".join(str(values.get("about", "")).split()),
-        overrides=tuple(str(word) for word in values.get("overrides", ())),
+        overrides=tuple(values.get("overrides", ())),
         axes=axes,
-        seeds=int(values.get("seeds", 3)),
+        seeds=values.get("seeds", 3),
         label=values.get("label"),
         columns=columns,
         table=tuple(table) if table else None,  # type: ignore[arg-type]
         compare=values.get("compare"),
-        test_on=tuple(str(word) for word in values.get("test_on", ())),
-        search={str(key): _space(str(key), given) for key, given in (values.get("search") or {}).items()},
-        trials=int(values.get("trials", TRIALS)),
+        test_on=tuple(values.get("test_on", ())),
+        search={str(key): _space(str(key), given) for key, given in values.get("search", {}).items()},
+        trials=values.get("trials", TRIALS),
         prune=bool(values.get("prune", True)),
         rates=_rates_from_yaml(values["rates"]) if "rates" in values else None,
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import queue
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -76,10 +78,15 @@ class Tracker(Protocol):
 
 
 class Trackers:
-    """Passes each event on. A listener that fails is dropped with a warning; training goes on."""
+    """Passes each event on. A listener that fails is dropped with a warning; training goes on.
+
+    So is one that does not come back: who has `patience` (seconds) is called in a thread of its own, and waited for no
+    longer than that. The thread is left behind.
+    """
 
     def __init__(self, trackers: Sequence[Tracker]) -> None:
         self.trackers = list(trackers)
+        self._callers = {id(tracker): _Caller() for tracker in trackers if hasattr(tracker, "patience")}
 
     def log(self, event: Event) -> None:
         for tracker in list(self.trackers):
@@ -88,10 +95,15 @@ class Trackers:
     def close(self) -> None:
         for tracker in list(self.trackers):
             self._guard(tracker, tracker.close)
+        for caller in self._callers.values():
+            caller.end()
 
-    def _guard(self, tracker: Tracker, call: Any) -> None:
+    def _guard(self, tracker: Tracker, call: Callable[[], None]) -> None:
         try:
-            call()
+            if caller := self._callers.get(id(tracker)):
+                caller.call(call, tracker.patience)  # type: ignore[attr-defined]
+            else:
+                call()
         except Exception as error:  # a logger may fail in any way; the run matters more
             self.trackers.remove(tracker)
             print(
@@ -99,3 +111,34 @@ class Trackers:
                 file=sys.stderr,
                 flush=True,
             )
+
+
+class _Caller:
+    """A thread that makes one call at a time, which can be given up."""
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="tracker", daemon=True).start()
+
+    def call(self, call: Callable[[], None], seconds: float) -> None:
+        """Raises what the call raises, or TimeoutError."""
+        self._calls.put(call)
+        try:
+            error = self._answers.get(timeout=seconds)
+        except queue.Empty:
+            raise TimeoutError(f"no answer in {seconds:g} s") from None
+        if error is not None:
+            raise error
+
+    def end(self) -> None:
+        self._calls.put(None)
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            try:
+                call()
+            except BaseException as error:
+                self._answers.put(error)
+            else:
+                self._answers.put(None)

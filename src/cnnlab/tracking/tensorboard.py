@@ -22,6 +22,8 @@ def _keep_quiet(threads: set[threading.Thread]) -> None:
 class TensorBoardTracker:
     """Writes below `folder`; a resumed run hides what it is about to repeat."""
 
+    patience = 60.0
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 

@@ -38,6 +38,8 @@ def artifact_files(folder: Path) -> list[str]:
 class WandbTracker:
     """One W&B run; at the end, also of an interrupted training, the run folder becomes its artifact."""
 
+    patience = 600.0  # what is brought up at the end may be much
+
     def __init__(self, folder: Path, project: str, mode: str) -> None:
         try:
             import wandb
