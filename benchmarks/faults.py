@@ -381,7 +381,9 @@ def deaf(bench: Bench, count: int) -> int:
     for number in range(count):
         run = bench.work / f"deaf-{number}"
         command = [sys.executable, "-c", stuck, "train", *words, f"run.dir={run}"]
-        done = subprocess.run(command, cwd=bench.work, env=bench.environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=bench.work, env=bench.environment, capture_output=True, text=True, check=False
+        )
         good = done.returncode == 0 and same(run, reference) and "no answer in 3 s" in done.stderr
         held += good or complain("deaf", number, f"{done.returncode} {done.stderr}")
     return held
