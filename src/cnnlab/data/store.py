@@ -125,8 +125,8 @@ def _open(folder: Path, layout: Layout | None, count: int) -> Store | None:
         with np.load(folder / "index.npz", allow_pickle=False) as saved:
             reasons = {int(k): str(v) for k, v in json.loads(saved["reasons"].tobytes()).items()}
             index = Index(saved["ok"], saved["digest"], saved["size"], reasons)
-        found = [(array.dtype, array.shape) for array in (index.ok, index.digest, index.size)]
-        if found != [(bool, (count,)), (np.uint8, (count, 16)), (np.int32, (count, 2))]:
+        found = [(str(array.dtype), array.shape) for array in (index.ok, index.digest, index.size)]
+        if found != [("bool", (count,)), ("uint8", (count, 16)), ("int32", (count, 2))]:
             return None
         if layout is None:
             return Store(None, index)
