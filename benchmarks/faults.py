@@ -2,9 +2,9 @@
 
     uv run python benchmarks/faults.py [ROW=COUNT ...]     default: every row, COUNTS of them
 
-Rows: training, together (two processes), store, study, export, power, clock, hung, memory, tracker, deaf. A run that
-was broken and resumed must have the same best weights, byte for byte, and the same metrics.jsonl but for times, as an
-unbroken one.
+Rows: training, together (two processes), store, study, export, asked (to stop), power, clock, hung, memory, tracker,
+deaf. A run that was broken and resumed must have the same best weights, byte for byte, and the same metrics.jsonl but
+for times, as an unbroken one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 COUNTS = {"training": 80, "together": 20, "store": 40, "study": 20, "export": 40}  # 200 kills
-COUNTS |= {"power": 60, "clock": 3, "hung": 3, "memory": 3, "tracker": 3, "deaf": 3}
+COUNTS |= {"asked": 20, "power": 60, "clock": 3, "hung": 3, "memory": 3, "tracker": 3, "deaf": 3}
 TIMES = ("seconds", "images_per_second")
 SETTINGS = [
     "model=resnet",
@@ -146,6 +146,29 @@ def training(bench: Bench, count: int) -> int:
 
 def together(bench: Bench, count: int) -> int:
     return killed_and_resumed(bench, count, "together", *bench.data, *SETTINGS, "trainer.devices=2")
+
+
+def asked(bench: Bench, count: int) -> int:
+    """SIGTERM, as from a machine that is taken away: it ends within ten seconds, and loses no step."""
+    words = [*bench.data, *SETTINGS, "trainer.checkpoint_minutes=60", "trainer.epochs=40"]
+    reference, whole = bench.reference("asked", *words)
+    held = 0
+    for number in range(count):
+        run = bench.work / f"asked-{number}"
+        process = bench.start("train", *words, f"run.dir={run}")
+        time.sleep(bench.chance.uniform(0.05, 0.95) * whole)
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        _, said = process.communicate(timeout=300)
+        took = time.monotonic() - began
+        if not (run / "report.html").exists():
+            begun = (run / "config.yaml").exists()
+            _, more = bench.run(*(["resume", str(run)] if begun else ["train", *words, f"run.dir={run}"]))
+            said += more
+        good = took < 10 and "Traceback" not in said and same(run, reference)
+        held += good or complain("asked", number, f"{took:.1f} s {said}")
+        shutil.rmtree(run)
+    return held
 
 
 def store(bench: Bench, count: int) -> int:
@@ -392,6 +415,7 @@ def deaf(bench: Bench, count: int) -> int:
 ROWS: dict[str, tuple[str, str, Callable[[Bench, int], int]]] = {
     "training": ("SIGKILL while it trains, up to three times", "resumed, it ends bit for bit as unbroken", training),
     "together": ("SIGKILL of two processes that train together", "the same", together),
+    "asked": ("SIGTERM while it trains", "ends within 10 s; resumed, bit for bit as unbroken", asked),
     "store": ("SIGKILL while pictures are decoded", "the next command has a whole store of the same pixels", store),
     "study": ("SIGKILL of a study of four runs", "started again, it ends with the same table", study),
     "export": ("SIGKILL of an export", "no file or a whole one; the next export works", export),
