@@ -29,7 +29,7 @@ from cnnlab.training.gradients import gradient_norm, layer_gradients
 from cnnlab.training.interrupt import InterruptGuard
 from cnnlab.training.optim import add_parameters, create_optimizer, set_rate, step_of
 from cnnlab.training.pointwise import mend_pointwise
-from cnnlab.training.precision import Precision, choose_compile, choose_precision
+from cnnlab.training.precision import Precision, choose_compile, choose_precision, give_back_freed_memory
 from cnnlab.training.reproduce import seed_step
 from cnnlab.training.schedule import rate_factor
 from cnnlab.training.segment import Segmentation
@@ -405,12 +405,13 @@ class Trainer:
 
     def _stop_out_of_memory(self, images: Tensor) -> NoReturn:
         """Say which batch would fit; the last saved state stays as it is."""
-        mend, size = "take a smaller model or smaller pictures", len(images) // 2
+        mend, size = "halve trainer.batch_size, or take a smaller model or smaller pictures", len(images) // 2
         while size:
             self.optimizer.zero_grad()
+            give_back_freed_memory()
             try:
                 with self.precision.autocast():
-                    self.model(images[:size]).float().sum().backward()
+                    self.model(images[: size + size // 4]).float().sum().backward()  # a step needs more than this
             except (MemoryError, RuntimeError) as again:
                 if not _ran_out_of_memory(again):
                     raise
