@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import cnnlab
 from cnnlab.config import load_yaml
 from cnnlab.data.load import Data
-from cnnlab.errors import ConfigError, NonFiniteLoss
+from cnnlab.errors import ConfigError, NonFiniteLoss, OutOfMemory
 from cnnlab.experiment import Run
 from cnnlab.runs.state import load_state
 from cnnlab.runs.weights import load_run, read_weights
@@ -368,6 +368,38 @@ def test_a_loss_that_is_no_number_stops_with_the_step_and_leaves_a_state(tmp_pat
     state = load_state(folder / "last" / "state.pt")
     for key, value in state["model"].items():
         assert value.isfinite().all(), f"{key}: the message calls this the last good state"
+
+
+@pytest.mark.parametrize(
+    ("fits", "accumulate", "said"),
+    [
+        (20, 1, "on 32 pictures at once; 16 do: start again with trainer.batch_size=16 trainer.accumulate=2."),
+        (19, 1, "on 32 pictures at once; 8 do: start again with trainer.batch_size=8 trainer.accumulate=4."),
+        (20, 2, "on 32 pictures at once; 16 do: start again with trainer.batch_size=16 trainer.accumulate=4."),
+        (2, 1, "on 32 pictures at once; 2 do: start again with trainer.batch_size=2 trainer.accumulate=16."),
+        (0, 1, "on 32 pictures at once; halve trainer.batch_size, or take a smaller model or smaller pictures."),
+    ],
+)
+def test_a_batch_that_takes_too_much_memory_is_one_line_with_one_that_does_not(
+    fits: int, accumulate: int, said: str, tmp_path: Path
+) -> None:
+    class Hungry(nn.Module):
+        """Where the batch is larger than it may be, more memory is asked for than there is."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(64, 10)
+
+        def forward(self, images: Tensor) -> Tensor:
+            if self.training and len(images) > fits and torch.is_grad_enabled():
+                torch.empty(1 << 50)
+            return self.head(images.flatten(1))  # type: ignore[no-any-return]
+
+    net = Hungry()
+    net._cnnlab_spec = ("mlp", {})  # type: ignore[assignment]
+    with pytest.raises(OutOfMemory) as caught:
+        fit(tmp_path / "run", net, digits(), f"trainer.accumulate={accumulate}")
+    assert str(caught.value) == f"there is not enough memory to train {said}"
 
 
 def test_a_non_finite_picture_is_seen_at_its_step(tmp_path: Path) -> None:

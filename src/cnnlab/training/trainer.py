@@ -417,8 +417,9 @@ class Trainer:
                     raise
                 size //= 2
                 continue
-            parts = -(-len(images) // size)
-            mend = f"{size} do: start again with trainer.batch_size={size} trainer.accumulate={parts}"
+            parts = -(-len(images) * self.accumulate // size)
+            whole = size * self.group.size
+            mend = f"{size} do: start again with trainer.batch_size={whole} trainer.accumulate={parts}"
             break
         raise OutOfMemory(f"there is not enough memory to train on {len(images)} pictures at once; {mend}.") from None
 
