@@ -136,14 +136,14 @@ def test_the_working_directory_never_changes(tmp_path: Path, monkeypatch: pytest
 def test_a_run_stopped_before_its_first_step_can_go_on(
     command: CommandLine, tmp_path: Path, tiny: Sequence[str]
 ) -> None:
-    folder = tmp_path / "run"
-    running = command.start("train", *tiny, f"run.dir={folder}")
+    folder, words = tmp_path / "run", [*tiny, "trainer.epochs=60"]  # not over before the signal is sent
+    running = command.start("train", *words, f"run.dir={folder}")
     running.wait_until(lambda: (folder / ".lock").exists())
     running.send(signal.SIGINT)
     result = running.wait()
     assert result.code == 130
     assert "Traceback" not in result.err
-    again = ["resume", folder] if (folder / "config.yaml").exists() else ["train", *tiny, f"run.dir={folder}"]
+    again = ["resume", folder] if (folder / "config.yaml").exists() else ["train", *words, f"run.dir={folder}"]
     assert command(*again).code == 0
 
 
