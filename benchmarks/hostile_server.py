@@ -335,7 +335,8 @@ def described(server: Server, count: int) -> tuple[int, int]:
     words += ["--max-examples", str(max(10, count // 6)), "--seed", "1", "--no-color", "--exclude-path", "/metrics"]
     # The description cannot say which bytes are a picture; nor does a page need the Allow header.
     words += ["--exclude-checks", "positive_data_acceptance,unsupported_method"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    with tempfile.TemporaryDirectory() as place:  # it keeps what it made in the working directory
+        done = subprocess.run(words, cwd=place, capture_output=True, text=True, check=False)
     found = re.search(r"([\d,]+) generated", done.stdout)
     if found is None:
         raise RuntimeError(done.stdout[-3000:] + done.stderr[-1000:])
