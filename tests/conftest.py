@@ -20,6 +20,7 @@ from buckets import Bucket, WatchedFileSystem, emulator, watched
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # what is compared bit by bit is compared on the processor
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"  # before numpy and torch are loaded: the tests' tensors are tiny
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
 
 TINY = ["data.limit=60", "trainer.epochs=2", "trainer.batch_size=20", "model.width=4", "trainer.precision=fp32"]
 
