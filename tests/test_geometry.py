@@ -294,7 +294,9 @@ def seen_by(position: int, output: torch.Tensor, picture: torch.Tensor) -> tuple
 @given(st.lists(any_layers, min_size=1, max_size=4))
 def test_the_receptive_field_is_where_the_gradient_is(stack: list[Layer]) -> None:
     field = receptive_field(stack)
-    size = 3 * field.size + 2 * field.shift + 20
+    kernels = sum(layer.dilation * layer.kernel_size for layer in stack)  # what they cut off the border,
+    strides = math.prod(layer.stride for layer in stack if not layer.transposed)  # counted in pixels
+    size = 3 * field.size + 2 * field.shift + 20 + kernels * strides
     picture = torch.rand(1, 1, size, dtype=torch.float64, requires_grad=True)
     output = nn.Sequential(*map(as_torch, stack))(picture)
     # Far from the border, where padding hides nothing; a whole period, so that every kind of position comes.
