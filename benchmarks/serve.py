@@ -42,6 +42,7 @@ def serve(batch: int, words: list[str]) -> None:
     import uvicorn
 
     from cnnlab.deploy.app import create_app
+    from cnnlab.deploy.connections import Connection, Server
     from cnnlab.deploy.demo import bind
     from cnnlab.deploy.service import Service
     from cnnlab.models.arguments import model_from_words
@@ -53,9 +54,9 @@ def serve(batch: int, words: list[str]) -> None:
     classes = [str(number) for number in range(model.num_classes)]
     card = {"model": {"name": words[0]}, "classes": classes, "preprocess": preprocess, "epoch": 0}
     listening = bind("127.0.0.1", 0)
-    print(listening.getsockname()[1], flush=True)
     app = create_app(Service(model.eval(), card, None, []), batch=batch)
-    uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])
+    config = uvicorn.Config(app, http=Connection, log_level="warning", access_log=False)
+    Server(config, str(listening.getsockname()[1])).run(sockets=[listening])
 
 
 def pictures(count: int = 64) -> list[bytes]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -25,8 +26,12 @@ class Preprocess:
 
     def __call__(self, picture: str | Path | bytes | Image.Image) -> Tensor:
         """One picture file or Pillow picture → (C, height, width) float32."""
-        pixels = upright(picture) if isinstance(picture, Image.Image) else read_picture(picture)
-        return self.normalise(torch.from_numpy(arrange(pixels, self.layout))[None])[0]
+        return self.normalise(torch.from_numpy(self.pixels(picture))[None])[0]
+
+    def pixels(self, picture: str | Path | bytes | Image.Image) -> np.ndarray:
+        """One picture file or Pillow picture → (height, width, stored channels) uint8, for `normalise`."""
+        read = upright(picture) if isinstance(picture, Image.Image) else read_picture(picture)
+        return arrange(read, self.layout)
 
     def normalise(self, stored: Tensor) -> Tensor:
         """(B, H, W, stored channels) uint8 → (B, C, H, W) float32, channels last in memory."""

@@ -15,10 +15,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from torch import Tensor
 
 from cnnlab import __version__
-from cnnlab.deploy.batching import LARGEST, WAITING, MicroBatcher, QueueFull
+from cnnlab.deploy.batching import LARGEST, WAITING, Array, MicroBatcher, QueueFull
 from cnnlab.deploy.guard import Guard, refusal
 from cnnlab.deploy.metrics import Metrics
 from cnnlab.deploy.service import Service, png
@@ -122,7 +121,7 @@ def create_app(
     waiting: pictures that may wait for the network; at_once: requests in progress. Beyond either, 503.
     """
     metrics, uploads = Metrics(), Uploads()
-    batcher = MicroBatcher(service.predictor.probabilities, batch, waiting, metrics.batch)
+    batcher = MicroBatcher(service.probabilities, batch, waiting, metrics.batch)
     pool = ThreadPoolExecutor(DECODERS, "decode")
 
     @asynccontextmanager
@@ -167,8 +166,8 @@ def create_app(
                 503, f"The answer took longer than {SECONDS:.0f} seconds; send a smaller picture.", 5
             ) from None
 
-    def readied(content: bytes) -> Tensor:
-        return service.preprocess(decode(content))
+    def readied(content: bytes) -> Array:
+        return service.preprocess.pixels(decode(content))
 
     @app.post("/predict", response_model=Prediction, responses=PROBLEMS, openapi_extra=BODY)
     async def predict(request: Request, topk: int = Query(5, ge=1, le=1000)) -> Response:
@@ -178,7 +177,7 @@ def create_app(
         image = await in_pool(readied, content)
         try:
             async with asyncio.timeout(SECONDS):
-                row = await asyncio.wrap_future(batcher.submit(image))
+                row = await batcher.ask(image)
         except QueueFull:
             raise Refused(503, "The server is busy; try again in a moment.", 1) from None
         except TimeoutError:

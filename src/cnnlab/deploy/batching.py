@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 LARGEST = 64  # pictures in one batch
 WAITING = 256  # pictures that may wait
+
+Array = np.ndarray[Any, Any]
 
 
 class QueueFull(Exception):
@@ -22,29 +25,29 @@ class MicroBatcher:
     """One thread that computes: while it is busy with a batch the next one gathers, so nothing ever waits for company.
 
     Args:
-        compute: (B, C, H, W) → (B, K), rows in order.
+        compute: pictures, as many as `largest` → an array whose first axis has a row for each, in order.
         largest: pictures in one batch; 1 computes each alone.
-        waiting: pictures that may wait; beyond it `submit` raises QueueFull.
+        waiting: pictures that may wait; beyond it `ask` raises QueueFull.
         seen: told the size of each batch.
     """
 
     def __init__(
         self,
-        compute: Callable[[Tensor], Tensor],
+        compute: Callable[[list[Array]], Array],
         largest: int = LARGEST,
         waiting: int = WAITING,
         seen: Callable[[int], None] = lambda size: None,
     ) -> None:
         self._compute, self._largest, self._seen = compute, largest, seen
-        self._queue: queue.Queue[tuple[Tensor, Future[Tensor]] | None] = queue.Queue(waiting)
+        self._queue: queue.Queue[tuple[Array, asyncio.Future[Array]] | None] = queue.Queue(waiting)
         self._thread = threading.Thread(target=self._work, name="batches", daemon=True)
         self._thread.start()
 
-    def submit(self, image: Tensor) -> Future[Tensor]:
-        """One picture (C, H, W) → its row (K,), some time later. Raises QueueFull."""
-        answer: Future[Tensor] = Future()
+    def ask(self, picture: Array) -> asyncio.Future[Array]:
+        """A picture → its row, some time later. All that ask are of one event loop. Raises QueueFull."""
+        answer: asyncio.Future[Array] = asyncio.get_running_loop().create_future()
         try:
-            self._queue.put_nowait((image, answer))
+            self._queue.put_nowait((picture, answer))
         except queue.Full:
             raise QueueFull from None
         return answer
@@ -62,20 +65,21 @@ class MicroBatcher:
         open_ = True
         while open_:
             jobs, open_ = self._gather()
-            jobs = [job for job in jobs if job[1].set_running_or_notify_cancel()]
+            jobs = [job for job in jobs if not job[1].cancelled()]
             if not jobs:
                 continue
             self._seen(len(jobs))
+            outcome: Array | Exception
             try:
-                rows = self._compute(torch.stack([image for image, _ in jobs]))
+                outcome = self._compute([picture for picture, _ in jobs])
             except Exception as error:  # whoever asked is told; the thread goes on
-                for _, answer in jobs:
-                    answer.set_exception(error)
-                continue
-            for (_, answer), row in zip(jobs, rows, strict=True):
-                answer.set_result(row)
+                outcome = error
+            answers = [answer for _, answer in jobs]
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+                # All at once: waking the loop for every answer would make it fight with us for the interpreter.
+                answers[0].get_loop().call_soon_threadsafe(_settle, answers, outcome)
 
-    def _gather(self) -> tuple[list[tuple[Tensor, Future[Tensor]]], bool]:
+    def _gather(self) -> tuple[list[tuple[Array, asyncio.Future[Array]]], bool]:
         """The next batch, and whether more may come."""
         jobs = []
         item = self._queue.get()
@@ -88,3 +92,13 @@ class MicroBatcher:
             except queue.Empty:
                 break
         return jobs, item is not None
+
+
+def _settle(answers: list[asyncio.Future[Array]], outcome: Array | Exception) -> None:
+    for number, answer in enumerate(answers):
+        if answer.done():  # given up meanwhile
+            continue
+        if isinstance(outcome, Exception):
+            answer.set_exception(outcome)
+        else:
+            answer.set_result(outcome[number])

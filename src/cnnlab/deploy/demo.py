@@ -74,7 +74,9 @@ def bind(host: str, port: int) -> socket.socket:
         raise ConfigError(f"--port must be from 0 to 65535, got {port}.")
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind)
+        # asyncio sends at once (TCP_NODELAY) only where the protocol is named; else a client that keeps its connection
+        # waits 40 ms for the second part of an answer.
+        listening = socket.socket(family, kind, socket.IPPROTO_TCP)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         listening.listen(256)  # who comes before the model is loaded waits

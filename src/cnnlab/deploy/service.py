@@ -80,10 +80,15 @@ class Service:
         model, card = load_run(folder, "cpu", trust_code)
         return cls(model, card, folder.test_figures(), samples_of(folder, card))
 
-    def top(self, row: torch.Tensor, count: int) -> list[dict[str, Any]]:
+    def probabilities(self, pictures: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        """B pictures as `preprocess.pixels` gives them → (B, K)."""
+        images = self.preprocess.normalise(torch.from_numpy(np.stack(pictures)))
+        return self.predictor.probabilities(images).numpy()
+
+    def top(self, row: np.ndarray[Any, Any], count: int) -> list[dict[str, Any]]:
         """(K,) probabilities → the likeliest classes, likeliest first."""
-        values, order = row.sort(descending=True, stable=True)
-        pairs = zip(order[:count].tolist(), values[:count].tolist(), strict=True)
+        order = np.argsort(-row, kind="stable")[:count]
+        pairs = zip(order.tolist(), row[order].tolist(), strict=True)
         return [{"label": self.classes[number], "probability": value} for number, value in pairs]
 
     def explain(self, picture: Image.Image, target: str | None) -> dict[str, Any]:
