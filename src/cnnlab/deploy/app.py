@@ -174,10 +174,10 @@ def create_app(
         """The likeliest classes of a picture."""
         content = await uploads.read(request)
         began = time.perf_counter()
-        image = await in_pool(readied, content)
+        pixels = await in_pool(readied, content)
         try:
             async with asyncio.timeout(SECONDS):
-                row = await batcher.ask(image)
+                row = await batcher.ask(pixels)
         except QueueFull:
             raise Refused(503, "The server is busy; try again in a moment.", 1) from None
         except TimeoutError:

@@ -63,7 +63,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        gc.collect()
-        gc.freeze()  # else the collector goes through all of torch every few thousand answers, and they wait for it
         if self.started:
+            gc.collect()
+            gc.freeze()  # else the collector goes through all of torch every few thousand answers, and they wait for it
             print(self._says, flush=True)
