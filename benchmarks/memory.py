@@ -67,7 +67,7 @@ def main() -> None:
                     rate, peak = train(root, Path(work), storage, limited)
                     rates[name].append(rate)
                     peaks[name] = max(peaks[name], peak)
-            held = sum(file.stat().st_size for file in Path(work).rglob("pixels.u8"))
+            held = sum(512 * file.stat().st_blocks for file in Path(work).rglob("pixels.u8"))
     finally:
         GROUP.rmdir()
     print(f"pictures on disk: {held / 1e9:.2f} GB, n = {ROUNDS}\n")

@@ -165,6 +165,13 @@ def test_the_same_drawing_in_another_colour_is_no_near_duplicate(root: Path) -> 
     assert found(root).near == []
 
 
+def test_near_duplicates_are_found_where_training_pictures_are_stored_for_random_crops(root: Path) -> None:
+    Image.open(root / "train/cat/2.png").save(root / "val/cat/again.jpg", quality=85)
+    data = load_data("folder", root=root, augment="standard", image_size=64, fit="squash")
+    assert data.train.pixels is not data.val.pixels
+    assert [pair[:2] for pair in audit(data).near] == [("train/cat/2.png", "val/cat/again.jpg")]
+
+
 def test_while_streaming_only_exact_duplicates_are_sought_and_that_is_said(root: Path) -> None:
     shutil.copy(root / "train/cat/3.png", root / "train/cat/copy.png")
     Image.open(root / "train/cat/2.png").save(root / "val/cat/again.jpg", quality=85)

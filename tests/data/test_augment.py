@@ -27,7 +27,6 @@ from cnnlab.data.augment import (
     saturation,
     take_pixels,
 )
-from cnnlab.data.load import as_tensor
 from cnnlab.errors import ConfigError
 
 
@@ -109,7 +108,7 @@ def test_a_shift_beyond_the_picture_is_black_or_stays_inside_it() -> None:
 def test_take_pixels_reads_a_memory_map(tmp_path: Path) -> None:
     images = pictures(5, 6, 7, 4)
     images.numpy().tofile(tmp_path / "pixels.u8")
-    mapped = as_tensor(np.memmap(tmp_path / "pixels.u8", np.uint8, "r", shape=(5, 6, 7, 4)), resident=False)
+    mapped = torch.from_numpy(np.memmap(tmp_path / "pixels.u8", np.uint8, "r+", shape=(5, 6, 7, 4)))
     arguments = (
         torch.tensor([4, 0, 2]),
         torch.tensor([1, -1, 0]),

@@ -22,7 +22,7 @@ from torch import Tensor
 from cnnlab.config import AugmentConfig, compose
 from cnnlab.data.augment import Augmentation
 from cnnlab.data.decode import Layout
-from cnnlab.data.load import Data, as_tensor, build_data, load_data, measure, pack
+from cnnlab.data.load import Data, build_data, load_data, measure, pack
 from cnnlab.data.loader import AHEAD, Loader, Streamed
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.data.sources.base import ArraySet
@@ -76,7 +76,7 @@ def make_loader(name: str, batch_size: int = 7, channels: int = 3, storage: str 
         file = keys.pop("folder") / "pixels.u8"
         assert isinstance(pixels, Tensor)
         pixels.numpy().tofile(file)
-        pixels = as_tensor(np.memmap(file, np.uint8, "r", shape=tuple(pixels.shape)), resident=False)
+        pixels = torch.from_numpy(np.memmap(file, np.uint8, "r+", shape=tuple(pixels.shape)))
     elif storage == "stream":
         pixels = Streamed(pictures, Layout(side, side, pictures.mode), keys.pop("workers", 0))
     augmentation = Augmentation(config, 8, 8) if config else None
@@ -344,10 +344,13 @@ def folder(root: Path, **keys: Any) -> Data:
 
 @pytest.mark.parametrize("augment", ["standard", "strong"])
 @pytest.mark.parametrize("side", [16, 64])  # padded crops, and random resized crops from larger stored pictures
-def test_the_three_storages_give_equal_data(tmp_path: Path, augment: str, side: int) -> None:
+@pytest.mark.parametrize("unreadable", [0, 2])
+def test_the_three_storages_give_equal_data(tmp_path: Path, augment: str, side: int, unreadable: int) -> None:
     root = write_folder(tmp_path / "set", 8, ending="jpg", side=40)
+    for name in sorted(root.rglob("*.jpg"))[3 : 3 + unreadable]:
+        name.write_text("I am no picture")
     sets = {
-        storage: folder(root, storage=storage, augment=augment, image_size=side)
+        storage: folder(root, storage=storage, augment=augment, image_size=side, max_corrupt=0.5)
         for storage in ("memory", "mmap", "stream")
     }
     memory = sets.pop("memory")
@@ -357,6 +360,56 @@ def test_the_three_storages_give_equal_data(tmp_path: Path, augment: str, side: 
         assert other.manifest == memory.manifest
         for part in ("train", "val", "test"):
             assert_equal(whole(other.loader(part), 1), whole(memory.loader(part), 1))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CNNLAB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def stored(cache: Path) -> dict[int, list[int]]:
+    """Bytes a picture → numbers of the pictures that are stored so."""
+    found = {}
+    for index in cache.glob("store/*/index.npz"):
+        with np.load(index) as saved:
+            have = saved["have"]
+        found[(index.parent / "pixels.u8").stat().st_size // len(have)] = np.flatnonzero(have).tolist()
+    return found
+
+
+CROPS = {"augment": "standard", "image_size": 64}  # the pictures have other sizes, so crops are random and resized
+EVALUATION, CANVAS = 64 * 64 * 4, 80 * 80 * 4  # bytes a picture
+
+
+def test_random_crops_store_a_picture_only_where_its_split_needs_it(tmp_path: Path, cache: Path) -> None:
+    root = write_folder(tmp_path / "set", 12, ending="jpg", side=40)
+    data = folder(root, **CROPS)
+    found = stored(cache)
+    assert found == {EVALUATION: sorted([*data.split.val, *data.split.test]), CANVAS: data.split.train.tolist()}
+    other = folder(root, seed=1, **CROPS)
+    assert other.split.train.tolist() != data.split.train.tolist()
+    both = stored(cache)
+    assert both[CANVAS] == sorted({*data.split.train, *other.split.train})
+    assert both[EVALUATION] == sorted({*found[EVALUATION], *other.split.val, *other.split.test})
+
+
+@pytest.mark.parametrize("storage", ["auto", "memory", "mmap", "stream"])
+def test_training_pictures_can_be_evaluated_after_random_crops(tmp_path: Path, cache: Path, storage: str) -> None:
+    root = write_folder(tmp_path / "set", 12, ending="jpg", side=40)
+    data = folder(root, storage=storage, **CROPS)
+    before = {part: whole(data.loader(part)) for part in ("val", "test")}
+    for part in ("val", "train", "test"):
+        images = torch.cat([batch.images for batch in data.evaluation_loader(part).epoch()])
+        for image, name in zip(images, data.names(part), strict=True):
+            assert torch.equal(image, data.preprocess(root / name))
+        if part == "val" and storage != "stream":
+            assert len(stored(cache)[EVALUATION]) < len(data.pictures)
+    for part, expected in before.items():
+        assert all(map(torch.equal, whole(data.loader(part)), expected))
+    some = np.sort(np.concatenate([data.split.train[::3], data.split.test[::2]]))
+    images = torch.cat([batch.images for batch in data.evaluation_loader(some, 4).epoch()])
+    assert torch.equal(images, torch.stack([data.preprocess(root / data.pictures.names[i]) for i in some]))
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png"])
@@ -455,6 +508,16 @@ def test_flat_pictures_have_a_deviation_that_can_be_divided_by() -> None:
     mean, std = measure(pack(np.full((4, 5, 5), 51, np.uint8)), np.arange(4), 1)
     assert mean == (0.2,)
     assert std[0] > 1e-3
+
+
+@pytest.mark.parametrize("shape", [(3, 700, 5), (1, 2048, 3), (40, 9, 11)])
+def test_measure_of_bright_and_of_tall_pictures_is_exact(shape: tuple[int, int, int]) -> None:
+    images = np.random.default_rng(0).integers(250, 256, (*shape, 3), dtype=np.uint8)
+    values = images.reshape(-1, 3).astype(np.int64)
+    count, total, squares = len(values), values.sum(0), (values**2).sum(0)
+    mean, std = measure(pack(images), np.arange(shape[0]), 3)
+    assert mean == tuple((total / count / 255).tolist())
+    assert std == tuple((np.sqrt(squares / count - (total / count) ** 2) / 255).tolist())
 
 
 def test_mean_and_deviation_come_from_the_train_split_alone(tmp_path: Path) -> None:

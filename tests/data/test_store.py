@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -262,6 +262,153 @@ def test_a_builder_that_fails_leaves_nothing(cache: Path) -> None:
     assert_whole(open_stores(pictures, [SMALL])[0], pictures, SMALL)
 
 
+# pictures that are asked for later
+
+
+def assert_holds(opened: Store, pictures: PictureSet, layout: Layout, numbers: Collection[int]) -> None:
+    """The pictures of these numbers are there, and nothing else is."""
+    assert opened.images is not None
+    assert np.flatnonzero(opened.have).tolist() == sorted(numbers)
+    expected = direct(pictures, layout)
+    expected[~opened.have] = 0
+    np.testing.assert_array_equal(opened.images, expected)
+
+
+FEW = [0, 1, 2, 5, 33, 34, 69]
+MORE = [2, 3, 4, 40, 68, 69]
+
+
+def ask(
+    pictures: PictureSet, *numbers: Collection[int], progress: store.Progress = lambda done, total: None
+) -> list[Store]:
+    """The stores of SMALL and OTHER for these pictures."""
+    layouts = [SMALL, OTHER][: len(numbers)]
+    return open_stores(pictures, layouts, progress, [np.array(part, np.int64) for part in numbers])
+
+
+def test_only_the_pictures_that_are_asked_for_are_stored_and_each_is_decoded_once() -> None:
+    pictures = Counted(70)
+    small, other = ask(pictures, FEW, MORE)
+    assert sorted(pictures.calls) == list(range(70))  # all of them are tried: the index is of the whole set
+    assert small.index.ok.all()
+    assert_holds(small, pictures, SMALL, FEW)
+    assert_holds(other, pictures, OTHER, MORE)
+
+
+def test_what_is_asked_for_later_is_added_and_nothing_is_decoded_twice() -> None:
+    pictures, calls = Counted(70), []
+    ask(pictures, FEW, MORE)
+    pictures.calls.clear()
+    ask(pictures, FEW[:3], MORE)
+    assert pictures.calls == []
+    small, other = ask(pictures, MORE, MORE, progress=lambda done, total: calls.append((done, total)))
+    assert sorted(pictures.calls) == [3, 4, 40, 68]
+    assert calls == [(4, 4)]
+    assert_holds(small, pictures, SMALL, {*FEW, *MORE})
+    assert_holds(other, pictures, OTHER, MORE)
+    pictures.calls.clear()
+    (small,) = open_stores(pictures, [SMALL])
+    assert_whole(small, pictures, SMALL)
+    assert small.have.all()
+    assert len(pictures.calls) == 70 - len({*FEW, *MORE})
+
+
+def test_a_second_layout_takes_the_index_of_the_first_and_decodes_what_it_needs() -> None:
+    pictures = Counted(70)
+    ask(pictures, FEW)
+    pictures.calls.clear()
+    small, other = ask(pictures, FEW, MORE)
+    assert sorted(pictures.calls) == MORE
+    assert_holds(other, pictures, OTHER, MORE)
+    np.testing.assert_array_equal(other.index.digest, small.index.digest)
+
+
+def test_an_open_map_keeps_its_pictures_while_others_are_added() -> None:
+    pictures = Counted(70)
+    (before,) = ask(pictures, FEW)
+    assert before.images is not None
+    held = before.images[FEW].copy()
+    ask(pictures, MORE)
+    np.testing.assert_array_equal(before.images[FEW], held)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other file systems may not leave holes")
+def test_pictures_that_are_not_there_take_no_room(cache: Path) -> None:
+    big = Layout(128, 128, "RGB")
+    open_stores(Counted(64), [big], numbers=[np.array([3, 50])])
+    (file,) = cache.glob("store/*/pixels.u8")
+    assert file.stat().st_size == 64 * big.bytes_per_picture
+    assert file.stat().st_blocks * 512 < 6 * big.bytes_per_picture
+
+
+def test_an_addition_that_fails_leaves_the_store_as_it_was(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    pictures = Counted(70)
+    ask(pictures, FEW, FEW)
+    with pytest.raises(KeyboardInterrupt):
+        ask(pictures, MORE, MORE, progress=interrupt)
+    with monkeypatch.context() as patch:
+        usage = shutil.disk_usage(cache.parent)
+        patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100))
+        with pytest.raises(DataError, match="no space left"):
+            ask(pictures, MORE, MORE)
+    pictures.calls.clear()
+    for opened, layout in zip(ask(pictures, FEW, FEW), [SMALL, OTHER], strict=True):
+        assert np.flatnonzero(opened.have).tolist() == FEW
+        assert opened.images is not None
+        np.testing.assert_array_equal(opened.images[FEW], direct(pictures, layout)[FEW])
+    assert pictures.calls == []
+    for opened, layout in zip(ask(pictures, MORE, MORE), [SMALL, OTHER], strict=True):
+        assert_holds(opened, pictures, layout, {*FEW, *MORE})
+
+
+def test_unreadable_pictures_are_tried_once_and_never_there(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "set", 70)
+    pictures = open_folder(root)
+    (root / pictures.names[5]).write_text("I am no picture")
+    pictures = open_folder(root)
+    for _ in range(2):
+        (opened,) = ask(pictures, FEW)
+        assert list(opened.index.reasons) == [5]
+        assert_holds(opened, pictures, SMALL, sorted({*FEW} - {5}))
+
+
+def test_a_picture_that_could_be_read_before_and_cannot_now_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = Counted(70)
+    ask(pictures, FEW)
+
+    def fail(data: bytes, index: int) -> Image.Image:
+        raise DataError("the disk is dying")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pictures, "decode", fail)
+        with pytest.raises(DataError, match=r"^3 could be read before and cannot now: the disk is dying\."):
+            ask(pictures, MORE)
+    assert_holds(ask(pictures, MORE)[0], pictures, SMALL, {*FEW, *MORE})
+
+
+def test_two_stores_that_disagree_on_what_can_be_read_are_brought_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture that failed by chance in one of them is there in both, or an error says that it is not."""
+    pictures = Counted(70)
+    decode = pictures.decode
+
+    def fail_once(data: bytes, index: int) -> Image.Image:
+        if index == 33:
+            raise DataError("by chance")
+        return decode(data, index)
+
+    ask(pictures, FEW)
+    with monkeypatch.context() as patch:
+        patch.setattr(pictures, "decode", fail_once)
+        (opened,) = open_stores(pictures, [OTHER], numbers=[np.array(FEW)])
+        assert not opened.index.ok[33]
+    small, other = ask(pictures, FEW, FEW)
+    assert_holds(small, pictures, SMALL, FEW)
+    assert_holds(other, pictures, OTHER, FEW)
+
+
 def test_an_array_has_the_same_index_as_its_store() -> None:
     images = np.random.default_rng(0).integers(0, 256, (9, 5, 6, 3), dtype=np.uint8)
     pictures = ArraySet(images, np.arange(9) % 3, ["a", "b", "c"])
@@ -345,17 +492,18 @@ def build_until(pipe: Connection, root: Path, moment: str) -> None:
     replace = os.replace
 
     def replace_once(source: Path, target: Path) -> None:
-        if moment == "before the first rename" or renames:
-            stand()
-        renames.append(target)
+        if Path(source).is_dir():  # not the index, that is written beside the old one
+            if moment == "before the first rename" or renames:
+                stand()
+            renames.append(target)
         replace(source, target)
 
     def progress(done: int, total: int) -> None:
         if moment == "after the first pictures" or (moment == "after the last picture" and done == total):
             stand()
 
-    def save_half(index: store.Index, path: Path) -> None:
-        save(index, path)
+    def save_half(index: store.Index, have: np.ndarray, path: Path) -> None:
+        save(index, have, path)
         if moment == "while the index is written":
             os.truncate(path, path.stat().st_size // 2)
             stand()
@@ -394,6 +542,69 @@ def test_a_killed_builder_leaves_room_for_a_whole_store(tmp_path: Path, cache: P
     assert_whole(other, pictures, OTHER)
     assert len(folders(cache)) == 2
     assert not any(name.endswith(".building") for name in folders(cache))
+
+
+def add_until(pipe: Connection, root: Path, moment: str) -> None:
+    """Add pictures to two stores, and stand still at one moment, waiting for the signal."""
+
+    def stand(*_: object) -> None:
+        pipe.send(moment)
+        time.sleep(60)
+
+    save, saved = store._save_index, []
+
+    def save_once(index: store.Index, have: np.ndarray, path: Path) -> None:
+        if moment == "before the first index" or saved:
+            stand()
+        saved.append(path)
+        save(index, have, path)
+
+    store._save_index = save_once  # type: ignore[assignment]
+    ask(open_folder(root), MORE, MORE, progress=stand if moment == "after the last picture" else lambda *_: None)
+
+
+@needs_fork
+@pytest.mark.parametrize("moment", ["after the last picture", "before the first index", "between two indexes"])
+def test_a_kill_while_pictures_are_added_loses_none(tmp_path: Path, moment: str) -> None:
+    pictures = open_folder(write_set(tmp_path / "set", 70))
+    ask(pictures, FEW, FEW)
+    process, pipe = start(add_until, tmp_path / "set", moment)
+    assert pipe.poll(30)
+    assert pipe.recv() == moment
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(30)
+    small, other = ask(pictures, FEW, FEW)
+    assert np.flatnonzero(other.have).tolist() == FEW
+    assert small.have[MORE].all() == (moment == "between two indexes")
+    for opened, layout in ((small, SMALL), (other, OTHER)):
+        assert opened.images is not None
+        np.testing.assert_array_equal(opened.images[opened.have], direct(pictures, layout)[opened.have])
+    for opened, layout in zip(ask(pictures, MORE, MORE), [SMALL, OTHER], strict=True):
+        assert_holds(opened, pictures, layout, {*FEW, *MORE})
+
+
+def add_slowly(pipe: Connection, root: Path, begin: float, numbers: list[int]) -> None:
+    time.sleep(max(0, begin - time.time()))
+    (opened,) = ask(open_folder(root), numbers)
+    assert opened.images is not None
+    pipe.send((opened.have[numbers].all(), opened.images[numbers]))
+
+
+@needs_fork
+def test_two_that_add_at_once_both_get_theirs(tmp_path: Path) -> None:
+    pictures = open_folder(write_set(tmp_path / "set", 70))
+    whole = direct(pictures, SMALL)
+    begin = time.time() + 0.2
+    parts = [FEW, MORE, list(range(20, 60)), list(range(10))]
+    started = [start(add_slowly, tmp_path / "set", begin, part) for part in parts]
+    for (process, pipe), part in zip(started, parts, strict=True):
+        assert pipe.poll(30)
+        there, pixels = pipe.recv()
+        process.join(30)
+        assert there
+        np.testing.assert_array_equal(pixels, whole[part])
+    assert_holds(ask(pictures, [])[0], pictures, SMALL, set().union(*parts))
 
 
 # no room, no permission

@@ -46,7 +46,7 @@ def audit(data: Data) -> Audit:
     where = {int(i): part for part in NAMES for i in data.split[part]}
     names, labels = data.pictures.names, data.pictures.labels
     groups = exact_duplicates(numbers, data.index.digest)
-    pixels = data.test.pixels
+    pixels = data.evaluation_pixels(numbers)
     comparable = isinstance(pixels, Tensor) and len(numbers) <= LARGEST
     copies = [number for group in groups for number in group[1:]]
     single = np.setdiff1d(numbers, copies)  # one of each group stands for all

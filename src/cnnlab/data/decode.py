@@ -164,14 +164,19 @@ def _permutation(count: int) -> np.ndarray:
     return np.random.Generator(np.random.PCG64(count)).permutation(count)
 
 
+def check_mask(mask: Image.Image, size: tuple[int, int]) -> None:
+    """Raise DataError if a mask has not the (width, height) of its picture."""
+    if mask.size != size:
+        raise DataError(f"its mask has {mask.width}×{mask.height} pixels, the picture {size[0]}×{size[1]}")
+
+
 def arrange_mask(mask: Image.Image, size: tuple[int, int], layout: Layout, out: np.ndarray) -> None:
     """Put the class of each pixel into the fourth byte of `out` (height, width, 4), as `arrange` put its picture there.
 
     Args:
         size: (width, height) of the picture that the mask belongs to. Raises DataError if the mask has another.
     """
-    if mask.size != size:
-        raise DataError(f"its mask has {mask.width}×{mask.height} pixels, the picture {size[0]}×{size[1]}")
+    check_mask(mask, size)
     target = (layout.width, layout.height)
     if mask.size != target:
         mask = mask.resize(target, Image.Resampling.NEAREST, box=_kept(mask, layout))

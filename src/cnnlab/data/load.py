@@ -7,7 +7,8 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,12 @@ from cnnlab.data.sources import open_pictures
 from cnnlab.data.sources.base import PictureSet
 from cnnlab.data.sources.folder import DEFAULT_SIDE
 from cnnlab.data.split import Split, check_classes, make_split, manifest
-from cnnlab.data.store import Index, ReadAhead, cache_folder, index_array, open_stores, reader_ahead
+from cnnlab.data.store import Index, Progress, ReadAhead, Store, cache_folder, index_array, open_stores, reader_ahead
 from cnnlab.device import choose_device
 from cnnlab.errors import DataError, nearest
 
 CANVAS = 1.25  # side of the stored training picture over the side of the crop, for random resized crops
-MEMORY_SHARE = 0.4  # of the free memory that pictures may take before they stay on disk
+MEMORY_SHARE = 0.4  # of an accelerator's free memory that pictures may take before they stay on disk
 
 
 @dataclass
@@ -50,6 +51,7 @@ class Data:
     val: Loader
     test: Loader
     target: Data | None = None  # the domain that training adapts to
+    decode_rest: Callable[[], Tensor] | None = None  # evaluation pixels of all pictures; None where they are there
 
     @property
     def segments(self) -> bool:
@@ -81,17 +83,28 @@ class Data:
     def loader(self, part: str) -> Loader:
         return {"train": self.train, "val": self.val, "test": self.test}[part]
 
-    def evaluation_loader(self, part: str, batch_size: int | None = None) -> Loader:
-        """The pictures of a split in order, without augmentation; by default as many at once as hold 2 million pixels,
-        500 at the most."""
+    def evaluation_loader(self, pictures: str | np.ndarray, batch_size: int | None = None) -> Loader:
+        """Pictures in order, without augmentation: those of a split, or those of these numbers.
+
+        By default as many at once as hold 2 million pixels, 500 at the most.
+        """
         height, width = self.image_size
         batch_size = batch_size or max(1, min(500, 2_000_000 // (height * width)))
-        source = self.test if part == "test" else self.val
-        labels = self.pictures.labels
-        members = self.split[part]
+        numbers = self.split[pictures] if isinstance(pictures, str) else pictures
+        pixels, labels = self.evaluation_pixels(numbers), self.pictures.labels
         return Loader(
-            source.pixels, labels, members, self.preprocess, batch_size, device=source.device, masked=self.segments
+            pixels, labels, numbers, self.preprocess, batch_size, device=self.test.device, masked=self.segments
         )
+
+    def evaluation_pixels(self, numbers: np.ndarray) -> Tensor | Streamed:
+        """(N, H, W, stored channels) uint8, or `Streamed`, that may be asked for pictures `numbers`.
+
+        Training pictures that were stored for random crops alone are decoded now, once.
+        """
+        if self.decode_rest and len(np.setdiff1d(numbers, np.concatenate([self.split.val, self.split.test]))):
+            self.val.pixels = self.test.pixels = self.decode_rest()
+            self.decode_rest = None
+        return self.test.pixels
 
     def names(self, part: str) -> list[str]:
         return [self.pictures.names[i] for i in self.split[part]]
@@ -133,7 +146,7 @@ def load_data(
 def build_data(
     config: Config,
     device: torch.device,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
     preprocess: Preprocess | None = None,
     processes: int = 1,
 ) -> Data:
@@ -161,46 +174,8 @@ def build_data(
     if layout.rearrange == "permute" and augmentation.moves:
         raise DataError("data.rearrange=permute leaves no neighbours to move; set augment=none.")
     canvas = training_layout(pictures, layout, augmentation)
-    native = pictures.array is not None and pictures.size == (layout.height, layout.width)
-    native = native and (pictures.mode == layout.mode or pictures.mode == "L") and canvas == layout
-    native = native and layout.rearrange == "none"
-
-    streaming = settings.storage == "stream" or (
-        settings.storage == "auto" and not native and not _fits_on_disk(len(pictures), {layout, canvas})
-    )
-    ahead: ReadAhead | None = None
-    evaluation_pixels: Tensor | Streamed
-    training_pixels: Tensor | Streamed
-    if native:
-        assert pictures.array is not None
-        index = index_array(pictures)
-        masks = pictures.masks if masked else None
-        evaluation_pixels = training_pixels = pack(pictures.array, layout.stored_channels, masks)
-    elif streaming:
-        index = open_stores(pictures, [None], progress)[0].index
-        workers = settings.workers if settings.workers is not None else max(1, (os.cpu_count() or 1) // processes)
-        evaluation_pixels = Streamed(pictures, layout, workers)
-        training_pixels = Streamed(pictures, canvas, workers)
-    else:
-        layouts = [layout] if canvas == layout else [layout, canvas]
-        stores = open_stores(pictures, layouts, progress)
-        index = stores[0].index
-        images = [store.images for store in stores if store.images is not None]
-        resident = settings.storage == "memory" or (
-            settings.storage == "auto"
-            and processes == 1  # several read one memory map, instead of a copy each
-            and sum(i.nbytes for i in images) < MEMORY_SHARE * free_memory()
-        )
-        tensors = [as_tensor(i, resident) for i in images]
-        ahead = None if resident else reader_ahead(images[-1])
-        evaluation_pixels, training_pixels = tensors[0], tensors[-1]
-    if device.type != "cpu" and isinstance(evaluation_pixels, Tensor) and isinstance(training_pixels, Tensor):
-        same = evaluation_pixels is training_pixels
-        held = training_pixels.nbytes + (0 if same else evaluation_pixels.nbytes)
-        if settings.storage != "mmap" and held <= MEMORY_SHARE * free_device_memory(device):
-            training_pixels = training_pixels.to(device)
-            evaluation_pixels = training_pixels if same else evaluation_pixels.to(device)
-
+    stored = _open_pixels(pictures, layout, canvas, config, progress, processes)
+    index, evaluation_pixels, training_pixels = stored.index, stored.evaluation, stored.training
     check_quarantine(index, len(pictures), settings.max_corrupt, pictures.names)
     split = make_split(pictures.labels, index.ok, pictures.official, settings, config.seed)
     check_classes(split, pictures.labels, pictures.classes)
@@ -209,6 +184,13 @@ def build_data(
     if preprocess is None:
         mean, std = measure(training_pixels, split.train, layout.channels)
         preprocess = Preprocess(layout, mean, std)
+
+    if device.type != "cpu" and isinstance(evaluation_pixels, Tensor) and isinstance(training_pixels, Tensor):
+        same = evaluation_pixels is training_pixels
+        held = training_pixels.nbytes + (0 if same else evaluation_pixels.nbytes)
+        if settings.storage != "mmap" and held <= MEMORY_SHARE * free_device_memory(device):
+            training_pixels = training_pixels.to(device)
+            evaluation_pixels = training_pixels if same else evaluation_pixels.to(device)
 
     labels = pictures.labels
     size = min(config.trainer.batch_size, len(split.train))
@@ -221,16 +203,57 @@ def build_data(
         )
         for part in ("val", "test")
     )
-    if (
-        isinstance(training_pixels, Tensor) and training_pixels.device.type == "cpu"
-    ):  # else they are on the device by now
-        train.ahead = ahead
+    if isinstance(training_pixels, Tensor) and training_pixels.device.type == "cpu":  # else they are on the device
+        train.ahead = stored.ahead
     facts = manifest(split, pictures.names, index.digest, pictures.classes, settings, config.seed)
-    data = Data(config, pictures, index, split, facts, preprocess, train, val, test)
+    data = Data(config, pictures, index, split, facts, preprocess, train, val, test, decode_rest=stored.decode_rest)
     facts["quarantined"] = data.quarantined
     if config.adapt.method != "none":
         data.target = build_data(target_config(config), device, progress, preprocess, processes)
     return data
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """What the loaders read from: `evaluation` at the pictures of val and test, `training` at those of train."""
+
+    index: Index
+    evaluation: Tensor | Streamed
+    training: Tensor | Streamed
+    ahead: ReadAhead | None = None
+    decode_rest: Callable[[], Tensor] | None = None
+
+
+def _open_pixels(
+    pictures: PictureSet, layout: Layout, canvas: Layout, config: Config, progress: Progress, processes: int
+) -> _Pixels:
+    """The set's own array if it is in the right layout already, else the stores, or files decoded as they are needed.
+
+    A memory map of what was decoded a moment ago, or is read often, lies in the system's cache: it is as fast as a copy
+    in memory but for a twentieth, takes no time to make, and several processes share it.
+    """
+    settings = config.data
+    native = pictures.array is not None and pictures.size == (layout.height, layout.width)
+    native = native and (pictures.mode == layout.mode or pictures.mode == "L") and canvas == layout
+    if native and layout.rearrange == "none":
+        assert pictures.array is not None
+        masks = pictures.masks if pictures.pixel_classes is not None else None
+        packed = pack(pictures.array, layout.stored_channels, masks)
+        return _Pixels(index_array(pictures), packed, packed)
+    fits = settings.storage != "auto" or _fits_on_disk(len(pictures), {layout, canvas})
+    if settings.storage == "stream" or not fits:
+        index = open_stores(pictures, [None], progress)[0].index
+        workers = settings.workers if settings.workers is not None else max(1, (os.cpu_count() or 1) // processes)
+        return _Pixels(index, Streamed(pictures, layout, workers), Streamed(pictures, canvas, workers))
+    in_memory = settings.storage == "memory"
+    stores = open_for_split(pictures, layout, canvas, config, progress)
+    tensors = [as_tensor(store, in_memory) for store in stores]
+
+    def decode_rest() -> Tensor:
+        return as_tensor(open_stores(pictures, [layout], progress)[0], in_memory)
+
+    ahead = None if in_memory else reader_ahead(stores[-1].images)
+    return _Pixels(stores[0].index, tensors[0], tensors[-1], ahead, decode_rest if canvas != layout else None)
 
 
 def target_config(config: Config) -> Config:
@@ -272,13 +295,37 @@ def pack(array: np.ndarray, stored_channels: int | None = None, masks: np.ndarra
     return torch.from_numpy(packed)
 
 
-def as_tensor(images: np.ndarray, resident: bool) -> Tensor:
-    """Memory-mapped pixels → tensor, read into memory or left on disk."""
-    if resident:
-        return torch.from_numpy(np.array(images))
+def open_for_split(
+    pictures: PictureSet, layout: Layout, canvas: Layout, config: Config, progress: Progress
+) -> list[Store]:
+    """The store of evaluation, and that of training where it is another; a picture lies where its split needs it.
+
+    Who is in which split is known for sure when all were tried: where some cannot be read, a second pass adds what the
+    true split needs beyond the first guess.
+    """
+    if canvas == layout:
+        return open_stores(pictures, [layout], progress)
+    readable = np.ones(len(pictures), bool)
+    while True:
+        split = make_split(pictures.labels, readable, pictures.official, config.data, config.seed)
+        numbers = [np.concatenate([split.val, split.test]), split.train]
+        stores = open_stores(pictures, [layout, canvas], progress, numbers)
+        if (stores[0].index.ok == readable).all():
+            return stores
+        readable = stores[0].index.ok
+
+
+def as_tensor(store: Store, in_memory: bool) -> Tensor:
+    """(n, H, W, stored channels) uint8: pixels of a store, left on disk or read into memory."""
+    assert store.images is not None
+    if in_memory:
+        pixels = np.zeros(store.images.shape, np.uint8)  # memory is taken where it is written to
+        for number in np.flatnonzero(store.have):
+            pixels[number] = store.images[number]
+        return torch.from_numpy(pixels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the map is read-only, and nobody writes to it
-        return torch.from_numpy(images)
+        return torch.from_numpy(store.images)
 
 
 def free_device_memory(device: torch.device) -> float:
@@ -317,22 +364,32 @@ def measure(
     pixels: Tensor | Streamed, numbers: np.ndarray, channels: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Exact mean and standard deviation of each channel over pictures `numbers`, in units of [0, 1]."""
-    total, squares, count = np.zeros(channels), np.zeros(channels), 0
-    for block in _blocks(pixels, numbers):
-        counts = [torch.bincount(block[..., c].reshape(-1), minlength=256).cpu().numpy() for c in range(channels)]
-        values = np.arange(256.0)
-        total += [histogram @ values for histogram in counts]
-        squares += [histogram @ values**2 for histogram in counts]
-        count += int(counts[0].sum())
+    if isinstance(pixels, Streamed):
+        parts = [numbers[first : first + 128].tolist() for first in range(0, len(numbers), 128)]
+        sums = [channel_sums(block.numpy()) for block in pixels.batches(parts)]
+    else:
+        images = pixels.cpu().numpy()
+        size = max(1, 2**20 // images[0].nbytes)
+        blocks = [numbers[first : first + size] for first in range(0, len(numbers), size)]
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            sums = list(pool.map(lambda block: channel_sums(images[block]), blocks))
+    count, total, squares = np.sum(sums, axis=0)[:, :channels]
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 1.0))
     return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
 
 
-def _blocks(pixels: Tensor | Streamed, numbers: np.ndarray, size: int = 512) -> Iterator[Tensor]:
-    parts = [numbers[i : i + size] for i in range(0, len(numbers), size)]
-    if isinstance(pixels, Streamed):
-        yield from pixels.batches([part.tolist() for part in parts])
-        return
-    for part in parts:
-        yield pixels[torch.from_numpy(part).to(pixels.device)]
+def channel_sums(block: np.ndarray) -> np.ndarray:
+    """(B, H, W, C) uint8 → (3, C) float64: how many values a channel has, their sum and that of their squares, exactly.
+
+    Few enough rows are added at once for float32 to hold each sum, whose additions are vector instructions.
+    """
+    rows = block.reshape(block.shape[0] * block.shape[1], -1)
+    sums = np.zeros((3, rows.shape[1]))
+    sums[0] = len(rows)
+    most = 2**24 // 255**2
+    for first in range(0, len(rows), most):
+        values = rows[first : first + most].astype(np.float32)
+        sums[1] += values.sum(0)
+        sums[2] += np.square(values, out=values).sum(0)
+    return sums.reshape(3, -1, block.shape[3]).sum(1)

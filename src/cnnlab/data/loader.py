@@ -26,7 +26,7 @@ from cnnlab.data.decode import Layout, arrange, arrange_mask
 from cnnlab.data.plan import EpochPlan, plan_epoch, share_of
 from cnnlab.data.preprocess import Preprocess, without_padding
 from cnnlab.data.sources.base import PictureSet
-from cnnlab.data.store import ReadAhead
+from cnnlab.data.store import ReadAhead, unreadable_now
 from cnnlab.errors import DataError
 
 AHEAD = 4  # batches that are asked for before they are needed
@@ -65,8 +65,7 @@ class Streamed(Dataset[Tensor]):
                 arrange_mask(self.pictures.load_mask(index), picture.size, self.layout, pixels)
             return torch.from_numpy(pixels)
         except DataError as error:
-            name = self.pictures.names[index]
-            raise DataError(f"{name} could be read before and cannot now: {error}. Restore it and resume.") from None
+            raise unreadable_now(self.pictures.names[index], error) from None
 
     def batches(self, numbers: list[list[int]]) -> Iterator[Tensor]:
         loader = DataLoader(self, batch_sampler=numbers, num_workers=min(self.workers, len(numbers)))

@@ -2,6 +2,8 @@
 
 A store is a folder named by the fingerprint of its source and its layout. It is built under a lock, in a temporary
 folder that is renamed when it is whole, so two builders at once and a kill half way leave either a whole store or none.
+It holds the pictures that were asked for in its layout; others are added when they are. What counts as there is said by
+the index alone, and that is replaced in one go after the pixels are on disk.
 """
 
 from __future__ import annotations
@@ -18,15 +20,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, Literal
 
 import numpy as np
 from filelock import FileLock
 
-from cnnlab.data.decode import Layout, arrange, arrange_mask, keep_picture_memory
+from cnnlab.data.decode import Layout, arrange, arrange_mask, check_mask, keep_picture_memory
 from cnnlab.data.sources.base import PictureSet
 from cnnlab.errors import DataError
 
-FORMAT = 1  # raise it when decoding changes: old stores are then built anew
+FORMAT = 2  # raise it when decoding changes: old stores are then built anew
 CHUNK = 32  # pictures a task
 FLUSH = 16  # tasks between two flushes to disk
 Progress = Callable[[int, int], None]  # (done, total)
@@ -45,13 +48,37 @@ class Index:
 
 @dataclass(frozen=True)
 class Store:
-    """`images` is (n, height, width, stored channels) uint8, memory-mapped; None if only the index was asked for."""
+    """`images` is (n, height, width, stored channels) uint8, memory-mapped; None if only the index was asked for.
+
+    It holds pixels where `have` (n,) bool says so, and zeros elsewhere.
+    """
 
     images: np.ndarray | None
     index: Index
+    have: np.ndarray
 
 
-def reader_ahead(images: np.ndarray) -> ReadAhead | None:
+@dataclass(frozen=True)
+class Job:
+    """What a store lacks."""
+
+    folder: Path
+    layout: Layout | None
+    new: bool  # there is no store yet, or a damaged one
+    have: np.ndarray  # (n,) bool: pictures that are there
+    missing: np.ndarray  # (n,) bool: pictures that are to be added
+
+    @property
+    def work(self) -> Path:
+        """Where it is built: a store that is there is only added to."""
+        return self.folder.with_name(self.folder.name + ".building") if self.new else self.folder
+
+    @property
+    def bytes(self) -> int:
+        return int(self.missing.sum()) * self.layout.bytes_per_picture if self.layout else 0
+
+
+def reader_ahead(images: np.ndarray | None) -> ReadAhead | None:
     """A function that asks the system for pictures before they are needed; None for pixels that lie in no file.
 
     The system reads them while the network computes, so that data larger than memory train as fast as resident ones.
@@ -83,26 +110,46 @@ def store_path(fingerprint: str, layout: Layout | None) -> Path:
 
 
 def open_stores(
-    pictures: PictureSet, layouts: Sequence[Layout | None], progress: Progress = lambda done, total: None
+    pictures: PictureSet,
+    layouts: Sequence[Layout | None],
+    progress: Progress = lambda done, total: None,
+    numbers: Sequence[np.ndarray] | None = None,
 ) -> list[Store]:
     """The store of each layout; what is missing is built in one pass over the pictures. None asks for the index alone.
 
+    Args:
+        progress: called with (done, total) of the pictures that are decoded now.
+        numbers: for each layout, those of the pictures whose pixels are needed; without it all are.
+
     Raises:
-        DataError: no room or no permission in the cache folder.
+        DataError: no room or no permission in the cache folder, or a picture that could be read before and cannot now.
     """
-    fingerprint = pictures.fingerprint()
+    fingerprint, count = pictures.fingerprint(), len(pictures)
     folders = [store_path(fingerprint, layout) for layout in layouts]
+    needed = [np.ones(count, bool) for _ in layouts]
+    if numbers is not None:
+        needed = [np.isin(np.arange(count), part) for part in numbers]
     try:
         folders[0].parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folders[0].parent / "building.lock"):
-            wanted = dict(zip(folders, layouts, strict=True))
-            missing = {f: layout for f, layout in wanted.items() if _open(f, layout, len(pictures)) is None}
-            if missing:
-                build(pictures, missing, progress)
-            stores = [_open(folder, layout, len(pictures)) for folder, layout in wanted.items()]
+            wanted = list(zip(folders, layouts, needed, strict=True))
+            before = [_open(folder, layout, count) for folder, layout, _ in wanted]
+            index = next((store.index for store in before if store), None)
+            readable = index.ok if index else np.ones(count, bool)
+            jobs = []
+            for (folder, layout, rows), store in zip(wanted, before, strict=True):
+                have = store.have if store else np.zeros(count, bool)
+                missing = rows & readable & ~have
+                if store is None or missing.any():
+                    jobs.append(Job(folder, layout, store is None, have, missing))
+            if jobs:
+                build(pictures, jobs, index, progress)
+            stores = [_open(folder, layout, count) for folder, layout, _ in wanted]
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            need = sum(lay.bytes_per_picture for lay in layouts if lay) * len(pictures)
+            need = sum(
+                lay.bytes_per_picture * int(rows.sum()) for lay, rows in zip(layouts, needed, strict=True) if lay
+            )
             raise DataError(
                 f"no space left in {folders[0].parent} for {need / 1e9:.2f} GB of decoded pictures; free some, set"
                 " CNNLAB_CACHE to another disk, or use data.storage=stream."
@@ -111,12 +158,15 @@ def open_stores(
             f"cannot keep decoded pictures in {folders[0].parent} ({error.strerror or error}); set CNNLAB_CACHE to a"
             " folder of yours."
         ) from None
-    if not all(stores):
+    whole = [store for store in stores if store]
+    if len(whole) < len(stores) or any(
+        (r & whole[0].index.ok & ~s.have).any() for s, r in zip(whole, needed, strict=True)
+    ):
         raise DataError(
             f"the decoded pictures in {folders[0].parent} cannot be read although they were just written; is there"
             " memory left? Try again, or set CNNLAB_CACHE to another folder."
         )
-    return [store for store in stores if store]
+    return whole
 
 
 def _open(folder: Path, layout: Layout | None, count: int) -> Store | None:
@@ -124,75 +174,97 @@ def _open(folder: Path, layout: Layout | None, count: int) -> Store | None:
     try:
         with np.load(folder / "index.npz", allow_pickle=False) as saved:
             reasons = {int(k): str(v) for k, v in json.loads(saved["reasons"].tobytes()).items()}
-            index = Index(saved["ok"], saved["digest"], saved["size"], reasons)
-        found = [(str(array.dtype), array.shape) for array in (index.ok, index.digest, index.size)]
-        if found != [("bool", (count,)), ("uint8", (count, 16)), ("int32", (count, 2))]:
+            index, have = Index(saved["ok"], saved["digest"], saved["size"], reasons), saved["have"]
+        found = [(str(array.dtype), array.shape) for array in (index.ok, have, index.digest, index.size)]
+        if found != [("bool", (count,)), ("bool", (count,)), ("uint8", (count, 16)), ("int32", (count, 2))]:
             return None
         if layout is None:
-            return Store(None, index)
+            return Store(None, index, have)
         shape = (count, layout.height, layout.width, layout.stored_channels)
-        return Store(np.memmap(folder / "pixels.u8", np.uint8, "r", shape=shape), index)
+        return Store(np.memmap(folder / "pixels.u8", np.uint8, "r", shape=shape), index, have)
     except Exception:  # damage in the right place makes NumPy's reader raise nearly anything
         return None
 
 
-def build(pictures: PictureSet, layouts: dict[Path, Layout | None], progress: Progress) -> None:
-    """Decode every picture once and write the store of each layout. Memory holds a few chunks, whatever the count."""
-    for stale in next(iter(layouts)).parent.glob("*.building"):
+def build(pictures: PictureSet, jobs: Sequence[Job], index: Index | None, progress: Progress) -> None:
+    """Decode once every picture that a job lacks, and all if there is no index yet, and write them into the stores.
+
+    Memory holds a few chunks, whatever the count.
+    """
+    cache = jobs[0].folder.parent
+    for stale in cache.glob("*.building"):
         shutil.rmtree(stale, ignore_errors=True)  # left by a builder that was killed: we hold the lock
-    temporary = {folder: folder.with_name(folder.name + ".building") for folder in layouts}
-    wanted = [layout for layout in layouts.values() if layout]
-    need = sum(layout.bytes_per_picture for layout in wanted) * len(pictures)
-    if shutil.disk_usage(next(iter(layouts)).parent).free < need:
+    if shutil.disk_usage(cache).free < sum(job.bytes for job in jobs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    rows = []
-    files = []
+    known, places = index is not None, np.arange(len(pictures))
+    if known:
+        places = np.flatnonzero(np.any([job.missing for job in jobs], axis=0))
+    rows: list[Facts] = []
+    files: list[BinaryIO] = []
     flushes = []
+    targets: list[tuple[Layout, np.ndarray]] = []
     try:
-        for folder, layout in layouts.items():
-            temporary[folder].mkdir()
-            if layout:
-                files.append(open(temporary[folder] / "pixels.u8", "wb"))  # noqa: SIM115
+        for job in jobs:
+            job.work.mkdir(exist_ok=True)
+            if job.layout:
+                targets.append((job.layout, job.missing))
+                how: Literal["wb", "r+b"] = "wb" if job.new else "r+b"
+                files.append(open(job.work / "pixels.u8", how))  # noqa: SIM115
+                files[-1].truncate(len(pictures) * job.layout.bytes_per_picture)  # what is not written takes no room
         with ThreadPoolExecutor(1, thread_name_prefix="flush") as flusher:  # the disk works while we decode
-            for first, (facts, pixels) in _decode_all(pictures, wanted):
+            for first, (facts, blocks) in _decode_all(pictures, targets, places, known):
                 rows.append(facts)
-                for file, block in zip(files, pixels, strict=True):
-                    file.write(block.data)
+                for file, (numbers, pixels) in zip(files, blocks, strict=True):
+                    _write(file, numbers, pixels)
                     if len(rows) % FLUSH == 0:
                         flushes.append(flusher.submit(os.fsync, file.fileno()))
-                progress(min(first + CHUNK, len(pictures)), len(pictures))
+                progress(min(first + CHUNK, len(places)), len(places))
         for flush in flushes:
             flush.result()  # the system tells of a failed write once
         for file in files:
             file.flush()
             os.fsync(file.fileno())
             file.close()
-        index = _join(rows)
-        for folder, work in temporary.items():
-            _save_index(index, work / "index.npz")
-            shutil.rmtree(folder, ignore_errors=True)  # a damaged one
-            os.replace(work, folder)
+        index = index or _join(rows)
+        for job in jobs:
+            _save_index(index, job.have | job.missing & index.ok, job.work / "index.npz")
+            if job.new:
+                shutil.rmtree(job.folder, ignore_errors=True)  # a damaged one
+                os.replace(job.work, job.folder)
     finally:
         for file in files:
             with contextlib.suppress(OSError):  # a full disk refuses the last bytes again
                 file.close()
-        for work in temporary.values():
-            shutil.rmtree(work, ignore_errors=True)
+        for job in jobs:
+            if job.new:
+                shutil.rmtree(job.work, ignore_errors=True)
 
 
+def _write(file: BinaryIO, numbers: np.ndarray, pixels: np.ndarray) -> None:
+    """Put each picture where its number says; those that follow one another at once."""
+    gaps = np.flatnonzero(np.diff(numbers) > 1) + 1
+    for run, block in zip(np.split(numbers, gaps), np.split(pixels, gaps), strict=True):
+        if len(run):
+            file.seek(int(run[0]) * block[0].nbytes)
+            file.write(block.data)
+
+
+Targets = Sequence[tuple[Layout, np.ndarray]]  # a layout, and (n,) bool: pictures that are wanted in it
 Facts = tuple[np.ndarray, np.ndarray, np.ndarray, dict[int, str]]
+Blocks = list[tuple[np.ndarray, np.ndarray]]  # for each target, numbers and pixels
 
 
 def _decode_all(
-    pictures: PictureSet, layouts: Sequence[Layout]
-) -> Iterator[tuple[int, tuple[Facts, list[np.ndarray]]]]:
+    pictures: PictureSet, targets: Targets, numbers: np.ndarray, known: bool
+) -> Iterator[tuple[int, tuple[Facts, Blocks]]]:
     """Yield (first, result of _decode_chunk) in order; Pillow lets go of the interpreter lock while it works."""
     workers = os.cpu_count() or 1
     keep_picture_memory(4 * workers)
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        waiting: deque[tuple[int, Future[tuple[Facts, list[np.ndarray]]]]] = deque()
-        for first in range(0, len(pictures), CHUNK):
-            waiting.append((first, pool.submit(_decode_chunk, pictures, layouts, first)))
+        waiting: deque[tuple[int, Future[tuple[Facts, Blocks]]]] = deque()
+        for first in range(0, len(numbers), CHUNK):
+            chunk = numbers[first : first + CHUNK]
+            waiting.append((first, pool.submit(_decode_chunk, pictures, targets, chunk, known)))
             if len(waiting) > 2 * workers:
                 start, future = waiting.popleft()
                 yield start, future.result()
@@ -201,29 +273,39 @@ def _decode_all(
             yield start, future.result()
 
 
-def _decode_chunk(pictures: PictureSet, layouts: Sequence[Layout], first: int) -> tuple[Facts, list[np.ndarray]]:
-    numbers = range(first, min(first + CHUNK, len(pictures)))
+def _decode_chunk(pictures: PictureSet, targets: Targets, numbers: np.ndarray, known: bool) -> tuple[Facts, Blocks]:
+    """Raises DataError for a picture that cannot be read although it is `known` that all of them could."""
     ok = np.ones(len(numbers), bool)
     digest, size = np.zeros((len(numbers), 16), np.uint8), np.zeros((len(numbers), 2), np.int32)
     reasons: dict[int, str] = {}
-    blocks = [np.empty((len(numbers), lay.height, lay.width, lay.stored_channels), np.uint8) for lay in layouts]
-    for row, number in enumerate(numbers):
+    blocks = [np.empty((len(numbers), lay.height, lay.width, lay.stored_channels), np.uint8) for lay, _ in targets]
+    done: list[list[int]] = [[] for _ in targets]
+    for row, number in enumerate(numbers.tolist()):
         try:
             data = pictures.read_bytes(number)
             digest[row] = np.frombuffer(hashlib.blake2b(data, digest_size=16).digest(), np.uint8)
             picture = pictures.decode(data, number)
             mask = pictures.load_mask(number) if pictures.pixel_classes is not None else None
-            for block, layout in zip(blocks, layouts, strict=True):
-                arrange(picture, layout, out=block[row])
-                if mask is not None:
-                    arrange_mask(mask, picture.size, layout, block[row])
+            if mask is not None:
+                check_mask(mask, picture.size)
         except DataError as error:
+            if known:
+                raise unreadable_now(pictures.names[number], error) from None
             ok[row], reasons[number] = False, str(error)
-            for block in blocks:
-                block[row] = 0
             continue
         size[row] = picture.height, picture.width
-    return (ok, digest, size, reasons), blocks
+        for (layout, wanted), block, inside in zip(targets, blocks, done, strict=True):
+            if wanted[number]:
+                arrange(picture, layout, out=block[len(inside)])
+                if mask is not None:
+                    arrange_mask(mask, picture.size, layout, block[len(inside)])
+                inside.append(number)
+    inside_blocks = [(np.array(ns, np.int64), block[: len(ns)]) for ns, block in zip(done, blocks, strict=True)]
+    return (ok, digest, size, reasons), inside_blocks
+
+
+def unreadable_now(name: str, error: DataError) -> DataError:
+    return DataError(f"{name} could be read before and cannot now: {error}. Restore it and resume.")
 
 
 def _join(rows: Sequence[Facts]) -> Index:
@@ -232,12 +314,14 @@ def _join(rows: Sequence[Facts]) -> Index:
     return Index(ok, digest, size, reasons)
 
 
-def _save_index(index: Index, path: Path) -> None:
+def _save_index(index: Index, have: np.ndarray, path: Path) -> None:
     reasons = np.frombuffer(json.dumps(index.reasons).encode(), np.uint8)
-    with open(path, "wb") as file:
-        np.savez(file, ok=index.ok, digest=index.digest, size=index.size, reasons=reasons)
+    new = path.with_name(path.name + ".new")
+    with open(new, "wb") as file:
+        np.savez(file, ok=index.ok, have=have, digest=index.digest, size=index.size, reasons=reasons)
         file.flush()
         os.fsync(file.fileno())
+    os.replace(new, path)
 
 
 def index_array(pictures: PictureSet) -> Index:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from cnnlab.data.load import Data
-from cnnlab.data.loader import Loader
 from cnnlab.deploy import acceptance
 from cnnlab.deploy.browser import fetch_runtime, write_web
 from cnnlab.deploy.convert import from_pt2, to_onnx, to_pt2
@@ -158,9 +157,7 @@ def some_pictures(data: Data, split: str, count: int) -> tuple[Tensor, Tensor]:
     if not len(members):
         raise ExportError(f"the {split} split is empty: there are no pictures to hold the export to.")
     chosen = members[np.linspace(0, len(members) - 1, min(count, len(members))).astype(int)]
-    pixels = data.evaluation_loader("test" if split == "test" else "val").pixels
-    loader = Loader(pixels, data.pictures.labels, chosen, data.preprocess, 256)
-    batches = list(loader.epoch())
+    batches = list(data.evaluation_loader(chosen).epoch())
     return torch.cat([batch.images for batch in batches]), torch.cat([batch.labels for batch in batches])
 
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from cnnlab.data.load import Data
-from cnnlab.data.loader import Loader
 from cnnlab.errors import ModelError
 from cnnlab.evaluation.evaluate import Outputs
 from cnnlab.evaluation.hardest import first_places
@@ -109,9 +108,7 @@ def traced_place(outputs: Outputs, places: Sequence[int]) -> int:
 def pictures_at(data: Data, places: Sequence[int]) -> Tensor:
     """(B, C, H, W) test pictures as the model sees them, on its device."""
     numbers = data.split.test[np.asarray(places, dtype=np.int64)]
-    source = data.test
-    loader = Loader(source.pixels, data.pictures.labels, numbers, data.preprocess, len(places), device=source.device)
-    return next(loader.epoch()).images
+    return next(data.evaluation_loader(numbers, len(places)).epoch()).images
 
 
 def as_samples(

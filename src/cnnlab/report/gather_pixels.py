@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from cnnlab.data.load import Data
-from cnnlab.data.loader import Loader
 from cnnlab.evaluation.segmentation import ROW, SegmentationOutputs
 from cnnlab.explain.overlay import class_colours, paint_classes
 from cnnlab.report.content import Scene
@@ -24,9 +23,7 @@ def gather_scenes(model: nn.Module, data: Data, outputs: SegmentationOutputs) ->
     others = np.sort(random.permutation(np.setdiff1d(np.arange(len(overlap)), worst))[:OTHERS])
     places = np.concatenate([worst, others])
     numbers = data.split.test[places]
-    source, labels = data.test, data.pictures.labels
-    loader = Loader(source.pixels, labels, numbers, data.preprocess, len(places), device=source.device, masked=True)
-    batch = next(loader.epoch())
+    batch = next(data.evaluation_loader(numbers, len(places)).epoch())
     assert batch.masks is not None
     answers, truths = model(batch.images).argmax(1).cpu().numpy(), batch.masks.cpu().numpy()
     pictures = data.preprocess.denormalise(batch.images).cpu().numpy()
