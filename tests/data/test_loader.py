@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from cnnlab.data.load import Data, build_data, load_data, measure, pack
 from cnnlab.data.loader import AHEAD, Loader, Streamed
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.data.sources.base import ArraySet
-from cnnlab.data.store import reader_ahead
+from cnnlab.data.store import ReadAhead, reader_ahead
 from cnnlab.errors import CnnlabError, ConfigError, DataError
 
 COUNT = 26
@@ -717,12 +718,20 @@ def test_as_many_pictures_are_evaluated_at_once_as_hold_two_million_pixels(side:
     assert data.evaluation_loader("test", batch_size=7).batch_size == 7
 
 
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system takes no advice")
 @pytest.mark.parametrize("name", ["standard", "strong, resized", "cutmix"])
 @pytest.mark.parametrize("start", [0, 1])
-def test_every_picture_is_asked_for_before_it_is_needed(name: str, start: int) -> None:
+def test_every_picture_is_asked_for_before_it_is_needed(tmp_path: Path, name: str, start: int) -> None:
     loader = make_loader(name, batch_size=3)
     asked: list[int] = []
-    loader.ahead = asked.extend
+    pixels = make_loader(name, storage="mmap", folder=tmp_path).pixels
+
+    class Listed(ReadAhead):
+        def ask(self, numbers: Iterable[int]) -> None:
+            super().ask(listed := list(numbers))
+            asked.extend(listed)
+
+    loader.ahead = Listed(np.memmap(tmp_path / "pixels.u8", np.uint8, "r", shape=tuple(pixels.shape)))
     plain = list(make_loader(name, batch_size=3).epoch(4, start))
     needed = 0
     for batch, expected in zip(loader.epoch(4, start), plain, strict=True):
@@ -738,7 +747,7 @@ def test_a_store_on_disk_is_read_ahead_and_memory_is_not(tmp_path: Path) -> None
     pixels = np.arange(5 * 4 * 4 * 4, dtype=np.uint8).reshape(5, 4, 4, 4)
     pixels.tofile(tmp_path / "pixels.u8")
     assert reader_ahead(pixels) is None
-    ask = reader_ahead(np.memmap(tmp_path / "pixels.u8", np.uint8, "r", shape=pixels.shape))
+    ahead = reader_ahead(np.memmap(tmp_path / "pixels.u8", np.uint8, "r", shape=pixels.shape))
     if hasattr(os, "posix_fadvise"):
-        assert ask is not None
-        ask([0, 4])
+        assert ahead is not None
+        ahead.ask([0, 4])

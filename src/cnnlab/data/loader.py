@@ -157,11 +157,7 @@ class Loader:
             return
         numbers, labels = self.numbers.to(self.pixels.device), self.labels.to(self.device)
         plan = plan.to(self.pixels.device)
-        for part in slices[:AHEAD]:
-            self._ask_for(plan, part)
-        for place, part in enumerate(slices):
-            for later in slices[place + AHEAD : place + AHEAD + 1]:
-                self._ask_for(plan, later)
+        for part in self._read_ahead(plan, slices):
             members = plan.order[part]
             draws = {name: draw[part] for name, draw in plan.draws.items()}
             images, masks = self._augment(self.pixels, numbers[members], draws, augmentation)
@@ -173,11 +169,19 @@ class Loader:
                 batch = self._mixed(batch, *other, labels[second], draws)
             yield batch
 
-    def _ask_for(self, plan: EpochPlan, part: slice) -> None:
-        if self.ahead is not None:
-            self.ahead(self.numbers[plan.order[part]].tolist())
-            if "partner" in plan.draws:
-                self.ahead(self.numbers[plan.order[plan.draws["partner"][part]]].tolist())
+    def _read_ahead(self, plan: EpochPlan, slices: list[slice]) -> Iterator[slice]:
+        """The slices; pictures that lie on disk are asked for some batches before theirs is given."""
+        if self.ahead is None:
+            yield from slices
+            return
+        with self.ahead.alone():
+            for place in range(-AHEAD, len(slices)):
+                for part in slices[place + AHEAD : place + AHEAD + 1]:
+                    self.ahead.ask(self.numbers[plan.order[part]].tolist())
+                    if "partner" in plan.draws:
+                        self.ahead.ask(self.numbers[plan.order[plan.draws["partner"][part]]].tolist())
+                if place >= 0:
+                    yield slices[place]
 
     def _streamed(
         self, pixels: Streamed, plan: EpochPlan, slices: list[slice], augmentation: Augmentation | None

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import sys
@@ -33,7 +34,6 @@ FORMAT = 2  # raise it when decoding changes: old stores are then built anew
 CHUNK = 32  # pictures a task
 FLUSH = 16  # tasks between two flushes to disk
 Progress = Callable[[int, int], None]  # (done, total)
-ReadAhead = Callable[[Iterable[int]], None]  # numbers of pictures
 
 
 @dataclass(frozen=True)
@@ -78,21 +78,37 @@ class Job:
         return int(self.missing.sum()) * self.layout.bytes_per_picture if self.layout else 0
 
 
-def reader_ahead(images: np.ndarray | None) -> ReadAhead | None:
-    """A function that asks the system for pictures before they are needed; None for pixels that lie in no file.
+class ReadAhead:
+    """Asks the system for pictures of a memory map before they are needed, and reads nothing else meanwhile.
 
-    The system reads them while the network computes, so that data larger than memory train as fast as resident ones.
+    So the disk works while the network computes, and data larger than memory train nearly as fast as resident ones.
     """
-    if not isinstance(images, np.memmap) or images.filename is None or not hasattr(os, "posix_fadvise"):
-        return None
-    file = open(images.filename, "rb")  # noqa: SIM115  # as long as the loader lives
-    size = images[0].nbytes
 
-    def ask(numbers: Iterable[int]) -> None:
+    def __init__(self, images: np.memmap) -> None:
+        self.map = images._mmap  # type: ignore[attr-defined]
+        self.file = open(images.filename, "rb")  # type: ignore[arg-type]  # noqa: SIM115  # as long as the loader lives
+        self.size = images[0].nbytes
+
+    def ask(self, numbers: Iterable[int]) -> None:
         for number in numbers:
-            os.posix_fadvise(file.fileno(), number * size, size, os.POSIX_FADV_WILLNEED)
+            os.posix_fadvise(self.file.fileno(), number * self.size, self.size, os.POSIX_FADV_WILLNEED)
 
-    return ask
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Here a page that is missing is read without its neighbours (up to 8 MB): they belong to other batches, and
+        push out of a small memory what was asked for."""
+        self.map.madvise(mmap.MADV_RANDOM)
+        try:
+            yield
+        finally:
+            self.map.madvise(mmap.MADV_NORMAL)
+
+
+def reader_ahead(images: np.ndarray | None) -> ReadAhead | None:
+    """None for pixels that lie in no file, or where the system takes no advice."""
+    mapped = isinstance(images, np.memmap) and images.filename is not None
+    advised = hasattr(os, "posix_fadvise") and hasattr(mmap, "MADV_RANDOM")
+    return ReadAhead(images) if mapped and advised else None  # type: ignore[arg-type]
 
 
 def cache_folder() -> Path:
