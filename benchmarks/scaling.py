@@ -117,7 +117,7 @@ def main() -> None:
         return values
 
     by_count = {storage: [row(count, 64, storage) for count in COUNTS] for storage in ("memory", "mmap")}
-    by_size = [row(COUNTS[0], size, "memory") for size in SIZES]
+    by_size = [row(COUNTS[0], size, "mmap") for size in SIZES]
     together = {}
     for processes in PROCESSES:
         together[processes] = measure(source, COUNTS[0], 64, processes, "trainer.threads=1")
@@ -126,35 +126,36 @@ def main() -> None:
 
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    figure = Figure(figsize=(15, 3.6), layout="constrained")
     left, middle, right, last = figure.subplots(1, 4)
     train = [0.8 * count for count in COUNTS]  # a fifth is the test split
     for axis, key, label in ((left, "decoding", "decoding"), (left, "epoch", "an epoch")):
         xs = COUNTS if key == "decoding" else train
-        ys = [values[key] for values in by_count["memory"]]
+        ys = [values[key] for values in by_count["mmap"]]
         slope, constant = line(xs, ys)
-        axis.plot(COUNTS, ys, "o-", label=f"{label}: {1e3 * slope:.2f} ms a picture + {constant:.2f} s")
+        axis.plot(COUNTS, ys, "o-", label=f"{label}: {1e3 * slope:.2f} ms a picture {constant:+.2f} s")
         print(f"{label}: {1e3 * slope:.3f} ms a picture, {constant:.2f} s constant")
     left.set(xlabel="pictures", ylabel="seconds", title="time, 64 pixels")
     for storage, values in by_count.items():
         ys = [v["peak"] / 1e6 for v in values]
         slope, constant = line(COUNTS, ys)
-        middle.plot(COUNTS, ys, "o-", label=f"{storage}: {1e3 * slope:.1f} kB a picture + {constant:,.0f} MB")
+        middle.plot(COUNTS, ys, "o-", label=f"{storage}: {1e3 * slope:.1f} kB a picture {constant:+,.0f} MB")
         print(f"peak memory, {storage}: {1e3 * slope:.1f} kB a picture, {constant:,.0f} MB constant")
     middle.set(xlabel="pictures", ylabel="MB", title="peak memory, 64 pixels")
     pixels = [size * size / 1e3 for size in SIZES]
     for key, label in (("decoding", "decoding"), ("epoch", "an epoch")):
         ys = [values[key] for values in by_size]
         slope, constant = line(pixels, ys)
-        right.plot(pixels, ys, "o-", label=f"{label}: {slope:.3f} s a thousand pixels + {constant:.2f} s")
+        right.plot(pixels, ys, "o-", label=f"{label}: {slope:.3f} s a thousand pixels {constant:+.2f} s")
         print(f"{label} of {COUNTS[0]:,} pictures: {slope:.3f} s a thousand pixels, {constant:.2f} s constant")
     right.set(xlabel="thousand pixels a picture", ylabel="seconds", title=f"time, {COUNTS[0]:,} pictures")
     last.bar([str(p) for p in PROCESSES], [together[p]["rate"] for p in PROCESSES])
     last.set(xlabel="processes of one thread", ylabel="images/s together", title="side by side")
     for axis in (left, middle, right):
+        axis.locator_params(axis="x", nbins=4)
         axis.set_xlim(left=0)
-        axis.set_ylim(bottom=0)
-        axis.legend(fontsize=7)
+        axis.set_ylim(0, 1.3 * axis.get_ylim()[1])  # room for the legend
+        axis.legend(fontsize=7, loc="upper left")
     figure.savefig(target, dpi=110)
 
 
