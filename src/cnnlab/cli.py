@@ -556,13 +556,13 @@ def _data(options: argparse.Namespace, words: Sequence[str]) -> None:
         from cnnlab.data.load import build_data
 
         data = build_data(settings, torch.device("cpu"), bar.update)
+        findings = None
+        if options.check:
+            from cnnlab.data.audit import audit
+
+            findings = audit(data)
     from cnnlab.data.describe import as_text, facts
 
-    findings = None
-    if options.check:
-        from cnnlab.data.audit import audit
-
-        findings = audit(data)
     described = facts(data, findings)
     print(json.dumps(described, indent=1, ensure_ascii=False) if options.json else as_text(described))
     if options.show is not None:

@@ -24,7 +24,7 @@ from cnnlab.runs.folder import open_folder
 from cnnlab.runs.weights import load_run
 from cnnlab.tracking import base
 from cnnlab.tracking.base import EpochEnded, Gradient, Noted, Started, Stepped, Trackers
-from cnnlab.tracking.console import ConsoleTracker, duration
+from cnnlab.tracking.console import ConsoleTracker, DecodeBar, duration
 from cnnlab.tracking.tensorboard import TensorBoardTracker
 from cnnlab.tracking.wandb import WandbTracker
 
@@ -436,3 +436,13 @@ def test_a_wrong_name_of_an_artifact_costs_one_line(
         assert main(["test", address]) == 2
         error = capsys.readouterr().err
         assert message in error and len(error.splitlines()) == 1
+
+
+def test_what_is_decoded_later_has_a_bar_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with DecodeBar() as bar:
+        bar.update(5, 5)
+        assert bar.progress is None
+        bar.update(1, 3)
+        assert bar.progress is not None
+        assert (bar.progress.tasks[0].completed, bar.progress.tasks[0].total) == (1, 3)

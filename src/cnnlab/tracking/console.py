@@ -151,6 +151,7 @@ class DecodeBar:
         self.progress.update(self.task, completed=done)
         if done == total:
             self.progress.stop()
+            self.progress = None  # what is decoded later has a bar of its own
 
     def __exit__(self, *_: object) -> None:
         if self.progress is not None:
