@@ -7,6 +7,7 @@ import gc
 import os
 import re
 import shutil
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -413,6 +414,31 @@ def test_training_pictures_can_be_evaluated_after_random_crops(tmp_path: Path, c
     assert torch.equal(images, torch.stack([data.preprocess(root / data.pictures.names[i]) for i in some]))
 
 
+@pytest.mark.parametrize("change", ["damaged", "deleted", "replaced"])
+def test_a_picture_that_changes_before_the_rest_is_decoded_is_named(tmp_path: Path, cache: Path, change: str) -> None:
+    root = write_folder(tmp_path / "set", 12, ending="jpg", side=40)
+    data = folder(root, **CROPS)
+    name, another = data.names("train")[:2]
+    (root / name).unlink()
+    if change != "deleted":
+        (root / name).write_bytes((root / another).read_bytes() if change == "replaced" else b"no picture")
+    with pytest.raises(DataError, match=f"^{re.escape(name)} was changed or removed"):
+        data.evaluation_loader("train")
+    for image, member in zip(next(data.evaluation_loader("val").epoch()).images, data.names("val"), strict=True):
+        assert torch.equal(image, data.preprocess(root / member))
+
+
+def test_stored_pictures_are_mapped_and_read_ahead_unless_memory_is_asked_for(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "set", 12, ending="jpg", side=40)
+    assert folder(root, storage="memory", **CROPS).train.ahead is None
+    for storage in ("auto", "mmap"):
+        data = folder(root, storage=storage, **CROPS)
+        assert isinstance(data.train.pixels, Tensor)
+        if hasattr(os, "posix_fadvise"):
+            assert data.train.ahead is not None
+            assert data.train.ahead.size == data.train.pixels[0].nbytes
+
+
 @pytest.mark.parametrize("ending", ["jpg", "png"])
 @pytest.mark.parametrize("augment", ["none", "strong"])
 @pytest.mark.parametrize("storage", ["memory", "stream"])
@@ -741,6 +767,29 @@ def test_every_picture_is_asked_for_before_it_is_needed(tmp_path: Path, name: st
         assert len(asked) >= needed
         assert len(asked) - needed <= AHEAD * 6  # and no more than some batches before it
     assert len(asked) == needed
+
+
+def advice(file: Path) -> set[str]:
+    """Flags of this process's maps of a file; "rr" is: read nothing but what is asked for."""
+    rows = Path("/proc/self/smaps").read_text().splitlines()
+    at = [i for i, row in enumerate(rows) if row.endswith(str(file))]
+    flags = [next(row for row in rows[i:] if row.startswith("VmFlags")).split() for i in at]
+    return {flag for row in flags for flag in row}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_training_epoch_reads_no_neighbours_and_what_comes_after_it_does(tmp_path: Path, cache: Path) -> None:
+    data = folder(write_folder(tmp_path / "set", 12, ending="jpg", side=40), **CROPS)
+    (file,) = (f for f in cache.glob("store/*/pixels.u8") if f.stat().st_size == CANVAS * len(data.pictures))
+    assert "rr" not in advice(file)
+    epoch = data.train.epoch()
+    next(epoch)
+    assert "rr" in advice(file)
+    assert list(epoch)
+    assert "rr" not in advice(file)
+    next(abandoned := data.train.epoch())
+    abandoned.close()
+    assert "rr" not in advice(file)
 
 
 def test_a_store_on_disk_is_read_ahead_and_memory_is_not(tmp_path: Path) -> None:

@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
 import cnnlab
+from cnnlab.config import compose
+from cnnlab.data.load import build_data
 from cnnlab.errors import CnnlabError, DataError, RunError
+from cnnlab.evaluation.evaluate import as_other_set
 from cnnlab.evaluation.plots import plot_curves
 
 if TYPE_CHECKING:
@@ -400,3 +404,21 @@ def test_a_damaged_run_is_one_line(name: str, content: str, command: CommandLine
     result = command("compare", run)
     assert "Traceback" not in result.err
     assert result.code in (0, 2)
+
+
+def test_another_set_is_seen_whole_after_training_on_random_crops(tmp_path: Path) -> None:
+    """Also the pictures that its own split would have trained on, and stored for crops alone."""
+    random = np.random.default_rng(0)
+    for root in ("own", "other"):
+        for i in range(12):
+            file = tmp_path / root / "ab"[i % 2] / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random.integers(0, 256, (40 + i, 44, 3), dtype=np.uint8)).save(file)
+    words = ["data=folder", "augment=standard", "data.image_size=64"]
+    own = build_data(compose([*words, f"data.root={tmp_path / 'own'}"]), torch.device("cpu"))
+    config = compose([*words, f"data.root={tmp_path / 'other'}"])
+    other = as_other_set(config, own.preprocess, own.classes, torch.device("cpu"))
+    images = torch.cat([batch.images for batch in other.evaluation_loader("test").epoch()])
+    assert len(images) == 12
+    for image, name in zip(images, other.names("test"), strict=True):
+        assert torch.equal(image, own.preprocess(tmp_path / "other" / name))

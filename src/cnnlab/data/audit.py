@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cnnlab.data.load import Data
-from cnnlab.data.loader import Streamed
 from cnnlab.data.split import NAMES
 
 THUMBNAIL = 16  # pixels a side
@@ -46,11 +45,11 @@ def audit(data: Data) -> Audit:
     where = {int(i): part for part in NAMES for i in data.split[part]}
     names, labels = data.pictures.names, data.pictures.labels
     groups = exact_duplicates(numbers, data.index.digest)
-    pixels = data.evaluation_pixels(numbers)
-    comparable = isinstance(pixels, Tensor) and len(numbers) <= LARGEST
+    comparable = isinstance(data.test.pixels, Tensor) and len(numbers) <= LARGEST
     copies = [number for group in groups for number in group[1:]]
     single = np.setdiff1d(numbers, copies)  # one of each group stands for all
-    pairs = near_duplicates(pixels, single) if comparable and not isinstance(pixels, Streamed) else []
+    pixels = data.evaluation_pixels(single) if comparable else None
+    pairs = near_duplicates(pixels, single) if isinstance(pixels, Tensor) else []
     leaks = [
         {"kind": kind, "splits": sorted({where[i], where[j]}, key=NAMES.index), "names": [names[i], names[j]]}
         for kind, found in (("exact", [(g[0], j) for g in groups for j in g[1:]]), ("near", [p[:2] for p in pairs]))

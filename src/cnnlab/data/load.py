@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 import shutil
@@ -26,12 +27,30 @@ from cnnlab.data.sources import open_pictures
 from cnnlab.data.sources.base import PictureSet
 from cnnlab.data.sources.folder import DEFAULT_SIDE
 from cnnlab.data.split import Split, check_classes, make_split, manifest
-from cnnlab.data.store import Index, Progress, ReadAhead, Store, cache_folder, index_array, open_stores, reader_ahead
+from cnnlab.data.store import (
+    Index,
+    Progress,
+    ReadAhead,
+    Store,
+    cache_folder,
+    changed_now,
+    index_array,
+    open_stores,
+    reader_ahead,
+)
 from cnnlab.device import choose_device
 from cnnlab.errors import DataError, nearest
 
 CANVAS = 1.25  # side of the stored training picture over the side of the crop, for random resized crops
 MEMORY_SHARE = 0.4  # of an accelerator's free memory that pictures may take before they stay on disk
+
+
+@dataclass(frozen=True)
+class Rest:
+    """Evaluation pixels: `have` (n,) bool tells whose are there; `decode` gives those of all pictures."""
+
+    have: np.ndarray
+    decode: Callable[[], Tensor]
 
 
 @dataclass
@@ -51,7 +70,7 @@ class Data:
     val: Loader
     test: Loader
     target: Data | None = None  # the domain that training adapts to
-    decode_rest: Callable[[], Tensor] | None = None  # evaluation pixels of all pictures; None where they are there
+    rest: Rest | None = None  # evaluation pixels that no split needed; None where all are there
 
     @property
     def segments(self) -> bool:
@@ -101,9 +120,8 @@ class Data:
 
         Training pictures that were stored for random crops alone are decoded now, once.
         """
-        if self.decode_rest and len(np.setdiff1d(numbers, np.concatenate([self.split.val, self.split.test]))):
-            self.val.pixels = self.test.pixels = self.decode_rest()
-            self.decode_rest = None
+        if self.rest and not self.rest.have[numbers].all():
+            return self.rest.decode()
         return self.test.pixels
 
     def names(self, part: str) -> list[str]:
@@ -206,7 +224,7 @@ def build_data(
     if isinstance(training_pixels, Tensor) and training_pixels.device.type == "cpu":  # else they are on the device
         train.ahead = stored.ahead
     facts = manifest(split, pictures.names, index.digest, pictures.classes, settings, config.seed)
-    data = Data(config, pictures, index, split, facts, preprocess, train, val, test, decode_rest=stored.decode_rest)
+    data = Data(config, pictures, index, split, facts, preprocess, train, val, test, rest=stored.rest)
     facts["quarantined"] = data.quarantined
     if config.adapt.method != "none":
         data.target = build_data(target_config(config), device, progress, preprocess, processes)
@@ -221,7 +239,7 @@ class _Pixels:
     evaluation: Tensor | Streamed
     training: Tensor | Streamed
     ahead: ReadAhead | None = None
-    decode_rest: Callable[[], Tensor] | None = None
+    rest: Rest | None = None
 
 
 def _open_pixels(
@@ -249,11 +267,16 @@ def _open_pixels(
     stores = open_for_split(pictures, layout, canvas, config, progress)
     tensors = [as_tensor(store, in_memory) for store in stores]
 
-    def decode_rest() -> Tensor:
-        return as_tensor(open_stores(pictures, [layout], progress)[0], in_memory)
+    def decode_all() -> Tensor:
+        (now,) = open_stores(pictures, [layout], progress)
+        other = (now.index.digest != stores[0].index.digest).any(1) & stores[0].index.ok
+        if other.any():
+            raise changed_now(pictures.names[int(other.argmax())])
+        return as_tensor(now, in_memory)
 
     ahead = None if in_memory else reader_ahead(stores[-1].images)
-    return _Pixels(stores[0].index, tensors[0], tensors[-1], ahead, decode_rest if canvas != layout else None)
+    rest = Rest(stores[0].have, functools.cache(decode_all)) if canvas != layout else None
+    return _Pixels(stores[0].index, tensors[0], tensors[-1], ahead, rest)
 
 
 def target_config(config: Config) -> Config:

@@ -75,7 +75,14 @@ class Job:
 
     @property
     def bytes(self) -> int:
-        return int(self.missing.sum()) * self.layout.bytes_per_picture if self.layout else 0
+        """What it still needs on disk; an addition that was cut off has taken a part already."""
+        if self.layout is None:
+            return 0
+        need, taken = int(self.missing.sum()) * self.layout.bytes_per_picture, 0
+        if not self.new:
+            blocks = getattr((self.folder / "pixels.u8").stat(), "st_blocks", 0)
+            taken = max(0, 512 * blocks - int(self.have.sum()) * self.layout.bytes_per_picture)
+        return max(0, need - taken)
 
 
 class ReadAhead:
@@ -145,6 +152,7 @@ def open_stores(
     needed = [np.ones(count, bool) for _ in layouts]
     if numbers is not None:
         needed = [np.isin(np.arange(count), part) for part in numbers]
+    jobs: list[Job] = []
     try:
         folders[0].parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folders[0].parent / "building.lock"):
@@ -152,7 +160,6 @@ def open_stores(
             before = [_open(folder, layout, count) for folder, layout, _ in wanted]
             index = next((store.index for store in before if store), None)
             readable = index.ok if index else np.ones(count, bool)
-            jobs = []
             for (folder, layout, rows), store in zip(wanted, before, strict=True):
                 have = store.have if store else np.zeros(count, bool)
                 missing = rows & readable & ~have
@@ -163,9 +170,7 @@ def open_stores(
             stores = [_open(folder, layout, count) for folder, layout, _ in wanted]
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            need = sum(
-                lay.bytes_per_picture * int(rows.sum()) for lay, rows in zip(layouts, needed, strict=True) if lay
-            )
+            need = sum(job.bytes for job in jobs)
             raise DataError(
                 f"no space left in {folders[0].parent} for {need / 1e9:.2f} GB of decoded pictures; free some, set"
                 " CNNLAB_CACHE to another disk, or use data.storage=stream."
@@ -212,8 +217,8 @@ def build(pictures: PictureSet, jobs: Sequence[Job], index: Index | None, progre
         shutil.rmtree(stale, ignore_errors=True)  # left by a builder that was killed: we hold the lock
     if shutil.disk_usage(cache).free < sum(job.bytes for job in jobs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    known, places = index is not None, np.arange(len(pictures))
-    if known:
+    places = np.arange(len(pictures))
+    if index:
         places = np.flatnonzero(np.any([job.missing for job in jobs], axis=0))
     rows: list[Facts] = []
     files: list[BinaryIO] = []
@@ -228,7 +233,7 @@ def build(pictures: PictureSet, jobs: Sequence[Job], index: Index | None, progre
                 files.append(open(job.work / "pixels.u8", how))  # noqa: SIM115
                 files[-1].truncate(len(pictures) * job.layout.bytes_per_picture)  # what is not written takes no room
         with ThreadPoolExecutor(1, thread_name_prefix="flush") as flusher:  # the disk works while we decode
-            for first, (facts, blocks) in _decode_all(pictures, targets, places, known):
+            for first, (facts, blocks) in _decode_all(pictures, targets, places, index):
                 rows.append(facts)
                 for file, (numbers, pixels) in zip(files, blocks, strict=True):
                     _write(file, numbers, pixels)
@@ -271,7 +276,7 @@ Blocks = list[tuple[np.ndarray, np.ndarray]]  # for each target, numbers and pix
 
 
 def _decode_all(
-    pictures: PictureSet, targets: Targets, numbers: np.ndarray, known: bool
+    pictures: PictureSet, targets: Targets, numbers: np.ndarray, known: Index | None
 ) -> Iterator[tuple[int, tuple[Facts, Blocks]]]:
     """Yield (first, result of _decode_chunk) in order; Pillow lets go of the interpreter lock while it works."""
     workers = os.cpu_count() or 1
@@ -289,8 +294,10 @@ def _decode_all(
             yield start, future.result()
 
 
-def _decode_chunk(pictures: PictureSet, targets: Targets, numbers: np.ndarray, known: bool) -> tuple[Facts, Blocks]:
-    """Raises DataError for a picture that cannot be read although it is `known` that all of them could."""
+def _decode_chunk(
+    pictures: PictureSet, targets: Targets, numbers: np.ndarray, known: Index | None
+) -> tuple[Facts, Blocks]:
+    """Raises DataError for a picture that is not as it was when its index was made, if it is `known`."""
     ok = np.ones(len(numbers), bool)
     digest, size = np.zeros((len(numbers), 16), np.uint8), np.zeros((len(numbers), 2), np.int32)
     reasons: dict[int, str] = {}
@@ -309,6 +316,8 @@ def _decode_chunk(pictures: PictureSet, targets: Targets, numbers: np.ndarray, k
                 raise unreadable_now(pictures.names[number], error) from None
             ok[row], reasons[number] = False, str(error)
             continue
+        if known and (digest[row] != known.digest[number]).any():
+            raise changed_now(pictures.names[number])
         size[row] = picture.height, picture.width
         for (layout, wanted), block, inside in zip(targets, blocks, done, strict=True):
             if wanted[number]:
@@ -322,6 +331,10 @@ def _decode_chunk(pictures: PictureSet, targets: Targets, numbers: np.ndarray, k
 
 def unreadable_now(name: str, error: DataError) -> DataError:
     return DataError(f"{name} could be read before and cannot now: {error}. Restore it and resume.")
+
+
+def changed_now(name: str) -> DataError:
+    return DataError(f"{name} was changed or removed while this was running. Restore it, or start again.")
 
 
 def _join(rows: Sequence[Facts]) -> Index:
