@@ -76,6 +76,7 @@ def fastai(root: str) -> None:
     from fastai.vision.all import (
         Callback,
         CancelFitException,
+        CancelValidException,
         ImageDataLoaders,
         Learner,
         RandomResizedCrop,
@@ -97,6 +98,9 @@ def fastai(root: str) -> None:
 
         def __init__(self) -> None:
             self.left, self.steps, self.began = 0, 0, 0.0
+
+        def before_validate(self) -> None:
+            raise CancelValidException()
 
         def before_batch(self) -> None:
             if self.training and self.left == 0:

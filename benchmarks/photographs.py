@@ -28,7 +28,7 @@ from cnnlab.training.precision import prepare_process
 from cnnlab.training.trainer import Trainer
 from training import train_steps
 
-ROUNDS, STEPS, WARM = 5, 12, 4
+ROUNDS, STEPS, WARM = 10, 12, 4
 SETTINGS = ["model=resnet18", "data.image_size=128", "trainer.batch_size=64", "trainer.epochs=1000", "augment=standard"]
 SAME_STEP = ["optimizer=sgd", "optimizer.lr=0.05", "trainer.ema=null"]  # as the careful script has it
 

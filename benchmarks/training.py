@@ -82,13 +82,15 @@ def main() -> None:
 
 def train_steps(trainer: Trainer, steps: int) -> float:
     """Images a second of our own loop over `steps` steps."""
-    began, count = time.perf_counter(), 0
-    for _ in trainer.train_epoch():
-        count += trainer.data.train.batch_size
-        steps -= 1
-        if not steps:
-            break
-    return count / (time.perf_counter() - began)
+    began, left = time.perf_counter(), steps
+    while left:
+        for _ in trainer.train_epoch():
+            left -= 1
+            if not left:
+                break
+        else:
+            trainer.epoch, trainer.batch = trainer.epoch + 1, 0
+    return steps * trainer.data.train.batch_size / (time.perf_counter() - began)
 
 
 if __name__ == "__main__":

@@ -253,3 +253,40 @@ def test_the_bare_step_is_the_step(name: str) -> None:
             update()
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("SGD", {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
+        ("SGD", {}),
+        ("Adam", {}),
+        ("Adam", {"amsgrad": True}),
+        ("AdamW", {}),
+        ("Adagrad", {}),
+        ("Muon", {}),
+    ],
+)
+def test_channels_last_filters_are_stepped_as_torch_steps_them_and_without_copies(
+    name: str, arguments: dict[str, Any]
+) -> None:
+    def run(ours: bool) -> tuple[list[Tensor], int]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 3), nn.Conv2d(16, 8, 1), nn.Linear(8, 4))
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = create_optimizer({"name": name, "lr": 0.1, **arguments}, model, torch.device("cpu"))
+        step = step_of(optimizer) if ours else optimizer.step
+        for _ in range(3):
+            for p in model.parameters():
+                p.grad = torch.randn_like(p)
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+                step()
+        inside = [event.cpu_parent for event in profile.events() if event.name == "aten::contiguous"]
+        copies = sum(event is not None and event.name.startswith("aten::_fused") for event in inside)
+        return [p.detach().clone() for p in model.parameters()], copies
+
+    stepped, copies = run(ours=True)
+    expected, copies_of_torch = run(ours=False)
+    for mine, theirs in zip(stepped, expected, strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-6, atol=1e-7)
+    assert copies == 0 and copies_of_torch == (0 if name == "Muon" else 2)  # Muon's own step takes the filters

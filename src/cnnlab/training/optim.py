@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from cnnlab.errors import ConfigError, nearest
 from cnnlab.training.muon import Muon
 
 LARGEST_SIDE = 1024  # shorter side of a matrix that Muon takes: the work grows with its cube
+FUSED_STEPS = {getattr(torch, f"_fused_{name}_") for name in ("sgd", "adam", "adamw", "adagrad")}
 WIDE = 512  # inputs of a layer from which on AdamW's rate falls with their number (Yang et al. 2022, table 3)
 
 
@@ -154,13 +156,48 @@ def leave_compiler_unloaded() -> None:
 
 
 def step_of(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
-    """`optimizer.step` without what torch wraps around it: hooks that nobody uses, and an import of the compiler."""
+    """`optimizer.step` without what torch wraps around it: hooks that nobody uses, and an import of the compiler.
+
+    Nor does it copy channels-last filters, which torch's fused steps do on processors.
+    """
     if optimizer.defaults.get("differentiable"):
         return optimizer.step
     step: Any = type(optimizer).step
     while hasattr(step, "__wrapped__"):
         step = step.__wrapped__
-    return torch.no_grad()(functools.partial(step, optimizer))
+    step = torch.no_grad()(functools.partial(step, optimizer))
+    if any(p.device.type != "cpu" for group in optimizer.param_groups for p in group["params"]):
+        return step  # type: ignore[no-any-return]
+
+    def without_copies() -> None:
+        with _MemoryOrder():
+            step()
+
+    return without_copies
+
+
+class _MemoryOrder(TorchFunctionMode):
+    """Shows the fused steps channels-last tensors as the contiguous ones that they are in the order of their memory."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function in FUSED_STEPS:
+            lists = [argument for argument in args if isinstance(argument, list | tuple) and argument]
+            shown = [_in_memory_order(together) for together in zip(*lists, strict=True)]
+            columns = iter(list(column) for column in zip(*shown, strict=True))
+            args = tuple(next(columns) if isinstance(a, list | tuple) and a else a for a in args)
+        return function(*args, **(kwargs or {}))
+
+
+def _in_memory_order(together: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """A parameter, its gradient and its averages, if they all lie in memory alike; their step count stays as it is."""
+    first = together[0]
+    if first.ndim != 4 or first.is_contiguous() or not first.is_contiguous(memory_format=torch.channels_last):
+        return together
+    if any(t.stride() != first.stride() for t in together if t.ndim):
+        return together
+    return tuple(t.permute(0, 2, 3, 1) if t.ndim else t for t in together)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:

@@ -24,11 +24,11 @@ from cnnlab.runs.weights import save_weights
 from cnnlab.tracking.base import EpochEnded, Gradient, Noted, Started, Stepped, Trackers
 from cnnlab.training.adapt import Learners, check_target, new_adversary, reversal_strength, with_target
 from cnnlab.training.average import WeightAverage
+from cnnlab.training.convolution import mend_convolutions
 from cnnlab.training.distributed import ALONE, Group
 from cnnlab.training.gradients import gradient_norm, layer_gradients
 from cnnlab.training.interrupt import InterruptGuard
 from cnnlab.training.optim import add_parameters, create_optimizer, set_rate, step_of
-from cnnlab.training.pointwise import mend_pointwise
 from cnnlab.training.precision import Precision, choose_compile, choose_precision, give_back_freed_memory
 from cnnlab.training.reproduce import seed_step
 from cnnlab.training.schedule import rate_factor
@@ -120,7 +120,7 @@ class Trainer:
         if self.settings.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.device.type == "cpu":
-            mend_pointwise(self.model)
+            mend_convolutions(self.model)
         self.precision = Precision(choose_precision(self.settings.precision, self.device, model), self.device)
         labels = data.pictures.labels[data.split.train]
         counts = np.bincount(labels, minlength=len(data.pictures.classes))
