@@ -19,6 +19,7 @@ from cnnlab.config import load_yaml
 from cnnlab.data.load import Data
 from cnnlab.errors import ConfigError, NonFiniteLoss, OutOfMemory
 from cnnlab.experiment import Run
+from cnnlab.models.registry import MODELS
 from cnnlab.runs.state import load_state
 from cnnlab.runs.weights import load_run, read_weights
 from cnnlab.tracking.base import EpochEnded, Event
@@ -216,6 +217,32 @@ def test_the_best_epoch_is_that_of_the_highest_validation_accuracy_then_the_lowe
     assert {key: card[key] for key in ("epoch", "step", "val_loss", "val_accuracy")} == {
         key: best[key] for key in ("epoch", "step", "val_loss", "val_accuracy")
     }
+
+
+class NoNumberAtFirst(nn.Module):
+    """Always answers class 0; in evaluation with logits that are no numbers, until a second epoch has trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+        self.steps = nn.Buffer(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = 0 * self.linear(x.flatten(1)) + torch.eye(10)[0]
+        if self.training:
+            self.steps += 1
+        return logits if self.training or self.steps > 2 else logits * torch.nan
+
+
+def test_an_epoch_whose_validation_loss_is_no_number_is_not_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MODELS, "no_number", NoNumberAtFirst)
+    net = cnnlab.create_model("no_number")
+    run = fit(tmp_path / "run", net, digits(batch_size=16, limit=40), epochs=2)
+    first, second = run.history
+    assert np.isnan(first["val_loss"]) and first["val_accuracy"] == second["val_accuracy"]
+    assert load_run(run.dir)[1]["epoch"] == 2
 
 
 def test_without_validation_pictures_the_latest_epoch_is_best(tmp_path: Path) -> None:

@@ -342,8 +342,8 @@ class Trainer:
         validation split the latest is best."""
         if not self.best or row["val_accuracy"] is None:
             return True
-        if not math.isfinite(row["val_loss"]):
-            return False
+        if not math.isfinite(row["val_loss"]) or not math.isfinite(self.best["val_loss"]):
+            return math.isfinite(row["val_loss"])
         figure = "val_mean_iou" if "val_mean_iou" in row else "val_accuracy"
         return (row[figure], -row["val_loss"]) > (self.best[figure], -self.best["val_loss"])
 
