@@ -63,6 +63,7 @@ def test_other_layers_stay_what_they_are() -> None:
         nn.Conv2d(4, 6, 1, 2, padding=1),
         nn.Conv2d(4, 4, 1, 2, groups=2),
         nn.Conv2d(512, 512, 3, groups=2),
+        nn.Conv2d(256, 256, 7, padding=3),
         nn.Conv2d(256, 512, 3, dilation=2),
         nn.Conv2d(256, 512, 3, padding=1, padding_mode="circular"),
         nn.Conv2d(256, 512, 3, padding="same"),
@@ -196,6 +197,33 @@ def test_matrix_products_are_taken_where_they_are_faster(size: int, channels: in
     assert y.dtype == reference.dtype and error(y, reference.double()) < 0.01
     assert layer(x[0]).shape == reference[0].shape  # a picture without a batch
     assert layer(x[:0]).shape == (0, *reference.shape[1:])
+
+
+@fast_bf16
+@pytest.mark.parametrize("batch", [1, 3])
+def test_what_follows_may_change_the_map_in_place(batch: int) -> None:
+    layer = nn.Conv2d(256, 256, 3, padding=1, bias=False)
+    mend_convolutions(layer)
+    x = channels_last(batch, 256, 1, 2).requires_grad_()
+    with torch.autocast("cpu", BF16):
+        y = layer(x)
+        y += x
+        y.relu_().sum().backward()
+    assert y.min() >= 0 and layer.weight.grad is not None
+
+
+@fast_bf16
+@pytest.mark.parametrize("shape", [(2, 200, 2, 2), (2, 256, 0, 2), (2, 256, 2, 1, 1)])
+def test_maps_that_do_not_fit_are_refused_as_by_torch(shape: tuple[int, ...]) -> None:
+    plain = nn.Conv2d(256, 256, 3, padding=(0, 1), bias=False)
+    mended = copy.deepcopy(plain)
+    mend_convolutions(mended)
+    refusals = []
+    for layer in (plain, mended):
+        with torch.autocast("cpu", BF16), pytest.raises(RuntimeError) as refused:
+            layer(torch.randn(shape))
+        refusals.append(str(refused.value))
+    assert refusals[0] == refusals[1]
 
 
 @fast_bf16

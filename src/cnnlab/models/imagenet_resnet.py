@@ -112,11 +112,9 @@ class ImageNetResNet(Classifier):
             if small
             else nn.Conv2d(in_channels, width, 7, stride=2, padding=3, bias=False),
             nn.BatchNorm2d(width),
-            # The largest of values cut off at 0 is the largest of them, cut off: on a quarter of the map.
-            *([] if small else [nn.MaxPool2d(3, stride=2, padding=1)]),
             nn.ReLU(inplace=True),
         ]
-        self.stem = nn.Sequential(*layers)
+        self.stem = nn.Sequential(*layers, *([] if small else [nn.MaxPool2d(3, stride=2, padding=1)]))
         self.body = nn.Sequential()
         previous = width
         for stage, count in enumerate(blocks):

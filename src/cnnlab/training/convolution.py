@@ -7,9 +7,9 @@ Three kinds (torch 2.15, oneDNN 3.13; docs/performance.md has the figures):
   process dies, now or later. The same figure comes from leaving out the pixels first and convolving without a stride.
 - A convolution with a stride and an output of one column, in bfloat16: taps that lie beside the map at that column get
   for gradient whatever was in memory. With the zeros around the map as pixels, no tap does.
-- Many filters over a small map in bfloat16, as in the last stage of a ResNet or VGG: the zeros around the map are
-  multiplied like pixels, and the filters fit in no cache that is near. Matrix products of the map's rows, each with the
-  taps that lie inside, take a third to nine tenths of the time.
+- Many filters of 3×3 or less over a small map in bfloat16, as in the last stage of a ResNet or VGG: the zeros around
+  the map are multiplied like pixels, and the filters fit in no cache that is near. Matrix products of the map's rows,
+  each with the taps that lie inside, take a third to nine tenths of the time.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from cnnlab.training.precision import has_fast_bf16
 Pair = tuple[int, ...]  # rows, columns, as torch's layers have it
 
 SAFE_CHANNELS = 16  # from here on the fault was not seen
+SMALL_KERNEL = 3  # rows and columns, at most
 WEIGHTS_A_POSITION, SMALL_MAP = 1 << 16, 25  # of the output: so many weights for each, so many of them at most
 
 
@@ -44,7 +45,8 @@ def mend_convolutions(model: nn.Module) -> None:
             if dense and max(layer.stride) > 1 and layer.in_channels < SAFE_CHANNELS and not any(layer.padding):
                 way = partial(_without_stride, layer.stride)
         else:
-            large = fast and dense and layer.weight.numel() >= WEIGHTS_A_POSITION
+            large = fast and dense and max(layer.kernel_size) <= SMALL_KERNEL
+            large = large and layer.weight.numel() >= WEIGHTS_A_POSITION
             if large or (layer.stride[1] > 1 and layer.padding[1]):
                 way = partial(_convolve, large, layer.stride, layer.padding, layer.dilation, layer.groups)
         if way is not None:
@@ -67,21 +69,25 @@ def _convolve(
     weight: Tensor,
     bias: Tensor | None,
 ) -> Tensor:
-    kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-    if kind is torch.bfloat16:
+    if _is_bfloat16(x, weight) and x.ndim == 4 and x.shape[1] == groups * weight.shape[1]:
         height, width = (
             (size + 2 * pad - gap * (taps - 1) - 1) // step + 1
-            for size, taps, step, pad, gap in zip(
-                x.shape[-2:], weight.shape[2:], stride, padding, dilation, strict=True
-            )
+            for size, taps, step, pad, gap in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
         )
-        small = 0 < height * width <= min(SMALL_MAP, weight.numel() // WEIGHTS_A_POSITION)
-        if large and small and x.ndim == 4 and len(x):
+        small = height * width <= min(SMALL_MAP, weight.numel() // WEIGHTS_A_POSITION)
+        if large and small and min(len(x), height, width) > 0:
             y: Tensor = SmallMapConvolution.apply(x, weight, stride, padding)  # type: ignore[no-untyped-call]
             return y if bias is None else y + bias.to(y.dtype)[:, None, None]
         if width == 1 and stride[1] > 1:
             x, padding = F.pad(x, (padding[1], padding[1], padding[0], padding[0])), (0, 0)
     return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+
+def _is_bfloat16(x: Tensor, weight: Tensor) -> bool:
+    """Whether torch would convolve them in bfloat16, here and now."""
+    if torch.is_autocast_enabled("cpu"):
+        return torch.get_autocast_dtype("cpu") is torch.bfloat16 and x.dtype is not torch.float64
+    return x.dtype is weight.dtype is torch.bfloat16
 
 
 class SmallMapConvolution(torch.autograd.Function):
@@ -93,20 +99,21 @@ class SmallMapConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
         x, filters = x.to(torch.bfloat16), weight.to(torch.bfloat16)
-        ctx.save_for_backward(x, filters, weight)
-        ctx.stride, ctx.padding = stride, padding
+        ctx.save_for_backward(x, filters)
+        ctx.stride, ctx.padding, ctx.kind = stride, padding, weight.dtype
         matrix = filters.permute(0, 2, 3, 1).flatten(1)  # (C', kernel rows · kernel columns · C)
         return _correlate(x, matrix.t(), (weight.shape[2], weight.shape[3]), stride, padding)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        x, filters, weight = ctx.saved_tensors
+        x, filters = ctx.saved_tensors
         of_x = of_weight = None
         if ctx.needs_input_grad[0]:
             of_x = _gradient_of_map(gradient, x, filters, ctx.stride, ctx.padding)
         if ctx.needs_input_grad[1]:
-            of_weight = _gradient_of_filters(gradient, x, weight, ctx.stride, ctx.padding)
+            of_weight = torch.empty_like(filters, dtype=ctx.kind)
+            of_weight.copy_(_gradient_of_filters(gradient, x, filters, ctx.stride, ctx.padding))
         return of_x, of_weight, None, None
 
 
@@ -119,7 +126,9 @@ def _correlate(x: Tensor, matrix: Tensor, kernel: Pair, stride: Pair, padding: P
     for first, last, top, bottom in _runs(rows, x.shape[2], kernel[0], stride[0], padding[0]):
         inside = slice(top * row_of_taps, bottom * row_of_taps)
         torch.mm(patches[first:last].flatten(0, 1)[:, inside], matrix[inside], out=result[first:last].flatten(0, 1))
-    return result.view(rows, count, -1, channels).transpose(0, 1).contiguous().permute(0, 3, 1, 2)
+    result = result.view(rows, count, -1, channels).permute(1, 3, 0, 2)
+    # No view is given back: what follows may change it in place.
+    return torch.empty(result.shape, dtype=x.dtype, memory_format=torch.channels_last).copy_(result)
 
 
 def _gradient_of_map(gradient: Tensor, x: Tensor, filters: Tensor, stride: Pair, padding: Pair) -> Tensor:
@@ -135,9 +144,9 @@ def _gradient_of_map(gradient: Tensor, x: Tensor, filters: Tensor, stride: Pair,
     return _correlate(gradient, turned.flatten(0, 2), (rows, columns), (1, 1), around)
 
 
-def _gradient_of_filters(gradient: Tensor, x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
+def _gradient_of_filters(gradient: Tensor, x: Tensor, filters: Tensor, stride: Pair, padding: Pair) -> Tensor:
     """For each row of taps, the output rows for which it lies inside the map times what the taps saw there."""
-    out_channels, in_channels, taps, columns = weight.shape
+    out_channels, in_channels, taps, columns = filters.shape
     patches = _patches(x, (taps, columns), stride, padding)
     rows = len(patches)
     gradient = gradient.permute(2, 0, 3, 1).reshape(rows, -1, out_channels)
@@ -150,7 +159,7 @@ def _gradient_of_filters(gradient: Tensor, x: Tensor, weight: Tensor, stride: Pa
             of_tap = slice(tap * columns * in_channels, (tap + 1) * columns * in_channels)
             one, other = gradient[them].flatten(0, 1), patches[them].flatten(0, 1)[:, of_tap]
             torch.mm(one.t(), other, out=result[tap])
-    return torch.empty_like(weight).copy_(result.view(taps, out_channels, columns, in_channels).permute(1, 3, 0, 2))
+    return result.view(taps, out_channels, columns, in_channels).permute(1, 3, 0, 2)
 
 
 def _patches(x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
