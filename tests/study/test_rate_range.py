@@ -16,7 +16,8 @@ import cnnlab
 from cnnlab.config import compose
 from cnnlab.errors import ConfigError
 from cnnlab.study.definition import Rates, define
-from cnnlab.study.rate_range import RateRange, geometric, has_diverged, judge, measure, smooth
+from cnnlab.study.rate_range import geometric, has_diverged, measure
+from cnnlab.study.rate_result import RateRange, judge, smooth
 from cnnlab.training.optim import optimizer_names
 
 if TYPE_CHECKING:

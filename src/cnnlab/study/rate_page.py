@@ -7,15 +7,12 @@ import math
 import shlex
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
 from cnnlab.report import charts
 from cnnlab.report.charts import Scale
 from cnnlab.report.formatting import number
 from cnnlab.study.page import template
-
-if TYPE_CHECKING:
-    from cnnlab.study.rate_range import RateRange
+from cnnlab.study.rate_result import RateRange
 
 WIDE, TALL = 720.0, 340.0
 LEFT, RIGHT, TOP, BOTTOM = 56.0, 704.0, 44.0, 286.0
