@@ -7,7 +7,7 @@ import inspect
 import pytest
 
 from cnnlab import errors
-from cnnlab.errors import CnnlabError, Interrupted, nearest
+from cnnlab.errors import CnnlabError, Interrupted, nearest, one_line
 
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if kind.__module__ == errors.__name__]
 
@@ -35,3 +35,8 @@ def test_all_names_are_offered_sorted_where_none_is_near() -> None:
 def test_nothing_is_offered_where_there_is_nothing() -> None:
     assert nearest("zzz", []) == ""
     assert nearest("", ["a"]) == " Known: a."
+
+
+def test_spaces_of_any_width_are_printed_and_what_moves_the_cursor_is_not() -> None:
+    assert one_line("90.1\u202f%\u00a0of 4") == "90.1\u202f%\u00a0of 4"
+    assert one_line("a\nb\u2028c\x1b[2J") == "a\\nb\\u2028c\\x1b[2J"

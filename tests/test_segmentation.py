@@ -15,6 +15,8 @@ from PIL import Image
 
 import cnnlab
 from cnnlab.cli import main
+from cnnlab.deploy.acceptance import accuracy
+from cnnlab.deploy.export import export_run
 from cnnlab.errors import ConfigError, DataError
 from cnnlab.evaluation.segmentation import boundary_f1, per_class
 from small_sets import write_pets
@@ -59,6 +61,24 @@ def test_a_unet_learns_the_pixels(run: Path) -> None:
     overlap = np.diag(matrix) / (matrix.sum(0) + matrix.sum(1) - np.diag(matrix))
     assert figures["mean_iou"] == pytest.approx(overlap.mean())
     assert 0 < figures["boundary_f1"] <= 1
+
+
+def test_an_export_is_held_to_every_pixel(run: Path, tmp_path: Path) -> None:
+    figures = export_run(run, out=tmp_path / "export").figures["accuracy"]
+    tested = json.loads((run / "test.json").read_text())["accuracy"]
+    assert figures["model"] == pytest.approx(tested, abs=1e-3) and figures["same_answers"] > 0.999
+
+    truth = torch.zeros(2, 3, 4, dtype=torch.int64)
+    right = torch.eye(2)[truth].permute(0, 3, 1, 2)
+    spoilt = right.clone()
+    spoilt[:, :, 1:] = spoilt[:, :, 1:].flip(1)  # all but the first row of each picture
+    found = accuracy(lambda images: right[: len(images)], lambda images: spoilt[: len(images)], right, truth)
+    assert found == {"n": 2, "model": 1.0, "export": pytest.approx(1 / 3), "same_answers": pytest.approx(1 / 3)}
+
+
+def test_views_of_a_model_that_classifies_pixels_are_refused(command: CommandLine, run: Path) -> None:
+    result = command("test", run, "--views", "mirror")
+    assert result.code == 2 and "classifies every pixel" in result.err
 
 
 def test_the_best_epoch_is_that_of_the_highest_mean_iou(run: Path) -> None:

@@ -15,9 +15,10 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from cnnlab.errors import CnnlabError, ConfigError, Interrupted, ModelError, one_line
+from cnnlab.errors import CnnlabError, ConfigError, DataError, Interrupted, ModelError, one_line
 
 if TYPE_CHECKING:
+    from cnnlab.deploy.predictor import Prediction, Predictor
     from cnnlab.experiment import Run
 
 EXAMPLES = {
@@ -451,10 +452,13 @@ def _predict(options: argparse.Namespace, words: Sequence[str]) -> None:
         predictor = Predictor.from_export(options.run, options.device)
     else:
         predictor = Predictor.from_run(options.run, options.device, options.trust_code)
+    bad: list[str] = []
     for first in range(0, len(names), 64):
         part = names[first : first + 64]
         pictures: list[Any] = [sys.stdin.buffer.read() if name == "-" else name for name in part]
-        for name, answer in zip(part, predictor.predict(pictures), strict=True):
+        for name, answer in zip(part, _answers(predictor, pictures, bad), strict=True):
+            if answer is None:
+                continue
             ranked = list(answer.probabilities.items())[: options.topk]
             if options.json:
                 facts = {"picture": name, "label": answer.label, "probability": answer.probability}
@@ -462,6 +466,20 @@ def _predict(options: argparse.Namespace, words: Sequence[str]) -> None:
             else:
                 line = f"{name}: " + "  ".join(f"{label} {100 * p:.1f} %" for label, p in ranked)
             _print_line(line)
+    if bad:
+        done = f" The other {len(names) - len(bad):,} are done." if len(names) > len(bad) else ""
+        raise DataError(" ".join(bad) + done)
+
+
+def _answers(predictor: Predictor, pictures: list[Any], bad: list[str]) -> list[Prediction | None]:
+    """An answer for each picture; None for one that cannot be read, and its reason goes to `bad`."""
+    try:
+        return list(predictor.predict(pictures))
+    except DataError as error:
+        if len(pictures) == 1:
+            bad.append(str(error))
+            return [None]
+    return [answer for picture in pictures for answer in _answers(predictor, [picture], bad)]
 
 
 def _segments(run: str) -> bool:
@@ -546,6 +564,7 @@ def _model(options: argparse.Namespace, words: Sequence[str]) -> None:
 def _data(options: argparse.Namespace, words: Sequence[str]) -> None:
     from cnnlab import config
 
+    options.name = options.name.removeprefix("data=")  # as other commands have it
     # Looking at a set refuses nothing: the share of unreadable pictures is one of the things to see.
     settings = config.compose([f"data={options.name}", *options.overrides, "data.max_corrupt=1"])
     from cnnlab.tracking.console import DecodeBar

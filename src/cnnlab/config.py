@@ -154,6 +154,12 @@ class ScheduleConfig:
         _one_of("schedule.name", self.name, ("constant", "multistep", "cosine", "linear", "onecycle"))
         _fraction(schedule__warmup=self.warmup)
         _at_least(0, schedule__final=self.final, schedule__gamma=self.gamma)
+        for milestone in self.milestones:
+            if not 0 < milestone < 1:
+                raise ConfigError(
+                    f"schedule.milestones are shares of all steps, above 0 and below 1, got {milestone}; for epoch e of"
+                    " n give e/n, as in [0.5, 0.75]."
+                )
 
 
 @dataclass(frozen=True)
@@ -307,7 +313,7 @@ class Config:
         _at_least(0, seed=self.seed)
         rate = self.optimizer.get("lr")
         if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < 1e6):
-            raise ConfigError(f"optimizer.lr must be a number above 0, got {rate!r}.")
+            raise ConfigError(f"optimizer.lr must be a number above 0 and below 1,000,000, got {rate!r}.")
         if self.adapt.method == "batch_norm" and self.init.source is None:
             raise ConfigError(
                 "adapt.method=batch_norm renews the statistics of a trained network: name its run with init.from=RUN."

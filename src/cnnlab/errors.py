@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from unicodedata import category
 
 SHOWN = 24  # names to list where none is near
 
@@ -60,8 +61,8 @@ class Interrupted(CnnlabError):
 
 
 def one_line(text: str) -> str:
-    """The same to be printed: what is no valid text, or would move the cursor, as an escape."""
-    shown = "".join(c if c.isprintable() or c == " " else repr(c)[1:-1] for c in text)
+    """The same to be printed: what is no valid text, or would move the cursor, as an escape; any space stays."""
+    shown = "".join(c if c.isprintable() or category(c) == "Zs" else repr(c)[1:-1] for c in text)
     return shown.encode(errors="backslashreplace").decode()
 
 

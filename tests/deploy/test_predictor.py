@@ -228,6 +228,21 @@ def test_standard_input_that_is_no_picture_is_one_line(sent: bytes, command: Com
     assert "cannot be read as a picture" in result.err
 
 
+def test_good_pictures_are_answered_beside_bad_ones(
+    command: CommandLine, predictor: cnnlab.Predictor, finished_run: Path, files: list[Path], tmp_path: Path
+) -> None:
+    bad = [tmp_path / "one.png", tmp_path / "two.png"]
+    for file in bad:
+        file.write_bytes(b"no picture")
+    result = command("predict", finished_run, files[0], bad[0], files[1], bad[1], "--json")
+    assert result.code == 2
+    facts = [json.loads(line) for line in result.out.splitlines()]
+    assert [one["picture"] for one in facts] == [str(files[0]), str(files[1])]
+    assert [one["label"] for one in facts] == [answer.label for answer in predictor.predict(files[:2])]
+    (line,) = result.error_lines
+    assert "one.png" in line and "two.png" in line and "The other 2 are done." in line
+
+
 def test_an_unreadable_picture_is_one_line(
     command: CommandLine, finished_run: Path, files: list[Path], tmp_path: Path
 ) -> None:

@@ -246,6 +246,18 @@ def test_another_set_with_the_same_classes_is_tested_as_a_whole(folder_run: Path
     assert len(names) == 90
 
 
+def test_keys_of_another_set_go_with_its_root(folder_run: Path, command: CommandLine, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(folder_run, tmp_path / "run"))
+    write_digits(tmp_path / "other", range(200, 290))
+    (tmp_path / "other" / "0" / "broken.png").write_bytes(b"no picture")
+    refused = command("test", run, "--data-root", tmp_path / "other")
+    assert refused.code == 2 and "data.max_corrupt" in refused.err
+    done = command("test", run, "--data-root", tmp_path / "other", "data.max_corrupt=0.02")
+    assert done.code == 0, done.err
+    assert figures(run, "evaluation-test-other.json")["n"] == 90
+    assert "--data or --data-root" in command("test", run, "data.limit=10").err
+
+
 def test_the_fall_of_the_accuracy_is_told_in_words(command: CommandLine, folder_run: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(folder_run, tmp_path / "run"))
     write_digits(tmp_path / "other", range(200, 290))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,8 +44,18 @@ def test_its_example_is_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ]
 
 
-def test_its_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.chdir(tmp_path)
-    exec(next(block for language, block in BLOCKS if language == "python"), {})
-    printed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in printed] == ["lr=0.02", "lr=0.1"]
+def script(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
+    (folder / "script.py").write_text(text, encoding="utf-8")
+    return subprocess.run([sys.executable, "script.py"], cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+def test_its_python_runs_as_a_script(tmp_path: Path) -> None:
+    done = script(tmp_path, next(block for language, block in BLOCKS if language == "python"))
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["lr=0.02", "lr=0.1"]
+
+
+def test_a_script_without_the_line_that_it_asks_for_is_told_so(tmp_path: Path) -> None:
+    done = script(tmp_path, 'import cnnlab\ncnnlab.run_study("optimizer.lr=0.02,0.1", "trainer.epochs=1", seeds=1)\n')
+    assert done.returncode == 1
+    assert 'put the call under `if __name__ == "__main__":`' in done.stderr

@@ -65,15 +65,13 @@ def accuracy(model: Net, export: Net, images: Tensor, labels: Tensor, batch: int
     """Of the model and of the export on the same pictures, in [0, 1], and the share of equal answers.
 
     Args:
-        images: (n, C, H, W); labels: (n,), or (n, H, W) for a model that classifies every pixel.
+        images: (n, C, H, W); labels: (n,), or (n, H, W) for a model that classifies every pixel, whose pixels count.
     """
-    right, right_export, same = [], [], []
+    sums = torch.zeros(3, dtype=torch.int64)
     for part, truth in zip(torch.split(images, batch), torch.split(labels, batch), strict=True):
         expected, answer = _classes(model(part), truth), _classes(_answer(export, part), truth)
-        right.append((expected == truth).flatten())
-        right_export.append((answer == truth).flatten())
-        same.append((answer == expected).flatten())
-    shares = [float(torch.cat(parts).float().mean()) for parts in (right, right_export, same)]
+        sums += torch.stack([(expected == truth).sum(), (answer == truth).sum(), (answer == expected).sum()])
+    shares = (sums.double() / labels.numel()).tolist()
     return {"n": len(images), "model": shares[0], "export": shares[1], "same_answers": shares[2]}
 
 
@@ -124,4 +122,6 @@ def _answer(export: Net, images: Tensor) -> Tensor:
 def _classes(logits: Tensor, truth: Tensor) -> Tensor:
     """Answers in the shape of the labels; a fully-convolutional form gives one place for a picture of its window."""
     answers = logits.argmax(1)
-    return answers.flatten(1)[:, 0] if truth.ndim == 1 and answers.ndim == 3 else answers
+    answers = answers.flatten(1)[:, 0] if answers.shape[1:] == (1, 1) and truth.ndim == 1 else answers
+    assert answers.shape == truth.shape, (answers.shape, truth.shape)
+    return answers

@@ -152,13 +152,15 @@ def file_name(format: str, int8: bool, fully_convolutional: bool) -> str:
 
 
 def some_pictures(data: Data, split: str, count: int) -> tuple[Tensor, Tensor]:
-    """At most `count` pictures of a split, evenly spaced: (n, C, H, W) preprocessed, (n,) labels."""
+    """At most `count` pictures of a split, evenly spaced: (n, C, H, W) preprocessed, and (n,) labels or, where pixels
+    have classes, (n, H, W) masks."""
     members = data.split[split]
     if not len(members):
         raise ExportError(f"the {split} split is empty: there are no pictures to hold the export to.")
     chosen = members[np.linspace(0, len(members) - 1, min(count, len(members))).astype(int)]
     batches = list(data.evaluation_loader(chosen).epoch())
-    return torch.cat([batch.images for batch in batches]), torch.cat([batch.labels for batch in batches])
+    truths = [batch.labels if batch.masks is None else batch.masks for batch in batches]
+    return torch.cat([batch.images for batch in batches]), torch.cat(truths)
 
 
 def check_out(place: Path) -> Path:

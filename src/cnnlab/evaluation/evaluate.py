@@ -77,8 +77,8 @@ def evaluate(
     """
     if split not in ("train", "val", "test"):
         raise ConfigError(f"split must be train, val or test, got {split!r}.")
-    if keys and data is None:
-        raise ConfigError("data.* keys are for another set; name it with --data (data= from Python).")
+    if keys and data is None and data_root is None:
+        raise ConfigError("data.* keys are for another set; name it with --data or --data-root (data=, data_root=).")
     folder = open_folder(run)
     place = choose_device(device)
     model, card = load_run(folder, place, trust_code)
@@ -89,6 +89,8 @@ def evaluate(
         raise DataError(f"the other set has no {split} split of its own; test on all of it with --split test.")
     suffix = "" if own and split == "test" else f"-{split}" if own else f"-{split}-{data or 'other'}"
     if pictures.segments:
+        if views not in (None, "none"):
+            raise ConfigError("views are for classes of whole pictures, and this model classifies every pixel.")
         pixels = evaluate_segmentation(model, pictures, split)
         write_segmentation(folder, pixels, suffix)
         publish_results(folder.path)
@@ -253,7 +255,7 @@ def data_of_run(
             f"the pictures of the {split} split are not those that {folder.path} was made from: some were changed,"
             " added or removed. Restore them, or pass --data-root to test on the new set."
         )
-    return as_other_set(config, preprocess, card["classes"], device), False
+    return as_other_set(config, preprocess, card["classes"], device, changes.get("limit")), False
 
 
 def changed(config: DataConfig, changes: Mapping[str, Any]) -> DataConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing import current_process
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -82,6 +83,11 @@ def run_study(
 
 def lock_study(folder: Path) -> FileLock:
     """Keep every other process out of this study until the lock is released."""
+    if current_process().name.startswith("cnnlab-"):  # of execute.py
+        raise RunError(
+            "a process of the study imported the script that calls it, and came to the call again; put the call under"
+            ' `if __name__ == "__main__":`.'
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")

@@ -50,8 +50,14 @@ def check_fit(model: nn.Module, data: Data) -> None:
         sizes |= {(step.height, step.width) for step in growing}
     try:
         logits = _try_out(model, channels, sizes, data)
-    except CnnlabError:
-        raise
+    except CnnlabError as error:
+        if len(sizes) == 1:
+            raise
+        _try_out(model, channels, {data.image_size}, data)  # says what is wrong with the whole ones
+        raise ConfigError(
+            f"this model takes pictures of one size only ({str(error).split('.')[0]}), and here they grow while it"
+            " trains; set augment.start_size=1 augment.end_size=1."
+        ) from None
     except Exception as error:  # a model of the user's own can fail in any way
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "more than 1 value per channel" in reason:
