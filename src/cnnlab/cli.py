@@ -13,6 +13,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from cnnlab.errors import CnnlabError, ConfigError, DataError, Interrupted, ModelError, one_line
@@ -433,8 +434,17 @@ def _test(options: argparse.Namespace, words: Sequence[str]) -> None:
         **keys,
     )
     from cnnlab.evaluation.tables import figures_text
+    from cnnlab.runs.folder import RunFolder, read_config
 
     print(figures_text(figures))
+    folder = RunFolder(Path(options.run))  # one in a bucket is not on this machine, and has no history here
+    if folder.history() and not folder.report.exists():
+        done, epochs = len(folder.history()), read_config(folder).trainer.epochs
+        if done < epochs:
+            print(
+                f"\n{folder.path} has trained {done} of its {epochs} epochs: these are the figures of the best so far.",
+                file=sys.stderr,
+            )
 
 
 def _predict(options: argparse.Namespace, words: Sequence[str]) -> None:

@@ -246,6 +246,19 @@ def test_another_set_with_the_same_classes_is_tested_as_a_whole(folder_run: Path
     assert len(names) == 90
 
 
+def test_a_run_that_has_not_ended_is_tested_with_a_word_about_it(
+    folder_run: Path, command: CommandLine, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(folder_run, tmp_path / "run"))
+    assert command("test", run).err == ""
+    (run / "report.html").unlink()
+    assert command("test", run).err == ""  # it has trained all its epochs
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(lines[:1]))
+    result = command("test", run)
+    assert result.code == 0 and f"has trained 1 of its {len(lines)} epochs" in result.err
+
+
 def test_keys_of_another_set_go_with_its_root(folder_run: Path, command: CommandLine, tmp_path: Path) -> None:
     run = Path(shutil.copytree(folder_run, tmp_path / "run"))
     write_digits(tmp_path / "other", range(200, 290))

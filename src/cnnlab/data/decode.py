@@ -104,7 +104,7 @@ def _one_line_errors(file: object) -> Iterator[None]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(file, bytes) and "cannot identify" in reason:
             reason = "not a picture file"
-        raise DataError(reason) from error
+        raise DataError(reason.rstrip(".")) from error
 
 
 def to_8_bit(picture: Image.Image) -> Image.Image:

@@ -158,7 +158,10 @@ def import_model(name: str) -> None:
         builder = getattr(importlib.import_module(module), attribute)
     except (Exception, SystemExit) as error:  # the module is the user's: anything can come out of it
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"cannot import {attribute!r} from {module!r} for model={name}: {reason}.") from error
+        where = " It is looked for in this folder and in PYTHONPATH." * isinstance(error, ModuleNotFoundError)
+        raise ModelError(
+            f"cannot import {attribute!r} from {module!r} for model={name}: {reason.rstrip('.')}.{where}"
+        ) from error
     if not callable(builder):
         raise ModelError(
             f"model={name} must name a class or a function that builds an nn.Module, got a {type(builder).__name__}."

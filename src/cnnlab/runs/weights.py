@@ -81,10 +81,10 @@ def load_run(
     named = card["model"].get("name") if isinstance(card["model"], dict) else None
     if isinstance(named, str) and ":" in named and not trust_code:
         find_model(named)  # says that it takes trust
+    if trust_code:
+        import_model(named)  # type: ignore[arg-type]  # what is no text, it lets pass
     try:
         name, arguments = card["model"]["name"], card["model"]["arguments"]
-        if trust_code:
-            import_model(name)
         arguments |= rebuild_arguments(find_model(name))
         _check_size(name, arguments, tensors)
         model = create_model(name, **arguments)
@@ -96,7 +96,7 @@ def load_run(
             raise RunError("a class name that cannot be shown")
     except (KeyError, TypeError, ValueError, RuntimeError, CnnlabError) as error:
         reason = " ".join(str(error).split())
-        raise RunError(f"{folder.weights} does not fit its model: {reason[:300]}.") from None
+        raise RunError(f"{folder.weights} does not fit its model: {reason[:300].rstrip('.')}.") from None
     return model.to(device).eval(), card
 
 
