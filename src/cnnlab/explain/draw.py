@@ -94,7 +94,8 @@ def _enlarged(picture: Pixels) -> tuple[Pixels, int]:
 def _add_legend(figure: Figure, axis: Axes) -> None:
     from matplotlib.cm import ScalarMappable
 
-    bar = figure.colorbar(ScalarMappable(cmap=COLOURS), ax=axis, fraction=0.04, pad=0.02, ticks=[0, 1])
+    beside = axis.inset_axes((1.02, 0, 0.04, 1))  # as tall as the picture, whatever its shape
+    bar = figure.colorbar(ScalarMappable(cmap=COLOURS), cax=beside, ticks=[0, 1])
     bar.ax.set_yticklabels(["none", "strongest"], fontsize=8)
     bar.outline.set_visible(False)
 
