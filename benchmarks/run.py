@@ -15,6 +15,7 @@ from pathlib import Path
 TITLES = {
     "loader": "The loader alone, and the store, beside torchvision and a DataLoader",
     "training": "ResNet-20 on 32-pixel pictures, data and all, beside the tutorials' loop",
+    "convolutions": "Many filters over small maps, beside torch's convolution",
     "photographs": "ResNet-18 on photographs, data and all, beside fastai and a careful script",
     "depth": "56 layers, forward and backward, beside float32",
     "mnist": "MNIST from command to result, beside the well-known example",

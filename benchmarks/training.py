@@ -2,8 +2,9 @@
 
     CNNLAB_DATA=ROOT uv run python benchmarks/training.py
 
-The rival: a plain float32 loop over torchvision transforms and a DataLoader with two workers, in its own process, so
-that it gets torch as it comes. The loops are timed in turn; while one runs the others wait.
+The rivals, each over a DataLoader with two workers and in a process of its own, so that it gets torch as it comes: the
+tutorials' float32 loop, and the same with transforms v2, bfloat16, channels last, a fused step and torch.compile. The
+loops are timed in turn; while one runs the others wait.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,43 +39,58 @@ def load(root: str, *more: str) -> Data:
     return build_data(compose(words), torch.device("cpu"))
 
 
-def rival(connection: Connection, root: str) -> None:
+def rival(connection: Connection, root: str, tuned: bool) -> None:
     """Train as many steps as asked for, answer with images a second."""
     data = load(root)
     pixels = data.train.pixels[torch.from_numpy(data.split.train)][..., :3].numpy()
-    batches = stock.forever(stock.cifar(pixels, data.pictures.labels[data.split.train]))
-    model = ResNet(depth=20)
+    make = stock.cifar_v2 if tuned else stock.cifar
+    batches = stock.forever(make(pixels, data.pictures.labels[data.split.train]))
+    model: Any = ResNet(depth=20)
+    if not tuned:
+        while steps := connection.recv():
+            connection.send(stock.train_steps(model, batches, steps))
+        return
+    model = model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=True)
+    model = torch.compile(model)
     while steps := connection.recv():
-        connection.send(stock.train_steps(model, batches, steps))
+        connection.send(stock.train_tuned_steps(model, optimizer, batches, steps))
+
+
+class Rival:
+    def __init__(self, root: str, tuned: bool) -> None:
+        self.pipe, there = multiprocessing.Pipe()
+        context = multiprocessing.get_context("spawn")
+        self.process = context.Process(target=rival, args=(there, root, tuned))
+        self.process.start()
+
+    def train(self, steps: int) -> float:
+        self.pipe.send(steps)
+        return float(self.pipe.recv())
 
 
 def main() -> None:
     root = str(Path(os.environ.get("CNNLAB_DATA") or sys.exit("set CNNLAB_DATA to the data root")) / "cifar10-jpeg")
     machine = describe()
     print(f"{machine['machine']}\n{machine['versions']}\n")
-    here, there = multiprocessing.Pipe()
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=rival, args=(there, root))
-    process.start()
-
-    def stock_steps(steps: int) -> float:
-        here.send(steps)
-        return float(here.recv())
-
-    stock_steps(WARM)
+    rivals = {"stock": Rival(root, tuned=False), "stock, v2, bf16, channels last, compiled": Rival(root, tuned=True)}
+    for one in rivals.values():
+        one.train(WARM)
     trainers = {}
     for name, more in (("cnnlab", ["trainer.compile=false"]), ("cnnlab, compiled", ["trainer.compile=true"])):
         data = load(root, *more)
         prepare_process(data.config.trainer)
         trainers[name] = Trainer(build_model(data.config, data), data, data.config, RunFolder(Path(tempfile.mkdtemp())))
         train_steps(trainers[name], WARM)
-    rates: dict[str, list[float]] = {"stock": [], **{name: [] for name in trainers}}
+    rates: dict[str, list[float]] = {name: [] for name in (*rivals, *trainers)}
     for _ in range(ROUNDS):
-        rates["stock"].append(stock_steps(STEPS))
+        for name, one in rivals.items():
+            rates[name].append(one.train(STEPS))
         for name, trainer in trainers.items():
             rates[name].append(train_steps(trainer, STEPS))
-    here.send(0)
-    process.join()
+    for one in rivals.values():
+        one.pipe.send(0)
+        one.process.join()
     print("| loop | images/s, median (range) | ratio to stock, paired median |\n|---|---|---|")
     for name, values in rates.items():
         ratio = statistics.median(a / b for a, b in zip(values, rates["stock"], strict=True))

@@ -434,17 +434,22 @@ def _test(options: argparse.Namespace, words: Sequence[str]) -> None:
         **keys,
     )
     from cnnlab.evaluation.tables import figures_text
-    from cnnlab.runs.folder import RunFolder, read_config
 
     print(figures_text(figures))
-    folder = RunFolder(Path(options.run))  # one in a bucket is not on this machine, and has no history here
-    if folder.history() and not folder.report.exists():
-        done, epochs = len(folder.history()), read_config(folder).trainer.epochs
-        if done < epochs:
+    with contextlib.suppress(CnnlabError):  # the figures stand, whatever is wrong with the history
+        if left := _epochs_left(options.run):
             print(
-                f"\n{folder.path} has trained {done} of its {epochs} epochs: these are the figures of the best so far.",
-                file=sys.stderr,
+                f"\n{options.run} has {left} epochs to go: these are the figures of its best so far.", file=sys.stderr
             )
+
+
+def _epochs_left(run: str) -> int:
+    """How many epochs a run that has not ended is to train yet; 0 for one in a bucket, whose history is not here."""
+    from cnnlab.runs.folder import RunFolder, read_config
+
+    folder = RunFolder(Path(run))
+    done = 0 if folder.report.exists() else len(folder.history())
+    return read_config(folder).trainer.epochs - done if done else 0
 
 
 def _predict(options: argparse.Namespace, words: Sequence[str]) -> None:
