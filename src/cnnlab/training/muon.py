@@ -12,17 +12,20 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration, tuned for speed near zero
+FUSED = 3  # iterations carried out on one Gram matrix; its rounding errors grow twelvefold with each
 
 
 def orthogonalise(matrices: Sequence[Tensor], steps: int = 5) -> list[Tensor]:
     """(rows, columns) matrices → nearly U·Vᵀ of the singular value decomposition of each, by Newton–Schulz iteration.
 
-    All but tiny singular values end between about 0.7 and 1.2. The iteration X ← (aI + bG + cG²)X with G = XXᵀ is
-    carried out on G alone: every factor P is a polynomial of the first G, so all commute, G ← PGP, and X is multiplied
-    once, by their product. For a filter of 256×2304 that is a fifth of the arithmetic, and matrices of one shorter side
-    go through it together, however long the other side is.
+    All but tiny singular values end between about 0.7 and 1.2, however ill-conditioned the matrix is and whether the
+    factors of the products are rounded to float32, TF32 or bfloat16 (tests/training/test_training_muon.py). Matrices
+    of the same shorter side go through the iteration together, however long the other side is.
+
+    Args:
+        matrices: float tensors of two dimensions, of any sizes.
+        steps: iterations, at least 1; singular values below about 3.4⁻ˢᵗᵉᵖˢ of the Frobenius norm stay small.
     """
-    a, b, c = COEFFICIENTS
     flat = [m.float().T if m.shape[0] > m.shape[1] else m.float() for m in matrices]
     norms = torch._foreach_norm(flat)
     torch._foreach_add_(norms, 1e-7)
@@ -30,24 +33,54 @@ def orthogonalise(matrices: Sequence[Tensor], steps: int = 5) -> list[Tensor]:
     by_side: dict[int, list[int]] = defaultdict(list)
     for i, x in enumerate(flat):
         by_side[x.shape[0]].append(i)
-    for side, members in by_side.items():
-        scaled = torch.eye(side, device=flat[members[0]].device).mul_(a)
-        gram = torch.stack([flat[i] @ flat[i].T for i in members])
-        product = None
-        for step in range(steps):
-            factor = torch.baddbmm(torch.add(scaled, gram, alpha=b), gram, gram, alpha=c)
-            product = factor if product is None else factor @ product
-            if step < steps - 1:
-                gram = factor @ gram @ factor
-        assert product is not None
-        for i, whole in zip(members, product, strict=True):
-            flat[i] = whole @ flat[i]
+    for members in by_side.values():
+        group = [flat[i] for i in members]
+        for done in range(0, steps, FUSED):
+            group = _iterate(group, min(FUSED, steps - done))
+        for i, x in zip(members, group, strict=True):
+            flat[i] = x
     return [(x.T if m.shape[0] > m.shape[1] else x).to(m.dtype) for m, x in zip(matrices, flat, strict=True)]
+
+
+def _iterate(matrices: list[Tensor], steps: int) -> list[Tensor]:
+    """`steps` times X ← (aI + bG + cG²)X with G = XXᵀ, for wide matrices of one height.
+
+    The iteration runs on G alone: every factor aI + Q is a polynomial of the first G, so all commute,
+    G ← (aI + Q)G(aI + Q), and X is multiplied once, by the product of the factors. For a filter of 256×2304 that is
+    half the arithmetic.
+
+    Two things keep it bounded where products round their factors, as bfloat16 does by 0.2 %. Rounding gives G small
+    negative eigenvalues, which the iteration multiplies by up to a² each time; G is computed anew from X before they
+    matter. And what is multiplied by a multiple of the identity, or by the diagonal in the end, is never rounded: else
+    the directions of large singular values leak into those of small ones.
+    """
+    a, b, c = COEFFICIENTS
+    gram = torch.stack([x @ x.T for x in matrices])  # (n, side, side)
+    product = None
+    for step in range(steps):
+        q = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        if product is None:
+            product = q.clone()
+            product.diagonal(dim1=1, dim2=2).add_(a)
+        else:
+            product = torch.baddbmm(product, q, product, beta=a)
+        if step < steps - 1:
+            half = torch.baddbmm(gram, q, gram, beta=a)
+            gram = torch.baddbmm(half, half, q, beta=a)
+    assert product is not None
+    diagonal = product.diagonal(dim1=1, dim2=2)
+    scales = diagonal.clone().unsqueeze(2)  # (n, side, 1)
+    diagonal.zero_()
+    return [torch.addmm(x * scale, rest, x) for x, scale, rest in zip(matrices, scales, product, strict=True)]
 
 
 @contextmanager
 def short_products() -> Iterator[None]:
-    """Let oneDNN split the factors of float32 products on the processor into bfloat16: half the time, 5e-5 off."""
+    """Let oneDNN round or split the factors of float32 products on the processor to bfloat16.
+
+    What that means differs by processor: plain rounding (2e-3) where there is AMX, a split with 5e-5 where there is
+    AVX512_BF16 alone, nothing on others. What runs in here must not depend on it.
+    """
     products: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = products.fp32_precision
     products.fp32_precision = "bf16"
