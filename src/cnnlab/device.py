@@ -1,7 +1,8 @@
-"""Where a run computes."""
+"""Where a run computes, and with which instructions."""
 
 from __future__ import annotations
 
+import os
 import re
 
 import torch
@@ -31,3 +32,42 @@ def choose_device(name: str) -> torch.device:
             "device mps, but torch finds no Metal GPU here; use auto (trainer.device=auto, --device auto)."
         )
     return device
+
+
+# oneDNN's names, from the least to the most, and what torch calls the same.
+INSTRUCTION_SETS = {
+    "SSE41": "sse4_1",
+    "AVX": "avx",
+    "AVX2": "avx2",
+    "AVX2_VNNI": "avx_vnni",
+    "AVX512_CORE": "avx512_bw",
+    "AVX512_CORE_VNNI": "avx512_vnni",
+    "AVX512_CORE_BF16": "avx512_bf16",
+    "AVX512_CORE_FP16": "avx512_fp16",
+    "AVX512_CORE_AMX": "amx_bf16",
+    "AVX512_CORE_AMX_FP16": "amx_fp16",
+}
+SAME = {"AVX10_1_512": "AVX512_CORE_FP16", "AVX10_1_512_AMX": "AVX512_CORE_AMX", "AVX2_VNNI_2": "AVX2_VNNI"}
+
+
+def instruction_set() -> str:
+    """The instructions of the processor that oneDNN, and so convolutions and matrix products, may use here.
+
+    The best that the processor has and ONEDNN_MAX_CPU_ISA allows: "AVX2", "AVX512_CORE_AMX", …; "" on processors that
+    are not x86.
+    """
+    has = torch.cpu.get_capabilities()
+    sets = [name for name, torchs in INSTRUCTION_SETS.items() if has.get(torchs)]
+    limit = (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "").upper()
+    limit = SAME.get(limit, limit)
+    if limit in INSTRUCTION_SETS:
+        order = list(INSTRUCTION_SETS)
+        sets = [name for name in sets if order.index(name) <= order.index(limit)]
+    return sets[-1] if sets else ""
+
+
+def multiplies_bf16() -> bool:
+    """Whether the processor has instructions for products of bfloat16, and may use them."""
+    order = list(INSTRUCTION_SETS)
+    now = instruction_set()
+    return now != "" and order.index(now) >= order.index("AVX512_CORE_BF16")

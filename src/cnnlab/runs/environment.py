@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from cnnlab.device import instruction_set
+
 PACKAGES = ("cnnlab", "torch", "torchvision", "numpy", "pillow", "hydra-core", "safetensors")
 
 
@@ -32,6 +34,7 @@ def describe(command: list[str] | None = None, processes: int = 1) -> dict[str, 
             "threads": torch.get_num_threads(),
             "processes": processes,
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "instruction_set": instruction_set(),
             "gpus": gpus,
         },
         "git": git_revision(),

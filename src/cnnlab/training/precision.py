@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from cnnlab.config import TrainerConfig
+from cnnlab.device import multiplies_bf16
 from cnnlab.errors import DeviceError
 from cnnlab.models.cost import multiply_adds
 
@@ -38,9 +39,7 @@ def choose_precision(name: str, device: torch.device, model: nn.Module) -> str:
 def has_fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
-    if device.type == "cpu":
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return False
+    return device.type == "cpu" and multiplies_bf16()
 
 
 def choose_compile(

@@ -1,0 +1,111 @@
+"""Two short recipes under every instruction set of this processor: the accuracy must not depend on it.
+
+    CNNLAB_DATA=ROOT uv run python benchmarks/precision.py [SEEDS]      default 5; about 20 minutes on two cores
+
+Each row is one limit for oneDNN (ONEDNN_MAX_CPU_ISA), or the best set with the factors of Muon's products rounded as
+processors with AMX ("bf16 factors") and GPUs ("TF32 factors") round them. A row fails, and with it the command, where
+its mean accuracy differs from the first row's by more than three standard errors and two points.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from cnnlab.device import INSTRUCTION_SETS, instruction_set
+from cnnlab.runs.environment import describe
+
+SETS = ("AVX2", "AVX512_CORE", "AVX512_CORE_BF16")  # beside the best that the processor has
+CLASSES, IMAGES = 6, 40
+POINTS, ERRORS = 2.0, 3.0
+RECIPES = {
+    "photographs": ["model=resnet", "model.depth=20", "trainer.epochs=15"],
+    "cifar10-jpeg": ["model=resnet", "model.depth=20", "trainer.epochs=5", "data.limit=5000"],
+}
+
+
+def photographs(root: Path, place: Path, seed: int) -> Path:
+    """A folder of 6 classes of Caltech-101 chosen by the seed, 40 images in each, as links."""
+    draw = np.random.Generator(np.random.PCG64(seed))
+    folders = sorted(
+        f for f in (root / "caltech101" / "101_ObjectCategories").iterdir() if f.name != "BACKGROUND_Google"
+    )
+    folders = [folder for folder in folders if len(list(folder.iterdir())) >= IMAGES]
+    for index in draw.choice(len(folders), CLASSES, replace=False):
+        (place / folders[index].name).mkdir(parents=True)
+        images = sorted(folders[index].iterdir())
+        for chosen in draw.choice(len(images), IMAGES, replace=False):
+            (place / folders[index].name / images[chosen].name).symlink_to(images[chosen].resolve())
+    return place
+
+
+def train(words: list[str], limit: str, rounding: str) -> float:
+    """Train in a process of its own; the test accuracy in percent."""
+    with tempfile.TemporaryDirectory() as place:
+        command = [sys.executable, __file__, "train", rounding, *words, f"run.dir={place}/run", "logger=none"]
+        environment = os.environ | ({"ONEDNN_MAX_CPU_ISA": limit} if limit else {})
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(done.stderr)
+        return float(100 * json.loads(Path(place, "run", "test.json").read_text())["accuracy"])
+
+
+def train_here(rounding: str, words: list[str]) -> int:
+    from cnnlab.cli import main
+    from cnnlab.training import muon
+    from rounding import rounded_factors
+
+    if rounding != "own":
+        muon.short_products = lambda: rounded_factors(rounding)  # type: ignore[assignment]
+    return main(["train", *words])
+
+
+def rows() -> dict[str, tuple[str, str]]:
+    """Name of a row → the limit of the instruction set and the rounding of Muon's products."""
+    order, best = list(INSTRUCTION_SETS), instruction_set()
+    named = [name for name in SETS if best and order.index(name) < order.index(best)]
+    sets = {name: (name, "own") for name in [*named, best]}
+    return sets | {f"{best}, bf16 factors": ("", "bf16"), f"{best}, TF32 factors": ("", "tf32")}
+
+
+def main() -> int:
+    if sys.argv[1:2] == ["train"]:
+        return train_here(sys.argv[2], sys.argv[3:])
+    seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    root = Path(os.environ["CNNLAB_DATA"])
+    facts = describe()
+    machine = facts["machine"]
+    print(f"{machine['processor']}, {machine['cores']} cores, torch {facts['versions']['torch']}, n = {seeds}\n")
+    print(f"| instruction set | {' | '.join(RECIPES)} |\n|---|{'---|' * len(RECIPES)}", flush=True)
+    first: dict[str, list[float]] = {}
+    failed = False
+    with tempfile.TemporaryDirectory() as place:
+        folders = [photographs(root, Path(place, str(seed)), seed) for seed in range(seeds)]
+        for row, (limit, rounding) in rows().items():
+            cells = []
+            for name, words in RECIPES.items():
+                accuracies = []
+                for seed in range(seeds):
+                    data = folders[seed] if name == "photographs" else root / "cifar10-jpeg"
+                    more = ["data=folder", f"data.root={data}", f"seed={seed}"]
+                    accuracies.append(train([*words, *more], limit, rounding))
+                reference = first.setdefault(name, accuracies)
+                differences = [a - b for a, b in zip(accuracies, reference, strict=True)]
+                mean, spread = statistics.mean(differences), statistics.stdev([*differences, 0.0][: max(2, seeds)])
+                differs = abs(mean) > max(POINTS, ERRORS * spread / seeds**0.5)
+                failed |= differs
+                deviation = statistics.stdev(accuracies) if seeds > 1 else 0.0
+                cells.append(f"{statistics.mean(accuracies):.1f} ± {deviation:.1f}{' DIFFERS' if differs else ''}")
+            print(f"| {row} | {' | '.join(cells)} |", flush=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
