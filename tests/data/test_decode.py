@@ -7,6 +7,7 @@ import struct
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from pathlib import Path
 from threading import Event
 
@@ -18,7 +19,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms.v2.functional import resize
 
-from cnnlab.data.decode import MAX_PIXELS, Layout, arrange, read_picture
+from cnnlab.data.decode import MAX_PIXELS, Layout, arrange, arrange_mask, kept_box, read_picture, seen_box
+from cnnlab.data.preprocess import Preprocess
 from cnnlab.errors import DataError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (13, 17, 3), dtype=np.uint8)
@@ -386,3 +388,116 @@ def test_a_canvas_is_a_squashed_picture_but_for_one_level(size: tuple[int, int],
 def test_the_thinnest_pictures_fit(size: tuple[int, int], fit: str) -> None:
     stored = arrange(Image.new("RGB", size, (1, 2, 3)), layout(7, 5, fit=fit))
     np.testing.assert_array_equal(stored, np.broadcast_to(np.array([1, 2, 3, 0], np.uint8), (7, 5, 4)))
+
+
+# the box that a layout keeps
+
+SIDES = np.arange(1, 4097)
+SQUARES = (
+    1,
+    2,
+    3,
+    7,
+    8,
+    10,
+    16,
+    20,
+    24,
+    28,
+    32,
+    40,
+    48,
+    56,
+    64,
+    75,
+    96,
+    112,
+    128,
+    150,
+    160,
+    176,
+    192,
+    200,
+    224,
+    240,
+    256,
+)
+TARGETS = [(side, side) for side in (*SQUARES, 300, 320, 384, 448, 512, 1000, 2048)]
+TARGETS += [(224, 300), (300, 224), (7, 5), (1, 2048), (2048, 1), (480, 640)]
+
+
+def old_box(width: int, height: int, layout: Layout) -> tuple[float, float, float, float]:
+    """The arithmetic of versions whose stores and exports are still there."""
+    scale = min(width / layout.width, height / layout.height)
+    wide, high = layout.width * scale, layout.height * scale
+    left, top = (width - wide) / 2, (height - high) / 2
+    return left, top, left + wide, top + high
+
+
+def exact_box(width: int, height: int, layout: Layout) -> tuple[Fraction, ...]:
+    scale = min(Fraction(width, layout.width), Fraction(height, layout.height))
+    left, top = (width - layout.width * scale) / 2, (height - layout.height * scale) / 2
+    return left, top, width - left, height - top
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+def test_the_kept_box_lies_in_the_picture_whatever_its_size(target: tuple[int, int]) -> None:
+    """Squares, which are tight on both axes, and long pictures both ways, which are tight on one."""
+    assert len(TARGETS) == 40
+    box_layout, refused_before = layout(*target), 0
+    for length in (lambda side: side, lambda side: side * 4 // 3 + 1):
+        sizes = [(int(side), int(length(side))) for side in SIDES]
+        sizes += [(high, wide) for wide, high in sizes if wide != high]
+        boxes = np.array([kept_box(size, box_layout) for size in sizes])  # (n, 4)
+        wide, high = np.array(sizes, float).T
+        left, top, right, bottom = boxes.T
+        assert (left >= 0).all() and (top >= 0).all() and (right <= wide).all() and (bottom <= high).all()
+        assert (left < right).all() and (top < bottom).all()
+        scale = np.minimum(wide / target[1], high / target[0])
+        np.testing.assert_allclose(right - left, target[1] * scale, rtol=1e-9)
+        np.testing.assert_allclose(bottom - top, target[0] * scale, rtol=1e-9)
+        old = np.array([old_box(*size, box_layout) for size in sizes])
+        taken = (old[:, :2] >= 0).all(1)  # what worked gives the pixels that it gave: Pillow's boxes have 32 bits
+        np.testing.assert_array_equal(boxes[taken].astype(np.float32), old[taken].astype(np.float32))
+        refused_before += int((~taken).sum())
+    assert refused_before > 100 or target not in ((28, 28), (112, 112), (224, 224), (448, 448), (300, 300), (240, 240))
+
+
+@pytest.mark.parametrize("target", TARGETS[::3], ids=str)
+def test_the_kept_box_is_the_exact_one_to_rounding(target: tuple[int, int]) -> None:
+    numbers = np.random.default_rng(0).integers(1, 4097, (150, 2)).tolist()
+    for width, height in [*numbers, (29, 29), (225, 225), (500, 333), (300, 200), (4032, 3024), (1000, 1000)]:
+        box, exact = kept_box((width, height), layout(*target)), exact_box(width, height, layout(*target))
+        for edge, exactly in zip(box, exact, strict=True):
+            assert abs(Fraction(edge) - exactly) < Fraction(max(width, height), 1 << 50)
+
+
+REFUSED_BEFORE = [(224, 225, 225), (28, 29, 40), (112, 116, 116), (448, 506, 506), (300, 500, 333), (176, 300, 200)]
+REFUSED_BEFORE += [(176, 4032, 3024), (240, 1000, 1000), (224, 58, 232), (224, 239, 246)]
+
+
+@pytest.mark.parametrize(("side", "width", "height"), REFUSED_BEFORE)
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_picture_is_arranged_whatever_its_size(side: int, width: int, height: int, mode: str) -> None:
+    """As large as the box of the exact arithmetic gives it; its mask, too."""
+    ramp = np.add.outer(np.arange(height), np.arange(width)).astype(np.uint8)
+    picture, kept = Image.fromarray(ramp).convert(mode), layout(side, side, mode)
+    box = [float(edge) for edge in exact_box(width, height, kept)]
+    expected = picture.resize((side, side), Image.Resampling.BILINEAR, box=box)  # type: ignore[arg-type]
+    stored = arrange(picture, kept)
+    apart = np.abs(stored[..., : kept.channels].squeeze() - np.asarray(expected).astype(int))
+    assert apart.max() <= 1 and apart.mean() < 0.01
+    assert Preprocess(kept, (0.5,) * kept.channels, (0.5,) * kept.channels)(picture).shape[1:] == (side, side)
+    if mode == "RGB":
+        arrange_mask(Image.fromarray(ramp % 3), picture.size, kept, stored)
+        assert set(np.unique(stored[..., 3])) == {0, 1, 2}
+    left, top, right, bottom = seen_box(picture, kept)
+    assert 0 <= left < right <= width and 0 <= top < bottom <= height
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (2, 3), (65_000, 2), (20_000_003, 1)])
+def test_the_seen_box_is_at_least_a_pixel_of_the_picture(size: tuple[int, int], fit: str) -> None:
+    for target in ((1, 2048), (2048, 1), (7, 5), (224, 224)):
+        left, top, right, bottom = seen_box(Image.new("1", size), layout(*target, fit=fit))
+        assert 0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]

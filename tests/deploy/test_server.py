@@ -32,11 +32,13 @@ from starlette.testclient import TestClient
 
 import cnnlab
 from cnnlab.cli import main
+from cnnlab.data.decode import Layout, kept_box
+from cnnlab.data.preprocess import Preprocess
 from cnnlab.deploy import connections
 from cnnlab.deploy.app import create_app
 from cnnlab.deploy.batching import MicroBatcher, QueueFull
 from cnnlab.deploy.demo import bind
-from cnnlab.deploy.service import Service, seen_box
+from cnnlab.deploy.service import Service
 from cnnlab.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -392,8 +394,29 @@ def test_wrong_paths_and_methods_are_one_sentence(method: str, path: str, status
 
 def test_the_part_that_is_seen_is_that_of_the_preprocess(service: Service) -> None:
     layout = service.preprocess.layout
-    assert seen_box(Image.new("L", (30, 20)), layout) == [5, 0, 25, 20]
-    assert seen_box(Image.new("L", (20, 30)), layout) == [0, 5, 20, 25]
+    assert kept_box((30, 20), layout) == (5, 0, 25, 20)
+    assert kept_box((20, 30), layout) == (0, 5, 20, 25)
+
+
+@pytest.fixture(scope="module")
+def service_of_28() -> Service:
+    """A network that was never trained, for pictures of 28 × 28 pixels."""
+    torch.manual_seed(0)
+    model = cnnlab.create_model("resnet", depth=8, width=4, num_classes=3, in_channels=1).eval()
+    preprocess = Preprocess(Layout(28, 28, "L"), (0.5,), (0.25,)).to_dict()
+    card = {"classes": ["a", "b", "c"], "preprocess": preprocess, "model": {"name": "resnet"}, "epoch": 1}
+    return Service(model, card, None, [])
+
+
+@pytest.mark.parametrize("size", [(29, 29), (58, 61), (116, 232), (246, 239), (506, 506), (28, 28)])
+def test_a_picture_is_answered_whatever_its_size(size: tuple[int, int], service_of_28: Service) -> None:
+    content = as_png(np.add.outer(np.arange(size[1]), np.arange(size[0])).astype(np.uint8))
+    with TestClient(create_app(service_of_28), base_url=ORIGIN, raise_server_exceptions=False) as client:
+        for path in ("/predict", "/explain", "/localize", "/picture"):
+            assert client.post(path, content=content).status_code == 200, path
+        left, top, right, bottom = client.post("/explain", content=content).json()["seen"]
+    assert 0 <= left < right <= size[0]
+    assert 0 <= top < bottom <= size[1]
 
 
 # ---- from the command line

@@ -179,7 +179,7 @@ def arrange_mask(mask: Image.Image, size: tuple[int, int], layout: Layout, out: 
     check_mask(mask, size)
     target = (layout.width, layout.height)
     if mask.size != target:
-        mask = mask.resize(target, Image.Resampling.NEAREST, box=_kept(mask, layout))
+        mask = mask.resize(target, Image.Resampling.NEAREST, box=kept_box(mask.size, layout))
     out[:, :, 3] = np.asarray(mask)
 
 
@@ -187,22 +187,34 @@ def _resized(picture: Image.Image, layout: Layout) -> Image.Image:
     target = (layout.width, layout.height)
     if picture.size == target:
         return picture
-    return picture.resize(target, Image.Resampling.BILINEAR, box=_kept(picture, layout))
+    return picture.resize(target, Image.Resampling.BILINEAR, box=kept_box(picture.size, layout))
 
 
-def _kept(picture: Image.Image, layout: Layout) -> tuple[float, float, float, float]:
-    """What a layout keeps of a picture: left, top, right, bottom in pixels."""
+def kept_box(size: tuple[int, int], layout: Layout) -> tuple[float, float, float, float]:
+    """What a layout keeps of a picture: left, top, right, bottom in pixels, 0 ≤ left < right ≤ width.
+
+    Args:
+        size: (width, height) of the picture.
+    """
+    wide, high = size
     if layout.fit != "crop":
-        return 0, 0, picture.width, picture.height
-    scale = min(picture.width / layout.width, picture.height / layout.height)
-    width, height = layout.width * scale, layout.height * scale
-    left, top = (picture.width - width) / 2, (picture.height - height) / 2
-    return left, top, left + width, top + height
+        return 0.0, 0.0, float(wide), float(high)
+    scale = min(wide / layout.width, high / layout.height)
+    left, right = _middle(wide, layout.width * scale)
+    top, bottom = _middle(high, layout.height * scale)
+    return left, top, right, bottom
+
+
+def _middle(side: int, length: float) -> tuple[float, float]:
+    """Where a piece of `length` in the middle of a side begins and ends. 224·(225/224) is more than 225: where rounding
+    makes a piece longer than the side, it is the side, since Pillow takes no box that begins at −1e-14."""
+    left = max(0.0, (side - length) / 2)
+    return left, min(float(side), left + length)
 
 
 def seen_box(picture: Image.Image, layout: Layout) -> tuple[int, int, int, int]:
     """The part of a picture that a model with this layout sees: left, top, right, bottom in whole pixels."""
-    left, top, right, bottom = (round(edge) for edge in _kept(picture, layout))
+    left, top, right, bottom = (round(edge) for edge in kept_box(picture.size, layout))
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
 

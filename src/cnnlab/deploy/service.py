@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cnnlab.data.decode import Layout
+from cnnlab.data.decode import kept_box
 from cnnlab.data.load import build_data
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.deploy.predictor import Predictor
@@ -107,7 +107,7 @@ class Service:
             "target": self.classes[number],
             "method": {"cam": "CAM", "gradcam": "Grad-CAM"}[method],
             "size": list(picture.size),
-            "seen": seen_box(picture, self.preprocess.layout),
+            "seen": list(kept_box(picture.size, self.preprocess.layout)),
             "overlay": data_uri(coloured(heat)),
         }
 
@@ -176,15 +176,6 @@ def samples_of(folder: RunFolder, card: dict[str, Any]) -> list[Sample]:
         ]
     except CnnlabError:
         return []
-
-
-def seen_box(picture: Image.Image, layout: Layout) -> list[float]:
-    """Left, top, right, bottom in pixels of the part that the network sees."""
-    if layout.fit != "crop":
-        return [0, 0, picture.width, picture.height]
-    scale = min(picture.width / layout.width, picture.height / layout.height)
-    left, top = (picture.width - layout.width * scale) / 2, (picture.height - layout.height * scale) / 2
-    return [left, top, picture.width - left, picture.height - top]
 
 
 def coloured(heat: np.ndarray[Any, Any]) -> Image.Image:
