@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import warnings
 from collections.abc import AsyncGenerator
 
 from PIL import Image
@@ -85,12 +84,10 @@ def decode(content: bytes) -> Image.Image:
     if not content:
         raise Refused(422, "The file is empty; send a picture.")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
-                width, height = opened.size
-            if width * height <= MAX_PIXELS:
-                return read_picture(content)
+        with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+            width, height = opened.size
+        if width * height <= MAX_PIXELS:
+            return read_picture(content)
     except Image.DecompressionBombError:
         width, height = 0, 0
     except (DataError, MemoryError) as error:
