@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms.v2.functional import resize
 
-from cnnlab.data.decode import MAX_PIXELS, Layout, arrange, arrange_mask, kept_box, read_picture, seen_box
+from cnnlab.data import decode
+from cnnlab.data.decode import MAX_PIXELS, Layout, arrange, arrange_mask, kept_box, read_picture, seen_box, upright
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.errors import DataError
 
@@ -501,3 +503,74 @@ def test_the_seen_box_is_at_least_a_pixel_of_the_picture(size: tuple[int, int], 
     for target in ((1, 2048), (2048, 1), (7, 5), (224, 224)):
         left, top, right, bottom = seen_box(Image.new("1", size), layout(*target, fit=fit))
         assert 0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]
+
+
+# large pictures, which are turned to 8 bits tile by tile
+
+
+def large_pictures() -> dict[str, bytes]:
+    """13 × 17 pixels in every mode that a file can have."""
+    noise, random = Image.fromarray(NOISE), np.random.default_rng(3)
+    grey = noise.convert("L")
+    wide = random.integers(0, 65536, (13, 17), dtype=np.uint16)
+    floats = {"0 to 1": 1.0, "0 to 255": 200.0, "0 to 65535": 60_000.0}
+    files = {f"F {name}": Image.fromarray(random.random((13, 17), np.float32) * top) for name, top in floats.items()}
+    spoiled = random.random((13, 17), np.float32) * 300
+    spoiled[3, 4], spoiled[8, 1] = np.inf, -np.inf
+    files |= {"F infinite": Image.fromarray(spoiled), "I": Image.fromarray(wide.astype(np.int32) - 1000)}
+    files |= {"CMYK": noise.convert("CMYK"), "1 tiff": grey.convert("1"), "I;16 tiff": Image.fromarray(wide)}
+    made = {name: encoded(picture, "TIFF") for name, picture in files.items()}
+    rgba = Image.merge("RGBA", (*noise.split(), grey.rotate(180)))
+    files = {
+        "RGBA": rgba,
+        "LA": Image.merge("LA", (grey, grey.rotate(180))),
+        "P": noise.quantize(40),
+        "1": grey.convert("1"),
+    }
+    files |= {"RGB": noise, "L": grey, "I;16": Image.fromarray(wide)}
+    made |= {name: encoded(picture, "PNG") for name, picture in files.items()}
+    made["P, transparent"] = encoded(noise.quantize(40), "PNG", transparency=bytes(range(40)))
+    made["L, transparent"] = encoded(grey, "PNG", transparency=int(NOISE[0, 0, 0]))
+    made["16-bit RGBA"] = png(3, 2, 16, 6, b"".join(b"\0" + random.bytes(24) for _ in range(2)))
+    made["CMYK jpeg"] = encoded(noise.convert("CMYK"), "JPEG")
+    made["GIF"] = encoded(noise.quantize(40), "GIF", save_all=True, append_images=[noise.rotate(90).quantize(9)])
+    made["WebP"] = encoded(rgba, "WEBP", lossless=True)
+    return made
+
+
+@pytest.mark.parametrize("tile", [1, 5, 17, 40])
+@pytest.mark.parametrize("name", list(large_pictures()))
+def test_a_large_picture_is_turned_to_8_bits_as_a_small_one(
+    name: str, tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = read_picture(large_pictures()[name])
+    monkeypatch.setattr(decode, "TILE", tile)
+    picture = read_picture(large_pictures()[name])
+    assert (picture.mode, picture.size) == (expected.mode, expected.size)
+    np.testing.assert_array_equal(np.asarray(picture), np.asarray(expected))
+    np.testing.assert_array_equal(np.asarray(upright(picture)), np.asarray(expected))
+
+
+@pytest.mark.parametrize("tile", [3, 17, 40])
+@pytest.mark.parametrize("orientation", SHOWN)
+def test_a_large_picture_is_turned_upright_as_a_small_one(
+    orientation: int, tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode, "TILE", tile)
+    data = encoded(Image.fromarray(NOISE), "PNG", exif=exif(orientation))
+    np.testing.assert_array_equal(rgb(data), SHOWN[orientation](NOISE))
+    given = Image.open(io.BytesIO(data))
+    np.testing.assert_array_equal(np.asarray(upright(given)), SHOWN[orientation](NOISE))
+    np.testing.assert_array_equal(np.asarray(given), NOISE)  # a picture of the user's stays as it is
+
+
+def test_what_a_picture_needs_beside_its_pixels_does_not_grow_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its 16-bit values came as 32 bytes a pixel in between."""
+    monkeypatch.setattr(decode, "TILE", 1 << 14)
+    data = encoded(Image.fromarray(np.zeros((2000, 2000), np.uint16)), "PNG")
+    read_picture(data)
+    tracemalloc.start()
+    read_picture(data)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2000 * 2000 * 2  # numpy's and the packed result; Pillow's own pixels are not seen here

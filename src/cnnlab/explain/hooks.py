@@ -68,8 +68,8 @@ def record_outputs(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str,
 
     handles: list[RemovableHandle] = []
     try:
-        for name in names:
-            handles.append(find_layer(model, name).register_forward_hook(_of_this_thread(recorder(name))))
+        hooks = ((find_layer(model, name), _of_this_thread(recorder(name))) for name in names)
+        handles.extend(layer.register_forward_hook(hook) for layer, hook in hooks)
         yield outputs
     finally:
         for handle in handles:
