@@ -315,7 +315,18 @@ def picture_attacks() -> list[bytes]:
         b"GIF89a",
         b"\xff\xd8\xff",
     ]
-    return [*bombs, comment, *texts, pickle.dumps(Payload()), b"PK\3\4" + bytes(100)]
+    return [*bombs, comment, large_16_bit(), *texts, pickle.dumps(Payload()), b"PK\3\4" + bytes(100)]
+
+
+def large_16_bit() -> bytes:
+    """A whole PNG of 100 KB: 49 million grey pixels of 16 bits."""
+    side, packer = 7000, zlib.compressobj(9)
+    rows = b"".join(packer.compress(bytes(1 + 2 * side)) for _ in range(side)) + packer.flush()
+    content = b"\x89PNG\r\n\x1a\n"
+    head = struct.pack(">IIBBBBB", side, side, 16, 0, 0, 0, 0)
+    for kind, body in ((b"IHDR", head), (b"IDAT", rows), (b"IEND", b"")):
+        content += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    return content
 
 
 def size_attacks() -> list[bytes]:

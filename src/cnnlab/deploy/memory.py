@@ -56,7 +56,7 @@ def needed(picture: Image.Image, content: bytes) -> int:
         content: of its file.
     """
     pixels, own = picture.width * picture.height, SMALL_MODES.get(picture.mode, 4)
-    turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    turned = _may_be_turned(picture)
     decoding = own + (own if turned and picture.format == "TIFF" else 0)  # which Pillow turns at once
     grey = (own < 4 and not (picture.mode == "P" or has_alpha(picture))) or picture.mode in ("I", "F")
     packed, result = (1, 1) if grey else (3, 4)
@@ -65,6 +65,13 @@ def needed(picture: Image.Image, content: bytes) -> int:
     steps = [decoding * pixels + _of_decoder(picture, content)]
     steps += [(own + packed) * pixels, (packed + result) * pixels] if packed else []
     return max(*steps, 5 * pixels)  # grey and colour at once, as far as the network takes the other one
+
+
+def _may_be_turned(picture: Image.Image) -> bool:
+    """By the header: a PNG can tell it after its pixels, and Pillow would decode them all to look there."""
+    if picture.format == "PNG" and "exif" not in picture.info:
+        return True
+    return bool(picture.getexif().get(ExifTags.Base.Orientation, 1) != 1)
 
 
 def _of_decoder(picture: Image.Image, content: bytes) -> int:
