@@ -196,6 +196,18 @@ def as_archive(content: bytes, draw: Draw) -> bytes:
     return out.getvalue()
 
 
+def of_size(width: int, height: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("L", (width, height), 99).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def another_size(content: bytes, draw: Draw) -> bytes:
+    """A whole picture; half of them are squares, whose sides fit the network's exactly but for rounding."""
+    width, height = (int(side) for side in draw.integers(1, 1000, 2))
+    return of_size(width, width if draw.random() < 0.5 else height)
+
+
 # ---- attacks by hand
 
 
@@ -303,7 +315,24 @@ def picture_attacks() -> list[bytes]:
         b"GIF89a",
         b"\xff\xd8\xff",
     ]
-    return [*bombs, comment, *texts, pickle.dumps(Payload()), b"PK\3\4" + bytes(100)]
+    return [*bombs, comment, large_16_bit(), *texts, pickle.dumps(Payload()), b"PK\3\4" + bytes(100)]
+
+
+def large_16_bit() -> bytes:
+    """A whole PNG of 100 KB: 49 million grey pixels of 16 bits."""
+    side, packer = 7000, zlib.compressobj(9)
+    rows = b"".join(packer.compress(bytes(1 + 2 * side)) for _ in range(side)) + packer.flush()
+    content = b"\x89PNG\r\n\x1a\n"
+    head = struct.pack(">IIBBBBB", side, side, 16, 0, 0, 0, 0)
+    for kind, body in ((b"IHDR", head), (b"IDAT", rows), (b"IEND", b"")):
+        content += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    return content
+
+
+def size_attacks() -> list[bytes]:
+    """Sizes for which 28·(side/28) is more than the side, and the thinnest."""
+    sizes = [(29, 29), (58, 61), (232, 116), (225, 900), (1, 1), (1, 60_000), (60_000, 1), (7001, 7001)]
+    return [of_size(*size) for size in sizes]
 
 
 def pictures() -> Iterator[tuple[str, bytes]]:
@@ -371,6 +400,9 @@ KINDS = {
     "picture, by hand": Kind(
         "picture", "RGB.png", change_bytes, ("predict", "run", "picture/RGB.png"), lambda _: picture_attacks()
     ),
+    "picture, of any size": Kind(
+        "picture", "RGB.png", another_size, ("predict", "folder", "picture/RGB.png"), lambda _: size_attacks()
+    ),
 }
 
 
@@ -413,7 +445,15 @@ def prepare(work: Path) -> None:
                 low = 0 if label == "dark" else 128
                 pixels = numbers.integers(low, low + 128, (10, 10), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{i}.png")
-    command("train", *settings, "data=folder", "data.root=pictures", "trainer.epochs=1", "run.dir=folder")
+    command(
+        "train",
+        *settings,
+        "data=folder",
+        "data.root=pictures",
+        "data.image_size=28",
+        "trainer.epochs=1",
+        "run.dir=folder",
+    )
     command("export", "run", "--out", "export")
     shutil.copytree(work / "run", work / "again")
     for run in ("run", "stopped", "folder", "again"):

@@ -212,17 +212,84 @@ def slow_heads(server: Server, count: int) -> tuple[int, int]:
 
 
 def slow_bodies(server: Server, count: int) -> tuple[int, int]:
-    """Ten bytes of a picture, then nothing: 408, or closed, and others are answered meanwhile."""
-    connections = [server.connect() for _ in range(min(count, 40))]
+    """200 clients that send ten bytes of a picture and then a byte a second: 408, or closed, and others are answered
+    meanwhile, whatever they ask."""
+    connections = [server.connect() for _ in range(200)]
     for connection in connections:
-        connection.sendall(request("POST", "/predict", PICTURE)[: -len(PICTURE) + 10])
-    answered = server.well()
+        connection.sendall(request("POST", "/predict", bytes(1000))[:-990])
+    began, answered = time.monotonic(), True
+    for second in range(5):
+        for path in ("/predict", "/explain", "/localize", "/picture"):
+            answered = answered and server.ask(request("POST", path, PICTURE))[0] == 200
+        answered = answered and server.ask(request("GET", "/model"))[0] == 200
+        for connection in connections:
+            connection.sendall(b"a")
+        time.sleep(max(0.0, began + second + 1 - time.monotonic()))
     held = 0
     for connection in connections:
         connection.settimeout(BODY + 10)
         held += server.read(connection)[0] in (408, 0)
         connection.close()
     return len(connections), held if answered else 0
+
+
+def large_slow_bodies(server: Server, count: int) -> tuple[int, int]:
+    """Nearly ten megabytes, then nothing: more of them than the server holds, and others are answered meanwhile."""
+    connections = [server.connect() for _ in range(30)]
+    for connection in connections:
+        connection.settimeout(10)
+        with contextlib.suppress(OSError):
+            connection.sendall(request("POST", "/predict", bytes(9_900_000))[:-1000])
+    large = PICTURE + bytes(3_000_000)  # what follows the picture is not looked at
+    held = [server.ask(request("POST", "/predict", large))[0] == 200 for _ in range(10)]
+    for connection in connections:
+        connection.close()
+    return len(held), sum(held)
+
+
+def large_pictures(server: Server, count: int) -> tuple[int, int]:
+    """Small files of 49 million pixels in every mode, three at once: an answer, 413 for what takes too much memory, or
+    503 where it takes too long. The row of the memory says the rest."""
+    side = (7000, 7000)
+    grey, rgb = Image.new("L", side, 7), Image.new("RGB", side, (9, 99, 30))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    files: list[tuple[Image.Image, str, dict[str, object]]] = [
+        (Image.new("I;16", side, 700), "PNG", {}),
+        (Image.new("F", side, 0.3), "TIFF", {"compression": "tiff_adobe_deflate"}),
+        (Image.new("I", side, 700), "TIFF", {"compression": "tiff_adobe_deflate"}),
+        (Image.new("RGBA", side, (9, 99, 30, 77)), "PNG", {}),
+        (Image.new("LA", side, (9, 77)), "PNG", {}),
+        (grey.convert("P"), "PNG", {"transparency": 7}),
+        (rgb, "PNG", {"exif": turned}),
+        (rgb.convert("CMYK"), "JPEG", {}),
+        (rgb, "JPEG", {"progressive": True, "subsampling": 0}),
+        (grey, "GIF", {"save_all": True, "append_images": [Image.new("L", side, 9)]}),
+        (rgb, "WEBP", {}),
+        (Image.new("RGBA", (4000, 4000), (9, 99, 30, 77)), "WEBP", {"lossless": True}),
+    ]
+    held = 0
+    paths = ("/predict", "/explain", "/picture")
+    with ThreadPoolExecutor(len(paths)) as pool:
+        tried = files[: max(2, count // 20)]
+        for shown, kind, more in tried:
+            stream = io.BytesIO()
+            shown.save(stream, kind, **more)
+            asked = [request("POST", path, stream.getvalue()) for path in paths]
+            statuses = [status for status, _ in pool.map(server.ask, asked)]
+            held += all(status in (200, 413, 503) for status in statuses) and statuses != [503] * 3
+    return len(tried), held
+
+
+def maps_meanwhile(server: Server, count: int) -> tuple[int, int]:
+    """Two clients ask for predictions while one asks for maps: all are answered."""
+
+    def one(number: int) -> bool:
+        path = "/predict" if number % 3 else "/explain"
+        return server.ask(request("POST", path, PICTURE))[0] == 200
+
+    with ThreadPoolExecutor(3) as pool:
+        return 10 * count, sum(pool.map(one, range(10 * count)))
 
 
 def answers_not_taken(server: Server, count: int) -> tuple[int, int]:
@@ -377,6 +444,9 @@ ROWS: dict[str, tuple[str, Callable[[Server, int], tuple[int, int]]]] = {
     "floods of headers": ("below 500, or closed", header_floods),
     "heads that come slowly or not at all": (f"closed after {HEAD:.0f} s; others answered", slow_heads),
     "bodies that stop coming": (f"408 or closed after {BODY:.0f} s; others answered", slow_bodies),
+    "bodies of 10 MB that stop coming": ("others answered", large_slow_bodies),
+    "pictures of 49 million pixels, every mode": ("200, 413 or 503", large_pictures),
+    "predictions while maps are made": ("200", maps_meanwhile),
     "answers that are not taken": (f"closed after {SEND:.0f} s; others answered", answers_not_taken),
     "Host headers": ("own names alone", wrong_hosts),
     "other origins": ("no CORS; work refused; headers there", other_origins),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from pathlib import Path
 from threading import Event
 
@@ -18,7 +20,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms.v2.functional import resize
 
-from cnnlab.data.decode import MAX_PIXELS, Layout, arrange, read_picture
+from cnnlab.data import decode
+from cnnlab.data.decode import MAX_PIXELS, Layout, arrange, arrange_mask, kept_box, read_picture, seen_box, upright
+from cnnlab.data.preprocess import Preprocess
 from cnnlab.errors import DataError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (13, 17, 3), dtype=np.uint8)
@@ -386,3 +390,187 @@ def test_a_canvas_is_a_squashed_picture_but_for_one_level(size: tuple[int, int],
 def test_the_thinnest_pictures_fit(size: tuple[int, int], fit: str) -> None:
     stored = arrange(Image.new("RGB", size, (1, 2, 3)), layout(7, 5, fit=fit))
     np.testing.assert_array_equal(stored, np.broadcast_to(np.array([1, 2, 3, 0], np.uint8), (7, 5, 4)))
+
+
+# the box that a layout keeps
+
+SIDES = np.arange(1, 4097)
+SQUARES = (
+    1,
+    2,
+    3,
+    7,
+    8,
+    10,
+    16,
+    20,
+    24,
+    28,
+    32,
+    40,
+    48,
+    56,
+    64,
+    75,
+    96,
+    112,
+    128,
+    150,
+    160,
+    176,
+    192,
+    200,
+    224,
+    240,
+    256,
+)
+TARGETS = [(side, side) for side in (*SQUARES, 300, 320, 384, 448, 512, 1000, 2048)]
+TARGETS += [(224, 300), (300, 224), (7, 5), (1, 2048), (2048, 1), (480, 640)]
+
+
+def old_box(width: int, height: int, layout: Layout) -> tuple[float, float, float, float]:
+    """The arithmetic of versions whose stores and exports are still there."""
+    scale = min(width / layout.width, height / layout.height)
+    wide, high = layout.width * scale, layout.height * scale
+    left, top = (width - wide) / 2, (height - high) / 2
+    return left, top, left + wide, top + high
+
+
+def exact_box(width: int, height: int, layout: Layout) -> tuple[Fraction, ...]:
+    scale = min(Fraction(width, layout.width), Fraction(height, layout.height))
+    left, top = (width - layout.width * scale) / 2, (height - layout.height * scale) / 2
+    return left, top, width - left, height - top
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+def test_the_kept_box_lies_in_the_picture_whatever_its_size(target: tuple[int, int]) -> None:
+    """Squares, which are tight on both axes, and long pictures both ways, which are tight on one."""
+    assert len(TARGETS) == 40
+    box_layout, refused_before = layout(*target), 0
+    for length in (lambda side: side, lambda side: side * 4 // 3 + 1):
+        sizes = [(int(side), int(length(side))) for side in SIDES]
+        sizes += [(high, wide) for wide, high in sizes if wide != high]
+        boxes = np.array([kept_box(size, box_layout) for size in sizes])  # (n, 4)
+        wide, high = np.array(sizes, float).T
+        left, top, right, bottom = boxes.T
+        assert (left >= 0).all() and (top >= 0).all() and (right <= wide).all() and (bottom <= high).all()
+        assert (left < right).all() and (top < bottom).all()
+        scale = np.minimum(wide / target[1], high / target[0])
+        np.testing.assert_allclose(right - left, target[1] * scale, rtol=1e-9)
+        np.testing.assert_allclose(bottom - top, target[0] * scale, rtol=1e-9)
+        old = np.array([old_box(*size, box_layout) for size in sizes])
+        taken = (old[:, :2] >= 0).all(1)  # what worked gives the pixels that it gave: Pillow's boxes have 32 bits
+        np.testing.assert_array_equal(boxes[taken].astype(np.float32), old[taken].astype(np.float32))
+        refused_before += int((~taken).sum())
+    assert refused_before > 100 or target not in ((28, 28), (112, 112), (224, 224), (448, 448), (300, 300), (240, 240))
+
+
+@pytest.mark.parametrize("target", TARGETS[::3], ids=str)
+def test_the_kept_box_is_the_exact_one_to_rounding(target: tuple[int, int]) -> None:
+    numbers = np.random.default_rng(0).integers(1, 4097, (150, 2)).tolist()
+    for width, height in [*numbers, (29, 29), (225, 225), (500, 333), (300, 200), (4032, 3024), (1000, 1000)]:
+        box, exact = kept_box((width, height), layout(*target)), exact_box(width, height, layout(*target))
+        for edge, exactly in zip(box, exact, strict=True):
+            assert abs(Fraction(edge) - exactly) < Fraction(max(width, height), 1 << 50)
+
+
+REFUSED_BEFORE = [(224, 225, 225), (28, 29, 40), (112, 116, 116), (448, 506, 506), (300, 500, 333), (176, 300, 200)]
+REFUSED_BEFORE += [(176, 4032, 3024), (240, 1000, 1000), (224, 58, 232), (224, 239, 246)]
+
+
+@pytest.mark.parametrize(("side", "width", "height"), REFUSED_BEFORE)
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_picture_is_arranged_whatever_its_size(side: int, width: int, height: int, mode: str) -> None:
+    """As large as the box of the exact arithmetic gives it; its mask, too."""
+    ramp = np.add.outer(np.arange(height), np.arange(width)).astype(np.uint8)
+    picture, kept = Image.fromarray(ramp).convert(mode), layout(side, side, mode)
+    box = [float(edge) for edge in exact_box(width, height, kept)]
+    expected = picture.resize((side, side), Image.Resampling.BILINEAR, box=box)  # type: ignore[arg-type]
+    stored = arrange(picture, kept)
+    apart = np.abs(stored[..., : kept.channels].squeeze() - np.asarray(expected).astype(int))
+    assert apart.max() <= 1 and apart.mean() < 0.01
+    assert Preprocess(kept, (0.5,) * kept.channels, (0.5,) * kept.channels)(picture).shape[1:] == (side, side)
+    if mode == "RGB":
+        arrange_mask(Image.fromarray(ramp % 3), picture.size, kept, stored)
+        assert set(np.unique(stored[..., 3])) == {0, 1, 2}
+    left, top, right, bottom = seen_box(picture, kept)
+    assert 0 <= left < right <= width and 0 <= top < bottom <= height
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (2, 3), (65_000, 2), (20_000_003, 1)])
+def test_the_seen_box_is_at_least_a_pixel_of_the_picture(size: tuple[int, int], fit: str) -> None:
+    for target in ((1, 2048), (2048, 1), (7, 5), (224, 224)):
+        left, top, right, bottom = seen_box(Image.new("1", size), layout(*target, fit=fit))
+        assert 0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]
+
+
+# large pictures, which are turned to 8 bits tile by tile
+
+
+def large_pictures() -> dict[str, bytes]:
+    """13 × 17 pixels in every mode that a file can have."""
+    noise, random = Image.fromarray(NOISE), np.random.default_rng(3)
+    grey = noise.convert("L")
+    wide = random.integers(0, 65536, (13, 17), dtype=np.uint16)
+    floats = {"0 to 1": 1.0, "0 to 255": 200.0, "0 to 65535": 60_000.0}
+    files = {f"F {name}": Image.fromarray(random.random((13, 17), np.float32) * top) for name, top in floats.items()}
+    spoiled = random.random((13, 17), np.float32) * 300
+    spoiled[3, 4], spoiled[8, 1] = np.inf, -np.inf
+    files |= {"F infinite": Image.fromarray(spoiled), "I": Image.fromarray(wide.astype(np.int32) - 1000)}
+    files |= {"CMYK": noise.convert("CMYK"), "1 tiff": grey.convert("1"), "I;16 tiff": Image.fromarray(wide)}
+    made = {name: encoded(picture, "TIFF") for name, picture in files.items()}
+    rgba = Image.merge("RGBA", (*noise.split(), grey.rotate(180)))
+    files = {
+        "RGBA": rgba,
+        "LA": Image.merge("LA", (grey, grey.rotate(180))),
+        "P": noise.quantize(40),
+        "1": grey.convert("1"),
+    }
+    files |= {"RGB": noise, "L": grey, "I;16": Image.fromarray(wide)}
+    made |= {name: encoded(picture, "PNG") for name, picture in files.items()}
+    made["P, transparent"] = encoded(noise.quantize(40), "PNG", transparency=bytes(range(40)))
+    made["L, transparent"] = encoded(grey, "PNG", transparency=int(NOISE[0, 0, 0]))
+    made["16-bit RGBA"] = png(3, 2, 16, 6, b"".join(b"\0" + random.bytes(24) for _ in range(2)))
+    made["CMYK jpeg"] = encoded(noise.convert("CMYK"), "JPEG")
+    made["GIF"] = encoded(noise.quantize(40), "GIF", save_all=True, append_images=[noise.rotate(90).quantize(9)])
+    made["WebP"] = encoded(rgba, "WEBP", lossless=True)
+    return made
+
+
+@pytest.mark.parametrize("tile", [1, 5, 17, 40])
+@pytest.mark.parametrize("name", list(large_pictures()))
+def test_a_large_picture_is_turned_to_8_bits_as_a_small_one(
+    name: str, tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = read_picture(large_pictures()[name])
+    monkeypatch.setattr(decode, "TILE", tile)
+    picture = read_picture(large_pictures()[name])
+    assert (picture.mode, picture.size) == (expected.mode, expected.size)
+    np.testing.assert_array_equal(np.asarray(picture), np.asarray(expected))
+    np.testing.assert_array_equal(np.asarray(upright(picture)), np.asarray(expected))
+
+
+@pytest.mark.parametrize("tile", [3, 17, 40])
+@pytest.mark.parametrize("orientation", SHOWN)
+def test_a_large_picture_is_turned_upright_as_a_small_one(
+    orientation: int, tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode, "TILE", tile)
+    data = encoded(Image.fromarray(NOISE), "PNG", exif=exif(orientation))
+    np.testing.assert_array_equal(rgb(data), SHOWN[orientation](NOISE))
+    given = Image.open(io.BytesIO(data))
+    np.testing.assert_array_equal(np.asarray(upright(given)), SHOWN[orientation](NOISE))
+    np.testing.assert_array_equal(np.asarray(given), NOISE)  # a picture of the user's stays as it is
+
+
+def test_what_a_picture_needs_beside_its_pixels_does_not_grow_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its 16-bit values came as 32 bytes a pixel in between."""
+    monkeypatch.setattr(decode, "TILE", 1 << 14)
+    data = encoded(Image.fromarray(np.zeros((2000, 2000), np.uint16)), "PNG")
+    read_picture(data)
+    tracemalloc.start()
+    read_picture(data)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2000 * 2000 * 2  # numpy's and the packed result; Pillow's own pixels are not seen here

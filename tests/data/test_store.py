@@ -120,6 +120,15 @@ def test_a_store_equals_direct_decoding(tmp_path: Path, layout: Layout, count: i
     assert_whole(opened, pictures, layout)
 
 
+@pytest.mark.parametrize("side", [29, 58, 116, 232])
+def test_pictures_a_little_larger_than_the_layout_are_stored(side: int) -> None:
+    """Sizes for which 28·(side/28) is more than the side."""
+    pictures = Counted(3, side)
+    layout = Layout(28, 28, "RGB")
+    assert 28 * (side / 28) > side
+    assert_whole(open_stores(pictures, [layout])[0], pictures, layout)
+
+
 def test_the_index_holds_digests_and_original_sizes(tmp_path: Path) -> None:
     pictures = open_folder(write_set(tmp_path / "set", 7))
     index = open_stores(pictures, [SMALL])[0].index

@@ -14,13 +14,15 @@ from pathlib import Path
 import httpx2 as httpx
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageFile, PngImagePlugin
 from sklearn.datasets import load_digits
 from starlette.testclient import TestClient
 
 import cnnlab
+from cnnlab.deploy import uploads
 from cnnlab.deploy.app import create_app
 from cnnlab.deploy.service import MAX_BYTES, Service
+from cnnlab.deploy.uploads import checked
 
 DIGIT = np.rint(load_digits().images[3] * (255 / 16)).astype(np.uint8)
 LARGE = np.asarray(Image.fromarray(DIGIT).resize((64, 48)))
@@ -137,6 +139,72 @@ def test_a_turned_picture_is_answered_as_the_upright_one(client: TestClient) -> 
     upright = client.post("/predict", content=saved(Image.fromarray(np.rot90(LARGE, 3)), "PNG")).json()
     turned = client.post("/predict", content=odd_pictures()["turned png"]).json()
     assert turned["top"] == upright["top"]
+
+
+# ---- memory
+
+SIDE = 640
+
+
+def costly_pictures() -> dict[str, bytes]:
+    """Small files of many pixels in every mode."""
+    size, turned = (SIDE, SIDE), Image.Exif()
+    turned[274] = 6
+    grey, rgb = Image.new("L", size, 7), Image.new("RGB", size, (9, 99, 30))
+    packed = {"compression": "tiff_adobe_deflate"}
+    return {
+        "I;16": saved(Image.new("I;16", size, 700), "PNG"),
+        "I": saved(Image.new("I", size, 700), "TIFF", **packed),
+        "F": saved(Image.new("F", size, 0.3), "TIFF", **packed),
+        "L": saved(grey, "PNG"),
+        "1": saved(grey.convert("1"), "PNG"),
+        "RGB": saved(rgb, "PNG"),
+        "RGBA": saved(rgb.convert("RGBA"), "PNG"),
+        "LA": saved(Image.new("LA", size, (9, 77)), "PNG"),
+        "P": saved(grey.convert("P"), "PNG", transparency=7),
+        "turned": saved(rgb, "PNG", exif=turned),
+        "turned tiff": saved(rgb, "TIFF", exif=turned, **packed),
+        "CMYK": saved(rgb.convert("CMYK"), "JPEG"),
+        "jpeg": saved(rgb, "JPEG"),
+        "progressive": saved(rgb, "JPEG", progressive=True, subsampling=0),
+        "GIF": saved(grey, "GIF", save_all=True, append_images=[Image.new("L", size, 9)]),
+        "WebP": saved(rgb, "WEBP", lossless=True),
+    }
+
+
+EXPECTED = {"progressive": 10, "WebP": 20, "CMYK": 7, "RGBA": 7, "LA": 7, "turned": 7, "P": 7, "turned tiff": 12}
+# A PNG may say at its end that it is turned; a strip of a TIFF may be the whole picture.
+EXPECTED |= {"GIF": 7, "RGB": 7, "F": 8, "I": 8}
+
+
+@pytest.mark.parametrize("name", list(costly_pictures()))
+def test_what_a_picture_takes_is_told_by_its_header(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = costly_pictures()[name]
+
+    def load(picture: ImageFile.ImageFile) -> None:
+        raise AssertionError("it was decoded")
+
+    with monkeypatch.context() as context:
+        context.setattr(ImageFile.ImageFile, "load", load)
+        need = checked(content)
+    per_pixel = need / SIDE**2
+    assert 5 <= per_pixel <= EXPECTED.get(name, 5)
+    assert per_pixel >= EXPECTED.get(name, 5) - (4 if name in ("F", "I", "turned tiff") else 0)
+
+
+def test_a_picture_that_takes_too_much_is_refused_with_what_may_be(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "DECODING", 100)
+    answer = client.post("/predict", content=saved(colour(), "WEBP"))
+    assert answer.status_code == 413
+    assert "stored in this way" in refused(answer)
+
+
+def test_a_body_that_lies_on_the_disk_is_answered(client: TestClient) -> None:
+    body = saved(Image.fromarray(DIGIT), "PNG") + bytes(9_000_000)
+    for how in ({"content": body}, {"files": {"picture": ("a.png", body)}}):
+        assert client.post("/predict", **how).status_code == 200  # type: ignore[arg-type]
 
 
 # ---- no pictures

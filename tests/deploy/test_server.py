@@ -16,8 +16,10 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,11 +34,15 @@ from starlette.testclient import TestClient
 
 import cnnlab
 from cnnlab.cli import main
-from cnnlab.deploy import connections
+from cnnlab.data.decode import Layout, kept_box
+from cnnlab.data.preprocess import Preprocess
+from cnnlab.deploy import app, connections, uploads
 from cnnlab.deploy.app import create_app
 from cnnlab.deploy.batching import MicroBatcher, QueueFull
 from cnnlab.deploy.demo import bind
-from cnnlab.deploy.service import Service, seen_box
+from cnnlab.deploy.memory import Memory
+from cnnlab.deploy.service import Service
+from cnnlab.deploy.uploads import Uploads
 from cnnlab.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -310,6 +316,168 @@ def test_a_full_queue_answers_503_and_when_to_come_again(service: Service) -> No
         service.preprocess = original
 
 
+# ---- clients that take their time
+
+
+@contextmanager
+def running(service: Service, **settings: Any) -> Iterator[tuple[str, int]]:
+    """The address of a server with real sockets."""
+    listening = bind("127.0.0.1", 0)
+    app = create_app(service, **settings)
+    config = uvicorn.Config(app, http=connections.Connection, log_level="warning", lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        yield listening.getsockname()
+    finally:
+        server.should_exit = True
+        server.force_exit = True
+        thread.join()
+
+
+def half_sent(address: tuple[str, int], announced: int, body: bytes) -> socket.socket:
+    """A connection on which a part of a body has come."""
+    connection = socket.create_connection(address, timeout=30)
+    head = f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {announced}\r\n\r\n"
+    connection.sendall(head.encode() + body)
+    return connection
+
+
+def ask(address: tuple[str, int], path: str, content: bytes | None = None) -> int:
+    method = "GET" if content is None else "POST"
+    request = urllib.request.Request(f"http://127.0.0.1:{address[1]}{path}", content, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_others_are_answered_while_two_hundred_bodies_come_slowly(service: Service) -> None:
+    with running(service) as address:
+        slow = [half_sent(address, 5000, b"\x89PNG") for _ in range(200)]
+        for _ in range(3):
+            assert ask(address, "/predict", digit(1)) == 200
+            assert ask(address, "/explain", digit(1)) == 200
+            assert ask(address, "/model") == 200
+            for connection in slow:
+                connection.sendall(b"a")
+        for connection in slow:
+            connection.close()
+        assert ask(address, "/predict", digit(1)) == 200
+
+
+def test_others_are_answered_while_answers_are_not_taken(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More clients than may be worked on, each with an answer that is too long for the buffers in between."""
+    monkeypatch.setitem(service.card, "much", "x" * 8_000_000)
+    with running(service, at_once=4) as address:
+        deaf = [socket.create_connection(address, timeout=30) for _ in range(8)]
+        for connection in deaf:
+            connection.sendall(b"GET /model HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert connection.recv(15) == b"HTTP/1.1 200 OK"
+        assert ask(address, "/predict", digit(1)) == 200
+        for connection in deaf:
+            connection.close()
+
+
+def test_where_bodies_hold_too_much_the_oldest_goes(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow body cannot keep the place of one that comes."""
+    monkeypatch.setattr(uploads, "MAX_HELD", 500_000)
+    with running(service) as address:
+        slow = [half_sent(address, 90_001, bytes(90_000)) for _ in range(5)]
+        large = digit(1) + bytes(200_000)  # what follows the picture is not looked at
+        for _ in range(3):
+            assert ask(address, "/predict", large) == 200
+        kinds = []
+        for connection in slow:
+            connection.settimeout(0.5)
+            try:
+                kinds.append(connection.recv(12))
+            except TimeoutError:
+                kinds.append(b"")
+            connection.close()
+    assert kinds[:2] == [b"HTTP/1.1 503"] * 2  # the first ones
+    assert kinds[-1] == b""  # the last one may go on
+
+
+def test_what_is_held_is_given_back(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Uploads] = []
+    monkeypatch.setattr(app, "Uploads", lambda at_once: made.append(Uploads(at_once)) or made[0])
+    form = {"picture": ("a.png", digit(0) + bytes(100_000))}
+    with TestClient(create_app(service), base_url=ORIGIN, raise_server_exceptions=False) as client:
+        for content in (digit(0), b"", b"no picture", digit(0) + bytes(100_000), bytes(uploads.MAX_BYTES + 1)):
+            client.post("/predict", content=content)
+        assert client.post("/predict", files=form).status_code == 200
+        assert client.post("/predict", files={"other": ("a.png", b"a")}).status_code == 400
+    (kept,) = made
+    assert (kept.held, kept.working, kept._arriving) == (0, 0, {})
+    assert kept.memory._left == kept.memory.size
+
+
+def test_large_pictures_wait_for_each_other_and_small_ones_do_not() -> None:
+    memory = Memory(10)
+    order: list[str] = []
+    first_inside, go = threading.Event(), threading.Event()
+
+    def take(name: str, amount: int) -> None:
+        with memory.take(amount):
+            order.append(name)
+            first_inside.set()
+            assert go.wait(10)
+
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(take, "large", 7)
+        first_inside.wait(10)
+        small = pool.submit(take, "small", 3)
+        while len(order) < 2:
+            time.sleep(0.001)
+        second = pool.submit(take, "large, too", 7)
+        with pytest.raises(TimeoutError):
+            second.result(0.1)
+        go.set()
+        for done in (first, small, second):
+            done.result(10)
+    assert order == ["large", "small", "large, too"]
+
+
+def test_a_prediction_is_answered_while_a_map_is_traced(service: Service) -> None:
+    inside, go = threading.Event(), threading.Event()
+    model = service._model
+    forward_head = model.forward_head
+
+    def held(features: Any) -> Any:
+        if isinstance(features, torch.fx.Proxy):
+            inside.set()
+            assert go.wait(30)
+        return forward_head(features)
+
+    with TestClient(create_app(service), base_url=ORIGIN, raise_server_exceptions=False) as client:
+        expected = client.post("/predict", content=digit(3)).json()["top"]
+        model.forward_head = held  # type: ignore[assignment]
+        try:
+            with ThreadPoolExecutor(1) as pool:
+                explained = pool.submit(client.post, "/explain", content=digit(3))
+                assert inside.wait(30)
+                answer = client.post("/predict", content=digit(3))
+                go.set()
+                assert explained.result(30).status_code == 200
+        finally:
+            go.set()
+            del model.forward_head
+    assert answer.status_code == 200
+    assert answer.json()["top"] == expected
+
+
+def test_uploads_leave_the_warnings_of_the_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are the same list for all threads."""
+    before, seen = list(warnings.filters), []
+    original = uploads.needed
+    monkeypatch.setattr(uploads, "needed", lambda *given: seen.append(list(warnings.filters)) or original(*given))
+    assert uploads.checked(digit(0)) > 0
+    assert seen == [before]
+
+
 # ---- who may ask
 
 
@@ -392,8 +560,29 @@ def test_wrong_paths_and_methods_are_one_sentence(method: str, path: str, status
 
 def test_the_part_that_is_seen_is_that_of_the_preprocess(service: Service) -> None:
     layout = service.preprocess.layout
-    assert seen_box(Image.new("L", (30, 20)), layout) == [5, 0, 25, 20]
-    assert seen_box(Image.new("L", (20, 30)), layout) == [0, 5, 20, 25]
+    assert kept_box((30, 20), layout) == (5, 0, 25, 20)
+    assert kept_box((20, 30), layout) == (0, 5, 20, 25)
+
+
+@pytest.fixture(scope="module")
+def service_of_28() -> Service:
+    """A network that was never trained, for pictures of 28 × 28 pixels."""
+    torch.manual_seed(0)
+    model = cnnlab.create_model("resnet", depth=8, width=4, num_classes=3, in_channels=1).eval()
+    preprocess = Preprocess(Layout(28, 28, "L"), (0.5,), (0.25,)).to_dict()
+    card = {"classes": ["a", "b", "c"], "preprocess": preprocess, "model": {"name": "resnet"}, "epoch": 1}
+    return Service(model, card, None, [])
+
+
+@pytest.mark.parametrize("size", [(29, 29), (58, 61), (116, 232), (246, 239), (506, 506), (28, 28)])
+def test_a_picture_is_answered_whatever_its_size(size: tuple[int, int], service_of_28: Service) -> None:
+    content = as_png(np.add.outer(np.arange(size[1]), np.arange(size[0])).astype(np.uint8))
+    with TestClient(create_app(service_of_28), base_url=ORIGIN, raise_server_exceptions=False) as client:
+        for path in ("/predict", "/explain", "/localize", "/picture"):
+            assert client.post(path, content=content).status_code == 200, path
+        left, top, right, bottom = client.post("/explain", content=content).json()["seen"]
+    assert 0 <= left < right <= size[0]
+    assert 0 <= top < bottom <= size[1]
 
 
 # ---- from the command line

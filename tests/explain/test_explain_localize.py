@@ -5,14 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import cnnlab
 from cnnlab.data.canvases import Canvas, digit_canvases
+from cnnlab.data.decode import Layout
+from cnnlab.data.preprocess import Preprocess
 from cnnlab.errors import DataError, ModelError
 from cnnlab.evaluation.localization import localization_figures, match_boxes
 from cnnlab.explain import Found, Localization, Localizer
 from cnnlab.explain.localize import intersection_over_union
+from cnnlab.explain.pictures import find_objects
 
 
 def shapes(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -268,3 +272,18 @@ def test_localization_figures_by_hand() -> None:
     assert figures["recall"] == pytest.approx(3 / 6)
     assert figures["f1"] == pytest.approx(6 / 11)
     assert figures["named"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("size", [(101, 33), (33, 101), (1415, 1003), (7, 5000), (4032, 3024)])
+def test_boxes_on_a_shrunk_picture_end_where_the_picture_ends(size: tuple[int, int]) -> None:
+    """A side of 101·0.55 pixels is rounded up to 56, which are more than 101 of the picture's own."""
+
+    def whole(image: Tensor) -> Localization:
+        height, width = image.shape[1:]
+        return Localization([Found((0.0, 0.0, float(width), float(height)), 0, 1.0, 9.0)], torch.zeros(height, width))
+
+    preprocess = Preprocess(Layout(8, 8, "L"), (0.0,), (1.0,))
+    for largest in (1000, 1013, 1100):
+        objects, _, factor = find_objects(whole, Image.new("L", size), preprocess, ["a"], largest)  # type: ignore[arg-type]
+        assert factor < 1
+        assert objects[0]["box"] == [0, 0, *size]

@@ -18,7 +18,21 @@ from cnnlab.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 SHIFT = 0.15  # share of the side
+TILE = 1 << 20  # pixels of a large picture that are turned to 8 bits at once
+TURNS = {  # by the orientation tag (EXIF 2.3, section 4.6.4)
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SIDEWAYS = [TURNS[tag] for tag in (5, 6, 7, 8)]
+FROM_RIGHT = [TURNS[tag] for tag in (2, 3, 7, 8)]  # the last column comes first
+FROM_BOTTOM = [TURNS[tag] for tag in (3, 4, 6, 7)]
 MAX_PIXELS = 89_478_485  # Pillow's own bound; a picture of more pixels is refused before it is decoded
 
 
@@ -79,18 +93,61 @@ def read_picture(file: str | Path | bytes | BinaryIO) -> Image.Image:
     """
     stream = io.BytesIO(file) if isinstance(file, bytes) else file
     with _one_line_errors(file), Image.open(stream, formats=FORMATS) as picture:
-        return upright(picture)
+        return upright(picture, consume=True)
 
 
-def upright(picture: Image.Image) -> Image.Image:
-    """A Pillow picture, loaded or not → turned as its EXIF data say, "L" or "RGB" of 8 bits. Raises DataError."""
+def upright(picture: Image.Image, *, consume: bool = False) -> Image.Image:
+    """A Pillow picture, loaded or not → turned as its EXIF data say, "L" or "RGB" of 8 bits. Raises DataError.
+
+    Args:
+        consume: give up the pixels of `picture` before those of the result take memory.
+    """
     with _one_line_errors(None):
         if picture.width * picture.height > MAX_PIXELS:
             raise DataError(f"{picture.width}×{picture.height} pixels are more than {MAX_PIXELS:,}")
         picture.load()
-        if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else a whole copy would be made
-            picture = ImageOps.exif_transpose(picture)
-        return to_8_bit(picture)
+        turn = turn_of(picture)
+        if picture.width * picture.height > TILE and (turn is not None or not is_8_bit(picture)):
+            return _upright_in_tiles(picture, turn, consume)
+        return to_8_bit(picture if turn is None else ImageOps.exif_transpose(picture))  # which forgets its EXIF data
+
+
+def turn_of(picture: Image.Image) -> Image.Transpose | None:
+    """What brings a picture upright, by its EXIF data."""
+    return TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+
+
+def _upright_in_tiles(picture: Image.Image, turn: Image.Transpose | None, consume: bool) -> Image.Image:
+    """The same pixels as from all of them at once. What a step needs beside picture and result is as large as a tile;
+    the result is kept packed, three bytes a pixel, until the picture is given up."""
+    size, white = picture.size, white_of(picture)
+    packed: list[tuple[Box, bytes]] = []
+    for box in _tiles(size):
+        tile = to_8_bit(picture.crop(box), white)
+        packed.append((box, tile.tobytes()))
+    mode = tile.mode
+    if consume:
+        picture.close()
+    whole = Image.new(mode, size[::-1] if turn in SIDEWAYS else size)
+    while packed:
+        (left, top, right, bottom), pixels = packed.pop()
+        tile = Image.frombytes(mode, (right - left, bottom - top), pixels)
+        if turn is not None:
+            tile = tile.transpose(turn)
+            far_x, far_y = size[0] - right, size[1] - bottom
+            x, y = (far_x if turn in FROM_RIGHT else left), (far_y if turn in FROM_BOTTOM else top)
+            left, top = (y, x) if turn in SIDEWAYS else (x, y)
+        whole.paste(tile, (left, top))
+    return whole
+
+
+def _tiles(size: tuple[int, int]) -> Iterator[Box]:
+    """Boxes of at most TILE pixels that cover (width, height), as wide as it goes."""
+    columns = min(size[0], TILE)
+    rows = max(1, TILE // columns)
+    for top in range(0, size[1], rows):
+        for left in range(0, size[0], columns):
+            yield left, top, min(size[0], left + columns), min(size[1], top + rows)
 
 
 @contextlib.contextmanager
@@ -107,23 +164,43 @@ def _one_line_errors(file: object) -> Iterator[None]:
         raise DataError(reason.rstrip(".")) from error
 
 
-def to_8_bit(picture: Image.Image) -> Image.Image:
-    """Any Pillow mode → "L" (grey) or "RGB"."""
-    if picture.mode in ("L", "RGB") and "transparency" not in picture.info:
+def is_8_bit(picture: Image.Image) -> bool:
+    """Whether `to_8_bit` has nothing to do."""
+    return picture.mode in ("L", "RGB") and "transparency" not in picture.info
+
+
+def to_8_bit(picture: Image.Image, white: float | None = None) -> Image.Image:
+    """Any Pillow mode → "L" (grey) or "RGB".
+
+    Args:
+        white: the value that becomes 255; None: see `white_of`.
+    """
+    if is_8_bit(picture):
         return picture
     if picture.mode.startswith("I") or picture.mode == "F":  # 16 or 32 bits a pixel
         values = np.asarray(picture, dtype=np.float64)
-        top = 1.0 if picture.mode == "F" and values.max(initial=0) <= 1 else 255.0
-        top = 65535.0 if picture.mode.startswith("I") or values.max(initial=0) > 255 else top
+        top = white_of(picture) if white is None else white
         return Image.fromarray(np.clip(values * (255.0 / top) + 0.5, 0, 255).astype(np.uint8))
     if picture.mode in ("1",):
         return picture.convert("L")
-    if picture.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in picture.info:
+    if has_alpha(picture):
         picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-        white.alpha_composite(picture)
-        return white.convert("RGB")
+        white_page = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        white_page.alpha_composite(picture)
+        return white_page.convert("RGB")
     return picture.convert("RGB")  # P, CMYK, YCbCr, LAB, HSV
+
+
+def has_alpha(picture: Image.Image) -> bool:
+    return picture.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in picture.info
+
+
+def white_of(picture: Image.Image) -> float:
+    """The value that becomes 255, for pictures of 16 or 32 bits a pixel; for floating point the largest tells it."""
+    if picture.mode != "F":
+        return 65535.0
+    largest = np.max([np.asarray(picture.crop(box)).max(initial=0) for box in _tiles(picture.size)])
+    return 1.0 if largest <= 1 else 65535.0 if largest > 255 else 255.0
 
 
 def arrange(picture: Image.Image, layout: Layout, out: np.ndarray | None = None) -> np.ndarray:
@@ -179,7 +256,7 @@ def arrange_mask(mask: Image.Image, size: tuple[int, int], layout: Layout, out: 
     check_mask(mask, size)
     target = (layout.width, layout.height)
     if mask.size != target:
-        mask = mask.resize(target, Image.Resampling.NEAREST, box=_kept(mask, layout))
+        mask = mask.resize(target, Image.Resampling.NEAREST, box=kept_box(mask.size, layout))
     out[:, :, 3] = np.asarray(mask)
 
 
@@ -187,22 +264,34 @@ def _resized(picture: Image.Image, layout: Layout) -> Image.Image:
     target = (layout.width, layout.height)
     if picture.size == target:
         return picture
-    return picture.resize(target, Image.Resampling.BILINEAR, box=_kept(picture, layout))
+    return picture.resize(target, Image.Resampling.BILINEAR, box=kept_box(picture.size, layout))
 
 
-def _kept(picture: Image.Image, layout: Layout) -> tuple[float, float, float, float]:
-    """What a layout keeps of a picture: left, top, right, bottom in pixels."""
+def kept_box(size: tuple[int, int], layout: Layout) -> tuple[float, float, float, float]:
+    """What a layout keeps of a picture: left, top, right, bottom in pixels, 0 ≤ left < right ≤ width.
+
+    Args:
+        size: (width, height) of the picture.
+    """
+    wide, high = size
     if layout.fit != "crop":
-        return 0, 0, picture.width, picture.height
-    scale = min(picture.width / layout.width, picture.height / layout.height)
-    width, height = layout.width * scale, layout.height * scale
-    left, top = (picture.width - width) / 2, (picture.height - height) / 2
-    return left, top, left + width, top + height
+        return 0.0, 0.0, float(wide), float(high)
+    scale = min(wide / layout.width, high / layout.height)
+    left, right = _middle(wide, layout.width * scale)
+    top, bottom = _middle(high, layout.height * scale)
+    return left, top, right, bottom
+
+
+def _middle(side: int, length: float) -> tuple[float, float]:
+    """Where a piece of `length` in the middle of a side begins and ends. 224·(225/224) is more than 225: where rounding
+    makes a piece longer than the side, it is the side, since Pillow takes no box that begins at −1e-14."""
+    left = max(0.0, (side - length) / 2)
+    return left, min(float(side), left + length)
 
 
 def seen_box(picture: Image.Image, layout: Layout) -> tuple[int, int, int, int]:
     """The part of a picture that a model with this layout sees: left, top, right, bottom in whole pixels."""
-    left, top, right, bottom = (round(edge) for edge in _kept(picture, layout))
+    left, top, right, bottom = (round(edge) for edge in kept_box(picture.size, layout))
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
 

@@ -8,20 +8,21 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib import resources
-from typing import Any
+from typing import IO, Any
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from PIL import Image
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from cnnlab import __version__
-from cnnlab.deploy.batching import LARGEST, WAITING, Array, MicroBatcher, QueueFull
+from cnnlab.deploy.batching import LARGEST, WAITING, MicroBatcher, QueueFull
 from cnnlab.deploy.guard import Guard, refusal
 from cnnlab.deploy.metrics import Metrics
 from cnnlab.deploy.service import Service, png
-from cnnlab.deploy.uploads import FIELD, Refused, Uploads, decode
+from cnnlab.deploy.uploads import FIELD, Refused, Uploads
 from cnnlab.errors import CnnlabError
 
 FILES = {
@@ -36,7 +37,7 @@ FILES = {
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 FREE = (*FILES, "/health")  # nothing in them is the run's
-DECODERS = 2  # pictures decoded at once: what bounds the memory
+DECODERS = 2  # pictures decoded at once, as far as memory goes (uploads.py)
 SECONDS = 30.0  # until an answer is given up
 
 BODY = {
@@ -118,9 +119,9 @@ def create_app(
     token: that every question must bring; None asks for none.
     hosts: names the server may be called by; None for any.
     batch: pictures that go through the network together; 1 for each alone.
-    waiting: pictures that may wait for the network; at_once: requests in progress. Beyond either, 503.
+    waiting: pictures that may wait for the network; at_once: requests whose picture is there. Beyond either, 503.
     """
-    metrics, uploads = Metrics(), Uploads()
+    metrics, uploads = Metrics(), Uploads(at_once)
     batcher = MicroBatcher(service.probabilities, batch, waiting, metrics.batch)
     pool = ThreadPoolExecutor(DECODERS, "decode")
 
@@ -157,48 +158,51 @@ def create_app(
         sentences = {404: "There is nothing here.", 405: "This path takes another method."}
         return refusal(Refused(error.status_code, sentences.get(error.status_code, "The request cannot be answered.")))
 
-    async def in_pool(work: Callable[..., Any], *given: Any) -> Any:
+    async def in_pool(work: Callable[[Image.Image], Any], file: IO[bytes]) -> Any:
+        """What `work` makes of the picture in a file."""
+
+        def decode_and_work() -> Any:
+            with uploads.decoded(file) as picture:
+                return work(picture)
+
         try:
             async with asyncio.timeout(SECONDS):
-                return await asyncio.get_running_loop().run_in_executor(pool, work, *given)
+                return await asyncio.get_running_loop().run_in_executor(pool, decode_and_work)
         except TimeoutError:
             raise Refused(
                 503, f"The answer took longer than {SECONDS:.0f} seconds; send a smaller picture.", 5
             ) from None
 
-    def readied(content: bytes) -> Array:
-        return service.preprocess.pixels(decode(content))
-
     @app.post("/predict", response_model=Prediction, responses=PROBLEMS, openapi_extra=BODY)
     async def predict(request: Request, topk: int = Query(5, ge=1, le=1000)) -> Response:
         """The likeliest classes of a picture."""
-        content = await uploads.read(request)
-        began = time.perf_counter()
-        pixels = await in_pool(readied, content)
-        try:
-            async with asyncio.timeout(SECONDS):
-                row = await batcher.ask(pixels)
-        except QueueFull:
-            raise Refused(503, "The server is busy; try again in a moment.", 1) from None
-        except TimeoutError:
-            raise Refused(503, f"The answer took longer than {SECONDS:.0f} seconds; try again.", 5) from None
+        async with uploads.received(request) as file:
+            began = time.perf_counter()
+            pixels = await in_pool(lambda picture: service.preprocess.pixels(picture), file)
+            try:
+                async with asyncio.timeout(SECONDS):
+                    row = await batcher.ask(pixels)
+            except QueueFull:
+                raise Refused(503, "The server is busy; try again in a moment.", 1) from None
+            except TimeoutError:
+                raise Refused(503, f"The answer took longer than {SECONDS:.0f} seconds; try again.", 5) from None
         top = service.top(row, topk)
         return JSONResponse({**top[0], "top": top, "milliseconds": since(began)})
 
     @app.post("/explain", response_model=Explanation, responses=PROBLEMS, openapi_extra=BODY)
     async def explain(request: Request, target: str | None = Query(None, max_length=200)) -> Response:
         """Where the network sees the class target, by default the one it answers."""
-        content = await uploads.read(request)
-        began = time.perf_counter()
-        found = await in_pool(lambda: service.explain(decode(content), target))
+        async with uploads.received(request) as file:
+            began = time.perf_counter()
+            found = await in_pool(lambda picture: service.explain(picture, target), file)
         return JSONResponse(found | {"milliseconds": since(began)})
 
     @app.post("/localize", response_model=Localization, responses=PROBLEMS, openapi_extra=BODY)
     async def localize(request: Request) -> Response:
         """Boxes around the objects of a picture."""
-        content = await uploads.read(request)
-        began = time.perf_counter()
-        found = await in_pool(lambda: service.localize(decode(content)))
+        async with uploads.received(request) as file:
+            began = time.perf_counter()
+            found = await in_pool(lambda picture: service.localize(picture), file)
         return JSONResponse(found | {"milliseconds": since(began)})
 
     @app.post(
@@ -209,8 +213,8 @@ def create_app(
     )
     async def picture(request: Request) -> Response:
         """The picture as an upright PNG, for a browser that does not know its format."""
-        content = await uploads.read(request)
-        return Response(await in_pool(lambda: png(decode(content))), media_type="image/png")
+        async with uploads.received(request) as file:
+            return Response(await in_pool(png, file), media_type="image/png")
 
     @app.get("/model", responses=PROBLEMS)
     async def model() -> dict[str, Any]:
@@ -241,7 +245,7 @@ def create_app(
 
     for path, (name, kind) in FILES.items():
         app.add_api_route(path, _file(name, kind), include_in_schema=False)
-    app.add_middleware(Guard, metrics=metrics, token=token, free=FREE, hosts=hosts, at_once=at_once)  # type: ignore[arg-type]
+    app.add_middleware(Guard, metrics=metrics, token=token, free=FREE, hosts=hosts)  # type: ignore[arg-type]
     return app
 
 

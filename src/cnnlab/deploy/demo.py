@@ -32,12 +32,14 @@ def serve(
 
         from cnnlab.deploy.app import create_app
         from cnnlab.deploy.connections import Connection, Server
+        from cnnlab.deploy.memory import give_back_large_pieces
         from cnnlab.deploy.service import Service
     except ImportError:
         raise missing_extra("demo") from None
     if token is not None and (not token or not token.isascii() or not token.isprintable() or " " in token):
         raise ConfigError("--token must be of printable ASCII characters without spaces.")
     listening = bind(host, port)
+    give_back_large_pieces()
     try:
         app = create_app(Service.from_run(run, trust_code), token, NAMES if host in LOOPBACK else None)
     except BaseException:

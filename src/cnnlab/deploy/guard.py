@@ -1,4 +1,4 @@
-"""What stands before every request: who may ask, how many at once, and what an answer must never show."""
+"""What stands before every request: who may ask, and what an answer must never show."""
 
 from __future__ import annotations
 
@@ -48,7 +48,6 @@ class Guard:
         free: paths that need no token: the page itself, and the word that the server is alive.
         hosts: names under which the server may be called; None for any. A page elsewhere whose name is made to point at
             this machine is then refused.
-        at_once: requests that may be answered at the same time.
     """
 
     def __init__(
@@ -58,11 +57,9 @@ class Guard:
         token: str | None = None,
         free: Sequence[str] = (),
         hosts: Sequence[str] | None = None,
-        at_once: int = 64,
     ) -> None:
-        self.app, self.metrics, self.free, self.hosts, self.at_once = app, metrics, free, hosts, at_once
+        self.app, self.metrics, self.free, self.hosts = app, metrics, free, hosts
         self.token = None if token is None else token.encode()
-        self.active = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -77,7 +74,6 @@ class Guard:
                 message["headers"] = [*message.get("headers", ()), *RAW_HEADERS]
             await send(message)
 
-        self.active += 1
         try:
             self._admit(scope)
             await self.app(scope, receive, finish)
@@ -93,7 +89,6 @@ class Guard:
                 raise
             await refusal(Refused(500, "Something failed here; the server's log says what."))(scope, receive, finish)
         finally:
-            self.active -= 1
             route = scope.get("route")
             path = getattr(route, "path", None) or ("refused" if status in (401, 403, 503) else "other")
             self.metrics.request(path, status, time.perf_counter() - began)
@@ -113,5 +108,3 @@ class Guard:
             kind, _, given = headers.get("authorization", "").partition(" ")
             if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self.token):
                 raise Refused(401, "This needs the token that the server was started with.")
-        if self.active > self.at_once and scope["path"] != "/health":
-            raise Refused(503, "The server is busy; try again in a moment.", 1)

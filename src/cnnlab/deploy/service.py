@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cnnlab.data.decode import Layout
+from cnnlab.data.decode import kept_box
 from cnnlab.data.load import build_data
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.deploy.predictor import Predictor
@@ -70,6 +70,7 @@ class Service:
         self.samples = samples
         self._looking = threading.Lock()  # maps hook into the model's layers, so they have a copy of their own
         self._model = copy.deepcopy(model)
+        self._method = _method(self._model)
         self._localizer = _localizer(self._model, self.shape)
         self.card = self._describe(card, test)
 
@@ -96,18 +97,19 @@ class Service:
 
         Raises ModelError for a class that does not exist or a model without a feature map.
         """
+        if self._method is None:
+            raise ModelError("this model has no feature map, so it cannot tell where it looks.")
         images = self.preprocess(picture)[None]
         row = self.predictor.probabilities(images)[0]
         number = int(row.argmax()) if target is None else class_number(target, self.classes)
         with self._looking:
-            heat = activation_maps(self._model, images, "auto", number)[0].numpy()
-            method = method_of(self._model)
+            heat = activation_maps(self._model, images, self._method, number)[0].numpy()
         return {
             "label": self.classes[int(row.argmax())],
             "target": self.classes[number],
-            "method": {"cam": "CAM", "gradcam": "Grad-CAM"}[method],
+            "method": {"cam": "CAM", "gradcam": "Grad-CAM"}[self._method],
             "size": list(picture.size),
-            "seen": seen_box(picture, self.preprocess.layout),
+            "seen": list(kept_box(picture.size, self.preprocess.layout)),
             "overlay": data_uri(coloured(heat)),
         }
 
@@ -139,7 +141,7 @@ class Service:
             "receptive_field": summary["receptive_field"],
             "layers": [{key: row[key] for key in kept} for row in summary["layers"]],
             "samples": len(self.samples),
-            "explains": _has_map(self._model),
+            "explains": self._method is not None,
             "localizes": self._localizer is not None,
             "limits": {"bytes": MAX_BYTES, "pixels": MAX_PIXELS},
         }
@@ -152,12 +154,12 @@ def _localizer(model: nn.Module, shape: tuple[int, int, int]) -> Localizer | Non
         return None
 
 
-def _has_map(model: nn.Module) -> bool:
+def _method(model: nn.Module) -> str | None:
+    """How the maps of a model are made; None: it has none."""
     try:
-        method_of(model)
+        return method_of(model)
     except ModelError:
-        return False
-    return True
+        return None
 
 
 def samples_of(folder: RunFolder, card: dict[str, Any]) -> list[Sample]:
@@ -178,15 +180,6 @@ def samples_of(folder: RunFolder, card: dict[str, Any]) -> list[Sample]:
         return []
 
 
-def seen_box(picture: Image.Image, layout: Layout) -> list[float]:
-    """Left, top, right, bottom in pixels of the part that the network sees."""
-    if layout.fit != "crop":
-        return [0, 0, picture.width, picture.height]
-    scale = min(picture.width / layout.width, picture.height / layout.height)
-    left, top = (picture.width - layout.width * scale) / 2, (picture.height - layout.height * scale) / 2
-    return [left, top, picture.width - left, picture.height - top]
-
-
 def coloured(heat: np.ndarray[Any, Any]) -> Image.Image:
     """(h, w) map in [0, 1] → RGBA picture, see-through where the map is 0."""
     from matplotlib import colormaps
@@ -200,11 +193,10 @@ def coloured(heat: np.ndarray[Any, Any]) -> Image.Image:
 
 
 def png(picture: Image.Image) -> bytes:
-    """A PNG file of a picture, at most SHOWN pixels on its longer side."""
-    shown = picture.copy()
-    shown.thumbnail((SHOWN, SHOWN))
+    """A PNG file of a picture, which is shrunk to SHOWN pixels on its longer side: a copy could take 200 MB."""
+    picture.thumbnail((SHOWN, SHOWN))
     stream = io.BytesIO()
-    shown.save(stream, "PNG")
+    picture.save(stream, "PNG")
     return stream.getvalue()
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from cnnlab.errors import ModelError
 from cnnlab.geometry import pool_output_size
 from cnnlab.models.base import Classifier, GlobalAveragePool, GlobalMaxPool
+from cnnlab.models.symbolic import ThreadTracer
 
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Mish, nn.Tanh, nn.Sigmoid, nn.Hardswish)
 FUNCTIONS: dict[Any, Callable[..., nn.Module]] = {
@@ -37,7 +38,7 @@ class _Head(nn.Module):
         return self.model.forward_head(features)
 
 
-class _Tracer(fx.Tracer):
+class _Tracer(ThreadTracer):
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         known = isinstance(module, GlobalAveragePool | GlobalMaxPool | nn.LayerNorm)  # also torchvision's LayerNorm2d
         return known or super().is_leaf_module(module, name)

@@ -1,9 +1,12 @@
-"""What a layer gives in the middle of a network. A hook lives as long as its `with` block, also where that fails."""
+"""What a layer gives in the middle of a network. A hook lives as long as its `with` block, also where that fails, and
+sees the passes of the thread that set it: others may use the model meanwhile."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -24,6 +27,11 @@ def find_layer(model: nn.Module, name: str) -> nn.Module:
     return modules[name]
 
 
+def _of_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
+    owner = threading.get_ident()
+    return lambda *given: hook(*given) if threading.get_ident() == owner else None
+
+
 @contextmanager
 def replace_output(model: nn.Module, name: str) -> Iterator[list[Tensor]]:
     """Within, each pass puts the map of layer `name` into the list, as a leaf from which the rest is computed.
@@ -39,7 +47,7 @@ def replace_output(model: nn.Module, name: str) -> Iterator[list[Tensor]]:
         outputs.append(leaf)
         return leaf.clone()  # what follows may change it in place
 
-    handle = find_layer(model, name).register_forward_hook(exchange)
+    handle = find_layer(model, name).register_forward_hook(_of_this_thread(exchange))
     try:
         yield outputs
     finally:
@@ -60,7 +68,8 @@ def record_outputs(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str,
 
     handles: list[RemovableHandle] = []
     try:
-        handles.extend(find_layer(model, name).register_forward_hook(recorder(name)) for name in names)
+        hooks = ((find_layer(model, name), _of_this_thread(recorder(name))) for name in names)
+        handles.extend(layer.register_forward_hook(hook) for layer, hook in hooks)
         yield outputs
     finally:
         for handle in handles:

@@ -152,13 +152,14 @@ def find_objects(
     factor = min(1.0, (largest / (picture.width * picture.height)) ** 0.5)
     width, height = (max(1, round(side * factor)) for side in picture.size)
     layout = dataclasses.replace(preprocess.layout, height=height, width=width, fit="squash")
+    across, down = picture.width / width, picture.height / height  # not 1/factor, which leads beyond the picture
     found = localizer(preprocess.normalise(torch.from_numpy(arrange(picture, layout))[None])[0])
     objects = [
         {
             "label": classes[one.label],
             "probability": round(one.probability, 6),
             "evidence": round(one.evidence, 3),
-            "box": [round(float(edge) / factor, 1) for edge in one.box],
+            "box": [round(edge * side, 1) for edge, side in zip(one.box, (across, down, across, down), strict=True)],
         }
         for one in found.objects
     ]

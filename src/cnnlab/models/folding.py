@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from cnnlab.models.symbolic import ThreadTracer
+
 TOLERANCE = 1e-3  # of the largest logit; rounding alone is below 1e-5
 
 
@@ -19,7 +21,7 @@ def fold_batch_norm(model: nn.Module, example: Tensor) -> nn.Module:
         example: (B, C, H, W) pictures on which both are tried.
     """
     try:
-        folded = fx.symbolic_trace(model)
+        folded = fx.GraphModule(model, ThreadTracer().trace(model))
     except Exception:  # a model of the user's own can do in its forward pass what cannot be traced
         return model
     layers = dict(folded.named_modules())

@@ -64,6 +64,13 @@ function resized(pixels, width, height, box, wide, high) {
   return done;
 }
 
+// Where a piece of some length in the middle of a side begins and ends; rounding must not carry it over the border. Pillow
+// takes the edges of a box as 32-bit numbers.
+function middle(side, length) {
+  const left = Math.max(0, (side - length) / 2);
+  return [Math.fround(left), Math.fround(Math.min(side, left + length))];
+}
+
 // A picture file → Float32Array (channels, height, width), as the network takes it.
 export async function prepare(blob, { layout, mean, std }) {
   const picture = await decode(blob, layout.mode);
@@ -71,8 +78,8 @@ export async function prepare(blob, { layout, mean, std }) {
   let box = [0, 0, width, height];
   if (layout.fit === "crop") {
     const scale = Math.min(width / layout.width, height / layout.height);
-    const left = (width - layout.width * scale) / 2, top = (height - layout.height * scale) / 2;
-    box = [left, top, left + layout.width * scale, top + layout.height * scale];
+    const [left, right] = middle(width, layout.width * scale), [top, bottom] = middle(height, layout.height * scale);
+    box = [left, top, right, bottom];
   }
   const same = width === layout.width && height === layout.height;
   const area = layout.width * layout.height, values = new Float32Array(picture.channels.length * area);
