@@ -3,7 +3,8 @@
     python benchmarks/coverage.py [REPLICATES]
 
 Prints two tables (docs/studies.md has them). An image has a difficulty that all networks share and one that the
-networks of a setting share; each network answers with an error of its own, and each seed shifts the accuracy of its network.
+networks of a setting share; each network answers with an error of its own, and each seed shifts the accuracy of its
+network.
 """
 
 from __future__ import annotations

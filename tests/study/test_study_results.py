@@ -122,6 +122,17 @@ def test_images_of_another_set_are_others_whatever_their_names() -> None:
     assert "n = 2, not on the same test images" in sentence(found)
 
 
+def test_the_order_of_the_images_does_not_matter() -> None:
+    one, two = cell("a", 0.9, 0.8), cell("b", 0.7, 0.8)
+    turned = [dataclasses.replace(row, pictures=row.pictures[::-1], right=row.right[::-1]) for row in two.rows]
+    assert difference(one, dataclasses.replace(two, rows=turned)) == difference(one, two)
+
+
+def test_of_one_image_nothing_is_known() -> None:
+    one, two = on(cell("a", 0.9), [0]), on(cell("b", 0.0), [0])
+    assert difference(one, two).interval == (-1, 1)
+
+
 def test_what_was_tested_on_no_image_is_not_compared() -> None:
     definition = define(["optimizer.lr=1,2,3"])
     cells = [cell(rate, 0.8, 0.7, places={"optimizer.lr": rate}) for rate in ("1", "2", "3")]

@@ -67,6 +67,7 @@ def contrast(first: Mapping[int, Answers], second: Mapping[int, Answers]) -> Con
     Args:
         first, second: by seed; at least one each, none without images.
     """
+    first, second = ({seed: _in_order(run) for seed, run in side.items()} for side in (first, second))
     alike = first.keys() & second.keys()
     paired = bool(alike) and all(np.array_equal(first[seed].images, second[seed].images) for seed in alike)
     everywhere = next(iter(first.values())).images
@@ -95,6 +96,11 @@ def contrast(first: Mapping[int, Answers], second: Mapping[int, Answers]) -> Con
     return Contrast(points, (max(-1.0, points - half), min(1.0, points + half)), seeds, shared or paired)
 
 
+def _in_order(run: Answers) -> Answers:
+    order = np.argsort(run.images, kind="stable")
+    return Answers(run.images[order], run.scores[order])
+
+
 def _side(runs: Sequence[Answers], count: int) -> _Side:
     means = np.array([run.scores.mean(dtype=np.float64) for run in runs])
     residuals = [
@@ -110,11 +116,13 @@ def _image_variance(
 ) -> tuple[float, int]:
     """Variance of the difference by the images, whatever the seeds, and its degrees of freedom."""
     least = min(len(run.scores) for runs in sides for run in runs)
+    if least < 2:
+        return math.inf, 1  # of one image nothing is known
     residuals = sum(sign * part.residuals.mean(1) for sign, part in zip(signs, parts, strict=True))
-    variance = float(np.square(residuals).sum()) * least / max(1, least - 1)
+    variance = float(np.square(residuals).sum()) * least / (least - 1)
     if all(np.isin(run.scores, (-1, 0, 1)).all() for runs in sides for run in runs):
         scores = sum(sign * part.scores for sign, part in zip(signs, parts, strict=True))
         size = float(np.abs(scores).sum())
         step = float(np.square(scores).sum()) / size if size else 1 / least  # what one image weighs
         variance += 2 * step**2
-    return variance, max(1, least - 1)
+    return variance, least - 1

@@ -35,9 +35,10 @@ def metric_intervals(logits: Tensor, labels: Tensor) -> dict[str, list[float]]:
     """
     best = logits.double().softmax(1).max(1)
     guesses = logits.argmax(1)
+    low, high = mean_interval_of_skewed(picture_losses(logits, labels))
     top5 = int((ranks(logits, labels) < 5).sum())
     found = {
-        "loss": mean_interval_of_skewed(picture_losses(logits, labels)),
+        "loss": (max(0.0, low), high),
         "mean_class_accuracy": class_accuracy_interval(labels, guesses, logits.shape[1]),
         "macro_f1": macro_f1_interval(labels, guesses, logits.shape[1]),
         "ece": calibration_interval(best.values, guesses == labels),
