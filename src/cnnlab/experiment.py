@@ -174,11 +174,14 @@ def for_group(config: Config, group: Group) -> Config:
     return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, devices=group.size))
 
 
-def try_experiment(config: Config, progress: Progress, validates: bool = False) -> None:
+def try_experiment(config: Config, progress: Progress, validates: bool = False) -> int:
     """Raise what `run_experiment` would raise before its first step, and decode the pictures; no folder is touched.
 
     Args:
         validates: raise ConfigError where there is no validation split.
+
+    Returns:
+        The number of test images.
     """
     prepare_process(config.trainer)
     data = build_data(_at_home_anywhere(config), device_of(config.trainer.device, ALONE), progress)
@@ -188,6 +191,7 @@ def try_experiment(config: Config, progress: Progress, validates: bool = False) 
             " choose)."
         )
     build_model(config, data, trust_code=True)
+    return data.test.count
 
 
 def _at_home_anywhere(config: Config) -> Config:

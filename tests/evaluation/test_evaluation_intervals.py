@@ -7,11 +7,20 @@ import time
 import numpy as np
 import pytest
 import torch
-from scipy.stats import bootstrap
+from scipy.stats import t as t_distribution
+from sklearn.metrics import f1_score
 from torch import Tensor
 
-from cnnlab.evaluation.intervals import bootstrap_intervals, difference_interval, mean_interval
-from cnnlab.evaluation.metrics import classification_figures, picture_losses
+from cnnlab.evaluation.intervals import (
+    class_accuracy_interval,
+    difference_interval,
+    macro_f1_interval,
+    mean_interval,
+    mean_interval_of_skewed,
+    metric_intervals,
+    ratio_interval,
+)
+from cnnlab.evaluation.metrics import classification_figures, wilson_interval
 from cnnlab.evaluation.tables import fall_text, figures_text
 
 
@@ -25,50 +34,59 @@ def drawn(count: int, classes: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def test_every_interval_holds_its_figure_and_comes_out_the_same_again() -> None:
     logits, labels = drawn(300, 8)
-    intervals = bootstrap_intervals(logits, labels)
+    intervals = metric_intervals(logits, labels)
     figures = classification_figures(logits, labels, [str(i) for i in range(8)])
     assert set(intervals) == {"loss", "mean_class_accuracy", "macro_f1", "ece", "top5_accuracy"}
     for name, (low, high) in intervals.items():
         assert low < figures[name] < high, name
-    assert bootstrap_intervals(logits, labels) == intervals
-    assert bootstrap_intervals(logits, labels, seed=1) != intervals
+    assert metric_intervals(logits, labels) == intervals
 
 
-def test_the_figures_of_every_picture_once_are_those_of_test_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where each resample is the pictures themselves, both ends are the figure."""
-    from cnnlab.evaluation import intervals
-
-    monkeypatch.setattr(intervals, "_counts", lambda pictures, resamples, random: torch.ones(resamples, pictures))
-    for count, classes in ((200, 8), (7, 30), (1, 3)):
-        logits, labels = drawn(count, classes)
-        figures = classification_figures(logits, labels, [str(i) for i in range(classes)])
-        for name, (low, high) in bootstrap_intervals(logits, labels, 3).items():
-            assert low == pytest.approx(figures[name], abs=1e-6), name
-            assert low == high
+def test_the_interval_of_a_mean_is_students_where_values_are_not_skewed_and_reaches_further_up_where_they_are() -> None:
+    even = torch.linspace(-1, 1, 50, dtype=torch.float64)
+    theirs = t_distribution.interval(0.95, 49, 0, even.std().item() / 50**0.5)
+    assert mean_interval_of_skewed(even) == pytest.approx(theirs)
+    low, high = mean_interval_of_skewed(even.exp() ** 3)
+    assert high - (even.exp() ** 3).mean() > 1.2 * ((even.exp() ** 3).mean() - low)
 
 
-def test_the_interval_of_the_loss_is_that_of_scipy() -> None:
-    logits, labels = drawn(200)
-    losses = picture_losses(logits, labels).numpy()
-    theirs = bootstrap((losses,), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(0))
-    expected = theirs.confidence_interval
-    low, high = bootstrap_intervals(logits, labels, resamples=4000)["loss"]
-    assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.01)
+def test_without_an_error_an_interval_is_not_a_point() -> None:
+    labels = torch.arange(60) % 6
+    logits = 20.0 * torch.nn.functional.one_hot(labels, 6)
+    intervals = metric_intervals(logits, labels)
+    for name in ("mean_class_accuracy", "macro_f1", "top5_accuracy"):
+        assert intervals[name] == pytest.approx(wilson_interval(60, 60)), name
+    assert intervals["ece"][0] == 0 and intervals["ece"][1] > 0.03  # 60 right answers are no proof of 99.9 %
+    assert ratio_interval(torch.ones(20, 1), torch.ones(20, 1))[0] < 0.9
+    assert ratio_interval(torch.ones(1, 1), torch.ones(1, 1)) == (0, 1)
 
 
-def test_nineteen_of_twenty_intervals_hold_the_truth() -> None:
-    truth = picture_losses(*drawn(200_000, seed=99)).mean().item()
-    held = 0
-    for seed in range(200):
-        low, high = bootstrap_intervals(*drawn(100, seed=seed), resamples=200)["loss"]
-        held += low < truth < high
-    assert 0.89 <= held / 200 <= 0.99
+def test_one_class_has_wilsons_interval() -> None:
+    """The mean over classes of one class is a plain proportion, but for n − 1."""
+    labels, guesses = torch.zeros(400, dtype=torch.int64), (torch.arange(400) < 40).long()
+    assert class_accuracy_interval(labels, guesses, 2) == pytest.approx(wilson_interval(360, 400), abs=2e-4)
+
+
+def test_the_variance_of_macro_f1_is_that_of_many_samples() -> None:
+    random = torch.Generator().manual_seed(0)
+
+    def sample() -> tuple[Tensor, Tensor]:
+        labels = torch.randint(0, 4, (2000,), generator=random)
+        wrong = torch.rand(2000, generator=random) < 0.1 + 0.1 * labels
+        return labels, torch.where(wrong, (labels + torch.randint(1, 4, (2000,), generator=random)) % 4, labels)
+
+    def macro(labels: Tensor, guesses: Tensor) -> float:
+        return f1_score(labels, guesses, average="macro")
+
+    spread = np.std([macro(*sample()) for _ in range(300)])
+    low, high = macro_f1_interval(*sample(), 4)
+    assert (high - low) / 2 == pytest.approx(1.96 * spread, rel=0.12)
 
 
 def test_one_picture_is_enough() -> None:
-    intervals = bootstrap_intervals(torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([0]))
-    assert intervals["mean_class_accuracy"] == [0, 0]
-    assert intervals["top5_accuracy"] == [1, 1]
+    intervals = metric_intervals(torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([0]))
+    assert intervals["mean_class_accuracy"] == pytest.approx(wilson_interval(0, 1))
+    assert intervals["top5_accuracy"] == [1, 1]  # of three classes each is among five answers
 
 
 @pytest.mark.slow
@@ -76,7 +94,7 @@ def test_one_picture_is_enough() -> None:
 def test_ten_thousand_pictures_take_about_a_second(classes: int) -> None:
     logits, labels = drawn(10_000, classes)
     began = time.process_time()
-    bootstrap_intervals(logits, labels)
+    metric_intervals(logits, labels)
     assert time.process_time() - began < 4
 
 
@@ -118,7 +136,7 @@ def test_a_fall_is_told_in_words() -> None:
 def test_a_mean_comes_with_its_spread() -> None:
     mean, spread, half = mean_interval([1.0, 2.0, 3.0, 4.0])
     assert (mean, spread) == (2.5, pytest.approx((5 / 3) ** 0.5))
-    assert half == pytest.approx(1.959964 * (5 / 3) ** 0.5 / 2)
+    assert half == pytest.approx(3.182446 * (5 / 3) ** 0.5 / 2)  # Student's quantile for three degrees of freedom
     assert mean_interval([0.5]) == (0.5, 0, 0)
 
 

@@ -10,7 +10,13 @@ import sklearn.metrics as oracle
 import torch
 from torch import Tensor
 
-from cnnlab.evaluation.metrics import classification_figures, most_confused, wilson_interval
+from cnnlab.evaluation.metrics import (
+    calibration_error,
+    classification_figures,
+    debiased_calibration_error,
+    most_confused,
+    wilson_interval,
+)
 
 
 def example(count: int = 400, classes: int = 7, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -137,3 +143,28 @@ def test_the_largest_confusions_come_first() -> None:
     assert most_confused(matrix, ["a", "b", "c"], count=1) == [("b", "a", 9)]
     assert most_confused([[1]], ["a"]) == []
     assert matrix[0][0] == 50  # untouched
+
+
+def test_chance_is_taken_out_of_the_calibration_error() -> None:
+    """Calibrated networks: the error is 0, and 300 images measure 5 %. One that is 20 points too sure stays so."""
+    random = torch.Generator().manual_seed(0)
+    plain, debiased = [], []
+    for _ in range(100):
+        confidence = 0.3 + 0.7 * torch.rand(300, generator=random, dtype=torch.float64)
+        right = torch.rand(300, generator=random, dtype=torch.float64) < confidence
+        plain.append(calibration_error(confidence, right))
+        debiased.append(debiased_calibration_error(confidence, right))
+    assert np.mean(plain) > 0.05 and np.mean(debiased) < 0.4 * np.mean(plain) and min(debiased) >= 0
+    sure = torch.full((1000,), 0.9, dtype=torch.float64)
+    right = torch.arange(1000) < 700
+    assert calibration_error(sure, right) == pytest.approx(0.2)
+    assert debiased_calibration_error(sure, right) == pytest.approx(0.2)
+
+
+def test_the_debiased_error_takes_odd_confidences() -> None:
+    for confidence in (0.0, 0.5, 1.0):
+        for count in (1, 3):
+            value = debiased_calibration_error(
+                torch.full((count,), confidence, dtype=torch.float64), torch.ones(count, dtype=torch.bool)
+            )
+            assert 0 <= value <= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +15,7 @@ from cnnlab.study.definition import Definition, define
 from cnnlab.study.page import render
 from cnnlab.study.plan import Combination, Planned
 from cnnlab.study.results import Cell, Row, difference, differences
-from cnnlab.study.table import figure, markdown, runs_there, sentence, small_table
+from cnnlab.study.table import about_tests, figure, markdown, runs_there, sentence, small_table
 
 PICTURES = tuple(map(str, range(400)))
 
@@ -58,11 +59,12 @@ def test_the_better_one_comes_first_and_points_are_those_of_the_means() -> None:
     assert found == difference(cell("worse", 0.70, 0.72), cell("better", 0.90, 0.92))  # the same each time
 
 
-def test_the_same_answers_have_no_difference_on_the_same_pictures() -> None:
-    """With one seed only the pictures vary, and they vary alike for both."""
+def test_the_same_answers_are_no_certainty_of_none() -> None:
+    """400 images without a disagreement do not exclude one in a hundred; other images in disagreement, far more."""
     found = difference(cell("a", 0.8), cell("b", 0.8))
-    assert found.points == 0 and found.interval == (0, 0) and not found.told_apart
-    other = difference(cell("a", 0.8), cell("b", 0.8, shift=200))  # as right, but on other pictures
+    assert found.points == 0 and not found.told_apart
+    assert 0.004 < found.interval[1] < 0.01 and found.interval[0] == -found.interval[1]
+    other = difference(cell("a", 0.8), cell("b", 0.8, shift=200))  # as right, but on other images
     assert other.points == 0 and other.interval[0] < -0.03 and other.interval[1] > 0.03
 
 
@@ -78,9 +80,66 @@ def test_seeds_that_differ_widen_the_interval_by_their_standard_error() -> None:
     found = difference(one, two)
     seeds = (0.05**2 / 3) ** 0.5  # standard error of the mean of three
     pictures = (0.05 * 0.95 / 400) ** 0.5
-    expected = 1.96 * (2 * seeds**2 + pictures**2) ** 0.5
-    assert (found.interval[1] - found.interval[0]) / 2 == pytest.approx(expected, rel=0.15)
+    expected = (2.776**2 * 2 * seeds**2 + 1.96**2 * pictures**2) ** 0.5  # Student's quantile for 2 + 2 degrees
+    assert (found.interval[1] - found.interval[0]) / 2 == pytest.approx(expected, rel=0.05)
     assert not found.told_apart
+
+
+def on(one: Cell, *images: list[int], tested_on: str = "set") -> Cell:
+    """The cell with the images of each of its runs instead, as many as are given; their answers stay."""
+    rows = [
+        dataclasses.replace(
+            row, pictures=tuple(map(str, numbers)), right=row.right[: len(numbers)], tested_on=tested_on
+        )
+        for row, numbers in zip(one.rows, images, strict=True)
+    ]
+    return dataclasses.replace(one, rows=rows)
+
+
+def test_seeds_with_test_images_of_their_own_and_of_other_numbers_are_compared() -> None:
+    images = [list(range(300)), list(range(200, 520)), list(range(900, 1000))]
+    one, two = (on(cell(name, 0.2, 0.2, right), *images) for name, right in (("a", 0.2), ("b", 0.1)))
+    found = difference(one, two)
+    assert found.seeds == 3 and found.paired
+    assert found.points == pytest.approx((80 / 100 - 40 / 100) / 3)
+    assert "each seed has its own" in about_tests([one, two])[0] and about_tests([cell("a", 0.8, 0.8)]) == []
+
+
+def test_seeds_that_one_side_lacks_are_left_out_where_each_has_its_own_images() -> None:
+    images = [list(range(100)), list(range(100, 200)), list(range(200, 300))]
+    one = on(cell("a", 0.2, 0.2, 0.2), *images)
+    two = on(cell("b", 0.1, 0.1, 0.1), *images)
+    found = difference(one, dataclasses.replace(two, rows=two.rows[:1]))
+    assert found.seeds == 1 and found.points == pytest.approx(0.4) and found.paired
+    assert "one seed: the interval covers the choice of test images alone" in sentence(found)
+
+
+def test_images_of_another_set_are_others_whatever_their_names() -> None:
+    images = [list(range(100)), list(range(100))]
+    one, two = (on(cell(name, 0.2, 0.2), *images, tested_on=name) for name in ("mnist", "mnist_m"))
+    found = difference(one, two)
+    assert not found.paired and found.points == 0 and found.interval[1] > 0.05
+    assert "n = 2, not on the same test images" in sentence(found)
+
+
+def test_the_order_of_the_images_does_not_matter() -> None:
+    one, two = cell("a", 0.9, 0.8), cell("b", 0.7, 0.8)
+    turned = [dataclasses.replace(row, pictures=row.pictures[::-1], right=row.right[::-1]) for row in two.rows]
+    assert difference(one, dataclasses.replace(two, rows=turned)) == difference(one, two)
+
+
+def test_of_one_image_nothing_is_known() -> None:
+    one, two = on(cell("a", 0.9), [0]), on(cell("b", 0.0), [0])
+    assert difference(one, two).interval == (-1, 1)
+
+
+def test_what_was_tested_on_no_image_is_not_compared() -> None:
+    definition = define(["optimizer.lr=1,2,3"])
+    cells = [cell(rate, 0.8, 0.7, places={"optimizer.lr": rate}) for rate in ("1", "2", "3")]
+    cells[1] = on(cells[1], [], [])
+    assert [(one.first, one.second) for one in differences(definition, cells)] == [("1", "3")]
+    assert about_tests(cells) == ["Not compared, because there are no test images: 2."]
+    assert "nan" not in markdown(definition, cells, differences(definition, cells), [])
 
 
 def test_sentences_say_what_is_known() -> None:
@@ -89,7 +148,7 @@ def test_sentences_say_what_is_known() -> None:
         r"ResNet-56 is 10\.0 points better than plain-56 \(95 % interval \d+\.\d to \d+\.\d, n = 2\)\.", told
     )
     assert "are not told apart: 0.0 points" in sentence(difference(cell("a", 0.8), cell("b", 0.8)))
-    assert "one seed: the interval covers the choice of test pictures alone" in sentence(
+    assert "one seed: the interval covers the choice of test images alone" in sentence(
         difference(cell("a", 0.8), cell("b", 0.7))
     )
 

@@ -203,3 +203,63 @@ def test_accuracy_on_another_set(command: CommandLine, tmp_path: Path) -> None:
         folder = tmp_path / "studies" / "mine" / row["folder"]
         elsewhere = json.loads((folder / "evaluation-test-mnist_m.json").read_text())
         assert float(row["test_accuracy"]) == pytest.approx(elsewhere["accuracy"], abs=1e-5)
+
+
+def write_classes(root: Path, *sizes: int) -> Path:
+    """A folder of images for each class, so many in each."""
+    import numpy as np
+    from PIL import Image
+
+    for label, size in enumerate(sizes):
+        (root / f"class{label}").mkdir(parents=True)
+        for number in range(size):
+            pixels = np.full((8, 8), 60 * label + number, np.uint8)
+            Image.fromarray(pixels).save(root / f"class{label}" / f"{number}.png")
+    return root
+
+
+FOLDER = ["data=folder", "data.root=set", "data.image_size=8", "model=mlp", "model.hidden=[4]", "trainer.epochs=1"]
+FOLDER += ["augment=none", "logger=none", "trainer.precision=fp32"]
+
+
+def test_seeds_with_test_splits_of_other_sizes_are_compared(command: CommandLine, tmp_path: Path) -> None:
+    """Without an official test split each seed has its own, of 3 or 4 images here."""
+    write_classes(tmp_path / "set", 5, 5, 5, 1)
+    words = ["study", *FOLDER, "data.test_fraction=0.25", "optimizer.lr=0.01,0.1", "--seeds", 6, "study.dir=s"]
+    result = command(*words, cwd=tmp_path)
+    assert result.code == 0, result.err
+    sizes = {
+        json.loads((tmp_path / "s" / row["folder"] / "test.json").read_text(encoding="utf-8"))["n"]
+        for row in rows(tmp_path / "s")
+    }
+    assert sizes == {3, 4}
+    text = (tmp_path / "s" / "table.md").read_text(encoding="utf-8")
+    assert "n = 6" in text and "each seed has its own" in text
+    assert "each seed has its own" in (tmp_path / "s" / "report.html").read_text(encoding="utf-8")
+
+
+def test_without_test_images_the_first_line_says_what_is_not_compared(command: CommandLine, tmp_path: Path) -> None:
+    write_classes(tmp_path / "set", 6, 6)
+    words = [*FOLDER, "data.test_fraction=0", "data.val_fraction=0.3", "optimizer.lr=0.01,0.1", "study.dir=s"]
+    result = command("study", *words, "--seeds", 2, cwd=tmp_path)
+    assert result.code == 0, result.err
+    lines = result.out.splitlines()
+    said = next(place for place, line in enumerate(lines) if line.startswith("no test images: no test accuracy"))
+    assert said < next(place for place, line in enumerate(lines) if "1/4" in line)
+    text = (tmp_path / "s" / "table.md").read_text(encoding="utf-8")
+    assert "| validation accuracy |" in text and "nan" not in text and "points" not in text
+    assert "Not compared, because there are no test images: lr=0.01; lr=0.1." in text
+
+
+def test_a_setting_without_test_images_is_named_and_the_others_are_compared(
+    command: CommandLine, tmp_path: Path
+) -> None:
+    """data.test_fraction is an axis: other test images for each value, and none for one of them."""
+    write_classes(tmp_path / "set", 12, 12)
+    words = [*FOLDER, "data.test_fraction=0,0.2,0.4", "study.dir=s"]
+    result = command("study", *words, "--seeds", 2, cwd=tmp_path)
+    assert result.code == 0, result.err
+    assert "no test images for test_fraction=0: no test accuracy" in result.out
+    text = (tmp_path / "s" / "table.md").read_text(encoding="utf-8")
+    assert "Not compared, because there are no test images: test_fraction=0." in text
+    assert text.count("not on the same test images") == 1

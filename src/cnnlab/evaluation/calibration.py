@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnnlab.evaluation.metrics import ECE_BINS, bin_of, calibration_error, picture_losses
+from cnnlab.evaluation.metrics import ECE_BINS, bin_of, calibration_error, debiased_calibration_error, picture_losses
 
 STEPS = 60  # a dozen are enough, unless Newton's steps lead out of the bracket
 RANGE = 100.0  # temperatures are sought from 1/100 to 100
@@ -58,7 +58,8 @@ def calibration_figures(logits: Tensor, labels: Tensor, temperature: Temperature
 
     Returns:
         temperature and n of the validation pictures it was fitted on; before and after (None without a temperature):
-        loss, ece, and bins of the confidence (low edge, n, mean confidence, accuracy; the last two None if empty).
+        loss, ece, ece_debiased, and bins of the confidence (low edge, n, mean confidence, accuracy; the last two None
+        if empty).
     """
     after = None if temperature.value is None else _figures(logits.double() / temperature.value, labels)
     return {
@@ -75,6 +76,7 @@ def _figures(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     return {
         "loss": picture_losses(logits, labels).mean().item(),
         "ece": calibration_error(best.values, right),
+        "ece_debiased": debiased_calibration_error(best.values, right),
         "bins": reliability(best.values, right),
     }
 

@@ -21,7 +21,7 @@ from cnnlab.device import choose_device
 from cnnlab.errors import ConfigError, DataError, RunError, nearest
 from cnnlab.evaluation.calibration import Temperature, calibration_figures, fit_temperature
 from cnnlab.evaluation.hardest import hardest_pictures
-from cnnlab.evaluation.intervals import bootstrap_intervals, difference_interval
+from cnnlab.evaluation.intervals import difference_interval, metric_intervals
 from cnnlab.evaluation.metrics import accuracy_figures, classification_figures
 from cnnlab.evaluation.segmentation import ROW, SegmentationOutputs, evaluate_segmentation
 from cnnlab.evaluation.views import average_views
@@ -152,7 +152,7 @@ def evaluate_model(
     figures = {
         "split": split,
         **classification_figures(logits, labels, classes),
-        "intervals": bootstrap_intervals(logits, labels),
+        "intervals": metric_intervals(logits, labels),
         "calibration": calibration_figures(logits, labels, temperature),
         "hardest": hardest_pictures(logits, labels, names, classes),
     }

@@ -16,9 +16,11 @@ TOP_K = (1, 2, 3, 5, 10)
 
 def wilson_interval(correct: int, count: int, z: float = 1.959964) -> tuple[float, float]:
     """95 % interval of a proportion (Wilson 1927): honest for small counts and near 0 and 1."""
-    if count == 0:
-        return 0.0, 1.0
-    share = correct / count
+    return score_interval(correct / count, count, z) if count else (0.0, 1.0)
+
+
+def score_interval(share: float, count: float, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's interval for what varies as a proportion of `count` images does, be `count` whole or not."""
     centre = share + z * z / (2 * count)
     spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     scale = 1 + z * z / count
@@ -34,8 +36,9 @@ def classification_figures(logits: Tensor, labels: Tensor, classes: Sequence[str
     Returns:
         loss (cross-entropy), accuracy and its 95 % interval, mean_class_accuracy (the mean recall of the classes that
         have pictures), top5_accuracy, topk_accuracy (by k as text, for each k below the number of classes), macro_f1,
-        ece (15 bins, Guo et al. 2017), n, per_class (class, n, precision, recall, f1), confusion_matrix (rows true,
-        columns predicted) and most_confused (true, predicted, n; the most frequent first).
+        ece (15 bins, Guo et al. 2017; chance makes it too high), ece_debiased, n, per_class (class, n, precision,
+        recall, f1), confusion_matrix (rows true, columns predicted) and most_confused (true, predicted, n; the most
+        frequent first).
     """
     k = len(classes)
     probabilities = logits.double().softmax(1)
@@ -52,6 +55,7 @@ def classification_figures(logits: Tensor, labels: Tensor, classes: Sequence[str
         "topk_accuracy": {str(top): (rank < top).double().mean().item() for top in TOP_K if top < k},
         "macro_f1": f1[true + guessed > 0].mean().item(),
         "ece": calibration_error(probabilities.amax(1), guesses == labels),
+        "ece_debiased": debiased_calibration_error(probabilities.amax(1), guesses == labels),
         "n": len(labels),
         "per_class": [
             {"class": name, "n": n, "precision": p, "recall": r, "f1": f}
@@ -91,6 +95,25 @@ def calibration_error(confidence: Tensor, correct: Tensor, bins: int = ECE_BINS)
     """
     gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, bin_of(confidence, bins), confidence - correct.double())
     return (gaps.abs().sum() / len(confidence)).item()
+
+
+def debiased_calibration_error(confidence: Tensor, correct: Tensor, bins: int = ECE_BINS) -> float:
+    """The calibration error less what chance alone adds to it (in the manner of Kumar et al. 2019, section 4.3).
+
+    The gap of a bin is known up to a normal error, whose standard deviation follows from the confidences. The mean of
+    a folded normal variable lies above the size of the true gap, most where that is 0. The true gap's square is taken
+    as the measured one's less the error's variance. Not below 0.
+
+    Args:
+        confidence: (n,) float64, probability of the class that was answered; correct: (n,) bool.
+    """
+    place, zeros = bin_of(confidence, bins), torch.zeros(bins, dtype=torch.float64)
+    gaps = zeros.index_add(0, place, confidence - correct.double()) / len(confidence)
+    error = zeros.index_add(0, place, confidence * (1 - confidence)).sqrt() / len(confidence)
+    true = (gaps.square() - error.square()).clamp_min(0).sqrt()
+    ratio = true / error.clamp_min(1e-300)
+    folded = error * math.sqrt(2 / math.pi) * (-ratio.square() / 2).exp() + true * torch.erf(ratio / math.sqrt(2))
+    return max(0.0, (gaps.abs() - (folded - true)).sum().item())
 
 
 def accuracy_figures(logits: Tensor, labels: Tensor) -> dict[str, Any]:

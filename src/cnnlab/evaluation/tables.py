@@ -70,7 +70,7 @@ def figures_text(figures: Mapping[str, Any]) -> str:
             line("top-5", "top5_accuracy", percent, further),
             line("macro F1", "macro_f1", number),
             line("loss", "loss", number),
-            line("ECE", "ece", number, "expected calibration error, 15 bins"),
+            line("ECE", "ece", number, f"expected calibration error, 15 bins{_without_chance(figures)}"),
             _temperature(figures["calibration"]),
             *(_views(figures["views"]) if "views" in figures else []),
             *([f"  {fall_text(figures['own_test'])}"] if "own_test" in figures else []),
@@ -90,6 +90,10 @@ def _segmentation_text(figures: Mapping[str, Any]) -> str:
             f"  loss         {number(figures['loss'])}",
         ]
     )
+
+
+def _without_chance(figures: Mapping[str, Any]) -> str:
+    return f"; {number(figures['ece_debiased'])} less what chance adds" if "ece_debiased" in figures else ""
 
 
 def _temperature(calibration: Mapping[str, Any]) -> str:

@@ -181,7 +181,7 @@ def facts(report: Report) -> list[Fact]:
             "cross-entropy and Dice" if segments(report) else "cross-entropy per picture",
             lambda value: number(value, 3),
         ),
-        tested("Calibration error", "ece", "confidence against accuracy, 0 is best"),
+        tested("Calibration error", "ece", f"confidence against accuracy, 0 is best{_without_chance(test)}"),
         Fact("Epochs", count(len(report.history)), f"of {planned} planned" if planned else ""),
         Fact("Training time", duration(sum(seconds) if seconds else None), "all epochs"),
         Fact("Images per second", count(median(speeds) if speeds else None), "median of the epochs"),
@@ -191,6 +191,12 @@ def facts(report: Report) -> list[Fact]:
         "Top-5 accuracy": len(report.classes) <= 5,  # always 100 %
     }
     return [fact for fact in found if fact.value != formatting.DASH and not left_out.get(fact.label)]
+
+
+def _without_chance(test: Mapping[str, Any]) -> str:
+    """The calibration error less what chance adds to it; folders of older runs do not have it."""
+    value = finite(test.get("ece_debiased"))
+    return "" if value is None else f"; {percent(value)} less what chance adds"
 
 
 def commands(report: Report) -> list[tuple[str, str]]:

@@ -194,6 +194,7 @@ def _drive(crew: Crew[W], source: Source, signals: _Signals, view: StudyProgress
 def _check(crew: Crew[W], runs: Sequence[Planned], signals: _Signals, view: StudyProgress) -> None:
     """Try each run once, by one worker, so that pictures are decoded once and typing errors come first."""
     worker = next(crew.idle())
+    untested = []
     for run in runs:
         if signals.asked:
             raise Interrupted("stopped before the first run.")
@@ -208,6 +209,13 @@ def _check(crew: Crew[W], runs: Sequence[Planned], signals: _Signals, view: Stud
         worker.run = None
         if message.kind != "done" and not signals.asked:
             raise ConfigError(f"{run.combination.label}: {message.message or message.kind}")
+        untested += [run.combination.label] if message.untested else []
+    if untested and not runs[0].trial:
+        which = "" if len(untested) == len(runs) else f" for {'; '.join(untested)}"
+        view.remark(
+            f"no test images{which}: no test accuracy, and no difference is stated; to compare on a test split, raise"
+            " data.test_fraction."
+        )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from cnnlab.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Scale
 from cnnlab.report.formatting import number, percent
 from cnnlab.study.definition import COLUMNS, Definition
 from cnnlab.study.results import Cell, Difference, main_column
-from cnnlab.study.table import figure, heading, is_share, runs_there, sentence, small_table
+from cnnlab.study.table import about_tests, figure, heading, is_share, runs_there, sentence, small_table
 
 COLOURS = 8  # that page.css tells apart; then they begin again, dashed
 ROW = 26.0  # height of a combination in the dot plot
@@ -55,6 +55,7 @@ def render(
         curves=[(title, chart) for title, chart in drawn if chart],
         main=heading(definition, column).capitalize(),
         sentences=[sentence(one) for one in found],
+        about_tests=about_tests(cells),
         missing=[(cell.combination.label, why) for cell in cells for why in cell.missing],
         facts=facts,
         command=command,

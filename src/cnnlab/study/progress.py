@@ -55,6 +55,11 @@ class StudyProgress:
     def decoding(self, done: int, total: int) -> None:
         self._say(f"decoding pictures, once: {done:,} of {total:,}")
 
+    def remark(self, words: str) -> None:
+        """What a person should know before the first run."""
+        if not self.silent:
+            self.console.print(Text(words, style="yellow"))
+
     def started(self, run: Planned) -> None:
         self.active[run.folder] = (run, None, time.monotonic())
         self._say("")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from cnnlab.errors import RunError
+from cnnlab.evaluation.crossed import Answers, contrast
 from cnnlab.runs.files import read_record
 from cnnlab.runs.folder import RunFolder
 from cnnlab.runs.form import TEST
@@ -22,20 +22,22 @@ from cnnlab.study.definition import Definition
 from cnnlab.study.plan import Combination, Planned
 from cnnlab.study.worker import set_named
 
-RESAMPLES = 2000
 MOST = 12  # sentences that a person reads
-CHUNK = 200  # resamples at once: their weights of 10,000 pictures are 8 MB
 
 
 @dataclass(frozen=True)
 class Row:
-    """One finished run: its figures by column, its curve, and which test pictures it answered right."""
+    """One finished run: its figures by column, its curve, and which test images it answered right.
+
+    `tested_on`: the set that they are of; images of two sets are never the same one, whatever their names.
+    """
 
     run: Planned
     figures: dict[str, float | None]
     history: list[dict[str, Any]]
     pictures: tuple[str, ...]
     right: np.ndarray  # (n,) float32 in [0, 1]; of pixels, the share of a picture's that are right
+    tested_on: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much larger the accuracy of `first` is than that of `second`, with its 95 % interval; `seeds`: the fewer."""
+    """How much larger the accuracy of `first` is than that of `second`, with its 95 % interval.
+
+    `seeds`: that were compared, of the side with fewer; `paired`: both sides were tested on the same images.
+    """
 
     first: str
     second: str
     points: float
     interval: tuple[float, float]
     seeds: int
+    paired: bool = True
 
     @property
     def told_apart(self) -> bool:
@@ -126,7 +132,8 @@ def _read(run: Planned, test_on: Sequence[str]) -> Row:
         figures |= {key: test[key] for key in ("ece", "macro_f1", "mean_iou") if key in test}
     answers = run.folder / ("predictions.csv" if own else f"predictions-test-{name}.csv")
     names, right = _answers(answers) if test is not None else ((), np.zeros(0, np.float32))
-    return Row(run, figures, history, names, right)
+    tested_on = name if test_on else f"{name} in {run.config.data.root}"
+    return Row(run, figures, history, names, right, tested_on)
 
 
 def _answers(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
@@ -158,11 +165,12 @@ def differences(definition: Definition, cells: Sequence[Cell]) -> list[Differenc
     """Between the values of the axis that the study compares, all else equal; without one, between all combinations.
 
     Each pair once, the better one first. Where these would be more than MOST, each is compared with the best one only.
+    What was tested on no image is not compared.
     """
-    there = [cell for cell in cells if cell.rows]
+    there = [cell for cell in cells if tested(cell)]
     pairs = [pair for pair in itertools.combinations(there, 2) if _comparable(definition, *pair)]
     if len(pairs) > MOST:
-        best = max(there, key=lambda cell: np.mean([row.right.mean() for row in cell.rows]))
+        best = max(there, key=lambda cell: statistics.fmean(float(row.right.mean()) for row in tested(cell)))
         pairs = [(best, cell) for cell in there if cell is not best]
     return [difference(one, other) for one, other in pairs]
 
@@ -173,49 +181,37 @@ def _comparable(definition: Definition, one: Cell, other: Cell) -> bool:
     return changed == {definition.compare} if definition.compare else len(changed) == 1
 
 
-def difference(cell: Cell, other: Cell, resamples: int = RESAMPLES) -> Difference:
-    """Mean over seeds of one combination less that of another, better one first, with a bootstrap interval.
+def tested(cell: Cell) -> list[Row]:
+    """The runs of a combination that were tested on images."""
+    return [row for row in cell.rows if len(row.right)]
 
-    Both what varies with the seed and which pictures were tested are resampled (Davison and Hinkley 1997, section 3.8:
-    the levels of a nested sample). The deviations of the few seeds from their mean are scaled by √(n/(n − 1)), without
-    which the interval of three seeds would be a fifth too narrow. With one seed it covers the pictures alone.
+
+def own_test_images(cells: Sequence[Cell]) -> bool:
+    """Whether the seeds of a combination were tested on other images each, as without an official test split."""
+    return any(row.pictures != rows[0].pictures for rows in map(tested, cells) for row in rows[1:])
+
+
+def difference(cell: Cell, other: Cell) -> Difference:
+    """Mean over seeds of one combination less that of another, better one first, with its 95 % interval.
+
+    See `evaluation.crossed.contrast`; each has at least one run that was tested.
     """
-    random = np.random.Generator(np.random.PCG64(0))
-    paired = cell.rows[0].pictures == other.rows[0].pictures
-    one, two = (np.stack([row.right for row in side.rows], 1) for side in (cell, other))  # (pictures, seeds)
-    gap = float(one.mean() - two.mean())
-    drawn = []
-    for first in range(0, resamples, CHUNK):
-        count = min(CHUNK, resamples - first)
-        weights = _weights(len(one), count, random)
-        others = weights if paired else _weights(len(two), count, random)
-        drawn.append(_resampled(one, weights, random) - _resampled(two, others, random))
-    low, high = np.quantile(np.concatenate(drawn), [0.025, 0.975])
-    seeds = min(one.shape[1], two.shape[1])
+    numbers: dict[tuple[str, str], int] = {}
+    sides = [
+        {
+            row.run.seed: Answers(
+                np.array([numbers.setdefault((row.tested_on, name), len(numbers)) for name in row.pictures]), row.right
+            )
+            for row in tested(side)
+        }
+        for side in (cell, other)
+    ]
+    found = contrast(*sides)
     names = cell.combination.label, other.combination.label
-    if gap < 0:
-        return Difference(names[1], names[0], -gap, (float(-high), float(-low)), seeds)
-    return Difference(names[0], names[1], gap, (float(low), float(high)), seeds)
-
-
-def _weights(pictures: int, count: int, random: np.random.Generator) -> np.ndarray:
-    """(count, pictures) float32: the share of each picture in each resample."""
-    weights = np.empty((count, pictures), np.float32)
-    for row in weights:
-        row[:] = np.bincount(random.integers(0, pictures, pictures), minlength=pictures)
-    return weights / pictures
-
-
-def _resampled(right: np.ndarray, weights: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """(count,) accuracies: of (pictures, seeds) answers, weighted by picture, over seeds drawn anew."""
-    accuracies = weights @ right  # (count, seeds)
-    seeds = right.shape[1]
-    centre = accuracies.mean(1)
-    if seeds == 1:
-        return centre
-    chosen = random.integers(0, seeds, accuracies.shape)
-    moved = np.take_along_axis(accuracies, chosen, 1).mean(1) - centre
-    return centre + math.sqrt(seeds / (seeds - 1)) * moved
+    low, high = found.interval
+    if found.points < 0:
+        return Difference(names[1], names[0], -found.points, (-high, -low), found.seeds, found.paired)
+    return Difference(names[0], names[1], found.points, (low, high), found.seeds, found.paired)
 
 
 def as_csv(definition: Definition, runs: Sequence[Planned], cells: Sequence[Cell], failed: Mapping[Path, str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import current_process
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from cnnlab.study.launch import hire
 from cnnlab.study.page import render
 from cnnlab.study.plan import Planned, plan
 from cnnlab.study.progress import StudyProgress
-from cnnlab.study.results import Cell, Difference, as_csv, collect, differences
+from cnnlab.study.results import Cell, Difference, as_csv, collect, differences, main_column
 from cnnlab.study.table import markdown
 
 SHOWN = ("cnnlab", "torch", "torchvision")  # versions at the foot of the page
@@ -104,6 +104,9 @@ def lock_study(folder: Path) -> FileLock:
 def write(definition: Definition, runs: Sequence[Planned], failed: dict[Path, str], command: Sequence[str]) -> Study:
     """Collect what is there into results.csv, table.md and report.html."""
     cells = collect(definition, runs, failed)
+    if main_column(definition, cells) == "val_accuracy":  # there is no test split
+        names = ("val_accuracy" if column == "test_accuracy" else column for column in definition.columns)
+        definition = replace(definition, columns=tuple(dict.fromkeys(names)))
     found = differences(definition, cells)
     facts = describe(runs)
     folder = definition.folder

@@ -9,7 +9,7 @@ from rich.table import Table
 from cnnlab.evaluation.tables import plain_table
 from cnnlab.report.formatting import DASH, count, duration, number
 from cnnlab.study.definition import COLUMNS, Definition
-from cnnlab.study.results import Cell, Difference
+from cnnlab.study.results import Cell, Difference, own_test_images, tested
 
 SHARES = ("accuracy", "f1", "iou", "ece")  # columns in per cent
 
@@ -75,6 +75,7 @@ def markdown(definition: Definition, cells: Sequence[Cell], found: Sequence[Diff
     if small := small_table(definition, cells):
         lines += ["", *_rows(small[0]), *("| " + " | ".join(row) + " |" for row in small[1:])]
     lines += ["", *(f"- {sentence(one)}" for one in found)] if found else []
+    lines += [line for note in about_tests(cells) for line in ("", note)]
     lines += ["", *(f"{note}" for note in notes)] if notes else []
     return "\n".join(lines) + "\n"
 
@@ -100,8 +101,25 @@ def small_table(definition: Definition, cells: Sequence[Cell]) -> list[list[str]
 def sentence(one: Difference) -> str:
     """ "ResNet-56 is 2.1 points better than plain-56 (95 % interval 1.4 to 2.8, n = 3)."."""
     low, high = (f"{100 * bound:.1f}".replace("-", "−") for bound in one.interval)
-    seeds = f"n = {one.seeds}" if one.seeds > 1 else "one seed: the interval covers the choice of test pictures alone"
+    seeds = f"n = {one.seeds}"
+    if one.seeds == 1:
+        seeds = "one seed: the interval covers the choice of test images alone, and these two networks"
+    if not one.paired:
+        seeds += ", not on the same test images"
     facts = f"(95 % interval {low} to {high}, {seeds})"
     if not one.told_apart:
         return f"{one.first} and {one.second} are not told apart: {100 * one.points:.1f} points {facts}."
     return f"{one.first} is {100 * one.points:.1f} points better than {one.second} {facts}."
+
+
+def about_tests(cells: Sequence[Cell]) -> list[str]:
+    """What a reader of the differences must know of the test images, in sentences."""
+    found = []
+    if own_test_images(cells):
+        found.append(
+            "There is no official test split: each seed has its own. A seed's runs are compared on the same images, and"
+            " an image that several seeds were tested on counts once."
+        )
+    if bare := [cell.combination.label for cell in cells if cell.rows and not tested(cell)]:
+        found.append(f"Not compared, because there are no test images: {'; '.join(bare)}.")
+    return found

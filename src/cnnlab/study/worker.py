@@ -63,10 +63,14 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Ended:
-    """A run ended. `kind`: done, diverged, interrupted, wrong (the user's to mend) or crashed."""
+    """A run ended. `kind`: done, diverged, interrupted, wrong (the user's to mend) or crashed.
+
+    `untested`: it was tried alone, and will have no test images.
+    """
 
     kind: str
     message: str = ""
+    untested: bool = False
 
 
 class Pipe(Protocol):
@@ -137,7 +141,7 @@ def carry_out(order: Order, reporter: Reporter, device: str | None = None) -> En
     name = order.folder.name if order.folder else "check"
     print(f"--- {name}", flush=True)
     try:
-        _train(order, reporter, device)
+        untested = _train(order, reporter, device)
     except Interrupted as stop:
         return Ended("interrupted", str(stop))
     except NonFiniteLoss as error:
@@ -150,10 +154,11 @@ def carry_out(order: Order, reporter: Reporter, device: str | None = None) -> En
         traceback.print_exc()
         sys.stderr.flush()
         return Ended("crashed", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
-    return Ended("done")
+    return Ended("done", untested=untested)
 
 
-def _train(order: Order, reporter: Reporter, device: str | None) -> None:
+def _train(order: Order, reporter: Reporter, device: str | None) -> bool:
+    """Whether it was a trial of a run that will have no test images."""
     import torch
 
     from cnnlab.config import from_dict
@@ -167,8 +172,8 @@ def _train(order: Order, reporter: Reporter, device: str | None) -> None:
     config = dataclasses.replace(config, trainer=dataclasses.replace(trainer, threads=threads))
     torch.set_num_threads(threads)
     if order.folder is None:
-        try_experiment(config, reporter.decoded, validates=order.trial)
-        return
+        tests = try_experiment(config, reporter.decoded, validates=order.trial)
+        return not tests and not order.test_on
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(order.folder)))
     if (order.folder / "config.yaml").exists():
         trust_code = ":" in config.model["name"]
@@ -177,6 +182,7 @@ def _train(order: Order, reporter: Reporter, device: str | None) -> None:
         run_experiment(config, [reporter], command=["cnnlab", "study"], test=not order.trial)
     if order.test_on and not order.trial:
         test_elsewhere(order.folder, order.test_on, ":" in config.model["name"])
+    return False
 
 
 def test_elsewhere(folder: Path, words: Sequence[str], trust_code: bool = False) -> None:
