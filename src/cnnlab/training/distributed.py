@@ -91,7 +91,13 @@ class Group:
 
     def any(self, wish: bool) -> bool:
         """Whether one of the processes wishes it."""
-        return wish if self.size == 1 else bool(self.total(torch.tensor([int(wish)])).item())
+        return self.any_of_each(wish)[0]
+
+    def any_of_each(self, *wishes: bool) -> list[bool]:
+        """Whether one of the processes wishes the first, the second, …"""
+        if self.size == 1:
+            return list(wishes)
+        return self.total(torch.tensor(wishes, dtype=torch.int64)).bool().tolist()
 
     # ---- training
 
