@@ -428,7 +428,8 @@ class Trainer:
         raise NonFiniteLoss(
             f"{what} is not finite at step {step} (epoch {self.epoch + 1}); the last good state stays in"
             f" {self.folder.state}. Go on from it at a lower rate (optimizer.lr is {rate:.3g}): cnnlab resume"
-            f" {self.folder.path} optimizer.lr={rate / 10:.3g}, or with trainer.grad_clip=1."
+            f" {self.folder.path} optimizer.lr={rate / 10:.3g}, or with trainer.grad_clip=1; where its weights have"
+            " grown too large already, start a new run with that."
         )
 
     def _stop_out_of_memory(self, images: Tensor) -> NoReturn:
