@@ -467,6 +467,7 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 
 def with_changes(config: Config, overrides: Sequence[str]) -> Config:
     """The config of a run that goes on with other values of RESUMABLE. Raises ConfigError for any other key."""
+    import yaml
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -482,7 +483,7 @@ def with_changes(config: Config, overrides: Sequence[str]) -> Config:
     try:
         changes = OmegaConf.from_dotlist([override.lstrip("+~") for override in overrides])
         return from_dict(OmegaConf.merge(OmegaConf.create(config.to_dict()), changes))
-    except (OmegaConfBaseException, ValueError) as error:
+    except (OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot use {' '.join(overrides)!r}: {str(error).splitlines()[0]}.") from None
 
 

@@ -130,7 +130,7 @@ def test_each_kind_of_failure_has_its_words(number: int, words: str) -> None:
 # ---- JSON
 
 
-@pytest.mark.parametrize("value", [None, 3, "ü", [1, 2.5], {"a": {"b": [True]}}, float("inf")])
+@pytest.mark.parametrize("value", [None, 3, "ü", [1, 2.5], {"a": {"b": [True]}}])
 def test_json_is_read_back_as_it_was_written(value: Any, tmp_path: Path) -> None:
     write_json(tmp_path / "file.json", value)
     assert read_json(tmp_path / "file.json") == value

@@ -191,7 +191,17 @@ def test_a_resume_goes_on_from_it_at_a_lower_rate(key: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "word", ["trainer.epochs=9", "model=mlp", "optimizer.lr=-1", "optimizer.lr=.nan", "lr=1", "lr"]
+    "word",
+    [
+        "trainer.epochs=9",
+        "model=mlp",
+        "optimizer.lr=-1",
+        "optimizer.lr=.nan",
+        "lr=1",
+        "lr",
+        "optimizer.lr='",
+        "optimizer.lr=null",
+    ],
 )
 def test_what_a_resume_cannot_change_leaves_the_folder_as_it_is(word: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
