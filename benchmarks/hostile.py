@@ -258,6 +258,21 @@ def weight_attacks(content: bytes) -> list[bytes]:
     def arguments(**values: Any) -> Callable[[dict[str, Any]], None]:
         return lambda card: card["model"]["arguments"].update(values)
 
+    def with_numbers(value: float) -> bytes:
+        """Whole, and with the digest of what it holds; one weight is `value`."""
+        from safetensors.torch import load
+
+        from cnnlab.runs.folder import RunFolder
+        from cnnlab.runs.weights import save_weights
+
+        tensors = load(content)
+        last = next(name for name in reversed(tensors) if tensors[name].is_floating_point())
+        tensors[last].view(-1)[0] = value
+        with tempfile.TemporaryDirectory() as place:
+            folder = RunFolder(Path(place))
+            save_weights(folder, tensors, json.loads(header["__metadata__"]["cnnlab"]))
+            return folder.weights.read_bytes()
+
     return [
         struct.pack("<Q", 2**63 - 1) + content[8:],
         struct.pack("<Q", 100_000_000) + b"{" * 1000,
@@ -270,6 +285,7 @@ def weight_attacks(content: bytes) -> list[bytes]:
         with_card(lambda card: card.update(classes=[MARKUP] * len(card["classes"]))),
         with_card(lambda card: card["preprocess"]["layout"].update(height=2048, width=2048)),
         with_card(lambda card: card["preprocess"]["layout"].update(height=10**9, width=10**9)),
+        *(with_numbers(value) for value in (float("nan"), float("inf"), 3e38)),
     ]
 
 

@@ -34,6 +34,7 @@ FLOORS = {
     "device": 1,
     "remote": 1,
     "figure": 1,
+    "finite": 1,
     "values": 0,
     "errors": 0,  # of floor 1, and under the two others there: config and geometry say what is wrong with its words
 }

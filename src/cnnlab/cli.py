@@ -7,7 +7,6 @@ import atexit
 import contextlib
 import errno
 import gc
-import json
 import os
 import shlex
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from cnnlab.errors import CnnlabError, ConfigError, DataError, Interrupted, ModelError, one_line
+from cnnlab.values import to_json
 
 if TYPE_CHECKING:
     from cnnlab.deploy.predictor import Prediction, Predictor
@@ -35,6 +35,7 @@ EXAMPLES = {
   cnnlab train run.dir=gs://bucket/runs/mine --spec vertex --image IMAGE --accelerator NVIDIA_L4 > job.yaml""",
     "resume": """examples:
   cnnlab resume runs/mine
+  cnnlab resume runs/mine optimizer.lr=0.01                 at a lower learning rate, where the loss was not finite
   cnnlab resume runs/mine --devices 1                       in another number of processes than it began with
   cnnlab resume gs://bucket/runs/mine                       on any machine
   cnnlab resume gs://bucket/runs/mine --spec vertex --image IMAGE > job.yaml""",
@@ -137,6 +138,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     resume = add("resume", "go on with an interrupted run, as if it had never stopped")
     resume.add_argument("run", metavar="RUN", help=RUN)
+    resume.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="optimizer.lr or trainer.grad_clip, from here on"
+    )
     resume.add_argument("--devices", type=int, metavar="N", help="processes (default: as many as it began with)")
     resume.add_argument("--trust-code", action="store_true", help=TRUST)
     add_spec(resume, "vertex", "a custom job of Vertex AI")
@@ -378,7 +382,7 @@ def _resume(options: argparse.Namespace, words: Sequence[str]) -> None:
         if not is_remote(options.run):
             raise ConfigError(f"a job cannot see {options.run}; give the run's address in a bucket.")
         trust = ["--trust-code"] if options.trust_code else []
-        _print_job(options, ["cnnlab", "resume", options.run, *trust])
+        _print_job(options, ["cnnlab", "resume", options.run, *options.overrides, *trust])
         return
     from cnnlab.tracking.console import ConsoleTracker, DecodeBar
 
@@ -393,9 +397,11 @@ def _resume(options: argparse.Namespace, words: Sequence[str]) -> None:
         if wants_several(devices):
             from cnnlab.processes import resume_together
 
-            run, anything = resume_together(options.run, devices, options.trust_code)
+            run, anything = resume_together(options.run, devices, options.trust_code, options.overrides)
         else:
-            run, anything = resume_experiment(options.run, [ConsoleTracker()], bar.update, options.trust_code)
+            run, anything = resume_experiment(
+                options.run, [ConsoleTracker()], bar.update, options.trust_code, overrides=options.overrides
+            )
     if not speaks():
         return
     if not anything:
@@ -477,7 +483,7 @@ def _predict(options: argparse.Namespace, words: Sequence[str]) -> None:
             ranked = list(answer.probabilities.items())[: options.topk]
             if options.json:
                 facts = {"picture": name, "label": answer.label, "probability": answer.probability}
-                line = json.dumps(facts | {"probabilities": dict(ranked)}, ensure_ascii=False)
+                line = to_json(facts | {"probabilities": dict(ranked)}, ensure_ascii=False)
             else:
                 line = f"{name}: " + "  ".join(f"{label} {100 * p:.1f} %" for label, p in ranked)
             _print_line(line)
@@ -510,7 +516,7 @@ def _predict_pixels(options: argparse.Namespace) -> None:
 
     for answer in segment_pictures(options.run, options.paths, options.out, options.device, options.trust_code):
         if options.json:
-            _print_line(json.dumps(answer.facts(), ensure_ascii=False))
+            _print_line(to_json(answer.facts(), ensure_ascii=False))
             continue
         shares = sorted(answer.shares.items(), key=lambda pair: -pair[1])
         found = "  ".join(f"{label} {100 * share:.1f} %" for label, share in shares if share)
@@ -542,7 +548,7 @@ def _localize(options: argparse.Namespace, words: Sequence[str]) -> None:
 
     for answer in localize_pictures(options.run, options.paths, options.out, options.trust_code):
         if options.json:
-            _print_line(json.dumps(answer.facts(), ensure_ascii=False))
+            _print_line(to_json(answer.facts(), ensure_ascii=False))
             continue
         found = "  ".join(f"{one['label']} {100 * one['probability']:.1f} %" for one in answer.objects)
         shrunk = f"  (looked at {100 * answer.shrunk:.0f} % of its size)" if answer.shrunk < 1 else ""
@@ -567,7 +573,7 @@ def _model(options: argparse.Namespace, words: Sequence[str]) -> None:
     from cnnlab.models.table import as_table, facts
 
     if options.json:
-        print(json.dumps(facts(summary), indent=1, ensure_ascii=False))
+        print(to_json(facts(summary), indent=1, ensure_ascii=False))
         return
     from rich.console import Console
 
@@ -598,7 +604,7 @@ def _data(options: argparse.Namespace, words: Sequence[str]) -> None:
     from cnnlab.data.describe import as_text, facts
 
     described = facts(data, findings)
-    print(json.dumps(described, indent=1, ensure_ascii=False) if options.json else as_text(described))
+    print(to_json(described, indent=1, ensure_ascii=False) if options.json else as_text(described))
     if options.show is not None:
         from cnnlab.data.show import show_batch
 

@@ -19,6 +19,7 @@ from cnnlab.values import overgrown
 GROUPS = ("data", "model", "augment", "optimizer", "schedule", "logger", "recipe")
 ALIASES = {"init.from": "init.source"}
 VIEWS = ("none", "mirror", "shift", "mirror_shift")
+RESUMABLE = ("optimizer.lr", "trainer.grad_clip")  # what a run may change on its way
 OPEN_GROUPS = ("model", "optimizer")  # their keys are the arguments of a class, checked where it is built
 
 
@@ -32,6 +33,12 @@ def _fraction(**values: float) -> None:
     for key, value in values.items():
         if not 0 <= value < 1:
             raise ConfigError(f"{key.replace('__', '.')} must be at least 0 and below 1, got {value}.")
+
+
+def _is_weight(value: Any) -> bool:
+    """Whether single precision can weigh a loss with it."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and (value == 0 or 1e-6 <= value <= 1e6)
 
 
 def _one_of(key: str, value: object, options: Sequence[object]) -> None:
@@ -129,7 +136,7 @@ class AugmentConfig:
         _at_least(0, augment__brightness=self.brightness, augment__contrast=self.contrast, augment__cutmix=self.cutmix)
         _at_least(0, augment__saturation=self.saturation, augment__erasing=self.erasing, augment__cutout=self.cutout)
         for key, pair in (("scale", self.scale), ("ratio", self.ratio)):
-            if len(pair) != 2 or not 0 < pair[0] <= pair[1]:
+            if len(pair) != 2 or not 0 < pair[0] <= pair[1] < float("inf"):
                 raise ConfigError(f"augment.{key} must be [low, high] with 0 < low <= high, got {list(pair)}.")
         if self.scale[1] > 1:
             raise ConfigError(f"augment.scale is a share of the picture's area, at most 1, got {list(self.scale)}.")
@@ -221,9 +228,10 @@ class TrainerConfig:
         weights = self.class_weights
         if weights is not None and weights != "balanced":
             numbers = isinstance(weights, Sequence) and not isinstance(weights, str)
-            if not numbers or any(not isinstance(w, int | float) or w < 0 for w in weights) or not any(weights):
+            if not numbers or not all(map(_is_weight, weights)) or not any(weights):
                 raise ConfigError(
-                    f"trainer.class_weights must be balanced or a list of numbers, not all 0, got {weights!r}."
+                    "trainer.class_weights must be balanced or a list of numbers, each 0 or from 1e-6 to 1e6, not all"
+                    f" 0, got {weights!r}."
                 )
 
 
@@ -455,6 +463,28 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     _set_texts(values, chosen)
     _tune(values, chosen)
     return from_dict(values)
+
+
+def with_changes(config: Config, overrides: Sequence[str]) -> Config:
+    """The config of a run that goes on with other values of RESUMABLE. Raises ConfigError for any other key."""
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if not overrides:
+        return config
+    for override in overrides:
+        key, _ = _check_override(override)
+        if key not in RESUMABLE:
+            raise ConfigError(
+                f"a run keeps {key} to its end; what a resume can change is {' and '.join(RESUMABLE)}. For anything"
+                " else start a new run."
+            )
+    try:
+        changes = OmegaConf.from_dotlist([override.lstrip("+~") for override in overrides])
+        return from_dict(OmegaConf.merge(OmegaConf.create(config.to_dict()), changes))
+    except (OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot use {' '.join(overrides)!r}: {str(error).splitlines()[0]}.") from None
 
 
 def data_keys(overrides: Sequence[str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from cnnlab.config import Config, compose, from_dict, options
+from cnnlab.config import Config, compose, from_dict, options, to_yaml, with_changes
 from cnnlab.data.load import Data, build_data, target_config
 from cnnlab.errors import ConfigError, RunError
 from cnnlab.evaluation.evaluate import Outputs, run_test
@@ -224,10 +224,12 @@ def resume_experiment(
     progress: Progress | None = None,
     trust_code: bool = False,
     test: bool = True,
+    overrides: Sequence[str] = (),
 ) -> tuple[Run, bool]:
-    """`cnnlab resume`: go on as if the run had never stopped.
+    """`cnnlab resume`: go on as if the run had never stopped, or with another learning rate.
 
     Args:
+        overrides: such as ["optimizer.lr=0.01"], from here on; config.yaml then says so (see `config.RESUMABLE`).
         trust_code: import the module of a model of the user's own that the run folder names.
         test: see `run_experiment`.
 
@@ -239,7 +241,7 @@ def resume_experiment(
     """
     folder = open_folder(path, whole=True)
     with joined(read_config(folder).trainer.device) as group:
-        return _resume(folder, trackers, progress, trust_code, group, test)
+        return _resume(folder, trackers, progress, trust_code, group, test, overrides)
 
 
 def _resume(
@@ -249,11 +251,14 @@ def _resume(
     trust_code: bool,
     group: Group,
     test: bool,
+    overrides: Sequence[str] = (),
 ) -> tuple[Run, bool]:
     with _locked(folder, group):
-        config = group.from_first(lambda: read_config(folder))
-        config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, devices=group.size))
+        stored = group.from_first(lambda: with_changes(read_config(folder), overrides))
+        config = dataclasses.replace(stored, trainer=dataclasses.replace(stored.trainer, devices=group.size))
         if group.from_first(folder.report.exists):
+            if overrides:
+                raise finished(folder, overrides)
             if group.first:
                 publish(folder.path)
             return Run(folder.path, folder.history(), folder.test_figures()), False
@@ -276,8 +281,14 @@ def _resume(
             )
         model = build_model(config, data, trust_code, resumed=True)
         trainer = Trainer(model, data, config, folder, group)
+        if overrides and group.first:
+            write_whole(folder.config, to_yaml(stored))
         listeners = [*trackers, *folder_trackers(config, folder)] if group.first else []
         return _train_test_report(trainer, listeners, resumed=True, test=test), True
+
+
+def finished(folder: RunFolder, overrides: Sequence[str]) -> RunError:
+    return RunError(f"{folder.path} is finished; for {' '.join(overrides)} start a new run.")
 
 
 @contextmanager
@@ -310,7 +321,8 @@ def _run(
     with _locked(folder, group):
         if group.first:
             folder.refuse_if_taken()
-            trainer.save()  # before config.yaml makes it a run: where its weights begin may not be there at a resume
+        trainer.save()  # before config.yaml makes it a run: where its weights begin may not be there at a resume
+        if group.first:
             folder.start(config, describe(list(command), group.size), data.manifest, begun)
         return _train_test_report(trainer, listeners, resumed=False, test=test)
 

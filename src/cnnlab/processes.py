@@ -32,10 +32,10 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]
 
 from cnnlab import errors
-from cnnlab.config import Config, load_yaml, to_yaml
+from cnnlab.config import Config, load_yaml, to_yaml, with_changes
 from cnnlab.data.load import build_data
 from cnnlab.errors import CnnlabError, Interrupted
-from cnnlab.experiment import Run, has_begun, resume_experiment, run_experiment
+from cnnlab.experiment import Run, finished, has_begun, resume_experiment, run_experiment
 from cnnlab.runs.files import write_whole
 from cnnlab.runs.folder import RunFolder, new_folder, open_folder, read_config
 from cnnlab.tracking.console import ConsoleTracker
@@ -67,13 +67,17 @@ def train_together(config: Config, progress: Progress, command: Sequence[str], r
     return Run(folder.path, folder.history(), folder.test_figures())
 
 
-def resume_together(path: str | Path, devices: int, trust_code: bool) -> tuple[Run, bool]:
+def resume_together(
+    path: str | Path, devices: int, trust_code: bool, overrides: Sequence[str] = ()
+) -> tuple[Run, bool]:
     """`cnnlab resume RUN` of a run with `trainer.devices=N`; see `resume_experiment`."""
     folder = open_folder(path, whole=True)
     left = not folder.report.exists()
+    if overrides and not left:
+        raise finished(folder, overrides)
     if left:
-        device_of(read_config(folder).trainer.device, Group(size=devices, local_size=devices))
-        _launch(folder, devices, {"run": str(folder.path), "trust_code": trust_code})
+        device_of(with_changes(read_config(folder), overrides).trainer.device, Group(size=devices, local_size=devices))
+        _launch(folder, devices, {"run": str(folder.path), "trust_code": trust_code, "overrides": list(overrides)})
     return Run(folder.path, folder.history(), folder.test_figures()), left
 
 
@@ -182,7 +186,7 @@ def work(job: Job) -> int:
     trackers = [ConsoleTracker()]
     try:
         if "run" in task:
-            resume_experiment(task["run"], trackers, trust_code=task["trust_code"])
+            resume_experiment(task["run"], trackers, trust_code=task["trust_code"], overrides=task["overrides"])
         else:
             run_experiment(load_yaml(job.config), trackers, command=task["command"])
     except Interrupted as stop:

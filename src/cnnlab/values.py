@@ -1,7 +1,9 @@
-"""What was read from a file, before anyone relies on it."""
+"""What was read from a file, before anyone relies on it, and what is written for others to read."""
 
 from __future__ import annotations
 
+import json
+import math
 from typing import Any
 
 DEEPEST = 32  # nested containers; nothing of ours is deeper, and what walks through them by calling itself would fail
@@ -24,3 +26,20 @@ def overgrown(value: Any) -> bool:
 def are_names(values: Any) -> bool:
     """Whether these are texts that can be shown anywhere: no control characters, none that turns the line round."""
     return isinstance(values, list | tuple) and all(isinstance(v, str) and v.isprintable() for v in values)
+
+
+def to_json(value: Any, **layout: Any) -> str:
+    """JSON that every reader takes: NaN and infinities, for which it has no words, become null.
+
+    Args:
+        layout: indent, ensure_ascii and the like of `json.dumps`.
+    """
+    return json.dumps(_finite(value), allow_nan=False, **layout)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
+import cnnlab
 from cnnlab.errors import RunError
 from cnnlab.runs.files import read_json, write_error, write_json, write_whole
+from cnnlab.runs.folder import RunFolder
 
 
 def names(folder: Path) -> list[str]:
@@ -128,7 +130,7 @@ def test_each_kind_of_failure_has_its_words(number: int, words: str) -> None:
 # ---- JSON
 
 
-@pytest.mark.parametrize("value", [None, 3, "ü", [1, 2.5], {"a": {"b": [True]}}, float("inf")])
+@pytest.mark.parametrize("value", [None, 3, "ü", [1, 2.5], {"a": {"b": [True]}}])
 def test_json_is_read_back_as_it_was_written(value: Any, tmp_path: Path) -> None:
     write_json(tmp_path / "file.json", value)
     assert read_json(tmp_path / "file.json") == value
@@ -161,3 +163,27 @@ def test_missing_json_is_one_line(tmp_path: Path) -> None:
         read_json(tmp_path / "file.json")
     with pytest.raises(RunError):
         read_json(tmp_path)
+
+
+def test_json_holds_nothing_that_is_no_json(tmp_path: Path) -> None:
+    value = {"a": [float("nan"), (1.5, float("inf"))], "b": -float("inf"), "c": {"d": 1, "e": None}}
+    wanted = {"a": [None, [1.5, None]], "b": None, "c": {"d": 1, "e": None}}
+    write_json(tmp_path / "a.json", value)
+    RunFolder(tmp_path).write_history([value])
+    for file in (tmp_path / "a.json", tmp_path / "metrics.jsonl"):
+        assert json.loads(file.read_text(), parse_constant=pytest.fail) == wanted
+
+
+def test_no_json_leaves_without_a_look_at_its_numbers() -> None:
+    """`json.dumps` writes NaN, which is no JSON, unless it is told otherwise; `to_json` is the way out."""
+    digests = {"study/plan.py", "study/trials.py"}  # what is hashed is not written
+    texts = {"processes.py", "data/remote.py", "data/store.py", "tracking/wandb.py"}  # names and stamps, no floats
+    root = Path(cnnlab.__file__).parent
+    others = {file.relative_to(root).as_posix(): file.read_text(encoding="utf-8") for file in root.rglob("*.py")}
+    plain = {
+        name
+        for name, source in others.items()
+        if any("json.dump" in line and "allow_nan=False" not in line for line in source.splitlines())
+    }
+    assert plain - {"values.py"} <= digests | texts
+    assert "allow_nan=True" not in "".join(others.values())

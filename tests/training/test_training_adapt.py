@@ -137,3 +137,33 @@ def test_the_statistics_that_are_kept_are_the_targets() -> None:
     expected = 0.1 * first(target).mean(dim=(0, 2, 3))
     torch.testing.assert_close(norm.running_mean, expected, rtol=1e-3, atol=1e-4)
     assert norm.momentum == 0.1
+
+
+@pytest.mark.parametrize("clip", [None, 1e-3])
+def test_the_adversary_belongs_to_the_whole_gradient(
+    clip: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clipping holds its gradient too, and the norm that is recorded is that of all that learns."""
+    from cnnlab.training.trainer import Trainer
+
+    norms: list[tuple[float, float]] = []
+    counted: list[float] = []
+    add = Trainer._add_norm
+
+    def look(trainer: Trainer, norm: torch.Tensor) -> None:
+        assert trainer.adversary is not None
+        parts = [[p.grad for p in module.parameters()] for module in (trainer.model, trainer.adversary)]
+        norms.append(tuple(nn.utils.get_total_norm(part).item() for part in parts))  # type: ignore[arg-type]
+        counted.append(norm.item())
+        add(trainer, norm)
+
+    monkeypatch.setattr(Trainer, "_add_norm", look)
+    words = ["data=digits", "data.limit=60", "adapt.method=dann", "adapt.data=digits", "trainer.batch_size=20"]
+    words += ["trainer.epochs=1", "logger=none", "model=resnet", "model.depth=8", "model.width=4", "optimizer=sgd"]
+    words += [f"run.dir={tmp_path / 'run'}", "trainer.precision=fp32", "trainer.ema=null"]
+    run_experiment(compose([*words, *([f"trainer.grad_clip={clip}"] if clip else [])]), test=False)
+    assert norms
+    for (of_model, of_adversary), whole in zip(norms, counted, strict=True):
+        together = (of_model**2 + of_adversary**2) ** 0.5
+        assert of_adversary > 0
+        assert together == pytest.approx(whole if clip is None else min(clip, whole), rel=1e-3)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ from cnnlab.data.store import cache_folder
 from cnnlab.deploy.service import Service
 from cnnlab.errors import ExportError
 from cnnlab.runs.files import write_whole
+from cnnlab.values import to_json
 
 VERSION = "1.30.0"  # of onnxruntime-web
 RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
@@ -55,7 +55,7 @@ def write_web(place: Path, content: bytes, service: Service) -> None:
         listed.append({"file": f"samples/{number}.png", "label": sample.label})
     card = service.card | {"explains": False, "localizes": False}
     card |= {"preprocess": service.preprocess.to_dict(), "sample_files": listed}
-    files["model.json"] = json.dumps(card, ensure_ascii=False).encode()
+    files["model.json"] = to_json(card, ensure_ascii=False).encode()
 
     temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from torch.export import Dim
 from cnnlab.deploy.exported import KEY, missing_extra
 from cnnlab.errors import ExportError
 from cnnlab.explain import FullyConvolutional
+from cnnlab.values import to_json
 
 PT2_FACTS = "cnnlab.json"  # name of the extra file in a .pt2 archive
 LARGER = (16, 24)  # pixels by which the example of a fully-convolutional form is larger than its window
@@ -57,7 +57,7 @@ def to_pt2(model: nn.Module, images: Tensor, facts: dict[str, Any]) -> bytes:
     with _quiet(), _one_line(model):
         sizes = (_open_sizes(model, images),)
         program = torch.export.export(model, (_example(model, images),), dynamic_shapes=sizes)
-        torch.export.save(program, stream, extra_files={PT2_FACTS: json.dumps(facts)})
+        torch.export.save(program, stream, extra_files={PT2_FACTS: to_json(facts)})
     return stream.getvalue()
 
 
@@ -72,7 +72,7 @@ def with_facts(proto: Any, facts: dict[str, Any]) -> bytes:
     import onnx
 
     del proto.metadata_props[:]
-    onnx.helper.set_model_props(proto, {KEY: json.dumps(facts)})
+    onnx.helper.set_model_props(proto, {KEY: to_json(facts)})
     return bytes(proto.SerializeToString())
 
 

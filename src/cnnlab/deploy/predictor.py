@@ -16,6 +16,7 @@ from cnnlab.data.preprocess import Preprocess
 from cnnlab.deploy.exported import read_export
 from cnnlab.device import choose_device
 from cnnlab.errors import DataError, DeviceError, ModelError
+from cnnlab.finite import check_answers
 from cnnlab.runs.weights import load_run
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
@@ -83,14 +84,17 @@ class Predictor:
 
     @torch.inference_mode()
     def probabilities(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) preprocessed pictures → (B, K) probabilities, on the processor."""
+        """(B, C, H, W) preprocessed pictures → (B, K) probabilities, on the processor.
+
+        Raises ModelError where one is no number.
+        """
         images = images.to(self.device).contiguous(memory_format=torch.channels_last)
         logits = self.model(images).float()
         if logits.ndim == 4 and logits.shape[2:] == (1, 1):  # a fully-convolutional form, asked about one window
             logits = logits.flatten(1)
         if logits.ndim != 2:
             raise ModelError("this model classifies every pixel; it has no one class for a picture.")
-        return logits.softmax(1).cpu()
+        return check_answers(logits).softmax(1).cpu()
 
     def _read(self, picture: Picture) -> Tensor:
         try:

@@ -17,6 +17,7 @@ from cnnlab.device import choose_device
 from cnnlab.errors import DataError
 from cnnlab.explain.overlay import class_colours, paint_classes
 from cnnlab.explain.pictures import each_picture, output_folder
+from cnnlab.finite import check_answers
 from cnnlab.runs.weights import load_run
 
 UNSEEN = 255  # in a mask: the model's layout cuts this part of the picture off
@@ -55,7 +56,8 @@ class Segmenter:
             DataError: it cannot be read.
         """
         image = picture if isinstance(picture, Image.Image) else read_picture(picture)
-        answer = self.model(self.preprocess(image)[None].to(self.device)).argmax(1)[0].byte().cpu().numpy()
+        logits = check_answers(self.model(self.preprocess(image)[None].to(self.device)))
+        answer = logits.argmax(1)[0].byte().cpu().numpy()
         left, top, right, bottom = seen_box(image, self.preprocess.layout)
         whole = np.full((image.height, image.width), UNSEEN, np.uint8)
         grown = Image.fromarray(answer).resize((right - left, bottom - top), Image.Resampling.NEAREST)

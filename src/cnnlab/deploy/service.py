@@ -24,6 +24,7 @@ from cnnlab.errors import CnnlabError, ModelError
 from cnnlab.explain import Localizer, activation_maps
 from cnnlab.explain.cam import method_of
 from cnnlab.explain.pictures import class_number, find_objects
+from cnnlab.finite import check_answers
 from cnnlab.models.folding import fold_batch_norm
 from cnnlab.models.summary import summarise
 from cnnlab.models.table import facts
@@ -63,7 +64,7 @@ class Service:
         self.preprocess = Preprocess.from_dict(card["preprocess"])
         layout = self.preprocess.layout
         self.shape = (layout.channels, layout.height, layout.width)
-        if model(torch.zeros(1, *self.shape)).ndim != 2:
+        if check_answers(model(torch.zeros(1, *self.shape))).ndim != 2:
             raise ModelError("this model classifies every pixel; the demonstration is for classes of whole pictures.")
         folded = fold_batch_norm(model, torch.randn(2, *self.shape))
         self.predictor = Predictor(folded, self.classes, self.preprocess, torch.device("cpu"))

@@ -25,6 +25,7 @@ from cnnlab.evaluation.intervals import difference_interval, metric_intervals
 from cnnlab.evaluation.metrics import accuracy_figures, classification_figures
 from cnnlab.evaluation.segmentation import ROW, SegmentationOutputs, evaluate_segmentation
 from cnnlab.evaluation.views import average_views
+from cnnlab.finite import check_answers
 from cnnlab.remote import is_remote
 from cnnlab.runs.files import write_json, write_whole
 from cnnlab.runs.folder import RunFolder, open_folder, read_config, read_split
@@ -146,6 +147,7 @@ def evaluate_model(
         mend = f"raise data.{split}_fraction or choose another split" if split != "train" else "choose another split"
         raise DataError(f"the {split} split is empty; {mend}.")
     logits, labels = (value.cpu() for value in forward_all(model, loader))
+    check_answers(logits)
     names = data.names(split)
     if temperature is None:
         temperature = temperature_of(model, data, (logits, labels) if split == "val" else None)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cnnlab.data.load import Data
 from cnnlab.errors import DataError
 from cnnlab.evaluation.intervals import ratio_interval
+from cnnlab.finite import check_answers
 from cnnlab.training.segment import dice_loss, iou, mean_iou
 
 TOLERANCE = 0.0075  # of the picture's diagonal: so far apart two boundaries still match (Csurka et al. 2013, section 3)
@@ -52,7 +53,7 @@ def evaluate_segmentation(model: nn.Module, data: Data, split: str) -> Segmentat
     try:
         for batch in loader.epoch():
             assert batch.masks is not None
-            logits = model(batch.images).float()
+            logits = check_answers(model(batch.images).float())
             guesses, masks = logits.argmax(1), batch.masks
             surprise += F.cross_entropy(logits, masks, reduction="sum").item()
             lost += dice_loss(logits, masks, each=True).sum().item()

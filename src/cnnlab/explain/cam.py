@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from cnnlab.errors import ModelError
 from cnnlab.explain.head import averages_everywhere, head_layers
 from cnnlab.explain.hooks import evaluation_mode, replace_output
+from cnnlab.finite import check_answers
 from cnnlab.models.base import Classifier
 
 METHODS = ("cam", "gradcam", "layercam")
@@ -85,7 +86,7 @@ def raw_maps(
         weights = cast(Tensor, layers[-1].weight).detach()
     name = last_layer(model) if layer is None else layer
     with evaluation_mode(model), torch.enable_grad(), replace_output(model, name) as outputs:
-        logits = model(images.detach().clone())
+        logits = check_answers(model(images.detach().clone()))
         if not outputs:
             raise ModelError(f"layer {name!r} takes no part in the forward pass.")
         features, classes = outputs[-1], targets_of(logits, target)

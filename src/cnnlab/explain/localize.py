@@ -27,6 +27,7 @@ from cnnlab.errors import ModelError
 from cnnlab.explain.cam import activation_maps
 from cnnlab.explain.fcn import FullyConvolutional, layer_fields
 from cnnlab.explain.hooks import evaluation_mode, record_outputs
+from cnnlab.finite import check_answers
 from cnnlab.geometry import ReceptiveField
 
 PLAIN = 0.1  # of the largest distance from the background: below it lies more than half of a plain picture
@@ -149,7 +150,7 @@ class Localizer:
         """What the classifier says of the whole picture, if it is sure, and the map (H, W) of that class in [0, 1]."""
         view = _resize(image, *self.shape[1:])[None]
         colour = view.flatten(2).median(dim=2).values[:, :, None, None]
-        logits, plain = self.model(torch.cat([view, colour.expand(view.shape)])).float()
+        logits, plain = check_answers(self.model(torch.cat([view, colour.expand(view.shape)])).float())
         probabilities, gain = logits.softmax(0), (logits - plain).abs().max().item()
         label = int(probabilities.argmax())
         if probabilities[label] < LEAST_SURE or gain < LEAST_EVIDENCE:
@@ -201,7 +202,7 @@ class Localizer:
         """(1, C, H, W) → the class maps (K, h, w), and what the first stage gives (empty without one)."""
         names = [self.first] if self.first is not None else []
         with record_outputs(self.model, names) as recorded:
-            logits = self.net.class_maps(images)[0].float()
+            logits = check_answers(self.net.class_maps(images).float())[0]
         return logits, recorded[self.first][0].float() if self.first is not None else torch.empty(0)
 
     def _plain(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -234,7 +235,7 @@ class Localizer:
             return []
         plain = image.flatten(1).median(dim=1).values[:, None, None].expand(self.shape)
         views = torch.stack([plain, *(self._framed(image, box) for box in boxes)])
-        logits = self.model(views).float()
+        logits = check_answers(self.model(views).float())
         gains = logits[1:] - logits[0]
         found = []
         for box, answer, gain in zip(boxes, logits[1:].softmax(1), gains, strict=True):

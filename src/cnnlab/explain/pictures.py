@@ -21,6 +21,7 @@ from cnnlab.errors import DataError, ModelError, RunError, nearest
 from cnnlab.explain.cam import activation_maps, chosen_method
 from cnnlab.explain.draw import draw_boxes, draw_map
 from cnnlab.explain.localize import Localizer
+from cnnlab.finite import check_answers
 from cnnlab.runs.files import write_json
 from cnnlab.runs.folder import open_folder
 from cnnlab.runs.remote import publish_results
@@ -90,7 +91,7 @@ def explain_pictures(
         picture = read_picture(name)
         images = preprocess(picture)[None].to(place)
         with torch.inference_mode():
-            probabilities = model(images).float().softmax(1)[0].cpu()
+            probabilities = check_answers(model(images).float()).softmax(1)[0].cpu()
         answer = int(probabilities.argmax())
         chosen = answer if number is None else number
         heat = activation_maps(model, images, method, chosen, layer)[0].cpu().numpy()

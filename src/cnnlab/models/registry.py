@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -99,11 +100,11 @@ def create_model(name: str, *, trust_code: bool = False, **arguments: Any) -> nn
         raise ModelError(f"model {name!r} builds a {type(model).__name__}; it must build an nn.Module.")
     spec = default_arguments(name) | _plain(arguments)
     try:
-        json.dumps(spec)
+        json.dumps(spec, allow_nan=False)
     except (TypeError, ValueError):
         raise ModelError(
-            f"the arguments of model {name!r} must be numbers, texts, lists or dictionaries, so that a run folder can"
-            f" keep them; got {spec}."
+            f"the arguments of model {name!r} must be finite numbers, texts, lists or dictionaries, so that a run"
+            f" folder can keep them; got {spec}."
         ) from None
     setattr(model, SPEC, (name, spec))
     return model
@@ -137,6 +138,9 @@ def _check_type(name: str, key: str, value: Any, parameter: inspect.Parameter) -
     if kind in (tuple, list) and not isinstance(value, tuple | list):
         raise ModelError(f"model.{key} of {name!r} must be a list such as {list(parameter.default)}, got {value!r}.")
     fits = isinstance(value, int | float) and not isinstance(value, bool) if kind is float else isinstance(value, kind)
+    numbers = value if isinstance(value, list | tuple) else [value]
+    if not all(math.isfinite(one) for one in numbers if isinstance(one, float)):
+        raise ModelError(f"model.{key} of {name!r} must be finite, got {value!r}.")
     if kind is int and isinstance(value, bool):
         fits = False
     if kind in (bool, int, float, str) and not fits and not (kind is int and isinstance(value, list | tuple)):

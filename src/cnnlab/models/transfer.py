@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnlab.errors import ModelError, nearest
+from cnnlab.finite import infinite_buffers, non_finite
 from cnnlab.models.base import Classifier
 
 WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "backbone.")  # put before every name by what held the model
@@ -51,8 +52,8 @@ def transfer(
         keep_head: False leaves the head fresh whatever its shape, because its classes are others.
 
     Raises:
-        ModelError: something besides the head is missing or of another shape, or nothing fits at all. The model is
-            unchanged then.
+        ModelError: something besides the head is missing or of another shape, nothing fits at all, or what fits is not
+            finite. The model is unchanged then.
     """
     target = model.state_dict()
     given = _renamed(model, tensors, names or {})
@@ -78,8 +79,13 @@ def transfer(
             f"{len(wrong)} tensors of the model do not fit the source: {listed}{', …' if len(wrong) > 3 else ''}"
             f"{unused}. Build the same architecture, rename with init.map, or load what fits with init.strict=false."
         )
-    for name in result.loaded:
-        target[name].copy_(given[name])
+    loaded = {name: given[name].to(target[name].device, target[name].dtype) for name in result.loaded}
+    if damaged := non_finite(loaded, infinite_buffers(model)):
+        raise ModelError(
+            f"{damaged[0]} of the source is not finite; take the weights of a training that did not diverge."
+        )
+    for name, tensor in loaded.items():
+        target[name].copy_(tensor)
     return result
 
 

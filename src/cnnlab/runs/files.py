@@ -12,7 +12,7 @@ from typing import Any
 
 from cnnlab.errors import RunError
 from cnnlab.runs.form import misfit
-from cnnlab.values import overgrown
+from cnnlab.values import overgrown, to_json
 
 
 def write_whole(path: Path, data: bytes | str) -> None:
@@ -59,7 +59,7 @@ def _alive(process: int) -> bool:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_whole(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=True) + "\n")
+    write_whole(path, to_json(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

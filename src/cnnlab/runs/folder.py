@@ -19,6 +19,7 @@ from cnnlab.runs import remote
 from cnnlab.runs.artifact import fetch_artifact, is_artifact
 from cnnlab.runs.files import read_record, write_error, write_json, write_whole
 from cnnlab.runs.form import CARD, ENVIRONMENT, EPOCH, SPLIT, TEST, misfit
+from cnnlab.values import to_json
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ class RunFolder:
         return read_record(self.card, CARD)
 
     def write_history(self, rows: Sequence[dict[str, Any]]) -> None:
-        write_whole(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+        write_whole(self.metrics, "".join(to_json(row) + "\n" for row in rows))
 
 
 def new_folder(config: Config) -> RunFolder:

@@ -20,17 +20,24 @@ from torch.overrides import TorchFunctionMode
 
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.errors import CnnlabError, ModelError, RunError
+from cnnlab.finite import infinite_buffers, non_finite
 from cnnlab.models.registry import create_model, find_model, import_model, rebuild_arguments
 from cnnlab.runs.files import write_json, write_whole
 from cnnlab.runs.folder import RunFolder, open_folder
-from cnnlab.values import are_names
+from cnnlab.values import are_names, to_json
 
 
 def save_weights(folder: RunFolder, state: dict[str, Tensor], card: dict[str, Any]) -> None:
     """Write best/model.safetensors, then its card for people. The card names the SHA-256 of the tensors."""
-    plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}
+    plain: dict[str, Tensor] = {}
+    memory: set[int] = set()
+    for name, tensor in state.items():
+        own = tensor.detach().to("cpu").contiguous()
+        place = own.untyped_storage().data_ptr()
+        plain[name] = own.clone() if place in memory else own  # weights that layers share are written for each of them
+        memory.add(place)
     card = card | {"sha256": _digest(plain)}
-    write_whole(folder.weights, save(plain, metadata={"cnnlab": json.dumps(card)}))
+    write_whole(folder.weights, save(plain, metadata={"cnnlab": to_json(card)}))
     write_json(folder.card, card)
 
 
@@ -74,7 +81,7 @@ def load_run(
         The model and its card: model {name, arguments}, classes, preprocess, epoch, val_accuracy, …
 
     Raises:
-        RunError: no run, no weights, or weights that do not fit the model.
+        RunError: no run, no weights, or weights that do not fit the model or are not finite.
     """
     folder = run if isinstance(run, RunFolder) else open_folder(run)
     tensors, card = read_weights(folder.weights)
@@ -88,6 +95,7 @@ def load_run(
         arguments |= rebuild_arguments(find_model(name))
         _check_size(name, arguments, tensors)
         model = create_model(name, **arguments)
+        masks = infinite_buffers(model)
         model.load_state_dict(tensors)
         Preprocess.from_dict(card["preprocess"])
         if len(card["classes"]) != getattr(model, "num_classes", len(card["classes"])):
@@ -97,6 +105,11 @@ def load_run(
     except (KeyError, TypeError, ValueError, RuntimeError, CnnlabError) as error:
         reason = " ".join(str(error).split())
         raise RunError(f"{folder.weights} does not fit its model: {reason[:300].rstrip('.')}.") from None
+    if wrong := non_finite(model.state_dict(), masks):
+        raise RunError(
+            f"{folder.weights} holds no usable weights: {wrong[0]} is not finite. Train again with a lower optimizer.lr"
+            " or trainer.grad_clip=1."
+        )
     return model.to(device).eval(), card
 
 

@@ -37,8 +37,8 @@ class Study:
     failed: dict[Path, str]
 
     def raise_failures(self) -> None:
-        """Raise RunError if runs could not be done. One whose loss diverged is a result, not a failure."""
-        bad = {folder: why for folder, why in self.failed.items() if "loss is not finite" not in why}
+        """Raise RunError if runs could not be done. One that diverged is a result, not a failure."""
+        bad = {folder: why for folder, why in self.failed.items() if "is not finite at step" not in why}
         if bad:
             folder, why = next(iter(bad.items()))
             raise RunError(f"{len(bad)} of the runs could not be done; {folder.name}: {why}")

@@ -45,7 +45,7 @@ def runs_there(cell: Cell) -> str:
     there = str(len(cell.rows))
     if not cell.missing:
         return there
-    diverged = sum("loss is not finite" in why for why in cell.missing)
+    diverged = sum("is not finite at step" in why for why in cell.missing)
     waiting = sum(why == "not run yet" for why in cell.missing)
     failed = len(cell.missing) - diverged - waiting
     words = [f"{n} {name}" for n, name in ((diverged, "diverged"), (failed, "failed"), (waiting, "missing")) if n]

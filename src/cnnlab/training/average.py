@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+
+from cnnlab.finite import infinite_buffers
 
 
 class WeightAverage:
@@ -20,9 +23,11 @@ class WeightAverage:
         self._pairs = self._tensors(model)
 
     def _tensors(self, model: nn.Module) -> tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]]:
+        """A weight that layers share comes once. What holds infinities, such as a mask, has no mean."""
         ours, theirs, whole = [], [], []
-        for mine, other in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
-            if mine.is_floating_point():
+        masks = infinite_buffers(model)
+        for (name, mine), (_, other) in zip(_named_tensors(self.model), _named_tensors(model), strict=True):
+            if mine.is_floating_point() and name not in masks:
                 ours.append(mine)
                 theirs.append(other)
             else:
@@ -37,3 +42,8 @@ class WeightAverage:
         torch._foreach_lerp_(ours, theirs, 1 - decay)
         for mine, other in whole:
             mine.copy_(other)
+
+
+def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from ((name, parameter.detach()) for name, parameter in model.named_parameters())
+    yield from model.named_buffers()

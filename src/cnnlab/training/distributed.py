@@ -87,11 +87,20 @@ class Group:
 
     def share(self, weight: float) -> float:
         """What part of the sum of all processes' weights this one is."""
-        return 1.0 if self.size == 1 else weight / self.total(torch.tensor([weight], dtype=torch.float64)).item()
+        if self.size == 1:
+            return 1.0
+        whole = self.total(torch.tensor([weight], dtype=torch.float64)).item()
+        return weight / whole if whole else 0.0
 
     def any(self, wish: bool) -> bool:
         """Whether one of the processes wishes it."""
-        return wish if self.size == 1 else bool(self.total(torch.tensor([int(wish)])).item())
+        return self.any_of_each(wish)[0]
+
+    def any_of_each(self, *wishes: bool) -> list[bool]:
+        """Whether one of the processes wishes the first, the second, …"""
+        if self.size == 1:
+            return list(wishes)
+        return self.total(torch.tensor(wishes, dtype=torch.int64)).bool().tolist()
 
     # ---- training
 

@@ -43,7 +43,8 @@ class Segmentation:
         logits = logits.float()
         value = F.cross_entropy(logits, batch.masks, self.weights, label_smoothing=self.config.label_smoothing)
         weight = batch.masks.numel() if self.weights is None else self.weights[batch.masks].sum().item()
-        value = value * self.group.share(weight)
+        share = self.group.share(weight)
+        value = value * share if weight else 0 * logits.sum()  # a mean over nothing is no number
         if self.config.dice:
             dice = dice_loss(logits, batch.masks, summed=self.group.summed)
             value = value + self.config.dice / self.group.size * dice

@@ -85,7 +85,7 @@ class Classification:
         each = self._each(logits, labels, self.config.label_smoothing)
         weight = torch.ones_like(each) if self.weights is None else self.weights[labels]
         total = (each * weight) if share is None else each * weight * share
-        return total.sum() / self.group.total(weight.sum())
+        return total.sum() / self.group.total(weight.sum()).clamp_min(1e-12)  # all of the batch may weigh 0
 
     def _each(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
         if self.config.loss == "cross_entropy":

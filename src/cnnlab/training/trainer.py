@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from cnnlab.config import Config
 from cnnlab.data.load import Data
 from cnnlab.data.loader import Batch
-from cnnlab.errors import ConfigError, Interrupted, NonFiniteLoss, OutOfMemory, RunError
+from cnnlab.errors import ConfigError, Interrupted, ModelError, NonFiniteLoss, OutOfMemory, RunError
+from cnnlab.finite import infinite_buffers, non_finite
 from cnnlab.models.registry import model_spec
 from cnnlab.models.transfer import frozen_stages
 from cnnlab.runs.folder import RunFolder, read_environment
@@ -38,6 +39,7 @@ from cnnlab.training.task import Classification, Task
 STATE_VERSION = 1
 STEP_EVENTS_A_SECOND = 5
 STEPS_A_NORM = 8  # the norm of the gradient is taken once in so many steps: of a tiny model it costs 5 % of one
+FINITE = ("model", "average", "optimizer", "adversary", "sums", "norms")  # parts of the state
 COUNTERS = ("epoch", "step", "batch", "stale", "rate")
 
 
@@ -51,7 +53,8 @@ def train(trainer: Trainer, trackers: Trackers, facts: dict[str, str], resumed: 
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
-        NonFiniteLoss: the loss is no number any more; the last good state is saved.
+        NonFiniteLoss: the loss, a weight or what the optimizer keeps is no number any more; the state in the folder
+            stays the last one that was finite.
     """
     folder = trainer.folder
     group = trainer.group
@@ -68,11 +71,12 @@ def train(trainer: Trainer, trackers: Trackers, facts: dict[str, str], resumed: 
             for event in trainer.train_epoch():
                 if event is not None:
                     trackers.log(event)
-                if group.any(guard.requested):
+                due = trainer.seconds_since_save > 60 * trainer.settings.checkpoint_minutes
+                stop, due = group.any_of_each(guard.requested, due)
+                if stop or due:
                     trainer.save()
+                if stop:
                     raise _stopped(folder)
-                if trainer.seconds_since_save > 60 * trainer.settings.checkpoint_minutes:
-                    trainer.save()
             trackers.log(trainer.end_epoch())
         if group.any(guard.requested):  # while the last epoch was validated: the test can wait
             raise _stopped(folder)
@@ -144,13 +148,14 @@ class Trainer:
         check_target(data)
         group.take_share(data)
         self.adversary = new_adversary(config.adapt, model, (data.in_channels, *data.image_size))
-        learner: nn.Module = self.model
+        self.learner: nn.Module = self.model
         if self.adversary is not None:
             self.adversary.to(self.device)
             add_parameters(self.optimizer, list(self.adversary.parameters()))
-            learner = Learners(model, self.adversary)  # type: ignore[arg-type]  # new_adversary has looked
+            self.learner = Learners(model, self.adversary)  # type: ignore[arg-type]  # new_adversary has looked
         self.optimizer_step = step_of(self.optimizer)
         self.scaler = torch.GradScaler(self.device.type, enabled=self.precision.name == "fp16")
+        self.masks = infinite_buffers(self.model)
         self.average = WeightAverage(self.model, self.settings.ema) if self.settings.ema is not None else None
         self.accumulate = min(self.settings.accumulate, len(data.train))
         self.steps_per_epoch = len(data.train) // self.accumulate
@@ -161,7 +166,7 @@ class Trainer:
         self.compiled = alone and choose_compile(self.settings.compile, self.device, model, shape, pictures)
         ours = type(model).__module__.startswith("cnnlab.")  # a class of the user's may leave layers unused
         all_learn = ours and config.init.unfreeze_epoch is None
-        self.forward: Any = torch.compile(learner) if self.compiled else group.wrap(learner, all_learn)
+        self.forward: Any = torch.compile(self.learner) if self.compiled else group.wrap(self.learner, all_learn)
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
         self.sums = self._fresh_sums()
@@ -174,8 +179,7 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        patience = self.settings.early_stopping
-        return self.epoch >= self.settings.epochs or (patience is not None and self.stale >= patience)
+        return self._finished_after(self.epoch)
 
     def train_epoch(self) -> Iterator[Stepped | Noted | None]:
         """Train the rest of the current epoch; yield after each step, with an event a few times a second."""
@@ -225,19 +229,20 @@ class Trainer:
                 logits, loss = self._losses(batch)
                 figure = self._count(loss.detach(), logits.detach(), batch)
                 if self.device.type == "cpu" and not math.isfinite(figure.item()):
-                    self.save()  # as it was before this step
-                    self._stop_non_finite()
+                    self._stop_non_finite("the loss", self.step + 1)  # unsaved: batch norm has seen this batch
                 # The gradients of the processes are averaged, and their shares of the loss are to be summed.
                 self.scaler.scale(loss * self.group.size / len(batches)).backward()  # type: ignore[no-untyped-call]
         last_of_epoch = self.batch + len(batches) >= self.steps_per_epoch * self.accumulate
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         if self.settings.grad_clip is not None:
-            self._add_norm(nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip))
+            self._add_norm(nn.utils.clip_grad_norm_(self.learner.parameters(), self.settings.grad_clip))
         elif self.batch // self.accumulate % STEPS_A_NORM == 0:
-            self._add_norm(gradient_norm(self.model))
+            self._add_norm(gradient_norm(self.learner))
         if last_of_epoch and self.config.logger.gradients:
             self.gradients = layer_gradients(self.model)
+            if self.adversary is not None:
+                self.gradients |= {f"adversary.{name}": of for name, of in layer_gradients(self.adversary).items()}
         if self.scaler.is_enabled():
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -296,8 +301,7 @@ class Trainer:
         """Validate, keep the weights if they are the best so far, and save the state."""
         began = time.monotonic()
         train_loss, train_accuracy = self._training_figures()
-        if not math.isfinite(train_loss):
-            self._stop_non_finite()
+        self._check_finite(self._state())  # before the weights are kept
         throughput = self._throughput()
         validation = self.validate()
         row = {
@@ -319,6 +323,8 @@ class Trainer:
                 save_weights(self.folder, self.best_model.state_dict(), self.card())
         else:
             self.stale += 1
+        if not self.best and self._finished_after(self.epoch + 1):  # there would be nothing to test
+            self._stop_non_finite("the validation loss", self.step)
         self.history.append(row)
         self.epoch += 1
         self.batch = 0
@@ -327,6 +333,10 @@ class Trainer:
         if self.group.first:
             self.folder.write_history(self.history)
         return EpochEnded(row, better, self.gradients)
+
+    def _finished_after(self, epochs: int) -> bool:
+        patience = self.settings.early_stopping
+        return epochs >= self.settings.epochs or (patience is not None and self.stale >= patience)
 
     def validate(self) -> dict[str, float | None]:
         """val_loss, val_accuracy and what else the task measures on the validation split; None where it is empty."""
@@ -340,9 +350,9 @@ class Trainer:
     def _is_better(self, row: dict[str, Any]) -> bool:
         """Higher validation accuracy (mean IoU, where pixels have classes), then lower validation loss; without a
         validation split the latest is best."""
-        if not self.best or row["val_accuracy"] is None:
+        if row["val_accuracy"] is None:
             return True
-        if not math.isfinite(row["val_loss"]) or not math.isfinite(self.best["val_loss"]):
+        if not math.isfinite(row["val_loss"]) or not self.best or not math.isfinite(self.best["val_loss"]):
             return math.isfinite(row["val_loss"])
         figure = "val_mean_iou" if "val_mean_iou" in row else "val_accuracy"
         return (row[figure], -row["val_loss"]) > (self.best[figure], -self.best["val_loss"])
@@ -396,11 +406,30 @@ class Trainer:
     def _throughput(self) -> float:
         return self.sums.count / max(1e-9, self.sums.seconds)
 
-    def _stop_non_finite(self) -> None:
+    def _check_finite(self, state: dict[str, Any]) -> None:
+        """Raise NonFiniteLoss, in all processes alike, where what a resume would restore is not finite."""
+        wrong = self._non_finite(state)
+        if not self.group.any(bool(wrong)):
+            return
+        wrong = wrong or "the state of another process"
+        if not self.step:
+            raise ModelError(
+                f"{wrong} is not finite before the first step; see to the weights that the model begins with."
+            )
+        self._stop_non_finite(wrong, self.step)
+
+    def _non_finite(self, state: dict[str, Any]) -> str:
+        """What is not finite of the parts that a resume computes with; "" where all is."""
+        wrong = non_finite({name: state[name] for name in FINITE}, self.masks)
+        return "" if not wrong else "the loss" if wrong[0].startswith("sums") else wrong[0]
+
+    def _stop_non_finite(self, what: str, step: int) -> NoReturn:
+        rate = float(self.optimizer.defaults["lr"])
         raise NonFiniteLoss(
-            f"the loss is not finite at step {self.step + 1} (epoch {self.epoch + 1}); the last good state is in"
-            f" {self.folder.state}. Lower optimizer.lr (now {self.rate:.3g}) or set"
-            " trainer.grad_clip=1."
+            f"{what} is not finite at step {step} (epoch {self.epoch + 1}); the last good state stays in"
+            f" {self.folder.state}. Go on from it at a lower rate (optimizer.lr is {rate:.3g}): cnnlab resume"
+            f" {self.folder.path} optimizer.lr={rate / 10:.3g}, or with trainer.grad_clip=1; where its weights have"
+            " grown too large already, start a new run with that."
         )
 
     def _stop_out_of_memory(self, images: Tensor) -> NoReturn:
@@ -469,8 +498,19 @@ class Trainer:
         return time.monotonic() - self.last_save
 
     def save(self) -> None:
-        """Write the whole state; it is complete or the old one stays."""
-        state: dict[str, Any] = {
+        """Write the whole state; it is complete or the old one stays. All processes come here at the same step.
+
+        Raises:
+            NonFiniteLoss: something in it is no number; the old one stays.
+        """
+        state = self._state()
+        self._check_finite(state)
+        if self.group.first:
+            save_state(self.folder.state, state)
+        self.last_save = time.monotonic()
+
+    def _state(self) -> dict[str, Any]:
+        return {
             "version": STATE_VERSION,
             "model": self.model.state_dict(),
             "average": self.average.model.state_dict() if self.average is not None else None,
@@ -485,9 +525,6 @@ class Trainer:
             "threads": torch.get_num_threads(),
             "processes": self.group.size,
         }
-        if self.group.first:
-            save_state(self.folder.state, state)
-        self.last_save = time.monotonic()
 
     def restore(self, state: dict[str, Any]) -> None:
         """Raises RunError if the state is of another model or another version of cnnlab."""
@@ -498,6 +535,8 @@ class Trainer:
             if self.average is not None:
                 self.average.model.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
+            for group in self.optimizer.param_groups:
+                group["highest_lr"] = float(self.optimizer.defaults["lr"]) * group["scale"]  # of the config as it is
             self.scaler.load_state_dict(state["scaler"])
             if self.adversary is not None:
                 self.adversary.load_state_dict(state["adversary"])
@@ -505,13 +544,19 @@ class Trainer:
                 setattr(self, name, state["counters"][name])
             loss, correct, self.sums.count, self.sums.seconds = state["sums"]
             norm, norms = state.get("norms", (0.0, 0.0))  # states had none at first
+            self.sums.loss += loss
+            self.sums.correct += correct
+            self.sums.norm += norm
+            self.sums.norms += norms
+            wrong = self._non_finite(self._state())
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise RunError(f"{self.folder.state} does not fit this run ({reason}).") from None
-        self.sums.loss += loss
-        self.sums.correct += correct
-        self.sums.norm += norm
-        self.sums.norms += norms
+        if wrong:  # versions before this one saved it
+            raise RunError(
+                f"nothing can go on from {self.folder.state}: {wrong} in it is not finite. Start a new run with a lower"
+                " optimizer.lr or trainer.grad_clip=1."
+            )
         self.history, self.best = state["history"], state["best"]
         if self.group.first:
             self.folder.write_history(self.history)  # a kill between the two files can have cost it a line
