@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
 from cnnlab.evaluation.compare import ComparedRun
-from cnnlab.tracking.console import duration, number, percent
+from cnnlab.tracking.console import duration, number, percent, plain_console
 
 
 def interval_text(interval: Sequence[float]) -> str:
@@ -151,7 +150,7 @@ def comparison_table(runs: Sequence[ComparedRun]) -> Table:
 
 def print_whole(table: Table, fold: bool = True) -> None:
     """Print a table at the terminal's width, or wider where figures (with `fold` false: names too) would be cut."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console()
     wanted = Measurement.get(console, console.options.update(width=1000), table)
     needed = wanted.minimum if fold else wanted.maximum
     console.width = max(console.width, needed)
