@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal: a wish that the loop grants after its step. A second one is granted at once."""
+"""Ctrl-C, SIGTERM, a closed terminal: a wish that the loop grants after its step. A second one is granted at once."""
 
 from __future__ import annotations
 
