@@ -34,8 +34,11 @@ FLOORS = {
     "device": 1,
     "remote": 1,
     "figure": 1,
+    "files": 0.5,  # figure writes through it, and it says what is wrong with a path
     "finite": 1,
     "values": 0,
+    "signals": 0,
+    "streams": 0,
     "errors": 0,  # of floor 1, and under the two others there: config and geometry say what is wrong with its words
 }
 DOOR = "cnnlab"  # __init__: the lazy door to everything; inside, only its version may be taken from it

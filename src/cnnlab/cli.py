@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
-import errno
 import gc
 import os
 import shlex
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from cnnlab.errors import CnnlabError, ConfigError, DataError, Interrupted, ModelError, one_line
+from cnnlab import streams
+from cnnlab.errors import CnnlabError, ConfigError, DataError, Interrupted, ModelError, one_line, refused
+from cnnlab.signals import CtrlC
 from cnnlab.values import to_json
 
 if TYPE_CHECKING:
@@ -96,7 +98,7 @@ TRUST = "run the code of a model of your own that the run names (module:Class)"
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(2, one_line(f"{self.prog}: {message}; see {self.prog} --help") + "\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -261,14 +263,19 @@ def command_line() -> NoReturn:
     the end the system takes the memory back at once, where the interpreter would free each object of torch's first.
     """
     gc.set_threshold(50_000, 20, 50)
+    # Threads that wait must not spin: beside other programs they hold the cores they wait for. Read when torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     code = main()
+    if os.name == "posix":
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(code or 130))
     try:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(BrokenPipeError, ValueError):  # nobody reads on; closed
                 stream.flush()
     except OSError as error:
         code = code or 1
-        os.write(2, f"cnnlab: the output could not be written: {error}.\n".encode())
+        with contextlib.suppress(OSError):
+            os.write(2, f"cnnlab: the output could not be written: {error}.\n".encode())
     atexit._run_exitfuncs()
     os._exit(code)
 
@@ -276,6 +283,22 @@ def command_line() -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 our failure, 2 the user's input, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    streams.prepare()
+    with CtrlC() as ctrl_c:
+        try:
+            return _dispatch(words)
+        except (Exception, KeyboardInterrupt) as error:
+            name = next((word for word in words if not word.startswith("-")), "")
+            code, line = _ended_by(error, f"cnnlab {name}".rstrip(), ctrl_c.pressed)
+            if line and os.environ.get("RANK", "0") == "0":  # several processes stop together
+                print(line, file=sys.stderr)
+            if code == 1:
+                raise
+            return code
+
+
+def _dispatch(words: list[str]) -> int:
+    """Parse, and do what is asked for; return the exit code. Raises what went wrong."""
     parser = build_parser()
     options, rest = parser.parse_known_args(words)
     if options.version:
@@ -291,11 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest:
         overrides = getattr(options, "overrides", None)
         if overrides is None or any(word.startswith("-") for word in rest):
-            print(
-                f"cnnlab {options.command}: unknown argument {rest[0]!r}; see cnnlab {options.command} --help",
-                file=sys.stderr,
-            )
-            return 2
+            raise ConfigError(f"unknown argument {rest[0]!r}; see cnnlab {options.command} --help")
         overrides += rest
     command = {
         "train": _train,
@@ -312,30 +331,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "demo": _demo,
     }
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of a damaged picture one line says what matters
-    try:
-        command[options.command](options, words)
-        return 0
-    except Interrupted as stop:
-        if os.environ.get("RANK", "0") == "0":  # several processes stop together
-            print(f"\n{stop}", file=sys.stderr)
-        return stop.exit_code
-    except CnnlabError as error:
-        print(one_line(f"cnnlab {options.command}: {error}"), file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("\nstopped.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
-    except MemoryError:
-        print(f"cnnlab {options.command}: not enough memory; close other programs, or work on less.", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        print(f"cnnlab {options.command}: no space left on the disk; free some and try again.", file=sys.stderr)
-        return 2
+    command[options.command](options, words)
+    return 0
+
+
+def _ended_by(error: BaseException, name: str, pressed: bool) -> tuple[int, str]:
+    """The exit code for what ended a command, and the line to print. 1: it is a failure of ours, to be raised.
+
+    Args:
+        name: of the command.
+        pressed: Ctrl-C was; whatever it was turned into on its way here, it is what ended the command.
+    """
+    if isinstance(error, Interrupted):
+        return error.exit_code, f"\n{error}"
+    if pressed or isinstance(error, KeyboardInterrupt):
+        return 130, "\nstopped."
+    if isinstance(error, BrokenPipeError):
+        return 0, ""
+    wrong = error if isinstance(error, CnnlabError) else refused(error)
+    return (1, "") if wrong is None else (wrong.exit_code, one_line(f"{name}: {wrong}"))
 
 
 def _train(options: argparse.Namespace, words: Sequence[str]) -> None:
@@ -410,18 +424,17 @@ def _resume(options: argparse.Namespace, words: Sequence[str]) -> None:
 
 
 def _print_run(run: Run) -> None:
-    from rich.console import Console
-
-    from cnnlab.evaluation.tables import result_table
+    from cnnlab.evaluation.tables import print_whole, result_table
     from cnnlab.runs.folder import RunFolder
     from cnnlab.runs.remote import address_of
 
-    console = Console(highlight=False, soft_wrap=True)
-    console.print()
-    console.print(result_table(run.history, RunFolder(run.dir).read_card()["epoch"], run.test))
+    print()
+    print_whole(result_table(run.history, RunFolder(run.dir).read_card()["epoch"], run.test))
+    print()
     if address := address_of(run.dir):
-        console.print(f"\nrun         {address}", end="", markup=False)
-    console.print(f"\nrun folder  {run.dir}\nreport      {run.dir / 'report.html'}", markup=False)
+        _print_line(f"run         {address}")
+    _print_line(f"run folder  {run.dir}")
+    _print_line(f"report      {run.dir / 'report.html'}")
 
 
 def _test(options: argparse.Namespace, words: Sequence[str]) -> None:
@@ -483,10 +496,11 @@ def _predict(options: argparse.Namespace, words: Sequence[str]) -> None:
             ranked = list(answer.probabilities.items())[: options.topk]
             if options.json:
                 facts = {"picture": name, "label": answer.label, "probability": answer.probability}
-                line = to_json(facts | {"probabilities": dict(ranked)}, ensure_ascii=False)
+                _print_json(facts | {"probabilities": dict(ranked)})
             else:
-                line = f"{name}: " + "  ".join(f"{label} {100 * p:.1f} %" for label, p in ranked)
-            _print_line(line)
+                _print_line(f"{name}: " + "  ".join(f"{label} {100 * p:.1f} %" for label, p in ranked))
+        if not streams.has_reader():
+            return
     if bad:
         done = f" The other {len(names) - len(bad):,} are done." if len(names) > len(bad) else ""
         raise DataError(" ".join(bad) + done)
@@ -516,7 +530,7 @@ def _predict_pixels(options: argparse.Namespace) -> None:
 
     for answer in segment_pictures(options.run, options.paths, options.out, options.device, options.trust_code):
         if options.json:
-            _print_line(to_json(answer.facts(), ensure_ascii=False))
+            _print_json(answer.facts())
             continue
         shares = sorted(answer.shares.items(), key=lambda pair: -pair[1])
         found = "  ".join(f"{label} {100 * share:.1f} %" for label, share in shares if share)
@@ -548,7 +562,7 @@ def _localize(options: argparse.Namespace, words: Sequence[str]) -> None:
 
     for answer in localize_pictures(options.run, options.paths, options.out, options.trust_code):
         if options.json:
-            _print_line(to_json(answer.facts(), ensure_ascii=False))
+            _print_json(answer.facts())
             continue
         found = "  ".join(f"{one['label']} {100 * one['probability']:.1f} %" for one in answer.objects)
         shrunk = f"  (looked at {100 * answer.shrunk:.0f} % of its size)" if answer.shrunk < 1 else ""
@@ -557,6 +571,12 @@ def _localize(options: argparse.Namespace, words: Sequence[str]) -> None:
 
 def _print_line(line: str) -> None:
     print(one_line(line))
+
+
+def _print_json(facts: Any, indent: int | None = None) -> None:
+    """One line without `indent`; where the stream has no Unicode, with the escapes of JSON instead of its own."""
+    text = to_json(facts, indent=indent, ensure_ascii=not streams.is_unicode())
+    print(one_line(text) if indent is None else text)
 
 
 def _model(options: argparse.Namespace, words: Sequence[str]) -> None:
@@ -573,11 +593,11 @@ def _model(options: argparse.Namespace, words: Sequence[str]) -> None:
     from cnnlab.models.table import as_table, facts
 
     if options.json:
-        print(to_json(facts(summary), indent=1, ensure_ascii=False))
+        _print_json(facts(summary), indent=1)
         return
-    from rich.console import Console
+    from cnnlab.tracking.console import plain_console
 
-    console = Console(highlight=False)
+    console = plain_console()
     console.width = max(80, console.width)  # narrower, the terminal breaks the lines and no figure is lost
     console.print(as_table(summary), crop=False)
 
@@ -604,7 +624,7 @@ def _data(options: argparse.Namespace, words: Sequence[str]) -> None:
     from cnnlab.data.describe import as_text, facts
 
     described = facts(data, findings)
-    print(to_json(described, indent=1, ensure_ascii=False) if options.json else as_text(described))
+    _print_json(described, indent=1) if options.json else print(as_text(described))
     if options.show is not None:
         from cnnlab.data.show import show_batch
 

@@ -496,7 +496,12 @@ def data_keys(overrides: Sequence[str]) -> dict[str, Any]:
         key, value = _check_override(override)
         if not key.startswith("data."):
             raise ConfigError(f"only data.* keys can be given here, got {override!r}.")
-        found[key.removeprefix("data.")] = value if key in text_keys() else yaml.safe_load(value)
+        try:
+            found[key.removeprefix("data.")] = value if key in text_keys() else yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            raise ConfigError(
+                f"{override!r} cannot be read; close its brackets and quotes, as in {key}=[32,48]."
+            ) from None
     return found
 
 

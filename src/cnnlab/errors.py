@@ -6,6 +6,7 @@ A message names the thing, says why it is refused, and how to mend it.
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from unicodedata import category
 
@@ -58,6 +59,31 @@ class Interrupted(CnnlabError):
     """The user stopped the command; what was done is saved."""
 
     exit_code = 130
+
+
+FIXES = {  # of what the system refuses; of all else the reason is to be read
+    errno.ENOSPC: "no space left on the disk; free some and try again",
+    errno.EDQUOT: "no space left in your share of the disk; free some and try again",
+    errno.ENOMEM: "not enough memory; close other programs, or work on less",
+    errno.EMFILE: "too many files are open; allow more with `ulimit -n`",
+    errno.ENAMETOOLONG: "this name is too long; give a shorter one",
+    errno.EACCES: "no permission; change it, or choose another place",
+    errno.EPERM: "no permission; change it, or choose another place",
+    errno.EROFS: "this disk can only be read; choose another place",
+    errno.EIO: "the disk reports an error; try again, or choose another place",
+}
+NO_MEMORY = ("failed to map segment", "annot allocate memory", "can't allocate memory", "can't start new thread")
+
+
+def refused(error: BaseException) -> CnnlabError | None:
+    """What the system refused while a command ran, as one line; None where it refused nothing: the failure is ours."""
+    if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
+        return CnnlabError(f"{FIXES[errno.ENOMEM]} (`ulimit -v` may be what limits it).")
+    if not isinstance(error, OSError) or error.errno is None:
+        return None
+    place = f"{error.filename}: " if isinstance(error.filename, str) else ""
+    known = FIXES.get(error.errno)
+    return CnnlabError(f"{place}{known}." if known else f"{place}{error.strerror}; put that right and try again.")
 
 
 def one_line(text: str) -> str:

@@ -18,6 +18,7 @@ from cnnlab.data.load import Data, build_data, target_config
 from cnnlab.errors import ConfigError, RunError
 from cnnlab.evaluation.evaluate import Outputs, run_test
 from cnnlab.evaluation.segmentation import SegmentationOutputs
+from cnnlab.files import given_path
 from cnnlab.models.base import count_parameters
 from cnnlab.models.first_layer import first_layer_weights
 from cnnlab.models.registry import default_arguments, model_spec
@@ -30,7 +31,6 @@ from cnnlab.runs.files import read_record, write_whole
 from cnnlab.runs.folder import (
     RunFolder,
     holds_run,
-    is_path,
     new_folder,
     open_folder,
     read_config,
@@ -196,8 +196,8 @@ def try_experiment(config: Config, progress: Progress, validates: bool = False) 
 
 def _at_home_anywhere(config: Config) -> Config:
     """A data root that is there becomes absolute, so that the run can be resumed and tested from any folder."""
-    root = Path(without_scheme(config.data.root)).expanduser()
-    if not is_path(root) or not root.exists():
+    root = given_path(without_scheme(config.data.root), "data.root")
+    if not root.exists():
         return config
     return dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(root.resolve())))
 

@@ -1,10 +1,14 @@
-"""Figures that belong to nobody: no window, no pyplot, and a notebook shows them by itself."""
+"""Figures that belong to nobody: no window, no pyplot, a notebook shows them by itself, and their files are whole."""
 
 from __future__ import annotations
 
 import io
+import os
+from pathlib import Path
 
 from matplotlib.figure import Figure
+
+from cnnlab.files import write_whole
 
 
 class NotebookFigure(Figure):
@@ -14,3 +18,19 @@ class NotebookFigure(Figure):
         picture = io.BytesIO()
         self.savefig(picture, format="png")
         return picture.getvalue()
+
+
+def save_figure(figure: Figure, path: str | Path, dpi: int) -> None:
+    """Save a figure in the format that the ending of its path names (none: PNG), whole or not at all.
+
+    Raises:
+        OSError: no room, or no permission. ValueError: an ending that names no format.
+    """
+    place = Path(path)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=place.suffix[1:].lower() or "png", dpi=dpi)
+    if not place.suffix and (place.is_dir() or not place.exists()):  # else it is a file, a device or a pipe
+        place = place.with_name(f"{place.name}.png")
+    if place.is_symlink():
+        place = Path(os.path.realpath(place))  # what a link points to is replaced, and the link stays
+    write_whole(place, drawn.getvalue())

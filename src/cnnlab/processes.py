@@ -31,7 +31,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]
 
-from cnnlab import errors
+from cnnlab import errors, streams
 from cnnlab.config import Config, load_yaml, to_yaml, with_changes
 from cnnlab.data.load import build_data
 from cnnlab.errors import CnnlabError, Interrupted
@@ -201,6 +201,7 @@ def work(job: Job) -> int:
 def main() -> NoReturn:
     """`work` as a process of its own, which saves and stops when its launcher is killed."""
     gc.set_threshold(50_000, 20, 50)  # see cnnlab.cli: start and end without needless work
+    streams.prepare()
     _prctl_pr_set_pdeathsig(signal.SIGTERM)
     warnings.filterwarnings("ignore", message=".*find_unused_parameters")
     code = work(Job(Path(sys.argv[1])))

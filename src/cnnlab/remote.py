@@ -366,7 +366,7 @@ class CopyBar:
             from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
             columns = (
-                TextColumn(f"copying {self.address}, once"),
+                TextColumn(f"copying {self.address}, once".replace("{", "{{").replace("}", "}}"), markup=False),
                 BarColumn(),
                 DownloadColumn(),
                 TimeRemainingColumn(),

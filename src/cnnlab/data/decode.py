@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from cnnlab.errors import DataError
+from cnnlab.files import is_path
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
@@ -324,12 +326,25 @@ def find_pictures(paths: Sequence[str]) -> Iterator[str]:
         DataError: nothing there, or a folder without pictures.
     """
     for path in map(Path, paths):
+        if not is_path(path):
+            raise DataError(f"{str(path)[:80]!r} cannot be the name of a file or folder.")
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+            found = sorted(_pictures_below(path))
             if not found:
                 raise DataError(f"{path} holds no pictures ({', '.join(EXTENSIONS)}).")
             yield from map(str, found)
         elif path.is_file():
             yield str(path)
+        elif path.exists():
+            raise DataError(f"{path} is no file but a device or a pipe; give a file, or - for standard input.")
         else:
             raise DataError(f"there is no file or folder {path}.")
+
+
+def _pictures_below(folder: Path) -> Iterator[Path]:
+    """Links to folders are not followed, and a folder that may not be read, or is gone by now, is passed over."""
+    for place, _, names in os.walk(folder):
+        for path in (Path(place, name) for name in names):
+            with contextlib.suppress(OSError):
+                if path.suffix.lower() in EXTENSIONS and path.is_file():
+                    yield path

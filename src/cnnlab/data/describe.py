@@ -11,6 +11,7 @@ from cnnlab.data.audit import Audit, class_counts
 from cnnlab.data.catalog import CATALOG
 from cnnlab.data.load import Data
 from cnnlab.data.split import NAMES
+from cnnlab.errors import one_line
 
 SHOWN = 10
 
@@ -83,7 +84,7 @@ def _findings(check: dict[str, Any], counts: dict[str, dict[str, int]]) -> list[
     ]  # fmt: skip
     for title, rows in sections:
         lines.append(f"{title}: {len(rows) or 'none'}")
-        lines += [f"  {row}" for row in rows[:SHOWN]]
+        lines += [f"  {one_line(row)}" for row in rows[:SHOWN]]
         if len(rows) > SHOWN:
             lines.append(f"  … and {len(rows) - SHOWN:,} more (--json lists all)")
     if not check["near_checked"]:

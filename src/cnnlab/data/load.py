@@ -32,6 +32,7 @@ from cnnlab.data.store import (
     Progress,
     ReadAhead,
     Store,
+    Watched,
     cache_folder,
     changed_now,
     index_array,
@@ -348,7 +349,10 @@ def as_tensor(store: Store, in_memory: bool) -> Tensor:
         return torch.from_numpy(pixels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the map is read-only, and nobody writes to it
-        return torch.from_numpy(store.images)
+        mapped = torch.from_numpy(store.images)
+    if isinstance(store.images, np.memmap):
+        mapped.watched = Watched(store.images)  # type: ignore[attr-defined]  # for the loaders
+    return mapped
 
 
 def free_device_memory(device: torch.device) -> float:

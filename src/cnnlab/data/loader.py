@@ -26,7 +26,7 @@ from cnnlab.data.decode import Layout, arrange, arrange_mask
 from cnnlab.data.plan import EpochPlan, plan_epoch, share_of
 from cnnlab.data.preprocess import Preprocess, without_padding
 from cnnlab.data.sources.base import PictureSet
-from cnnlab.data.store import ReadAhead, unreadable_now
+from cnnlab.data.store import ReadAhead, Watched, unreadable_now
 from cnnlab.errors import DataError
 
 AHEAD = 4  # batches that are asked for before they are needed
@@ -91,6 +91,7 @@ class Loader:
 
     Attributes:
         ahead: asks for pictures that are needed soon, where they lie on disk.
+        whole: looks before each batch whether the file that the pixels lie in is still as long as it was.
         share: (rank, processes): the part of each batch that is given here, where several processes train together;
             `len` and `count` are of the whole.
         epochs: of the whole training; pictures that grow (augment.start_size) need to know it.
@@ -121,6 +122,7 @@ class Loader:
         self.shuffle = shuffle
         self.seed = seed
         self.ahead: ReadAhead | None = None
+        self.whole: Watched | None = getattr(pixels, "watched", None)
         self.weights: np.ndarray | None = None
         self.share = (0, 1)
         self.epochs = 1
@@ -158,6 +160,8 @@ class Loader:
         numbers, labels = self.numbers.to(self.pixels.device), self.labels.to(self.device)
         plan = plan.to(self.pixels.device)
         for part in self._read_ahead(plan, slices):
+            if self.whole is not None:
+                self.whole.check()
             members = plan.order[part]
             draws = {name: draw[part] for name, draw in plan.draws.items()}
             images, masks = self._augment(self.pixels, numbers[members], draws, augmentation)

@@ -37,7 +37,7 @@ def show_batch(
         limit: pictures at the most.
         masks: (B, H, W) classes of the pixels, drawn as outlines.
     """
-    from cnnlab.figure import NotebookFigure
+    from cnnlab.figure import NotebookFigure, save_figure
 
     images = images[:limit].detach().cpu()
     if not len(images):
@@ -63,5 +63,5 @@ def show_batch(
         for number in np.unique(mask[mask > 0]):
             axis.contour(mask == number, levels=[0.5], colors=[f"C{number % 10}"], linewidths=1.2)
     if path is not None:
-        figure.savefig(path, dpi=120)
+        save_figure(figure, path, dpi=120)
     return figure

@@ -111,6 +111,24 @@ class ReadAhead:
             self.map.madvise(mmap.MADV_NORMAL)
 
 
+class Watched:
+    """The file of a memory map. What another program cuts off it cannot be read any more: the system would end the
+    process (SIGBUS) that tries, without a word."""
+
+    def __init__(self, images: np.memmap) -> None:
+        self.path = Path(str(images.filename))
+        self.file = open(self.path, "rb")  # noqa: SIM115  # as long as the map lives
+        self.size = images.nbytes
+
+    def check(self) -> None:
+        """Raise DataError if the file is shorter than the map."""
+        if os.fstat(self.file.fileno()).st_size < self.size:
+            raise DataError(
+                f"{self.path} was cut short by another program while it was read; start again, or `cnnlab resume` the"
+                " run: the pictures are decoded anew."
+            )
+
+
 def reader_ahead(images: np.ndarray | None) -> ReadAhead | None:
     """None for pixels that lie in no file, or where the system takes no advice."""
     mapped = isinstance(images, np.memmap) and images.filename is not None

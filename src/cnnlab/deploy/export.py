@@ -22,10 +22,11 @@ from cnnlab.deploy.service import Service, samples_of
 from cnnlab.errors import ConfigError, ExportError
 from cnnlab.evaluation.evaluate import data_of_run
 from cnnlab.explain import FullyConvolutional
+from cnnlab.files import is_path
 from cnnlab.models.folding import fold_batch_norm
 from cnnlab.runs.environment import describe
 from cnnlab.runs.files import read_json, write_json, write_whole
-from cnnlab.runs.folder import is_path, open_folder
+from cnnlab.runs.folder import open_folder
 from cnnlab.runs.remote import publish_results
 from cnnlab.runs.weights import load_run
 

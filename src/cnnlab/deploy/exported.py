@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.errors import CnnlabError, ExportError
+from cnnlab.files import is_path
 from cnnlab.remote import Remote, is_remote
 from cnnlab.runs.remote import fetch_file
 from cnnlab.values import are_names
@@ -76,7 +77,12 @@ def is_export(path: str | Path) -> bool:
     if is_remote(path):
         names = Remote(str(path)).names()
         return "config.yaml" not in names and any(name in names for name in NAMES)
-    return place.is_dir() and not (place / "config.yaml").exists() and any((place / name).is_file() for name in NAMES)
+    return (
+        is_path(place)
+        and place.is_dir()
+        and not (place / "config.yaml").exists()
+        and any((place / name).is_file() for name in NAMES)
+    )
 
 
 def read_export(path: str | Path) -> OnnxModel:

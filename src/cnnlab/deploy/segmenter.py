@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,10 @@ from PIL import Image
 from cnnlab.data.decode import read_picture, seen_box
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.device import choose_device
-from cnnlab.errors import DataError
+from cnnlab.errors import DataError, RunError
 from cnnlab.explain.overlay import class_colours, paint_classes
 from cnnlab.explain.pictures import each_picture, output_folder
+from cnnlab.files import write_whole
 from cnnlab.finite import check_answers
 from cnnlab.runs.weights import load_run
 
@@ -65,6 +67,15 @@ class Segmenter:
         return whole
 
 
+def _save(picture: Image.Image, file: Path) -> None:
+    drawn = io.BytesIO()
+    picture.save(drawn, "PNG")
+    try:
+        write_whole(file, drawn.getvalue())
+    except OSError as error:
+        raise RunError(f"cannot write the picture {file}: {error}; give another folder with --out.") from None
+
+
 def segment_pictures(
     run: str | Path,
     paths: Sequence[str],
@@ -88,10 +99,10 @@ def segment_pictures(
         classes = segmenter.segment(picture)
         mask = Image.fromarray(classes).convert("P")
         mask.putpalette(colours.flatten().tolist())
-        mask.save(file)
+        _save(mask, file)
         pixels = np.asarray(picture.convert("RGB"))
         beside = file.with_name(file.name.replace("-mask.png", "-overlay.png"))
-        Image.fromarray(paint_classes(pixels, np.where(classes == UNSEEN, 0, classes), colours)).save(beside)
+        _save(Image.fromarray(paint_classes(pixels, np.where(classes == UNSEEN, 0, classes), colours)), beside)
         seen = classes[classes != UNSEEN]
         counts = np.bincount(seen, minlength=len(segmenter.classes)) / seen.size
         return Segmented(name, dict(zip(segmenter.classes, counts.round(6).tolist(), strict=True)), file, beside)

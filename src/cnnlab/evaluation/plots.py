@@ -22,7 +22,7 @@ def plot_curves(histories: Histories, path: str | Path | None = None) -> Figure:
     Example:
         >>> cnnlab.plot_curves({"mlp": first.history, "vgg": second.history})
     """
-    from cnnlab.figure import NotebookFigure
+    from cnnlab.figure import NotebookFigure, save_figure
 
     figure = NotebookFigure(figsize=(11, 4.4), layout="constrained")
     for axis, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
@@ -44,5 +44,5 @@ def plot_curves(histories: Histories, path: str | Path | None = None) -> Figure:
         axis.spines[["top", "right"]].set_visible(False)
     figure.axes[1].legend(fontsize=8, loc="lower right")
     if path is not None:
-        figure.savefig(path, dpi=130)
+        save_figure(figure, path, dpi=130)
     return figure

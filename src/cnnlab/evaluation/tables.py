@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.cells import cell_len
 from rich.measure import Measurement
 from rich.table import Table
 
 from cnnlab.evaluation.compare import ComparedRun
-from cnnlab.tracking.console import duration, number, percent
+from cnnlab.tracking.console import duration, number, percent, plain_console
 
 
 def interval_text(interval: Sequence[float]) -> str:
@@ -155,7 +155,10 @@ def comparison_table(runs: Sequence[ComparedRun]) -> Table:
 
 def print_whole(table: Table, fold: bool = True) -> None:
     """Print a table at the terminal's width, or wider where figures (with `fold` false: names too) would be cut."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console()
+    for column in table.columns:
+        if column.no_wrap:  # rich would take the longest word for the least width, and cut "98.21 %" to "98.21"
+            column.min_width = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
     wanted = Measurement.get(console, console.options.update(width=1000), table)
     needed = wanted.minimum if fold else wanted.maximum
     console.width = max(console.width, needed)

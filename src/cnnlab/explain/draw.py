@@ -101,9 +101,11 @@ def _add_legend(figure: Figure, axis: Axes) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
+    from cnnlab.figure import save_figure  # it imports matplotlib
+
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph")  # a class name in a script that the font does not have
-            figure.savefig(path, dpi=120)
+            save_figure(figure, path, dpi=120)
     except OSError as error:
         raise RunError(f"cannot write the picture {path}: {error}; give another folder with --out.") from None

@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from cnnlab.errors import RunError
+from cnnlab.files import is_path
 from cnnlab.remote import folder_name
 from cnnlab.runs.files import read_json, write_json
 
@@ -27,7 +28,7 @@ def fetch_artifact(address: str) -> Path:
         RunError: no such artifact, no run in it, or W&B cannot be reached.
     """
     name = address.removeprefix(PREFIX)
-    if Path(name).is_dir():
+    if is_path(Path(name)) and Path(name).is_dir():
         return _around_offline(Path(name))
     if not re.fullmatch(r"[\w.-]+/[\w.-]+/[\w.-]+:[\w.-]+", name):
         raise RunError(

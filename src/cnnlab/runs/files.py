@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import glob
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from cnnlab import files
 from cnnlab.errors import RunError
 from cnnlab.runs.form import misfit
 from cnnlab.values import overgrown, to_json
@@ -23,39 +21,11 @@ def write_whole(path: Path, data: bytes | str) -> None:
     """
     # File names of another encoding come from the system with surrogates; they leave as they came.
     payload = data.encode(errors="surrogateescape") if isinstance(data, str) else data
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sweep(path)
-        _sync_folder(path.parent)
+        files.write_whole(path, payload)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise write_error(path, error) from None
-
-
-def _sweep(path: Path) -> None:
-    """Remove what writers of this file left that were killed; one that is alive keeps its own."""
-    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        writer = stale.name.split(".")[-2]
-        if os.name == "posix" and writer.isdecimal() and not _alive(int(writer)):
-            with contextlib.suppress(OSError):
-                stale.unlink()
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -92,17 +62,3 @@ def write_error(path: Path, error: OSError) -> RunError:
     if isinstance(error, FileExistsError | NotADirectoryError):
         return RunError(f"cannot write {path}: a file stands where a folder is needed; choose another run.dir.")
     return RunError(f"cannot write {path}: {error.strerror or error}; choose another run.dir.")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself survive a loss of power, where the system can."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)

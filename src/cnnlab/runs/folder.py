@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from cnnlab import config as configuration
 from cnnlab.config import Config
 from cnnlab.errors import RunError, nearest
+from cnnlab.files import given_path, is_path
 from cnnlab.remote import is_remote, without_scheme
 from cnnlab.runs import remote
 from cnnlab.runs.artifact import fetch_artifact, is_artifact
@@ -168,7 +169,7 @@ def new_folder(config: Config) -> RunFolder:
     if config.run.dir and is_remote(config.run.dir):
         return RunFolder(remote.begin(config.run.dir))
     if config.run.dir:
-        return RunFolder(Path(without_scheme(config.run.dir)))
+        return RunFolder(given_path(without_scheme(config.run.dir), "run.dir"))
     stem = config.run.name or f"{config.data.name}-{config.model['name']}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder, number = RunFolder(Path("runs") / stem), 2
     while not config.run.name and folder.path.exists():
@@ -178,18 +179,11 @@ def new_folder(config: Config) -> RunFolder:
 
 def holds_run(path: str) -> bool:
     """Whether there is a run in a folder, or at an address."""
-    return remote.holds_run(path) if is_remote(path) else RunFolder(Path(without_scheme(path))).config.exists()
-
-
-def is_path(path: Path) -> bool:
-    """Whether the system could have a file of this name: not too long, no forbidden character."""
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return True
-    except (OSError, ValueError):
-        return False
-    return True
+    return (
+        remote.holds_run(path)
+        if is_remote(path)
+        else RunFolder(given_path(without_scheme(path), "run.dir")).config.exists()
+    )
 
 
 def open_folder(path: str | Path, whole: bool = False) -> RunFolder:

@@ -42,6 +42,7 @@ from typing import Any
 
 from cnnlab.config import GROUPS, known_keys, options, read_yaml, resource
 from cnnlab.errors import ConfigError, nearest
+from cnnlab.files import given_path
 from cnnlab.runs.form import Each, misfit
 from cnnlab.study.space import KEYS, Range, parse_range, range_from_yaml
 
@@ -143,7 +144,7 @@ class Definition:
 
     @property
     def folder(self) -> Path:
-        return Path(self.dir) if self.dir else Path("studies") / self.name
+        return given_path(self.dir, "study.dir") if self.dir else Path("studies") / self.name
 
 
 def names() -> list[str]:
@@ -317,7 +318,7 @@ def _read(name: str) -> Definition:
     own = name.endswith((".yaml", ".yml"))
     if not own and name not in names():
         raise ConfigError(f"unknown study {name!r}.{nearest(name, names())} Or give an axis, as in model.depth=20,56.")
-    path = Path(name) if own else resource("study", name)
+    path = given_path(name, "the study") if own else resource("study", name)
     if own and not path.is_file():
         raise ConfigError(f"there is no file {name}; cnnlab study --list names the studies that come with cnnlab.")
     values = read_yaml(path)

@@ -15,14 +15,14 @@ from rich.text import Text
 from cnnlab.study.crew import Verdict
 from cnnlab.study.plan import Planned
 from cnnlab.study.worker import Moved
-from cnnlab.tracking.console import duration, percent
+from cnnlab.tracking.console import duration, percent, plain_console
 
 
 class StudyProgress:
     """A table that moves in a terminal, a line for each run that ends elsewhere."""
 
     def __init__(self, console: Console | None = None, silent: bool = False) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or plain_console()
         self.silent = silent
         self.live: Live | None = None
         self.active: dict[Path, tuple[Planned, Moved | None, float]] = {}

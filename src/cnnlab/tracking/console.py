@@ -25,6 +25,11 @@ COLUMNS = "{:>9}  {:>10} {:>9}  {:>10} {:>9}  {:>10}  {:>8}  {:>9}"
 TITLES = ("epoch", "train loss", "accuracy", "val loss", "accuracy", "rate", "images/s", "time left")
 
 
+def plain_console(stderr: bool = False) -> Console:
+    """A terminal that shows texts as they are: a user's "[/name]" is no markup, and long lines are broken, not cut."""
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
 def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.2f} %"
 
@@ -49,7 +54,7 @@ class ConsoleTracker:
     """A table, one line an epoch; in a terminal a bar below it moves within the epoch."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or plain_console()
         self.progress: Progress | None = None
         self.started: Started | None = None
         self.epoch_began = 0.0
@@ -145,7 +150,7 @@ class DecodeBar:
             return
         if self.progress is None:
             columns = (TextColumn("decoding pictures, once"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self.progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            self.progress = Progress(*columns, console=plain_console(stderr=True), transient=True)
             self.progress.start()
             self.task = self.progress.add_task("decode", total=total)
         self.progress.update(self.task, completed=done)
@@ -164,7 +169,7 @@ class StepBar:
     def __init__(self) -> None:
         columns = (TextColumn("steps"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self.progress = Progress(
-            *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+            *columns, console=plain_console(stderr=True), transient=True, disable=not sys.stderr.isatty()
         )
         self.begun = False
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnlab.errors import ConfigError
+from cnnlab.files import write_whole
 from cnnlab.tracking.base import EpochEnded, Event, Started, Tested
 
 RECORD = "wandb.json"  # the id of the W&B run, so that one that is resumed on another machine stays the same
@@ -24,7 +25,7 @@ def run_id(folder: Path) -> str:
         return str(json.loads(record.read_text(encoding="utf-8"))["id"])
     place = hashlib.sha256(str(folder.resolve()).encode(errors="surrogateescape")).hexdigest()[:8]
     chosen = re.sub(r"[^A-Za-z0-9_-]", "-", folder.name)[:48] + "-" + place
-    record.write_text(json.dumps({"id": chosen}) + "\n", encoding="utf-8")
+    write_whole(record, json.dumps({"id": chosen}).encode() + b"\n")
     return chosen
 
 

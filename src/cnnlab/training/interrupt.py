@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a wish that the loop grants after the step it is in. A second one is granted at once."""
+"""Ctrl-C, SIGTERM, a closed terminal: a wish that the loop grants after its step. A second one is granted at once."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+
 
 class InterruptGuard:
-    """Within the context, `requested` turns true at SIGINT or SIGTERM."""
+    """Within the context, `requested` turns true at SIGINT, SIGTERM or SIGHUP (with nohup that one is ignored)."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -17,8 +19,9 @@ class InterruptGuard:
 
     def __enter__(self) -> InterruptGuard:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._note)
+            for number in SIGNALS:
+                if number in (signal.SIGINT, signal.SIGTERM) or signal.getsignal(number) is not signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._note)
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 from cnnlab.config import DataConfig
 from cnnlab.data.catalog import CATALOG
 from cnnlab.data.sources.base import PictureSet
 from cnnlab.errors import DataError, nearest
+from cnnlab.files import given_path
 from cnnlab.remote import is_remote, without_scheme
 from cnnlab.values import are_names
 
@@ -39,13 +39,7 @@ def _open_anywhere(config: DataConfig) -> PictureSet:
 
 
 def _open(config: DataConfig) -> PictureSet:
-    root = Path(config.root).expanduser()
-    try:
-        root.exists()
-    except (OSError, ValueError):  # too long, or a character that no name may have
-        raise DataError(
-            f"data.root={config.root[:80]!r} cannot be a folder's name; set it to that of your data."
-        ) from None
+    root = given_path(config.root, "data.root")
     if config.name == "digits":
         from cnnlab.data.sources.digits import open_digits
 

@@ -15,6 +15,7 @@ from cnnlab.data.decode import find_pictures, read_picture
 from cnnlab.data.sources.base import ArraySet
 from cnnlab.data.sources.mnist import open_mnist
 from cnnlab.errors import DataError
+from cnnlab.files import given_path
 from cnnlab.remote import is_remote
 
 SEED = 0  # the set is the same in every run, as if it had been downloaded
@@ -54,9 +55,10 @@ def read_photographs(folder: str | None, side: int) -> list[np.ndarray]:
         from cnnlab.data.remote import local_root
 
         folder = str(local_root(folder))
-    if not Path(folder).expanduser().is_dir():
+    place = given_path(folder, "data.backgrounds")
+    if not place.is_dir():
         raise DataError(f"data.backgrounds={folder!r} is no folder; give one with photographs, or leave it out.")
-    names = sorted(find_pictures([str(Path(folder).expanduser())]))
+    names = sorted(find_pictures([str(place)]))
     if len(names) < 2:
         raise DataError(
             f"{folder} holds {len(names)} photograph; two are needed at least, one behind the training digits and one"

@@ -1,0 +1,101 @@
+"""Paths that a user gives, and files that are the old ones or the new ones: temporary name, fsync, rename."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+from pathlib import Path
+
+from cnnlab.errors import ConfigError
+
+LONGEST = 200  # bytes of a name that its temporary file keeps: with what is put around them no system has too many
+
+
+def is_path(path: Path) -> bool:
+    """Whether the system could have a file of this name: not too long, no forbidden character."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def given_path(text: str | Path, what: str) -> Path:
+    """A path as a user writes it: ~ is a home folder.
+
+    Args:
+        what: the key or the option that it was given to, for the message.
+
+    Raises:
+        ConfigError: no file can have this name, or there is no such home folder.
+    """
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{what}={str(text)[:80]!r} names a home folder that is not known; write it out.") from None
+    if not is_path(path):
+        raise ConfigError(f"{what}={str(text)[:80]!r} cannot be the name of a file or folder; give another.")
+    return path
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new one and nothing between.
+
+    A device or a pipe that is there takes the data itself.
+
+    Raises:
+        OSError: no room, or no permission; then nothing is left of it.
+    """
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
+    name = os.fsdecode(os.fsencode(path.name)[:LONGEST])
+    temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    _sweep(path.parent, name)
+    _sync_folder(path.parent)
+
+
+def _sweep(folder: Path, name: str) -> None:
+    """Remove what writers of this file left that were killed; one that is alive keeps its own."""
+    for stale in folder.glob(f".{glob.escape(name)}.*.tmp"):
+        writer = stale.name.split(".")[-2]
+        if os.name == "posix" and writer.isdecimal() and not _alive(int(writer)):
+            with contextlib.suppress(OSError):
+                stale.unlink()
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself survive a loss of power, where the system can."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
