@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 from cnnlab.config import DataConfig
 from cnnlab.data.catalog import CATALOG
 from cnnlab.data.sources.base import PictureSet
 from cnnlab.errors import DataError, nearest
-from cnnlab.remote import is_remote, without_scheme
+from cnnlab.remote import is_remote, local_path, without_scheme
 from cnnlab.values import are_names
 
 
@@ -39,7 +38,7 @@ def _open_anywhere(config: DataConfig) -> PictureSet:
 
 
 def _open(config: DataConfig) -> PictureSet:
-    root = Path(config.root).expanduser()
+    root = local_path(config.root)
     try:
         root.exists()
     except (OSError, ValueError):  # too long, or a character that no name may have

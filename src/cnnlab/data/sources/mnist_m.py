@@ -6,6 +6,7 @@ the digit as a stencil: 255 wherever there is ink. Labels and the official split
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from cnnlab.data.decode import find_pictures, read_picture
 from cnnlab.data.sources.base import ArraySet
 from cnnlab.data.sources.mnist import open_mnist
 from cnnlab.errors import DataError
-from cnnlab.remote import is_remote
+from cnnlab.remote import is_remote, local_path
 
 SEED = 0  # the set is the same in every run, as if it had been downloaded
 TEST_SHARE = 5  # every fifth photograph is behind test digits alone
@@ -54,9 +55,9 @@ def read_photographs(folder: str | None, side: int) -> list[np.ndarray]:
         from cnnlab.data.remote import local_root
 
         folder = str(local_root(folder))
-    if not Path(folder).expanduser().is_dir():
+    if not os.path.isdir(local_path(folder)):
         raise DataError(f"data.backgrounds={folder!r} is no folder; give one with photographs, or leave it out.")
-    names = sorted(find_pictures([str(Path(folder).expanduser())]))
+    names = sorted(find_pictures([str(local_path(folder))]))
     if len(names) < 2:
         raise DataError(
             f"{folder} holds {len(names)} photograph; two are needed at least, one behind the training digits and one"
