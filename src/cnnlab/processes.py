@@ -36,6 +36,9 @@ from cnnlab.config import Config, load_yaml, to_yaml
 from cnnlab.data.load import build_data
 from cnnlab.errors import CnnlabError, Interrupted
 from cnnlab.experiment import Run, has_begun, resume_experiment, run_experiment
+from cnnlab.remote import is_remote
+from cnnlab.runs.addresses import with_whole_addresses
+from cnnlab.runs.artifact import is_artifact
 from cnnlab.runs.files import write_whole
 from cnnlab.runs.folder import RunFolder, new_folder, open_folder, read_config
 from cnnlab.tracking.console import ConsoleTracker
@@ -56,8 +59,9 @@ def train_together(config: Config, progress: Progress, command: Sequence[str], r
     Raises:
         CnnlabError: what the user can mend, here or in one of the processes; `Interrupted` after Ctrl-C.
     """
+    config = with_whole_addresses(config)
     if resume and has_begun(config):
-        return resume_together(str(config.run.dir), config.trainer.devices, trust_code=True)[0]
+        return resume_together(config.run.dir or "", config.trainer.devices, True, config.data.root, fetch=True)[0]
     folder = new_folder(config)
     folder.refuse_if_taken()
     device = device_of(config.trainer.device, Group(size=config.trainer.devices, local_size=config.trainer.devices))
@@ -67,13 +71,18 @@ def train_together(config: Config, progress: Progress, command: Sequence[str], r
     return Run(folder.path, folder.history(), folder.test_figures())
 
 
-def resume_together(path: str | Path, devices: int, trust_code: bool) -> tuple[Run, bool]:
+def resume_together(
+    path: str | Path, devices: int, trust_code: bool, data_root: str | None = None, fetch: bool = False
+) -> tuple[Run, bool]:
     """`cnnlab resume RUN` of a run with `trainer.devices=N`; see `resume_experiment`."""
     folder = open_folder(path, whole=True)
     left = not folder.report.exists()
     if left:
-        device_of(read_config(folder).trainer.device, Group(size=devices, local_size=devices))
-        _launch(folder, devices, {"run": str(folder.path), "trust_code": trust_code})
+        config = read_config(folder)
+        device_of(config.trainer.device, Group(size=devices, local_size=devices))
+        fetch = fetch or is_remote(path) or is_artifact(path)
+        task = {"trust_code": trust_code, "data_root": data_root, "fetch": fetch}
+        _launch(folder, devices, {"run": str(folder.path), **task})
     return Run(folder.path, folder.history(), folder.test_figures()), left
 
 
@@ -182,7 +191,8 @@ def work(job: Job) -> int:
     trackers = [ConsoleTracker()]
     try:
         if "run" in task:
-            resume_experiment(task["run"], trackers, trust_code=task["trust_code"])
+            more = {key: task[key] for key in ("trust_code", "data_root", "fetch")}
+            resume_experiment(task["run"], trackers, **more)
         else:
             run_experiment(load_yaml(job.config), trackers, command=task["command"])
     except Interrupted as stop:
