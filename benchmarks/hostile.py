@@ -245,6 +245,16 @@ def yaml_attacks(content: bytes) -> list[bytes]:
     ]
 
 
+def study_attacks(content: bytes) -> list[bytes]:
+    """And overrides whose values lie elsewhere: a refusal must not print what they would have become."""
+    keys = ("data.fit", "data.root", "trainer.loss", "model.width", "run.dir", "init.map")
+    words = [f"[data=digits, 'model=resnet', '{key}=${{oc.env:SECRET}}']" for key in keys]
+    words += ["[data=digits, ~model.depth=8]", "[data=digits, +seed=3]", "[data=digits, data.root=]"]
+    study = yaml.safe_load(content)
+    drawn_in = [yaml.safe_dump(study | {"overrides": yaml.safe_load(one)}).encode() for one in words]
+    return drawn_in + yaml_attacks(content)
+
+
 def weight_attacks(content: bytes) -> list[bytes]:
     (length,) = struct.unpack("<Q", content[:8])
     header, numbers = json.loads(content[8 : 8 + length]), content[8 + length :]
@@ -408,7 +418,7 @@ KINDS = {
     "export, model.onnx": Kind(
         "export", "model.onnx", change_bytes, ("predict", "export", "picture.png"), onnx_attacks
     ),
-    "study file": Kind("study", "mine.yaml", as_yaml, ("study", "study/mine.yaml", "--dry-run"), yaml_attacks),
+    "study file": Kind("study", "mine.yaml", as_yaml, ("study", "study/mine.yaml", "--dry-run"), study_attacks),
     **{
         f"picture, {name}": Kind("picture", name, change_bytes, ("predict", "run", f"picture/{name}"))
         for name, _ in pictures()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 from PIL import Image
 
 import cnnlab
@@ -95,6 +96,82 @@ def test_a_wrong_line_is_answered_with_one(words: list[str], named: str, command
     assert result.out == ""
     assert len(result.error_lines) == 1
     assert named in result.err
+
+
+IMAGE = "europe-docker.pkg.dev/p/r/cnnlab:1"
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["data", "digits", "trainer.epochs=3"], "'trainer.epochs=3'"),
+        (["data", "digits", "model=mlp"], "'model=mlp'"),
+        (["data", "digits", "optimizer.lr=0.1"], "'optimizer.lr=0.1'"),
+        (["data", "digits", "run.dir=x"], "'run.dir=x'"),
+        (["data", "digits", "init.from=x"], "'init.from=x'"),
+        (["data", "digits", "+trainer.epochs=3"], "'+trainer.epochs=3'"),
+        (["data", "digits", "trainer.epoch=3"], "'trainer.epochs'"),
+        (["data", "digits", "data=mnist"], "'data=mnist'"),
+        (["train", "--options", "trainer.epochs=3"], "'trainer.epochs=3'"),
+        (["train", "--options", "--resume"], "--resume"),
+        (["train", "--image", IMAGE], "--image"),
+        (["train", "--machine", "n1-standard-8"], "--machine"),
+        (["train", "--accelerator", "NVIDIA_L4"], "--accelerator"),
+        (["train", "--spot"], "--spot"),
+        (["train", "--disk", "0"], "--disk"),
+        (["train", "--service-account", "a@b"], "--service-account"),
+        (["resume", "nowhere", "--spot"], "--spot"),
+        (["resume", "nowhere", "--devices", "0"], "--devices"),
+        (["resume", "gs://b/r", "--devices", "0", "--spec", "vertex", "--image", IMAGE], "--devices"),
+        (["resume", "gs://b/r", "--data-root", "photos", "--spec", "vertex", "--image", IMAGE], "photos"),
+        (["demo", "nowhere", "--image", IMAGE], "--image"),
+        (["demo", "nowhere", "--secret", "s"], "--secret"),
+        (["demo", "gs://b/r", "--spec", "cloudrun", "--image", IMAGE, "--host", "0.0.0.0"], "--host"),
+        (["demo", "gs://b/r", "--spec", "cloudrun", "--image", IMAGE, "--port", "0"], "--port"),
+        (["model", "--list", "resnet"], "'resnet'"),
+        (["model", "--list", "--json"], "--json"),
+        (["study", "--list", "width"], "'width'"),
+        (["study", "--list", "--seeds", "2"], "--seeds"),
+        (["study", "--list", "--dry-run"], "--dry-run"),
+        (["study", "model.depth=8,14", "study.address=h:1", "--dry-run"], "study.address"),
+        (["study", "model.depth=8,14", "+seed=3", "--dry-run"], "seed=3"),
+        (["study", "model.depth=8,14", "+run.dir=x", "--dry-run"], "run.dir=x"),
+        (["study", "model.depth=8,14", "study.dir=", "--dry-run"], "study.dir="),
+        (["study", "model=resnet", "model.depth=8,14", "data.root=${oc.env:HOME}", "--dry-run"], "data.root"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(words: list[str], named: str, command: CommandLine) -> None:
+    result = command(*words)
+    assert result.code == 2, result.out
+    assert result.out == ""
+    assert len(result.error_lines) == 1
+    assert named in result.err
+
+
+def test_a_job_and_a_service_get_the_options_that_they_can_use(command: CommandLine) -> None:
+    more = ["--devices", "2", "--data-root", "gs://b/p", "--trust-code"]
+    job = command("resume", "gs://b/r", *more, "--spec", "vertex", "--image", IMAGE)
+    arguments = yaml.safe_load(job.out)["workerPoolSpecs"][0]["containerSpec"]["args"]
+    assert arguments[:2] == ["resume", "gs://b/r"]
+    assert set(more) <= set(arguments)
+    service = command("demo", "gs://b/r", "--trust-code", "--spec", "cloudrun", "--image", IMAGE)
+    (container,) = yaml.safe_load(service.out)["spec"]["template"]["spec"]["containers"]
+    assert container["args"][-1] == "--trust-code"
+    service = command("demo", "gs://b/r", "--token", "t0p", "--spec", "cloudrun", "--image", IMAGE)
+    assert "--token is not in here: put it into the secret cnnlab-token" in service.out and "t0p" not in service.out
+
+
+def test_masks_are_for_a_model_of_pixels(command: CommandLine, finished_run: Path, tmp_path: Path) -> None:
+    result = command("predict", finished_run, "-", "--out", tmp_path / "masks")
+    assert (result.code, result.out) == (2, "")
+    assert len(result.error_lines) == 1 and "--out" in result.err
+    assert not (tmp_path / "masks").exists()
+
+
+def test_looking_at_a_set_takes_what_loads_it(command: CommandLine) -> None:
+    words = ["data.limit=50", "seed=1", "augment=none", "augment.zoom=0.1", "recipe=default", "trainer.batch_size=8"]
+    result = command("data", "digits", *words, "data.max_corrupt=0.5", "--json")
+    assert result.code == 0, result.err
 
 
 def test_options_may_stand_before_and_after_the_overrides(command: CommandLine, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,18 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnnlab.config import Config, compose, from_dict, known_keys, load_yaml, options, to_yaml
+from cnnlab.config import (
+    Config,
+    DataConfig,
+    compose,
+    data_keys,
+    from_dict,
+    known_keys,
+    load_yaml,
+    options,
+    text_keys,
+    to_yaml,
+)
 from cnnlab.data.catalog import CATALOG
 from cnnlab.errors import CnnlabError, ConfigError
 
@@ -137,6 +149,98 @@ def test_an_override_beats_the_recipe_whatever_its_place() -> None:
         assert (config.model, config.augment.name, config.schedule.name) == ({"name": "mlp"}, "none", "constant")
         assert config.trainer.epochs == 3 != recipe.trainer.epochs
         assert config.trainer.ema == recipe.trainer.ema
+
+
+RECIPES = options("recipe")
+
+
+def option(group: str, name: str) -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    return values
+
+
+TUNED_MODELS = ("vgg", "mlp", "unet", "speednet", "alexnet", "resnet")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_an_option_that_is_asked_for_is_that_option_under_every_recipe(recipe: str) -> None:
+    """And of what a recipe sets, only what it tuned by name reaches a model or an optimizer that is asked for."""
+    tuned = option("recipe", recipe).get("tuned", {})
+    groups = {group: options(group) for group in ("augment", "schedule", "optimizer", "logger")} | {
+        "model": TUNED_MODELS
+    }
+    rounds = max(map(len, groups.values()))
+    for number in range(rounds):  # every option of every group once at least
+        asked = {group: names[number % len(names)] for group, names in groups.items()}
+        words = [f"{group}={name}" for group, name in asked.items()]
+        found = compose([f"recipe={recipe}", *words, "init.from=x", "init.whiten=false", "init.dirac=false"]).to_dict()
+        for group, name in asked.items():
+            plain = from_dict({group: option(group, name)}).to_dict()[group]
+            by_name = {
+                key: value
+                for targets, arguments in tuned.items()
+                if targets.split()[-1].startswith(f"{group}.")
+                and all(found[part]["name"] == of for part, of in (one.split(".") for one in targets.split()))
+                for key, value in arguments.items()
+            }
+            assert found[group] == plain | by_name, f"{group}={name}"
+            assert not by_name or group in ("model", "optimizer")
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    st.sampled_from(RECIPES),
+    st.sampled_from(options("augment")),
+    st.dictionaries(
+        st.sampled_from(["start_size", "end_size", "padding", "zoom", "rotation"]), st.sampled_from([0.25, 0.5])
+    ),
+    st.randoms(use_true_random=False),
+)
+def test_a_key_beats_the_option_and_the_option_beats_the_recipe_in_any_order(
+    recipe: str, name: str, keys: dict[str, float], shuffled: Any
+) -> None:
+    words = [f"recipe={recipe}", f"augment={name}", "init.from=x", "init.whiten=false", "init.dirac=false"]
+    words += [f"augment.{key}={value}" for key, value in keys.items()]
+    shuffled.shuffle(words)
+    assert compose(words).augment == from_dict({"augment": option("augment", name) | keys}).augment
+
+
+def test_a_key_without_its_option_changes_the_recipe_there_alone() -> None:
+    config = compose(["data=caltech101", "augment.rotation=3"])
+    assert config.augment.rotation == 3
+    assert (config.augment.start_size, config.augment.flip) == (0.5, "none")
+
+
+def test_an_option_leaves_what_a_recipe_sets_elsewhere() -> None:
+    config = compose(["data=caltech101", "augment=none"])
+    assert (config.data.image_size, config.data.fit, config.trainer.epochs) == ([160, 160], "squash", 40)
+    assert config.augment.start_size == config.augment.end_size == 1
+    assert compose(["recipe=speedrun", "augment=none"]).augment.flip == "none"
+
+
+def test_a_recipe_finds_its_data_whatever_set_is_named() -> None:
+    config = compose(["recipe=finetune", "data=folder", "init.from=x"])
+    assert (config.data.name, config.data.per_class_train, config.data.val_fraction) == ("folder", 10, 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["trainer.epochs=3", "trainer.epochs=5"], ("trainer", "epochs", 5)),
+        (["data.root=a", "+data.root=b"], ("data", "root", "b")),
+        (["augment=strong", "augment=none"], ("augment", "rotation", 0)),
+        (["data=mnist", "data=digits"], ("trainer", "epochs", 30)),
+        (["init.from=a", "init.source=b"], ("init", "source", "b")),
+        (["init.source=b", "init.from=a"], ("init", "source", "a")),
+        (["optimizer=NAdam", "optimizer=sgd"], ("optimizer", "name", "SGD")),
+        (["optimizer=sgd", "optimizer=NAdam"], ("optimizer", "name", "NAdam")),
+        (["model=mine:Net", "model=mlp"], ("model", "name", "mlp")),
+        (["model=mlp", "model=mine:Net"], ("model", "name", "mine:Net")),
+    ],
+)
+def test_of_two_values_for_one_key_the_last_holds(words: list[str], found: tuple[str, str, Any]) -> None:
+    group, key, value = found
+    assert compose(words).to_dict()[group][key] == value
 
 
 def test_another_recipe_can_be_asked_for() -> None:
@@ -395,7 +499,76 @@ def test_values_that_exclude_each_other_are_refused_together() -> None:
     assert "data.test_fraction" in message
 
 
+@pytest.mark.parametrize("word", ["~trainer.epochs=3", "~data.root=x", "~model=mlp", "~seed", "~augment"])
+def test_nothing_can_be_taken_away(word: str) -> None:
+    assert repr(word) in refusal(word)
+
+
+@pytest.mark.parametrize("value", ["[1]", "x", "3", "[a,b]"])
+@pytest.mark.parametrize("source", [[], ["init.from=x"]])
+def test_a_map_that_is_none_is_refused_by_its_key(value: str, source: list[str]) -> None:
+    assert "init.map" in refusal(f"init.map={value}", *source)
+
+
+@pytest.mark.parametrize("section", ["run", "data", "model", "init", "augment", "adapt", "optimizer", "trainer"])
+@pytest.mark.parametrize("value", [[1], "x", 3, True])
+def test_a_section_that_is_none_is_refused_by_its_key(section: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=section):
+        from_dict({section: value})
+
+
+@pytest.mark.parametrize("key", [*sorted(known_keys()), "model.width", "optimizer.lr", "init.from"])
+def test_a_key_without_a_value_is_refused(key: str) -> None:
+    assert f"{key}=" in refusal(f"{key}=")
+
+
+@pytest.mark.parametrize(
+    ("word", "named"),
+    [
+        ("model.title=ü ö", "model.title"),
+        ("model.title=a,b", "model.title"),
+        ("seed=3=4", "seed"),
+        ("trainer.epochs='3", "trainer.epochs"),
+        ("data.limit=[1", "data.limit"),
+    ],
+)
+def test_a_value_that_cannot_be_read_is_refused_by_its_key_among_others(word: str, named: str) -> None:
+    assert refusal("trainer.batch_size=8", word, "run.name=it's").startswith(f"cannot read the value of {named}, ")
+
+
+def test_a_quoted_text_arrives_as_it_is_meant() -> None:
+    assert compose(["model.title='ü ö, = \"x\"'"]).model["title"] == 'ü ö, = "x"'
+
+
+def test_a_label_is_no_option() -> None:
+    assert "augment=strong" in refusal("augment.name=strong")
+
+
 # ---- paths and other texts
+
+
+@pytest.mark.parametrize("text", ["../ph${oc.env:HOME}", "${seed}", "a${x}b", "\\${oc.env:HOME}", "???"])
+@pytest.mark.parametrize("key", [*sorted(text_keys() - {"augment.name"}), "init.from", "model.title", "optimizer.kind"])
+def test_no_text_is_taken_for_a_value_elsewhere(key: str, text: str) -> None:
+    message = refusal(f"{key}={text}")
+    assert "init.source" in message if key == "init.from" else key in message
+    assert os.environ["HOME"] not in message
+
+
+@pytest.mark.parametrize(
+    "values", [{"data": {"root": "${oc.env:HOME}"}}, {"model": {"name": "x", "a": [{"b": "${c}"}]}}]
+)
+def test_nor_is_one_from_python_or_a_file(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="stands for a value elsewhere"):
+        from_dict(values)
+
+
+def test_nor_is_one_of_the_keys_for_another_set() -> None:
+    from cnnlab.evaluation.evaluate import changed
+
+    for word in ("data.root=${oc.env:HOME}", "data.image_size=[1", "data.limit={", "data.limit=&a *a"):
+        with pytest.raises(ConfigError, match=r"data\.(root|image_size|limit)"):
+            changed(DataConfig(), data_keys([word]))
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
             group.add_argument("--machine", metavar="TYPE", help="type of machine (default: one that fits)")
             group.add_argument("--accelerator", metavar="TYPE", help="such as NVIDIA_L4 (default: none)")
             group.add_argument("--spot", action="store_true", help="a machine that may be taken away, for less")
-            group.add_argument("--disk", type=int, default=100, metavar="GB", help="default: 100")
+            group.add_argument("--disk", type=int, metavar="GB", help="default: 100")
 
     def add(name: str, summary: str) -> argparse.ArgumentParser:
         return commands.add_parser(
@@ -144,6 +144,9 @@ def build_parser() -> argparse.ArgumentParser:
         "overrides", nargs="*", metavar="KEY=VALUE", help="optimizer.lr or trainer.grad_clip, from here on"
     )
     resume.add_argument("--devices", type=int, metavar="N", help="processes (default: as many as it began with)")
+    resume.add_argument(
+        "--data-root", metavar="DIR", help="where the pictures are now, if not where they were; the run keeps it"
+    )
     resume.add_argument("--trust-code", action="store_true", help=TRUST)
     add_spec(resume, "vertex", "a custom job of Vertex AI")
 
@@ -164,7 +167,7 @@ def build_parser() -> argparse.ArgumentParser:
     predict = add("predict", "classify files, folders, or standard input")
     predict.add_argument("run", metavar="RUN", help=f"{RUN}; an export folder or .onnx file")
     predict.add_argument("paths", nargs="+", metavar="PATH", help="picture, folder, or - for standard input")
-    predict.add_argument("--topk", type=int, default=5, metavar="K", help="classes to show a picture (default: 5)")
+    predict.add_argument("--topk", type=int, metavar="K", help="classes to show a picture (default: 5)")
     predict.add_argument(
         "--out", metavar="DIR", help="folder for masks, of a model that classifies pixels (default: RUN/predict)"
     )
@@ -240,7 +243,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     demo = add("demo", "show a run to others: a web page and a JSON interface")
     demo.add_argument("run", metavar="RUN", help=RUN)
-    demo.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
+    demo.add_argument("--host", help="address to listen on (default: this machine alone)")
     demo.add_argument("--port", type=int, help="default: PORT of the environment, or 8000; 0 takes a free one")
     demo.add_argument(
         "--token", metavar="T", help="what every question must bring as its bearer token (default: CNNLAB_TOKEN)"
@@ -249,7 +252,6 @@ def build_parser() -> argparse.ArgumentParser:
     add_spec(demo, "cloudrun", "a service of Cloud Run")
     demo.add_argument(
         "--secret",
-        default="cnnlab-token",
         metavar="NAME",
         help="of the token in Secret Manager (default: cnnlab-token)",
     )
@@ -352,12 +354,28 @@ def _ended_by(error: BaseException, name: str, pressed: bool) -> tuple[int, str]
     return (1, "") if wrong is None else (wrong.exit_code, one_line(f"{name}: {wrong}"))
 
 
+CLOUD = ("image", "service_account", "machine", "accelerator", "spot", "disk", "secret")  # what only --spec reads
+
+
+def _refuse_ignored(options: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    """Raise ConfigError for the first of these options that was given: it would change nothing."""
+    for name in names:
+        value = getattr(options, name, None)
+        if value is not None and value is not False and value != []:
+            positional = name in ("name", "overrides")
+            given = repr(value if isinstance(value, str) else value[0]) if positional else f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{given} {why}; leave one of them out.")
+
+
 def _train(options: argparse.Namespace, words: Sequence[str]) -> None:
     from cnnlab import config
 
     if options.options:
+        _refuse_ignored(options, ("overrides", "resume", "spec", *CLOUD), "is for a training, and --options lists keys")
         _print_options()
         return
+    if not options.spec:
+        _refuse_ignored(options, CLOUD, "is read with --spec vertex alone, which is not there")
     settings = config.compose(options.overrides)
     if options.spec:
         from cnnlab.deploy.spec import check_train
@@ -384,20 +402,28 @@ def _train(options: argparse.Namespace, words: Sequence[str]) -> None:
 def _print_job(options: argparse.Namespace, command: list[str]) -> None:
     from cnnlab.deploy.spec import as_yaml, vertex_job
 
-    machine = options.machine, options.accelerator, options.spot, options.service_account, options.disk
+    disk = 100 if options.disk is None else options.disk
+    machine = options.machine, options.accelerator, options.spot, options.service_account, disk
     use = "gcloud ai custom-jobs create --region REGION --display-name NAME --config THIS_FILE"
     print(as_yaml(vertex_job(command, options.image, *machine), use), end="")
 
 
 def _resume(options: argparse.Namespace, words: Sequence[str]) -> None:
+    if options.devices is not None and options.devices < 1:
+        raise ConfigError(f"--devices must be at least 1, got {options.devices}.")
     if options.spec:
         from cnnlab.remote import is_remote
 
+        if options.data_root is not None and not is_remote(options.data_root):
+            raise ConfigError(f"a job cannot see {options.data_root}; copy the pictures into a bucket and name that.")
         if not is_remote(options.run):
             raise ConfigError(f"a job cannot see {options.run}; give the run's address in a bucket.")
-        trust = ["--trust-code"] if options.trust_code else []
-        _print_job(options, ["cnnlab", "resume", options.run, *options.overrides, *trust])
+        more = [*options.overrides, *(["--trust-code"] if options.trust_code else [])]
+        more += [] if options.devices is None else ["--devices", str(options.devices)]
+        more += [] if options.data_root is None else ["--data-root", options.data_root]
+        _print_job(options, ["cnnlab", "resume", options.run, *more])
         return
+    _refuse_ignored(options, CLOUD, "is read with --spec vertex alone, which is not there")
     from cnnlab.tracking.console import ConsoleTracker, DecodeBar
 
     with DecodeBar() as bar:
@@ -405,16 +431,21 @@ def _resume(options: argparse.Namespace, words: Sequence[str]) -> None:
         from cnnlab.runs.folder import open_folder, read_config
         from cnnlab.training.distributed import speaks, wants_several
 
-        if options.devices is not None and options.devices < 1:
-            raise ConfigError(f"--devices must be at least 1, got {options.devices}.")
         devices = options.devices or read_config(open_folder(options.run)).trainer.devices
         if wants_several(devices):
             from cnnlab.processes import resume_together
 
-            run, anything = resume_together(options.run, devices, options.trust_code, options.overrides)
+            run, anything = resume_together(
+                options.run, devices, options.trust_code, options.data_root, overrides=options.overrides
+            )
         else:
             run, anything = resume_experiment(
-                options.run, [ConsoleTracker()], bar.update, options.trust_code, overrides=options.overrides
+                options.run,
+                [ConsoleTracker()],
+                bar.update,
+                options.trust_code,
+                data_root=options.data_root,
+                overrides=options.overrides,
             )
     if not speaks():
         return
@@ -476,11 +507,14 @@ def _predict(options: argparse.Namespace, words: Sequence[str]) -> None:
     from cnnlab.deploy.exported import is_export
     from cnnlab.deploy.predictor import Predictor
 
-    if options.topk < 1:
+    if options.topk is not None and options.topk < 1:
         raise ConfigError(f"--topk must be at least 1, got {options.topk}.")
     if not is_export(options.run) and _segments(options.run):
+        _refuse_ignored(options, ("topk",), "ranks the classes of a picture, and this model classifies every pixel")
         _predict_pixels(options)
         return
+    _refuse_ignored(options, ("out",), "is for the masks of a model that classifies pixels, and this one does not")
+    shown = 5 if options.topk is None else options.topk
     names = ["-"] if options.paths == ["-"] else list(find_pictures(options.paths))
     if is_export(options.run):
         predictor = Predictor.from_export(options.run, options.device)
@@ -493,7 +527,7 @@ def _predict(options: argparse.Namespace, words: Sequence[str]) -> None:
         for name, answer in zip(part, _answers(predictor, pictures, bad), strict=True):
             if answer is None:
                 continue
-            ranked = list(answer.probabilities.items())[: options.topk]
+            ranked = list(answer.probabilities.items())[:shown]
             if options.json:
                 facts = {"picture": name, "label": answer.label, "probability": answer.probability}
                 _print_json(facts | {"probabilities": dict(ranked)})
@@ -585,6 +619,7 @@ def _model(options: argparse.Namespace, words: Sequence[str]) -> None:
     from cnnlab.models.arguments import describe_models, model_from_words
 
     if options.list:
+        _refuse_ignored(options, ("name", "overrides", "json"), "is for one model, and --list names them all")
         print(describe_models())
         return
     from cnnlab.models.summary import summarise
@@ -602,12 +637,22 @@ def _model(options: argparse.Namespace, words: Sequence[str]) -> None:
     console.print(as_table(summary), crop=False)
 
 
+KEYS_OF_A_BATCH = ("recipe=", "seed=", "trainer.batch_size=")
+
+
 def _data(options: argparse.Namespace, words: Sequence[str]) -> None:
     from cnnlab import config
 
     options.name = options.name.removeprefix("data=")  # as other commands have it
+    for word in options.overrides:
+        if not word.lstrip("+").startswith(("data.", "augment=", "augment.", *KEYS_OF_A_BATCH)):
+            config.compose([word])  # a mistyped key is named as that
+            raise ConfigError(
+                f"{word!r} changes nothing here: a set is loaded by data.* and augment keys, recipe, seed and"
+                " trainer.batch_size; leave it out."
+            )
     # Looking at a set refuses nothing: the share of unreadable pictures is one of the things to see.
-    settings = config.compose([f"data={options.name}", *options.overrides, "data.max_corrupt=1"])
+    settings = config.compose([f"data={options.name}", "data.max_corrupt=1", *options.overrides])
     from cnnlab.tracking.console import DecodeBar
 
     with DecodeBar() as bar:
@@ -643,6 +688,7 @@ def _study(options: argparse.Namespace, words: Sequence[str]) -> None:
     from cnnlab.study.definition import define, names
 
     if options.list:
+        _refuse_ignored(options, ("overrides", "seeds", "dry_run"), "is for one study, and --list names them all")
         for name in names():
             definition = define([name])
             what = " × ".join(definition.axes or definition.search) or "one short run"
@@ -750,14 +796,21 @@ def _demo(options: argparse.Namespace, words: Sequence[str]) -> None:
     if options.spec:
         from cnnlab.deploy.spec import as_yaml, cloud_run_service
 
-        service = cloud_run_service(options.run, options.image, options.secret, options.service_account)
-        print(as_yaml(service, "gcloud run services replace THIS_FILE --region REGION"), end="")
+        _refuse_ignored(options, ("host", "port"), "is settled by --spec cloudrun")
+        secret = options.secret or "cnnlab-token"
+        service = cloud_run_service(
+            options.run, options.image, secret, options.service_account, trust_code=options.trust_code
+        )
+        use = "gcloud run services replace THIS_FILE --region REGION"
+        use += "" if options.token is None else f"\n# --token is not in here: put it into the secret {secret}"
+        print(as_yaml(service, use), end="")
         return
+    _refuse_ignored(options, CLOUD, "is read with --spec cloudrun alone, which is not there")
     from cnnlab.deploy.demo import port_of, serve
 
     port = port_of(os.environ) if options.port is None else options.port
     token = os.environ.get("CNNLAB_TOKEN") if options.token is None else options.token
-    serve(options.run, options.host, port, token, options.trust_code)
+    serve(options.run, options.host or "127.0.0.1", port, token, options.trust_code)
 
 
 def _print_options() -> None:

@@ -21,6 +21,11 @@ ALIASES = {"init.from": "init.source"}
 VIEWS = ("none", "mirror", "shift", "mirror_shift")
 RESUMABLE = ("optimizer.lr", "trainer.grad_clip")  # what a run may change on its way
 OPEN_GROUPS = ("model", "optimizer")  # their keys are the arguments of a class, checked where it is built
+OWN_CLASSES = {  # what names a class instead of an option
+    "model": r"[A-Za-z_][\w.]*:[A-Za-z_]\w*",
+    "optimizer": r"[A-Z]\w*",  # any of torch.optim
+}
+OPTIONS_ABOVE_RECIPE = {"model", "augment", "optimizer", "schedule", "logger"}  # data=NAME is what chose the recipe
 
 
 def _at_least(low: float, **values: float | None) -> None:
@@ -364,17 +369,24 @@ def known_keys() -> set[str]:
 
 def _check_override(override: str) -> tuple[str, str]:
     """Split `key=value`; raise ConfigError with the nearest name for an unknown group, option or key."""
-    match = re.fullmatch(r"(?:\+\+?|~)?([A-Za-z_][\w.]*)=(.*)", override, flags=re.DOTALL)
+    match = re.fullmatch(r"(?:\+\+?)?([A-Za-z_][\w.]*)=(.*)", override, flags=re.DOTALL)
     if not match:
+        if override.startswith("~"):
+            raise ConfigError(f"{override!r}: no key can be taken away; leave it out, or give it a value.")
         raise ConfigError(f"expected key=value, got {override!r}, as in trainer.epochs=5 or model=resnet.")
-    key, value = match.groups()
-    key = ALIASES.get(key, key)
+    given, value = match.groups()
+    key = ALIASES.get(given, given)
     if key in GROUPS:
-        if value not in options(key):
+        own_class = key in OWN_CLASSES and re.fullmatch(OWN_CLASSES[key], value)
+        if not own_class and value not in options(key):
             raise ConfigError(f"unknown {key} {value!r}.{nearest(value, options(key))}")
     elif key.split(".")[0] not in OPEN_GROUPS and key not in known_keys():
         candidates = known_keys() | set(ALIASES) | set(GROUPS) | {"model.", "optimizer."}
         raise ConfigError(f"unknown key {key!r}.{nearest(key, candidates)}")
+    if key == "augment.name":
+        raise ConfigError(f"{override!r} would change a label alone; for the option write augment={value}.")
+    if not value:
+        raise ConfigError(f"{given}= has no value; give one, or leave {given} out.")
     return key, value
 
 
@@ -390,31 +402,39 @@ def text_keys() -> set[str]:
     }
 
 
-def _complete(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Check the overrides; add the recipe of the data set; let `optimizer` name any class of torch.optim
-    and `model` any class at all.
+def _chosen(overrides: Sequence[str]) -> dict[str, str]:
+    """Every key with its value as text. What is said last of a key holds, and its place is the last one's.
 
-    Returns:
-        What Hydra is to compose, and every key with its value as text.
+    `optimizer=NAdam`, any class of torch.optim, and `model=module:Class` become the option `any` and a name.
     """
-    completed, chosen = [], {}
+    chosen: dict[str, str] = {}
     for override in overrides:
-        if (match := re.fullmatch(r"optimizer=([A-Z]\w*)", override)) is not None:
-            completed += ["optimizer=any", f"++optimizer.name={match[1]}"]
-            chosen["optimizer"] = match[1]
-            continue
-        if (match := re.fullmatch(r"model=([A-Za-z_][\w.]*:[A-Za-z_]\w*)", override)) is not None:
-            completed += ["model=any", f"++model.name='{match[1]}'"]
-            chosen["model"] = match[1]
-            continue
         key, value = _check_override(override)
+        chosen.pop(key, None)
         chosen[key] = value
-        if key not in text_keys():
-            completed.append(f"{key}={value}" if key in GROUPS else f"++{key}={value}")
-    if "recipe" not in chosen:
-        name = chosen.get("data", "digits")
-        completed.insert(0, f"recipe={name if name in options('recipe') else 'default'}")
-    return completed, chosen
+    for group in set(OWN_CLASSES) & set(chosen):
+        if chosen[group] not in options(group):
+            chosen.setdefault(f"{group}.name", f"'{chosen[group]}'")
+            chosen[group] = "any"
+    return chosen
+
+
+def _for_hydra(chosen: Mapping[str, str]) -> list[str]:
+    """What Hydra is to compose: the recipe of the data set, the options, and the keys whose values it reads."""
+    name = chosen.get("data", "digits")
+    recipe = [] if "recipe" in chosen else [f"recipe={name if name in options('recipe') else 'default'}"]
+    texts = text_keys()
+    return recipe + [
+        f"{key}={value}" if key in GROUPS else f"++{key}={value}" for key, value in chosen.items() if key not in texts
+    ]
+
+
+def _put_options_above_recipe(values: dict[str, Any], chosen: Mapping[str, str]) -> None:
+    """A group whose option was asked for is that option and the keys that were given; nothing of the recipe's."""
+    for group in OPTIONS_ABOVE_RECIPE & set(chosen):
+        given = {key.split(".")[1] for key in chosen if key.startswith(f"{group}.")}
+        kept = {name: value for name, value in values[group].items() if name in given}
+        values[group] = {**read_yaml(resource(group, chosen[group])), **kept}
 
 
 def _set_texts(values: dict[str, Any], chosen: Mapping[str, str]) -> None:
@@ -439,7 +459,8 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     """Overrides such as ["data=mnist", "trainer.epochs=3"] → one frozen config.
 
     The data set chooses its recipe (`recipe=...` overrules), the recipe chooses model, augmentation, optimizer and
-    schedule, and an override beats them all, whatever its place in the list.
+    schedule. An option that is given (`augment=none`) puts aside all that the recipe sets in its group, and a key that
+    is given beats both, whatever its place in the list; of two values for one key the last holds.
 
     Raises:
         ConfigError: an unknown key or option, a value of the wrong type or out of range.
@@ -450,16 +471,20 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    completed, chosen = _complete(overrides)
+    chosen = _chosen(overrides)
+    _refuse_references(chosen)
+    completed = _for_hydra(chosen)
     folder = str(Path(str(resources.files("cnnlab"))) / "conf")
     try:
         with initialize_config_dir(version_base="1.3", config_dir=folder):
             composed = hydra_compose(config_name="config", overrides=completed)
         OmegaConf.resolve(composed)
     except (HydraException, OmegaConfBaseException) as error:
+        _refuse_unreadable(completed)
         reason = str(error.__cause__ or error).strip().splitlines()[0].strip(" :")
         raise ConfigError(f"cannot use {' '.join(overrides)!r}: {reason}.") from None
     values: Any = OmegaConf.to_container(composed)
+    _put_options_above_recipe(values, chosen)
     _set_texts(values, chosen)
     _tune(values, chosen)
     return from_dict(values)
@@ -487,6 +512,24 @@ def with_changes(config: Config, overrides: Sequence[str]) -> Config:
         raise ConfigError(f"cannot use {' '.join(overrides)!r}: {str(error).splitlines()[0]}.") from None
 
 
+def _refuse_unreadable(completed: Sequence[str]) -> None:
+    """Raise ConfigError for the first value that Hydra's grammar cannot read."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    for word in completed:
+        try:
+            unclear = OverridesParser.create().parse_override(word).is_sweep_override()
+        except HydraException:
+            unclear = True
+        if unclear:
+            key, _, value = word.lstrip("+").partition("=")
+            raise ConfigError(
+                f"cannot read the value of {key}, {value!r}: quote a text, \"{key}='…'\", and write a list as"
+                f' "{key}=[1,2]".'
+            )
+
+
 def data_keys(overrides: Sequence[str]) -> dict[str, Any]:
     """["data.image_size=64", …] → {"image_size": 64, …}. Raises ConfigError for anything but `data.*` keys."""
     import yaml
@@ -497,11 +540,12 @@ def data_keys(overrides: Sequence[str]) -> dict[str, Any]:
         if not key.startswith("data."):
             raise ConfigError(f"only data.* keys can be given here, got {override!r}.")
         try:
-            found[key.removeprefix("data.")] = value if key in text_keys() else yaml.safe_load(value)
+            read = yaml.safe_load(value)
         except (yaml.YAMLError, ValueError, RecursionError):
             raise ConfigError(
                 f"{override!r} cannot be read; close its brackets and quotes, as in {key}=[32,48]."
             ) from None
+        found[key.removeprefix("data.")] = (None if value == "null" else value) if key in text_keys() else read
     return found
 
 
@@ -514,6 +558,8 @@ def from_dict(values: Any) -> Config:
     from omegaconf import OmegaConf
     from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
+    _refuse_references(values)
+    _refuse_wrong_containers(values)
     schema = OmegaConf.structured(Config)
     _unlock(schema)
     try:
@@ -523,6 +569,44 @@ def from_dict(values: Any) -> Config:
     except OmegaConfBaseException as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"{error.full_key}: {reason[:1].lower() + reason[1:]}.") from None
+
+
+def _refuse_references(values: Any, at: str = "") -> None:
+    """Raise ConfigError where a text would be taken for a reference or for a gap, at any depth.
+
+    `${oc.env:NAME}` in a path would put what the environment holds, a secret perhaps, into the run folder and its
+    report; `???` would leave the default in force without a word.
+    """
+    pairs: Any = values.items() if isinstance(values, Mapping) else ()
+    pairs = enumerate(values) if isinstance(values, list | tuple) else pairs
+    for key, value in pairs:
+        place = f"{at}.{key}" if at else str(key)
+        if isinstance(value, str) and ("${" in value or value == "???"):
+            what = "${" if "${" in value else "???"
+            raise ConfigError(f"{place} holds {what}, which stands for a value elsewhere; write the value itself.")
+        _refuse_references(value, place)
+
+
+def _refuse_wrong_containers(values: Any) -> None:
+    """Raise ConfigError by its key for a list or a value where keys and values belong, and for an empty address."""
+    if not isinstance(values, Mapping):
+        return
+    for entry in dataclasses.fields(Config):
+        section, given = entry.default_factory, values.get(entry.name)
+        if given is None or section is dataclasses.MISSING:
+            continue
+        if not isinstance(given, Mapping):
+            raise ConfigError(f"{entry.name} must hold keys and values, got {given!r}.")
+        if section in (dict, RunConfig):  # folders of earlier versions hold an empty run.dir
+            continue
+        renaming = given.get("map") if section is InitConfig else None
+        if renaming is not None and not isinstance(renaming, Mapping):
+            raise ConfigError(
+                f"init.map must name prefixes, as in 'init.map={{backbone: features}}', got {renaming!r}."
+            )
+        for inner in dataclasses.fields(section):  # type: ignore[arg-type]
+            if given.get(inner.name) == "" and f"{entry.name}.{inner.name}" in text_keys():
+                raise ConfigError(f"{entry.name}.{inner.name} is empty; give it a value, or leave it out.")
 
 
 def _unlock(node: Any) -> None:
@@ -545,8 +629,7 @@ def to_yaml(config: Config) -> str:
 
 
 def load_yaml(path: Path) -> Config:
-    """Read back what `to_yaml` wrote. Raises ConfigError for a damaged file, or one that asks for values elsewhere:
-    `${oc.env:NAME}` in a stranger's file would write a secret of yours into the report."""
+    """Read back what `to_yaml` wrote. Raises ConfigError for a damaged file, or one that asks for values elsewhere."""
     values = read_yaml(path)
     if "${" in repr(values):
         raise ConfigError(f"{path} refers to values that are not in it (${{…}}); write the values themselves.")

@@ -13,19 +13,20 @@ from typing import Any
 
 from torch import nn
 
-from cnnlab.config import Config, compose, from_dict, options, to_yaml, with_changes
+from cnnlab.config import Config, compose, from_dict, options, with_changes
 from cnnlab.data.load import Data, build_data, target_config
 from cnnlab.errors import ConfigError, RunError
 from cnnlab.evaluation.evaluate import Outputs, run_test
 from cnnlab.evaluation.segmentation import SegmentationOutputs
-from cnnlab.files import given_path
 from cnnlab.models.base import count_parameters
 from cnnlab.models.first_layer import first_layer_weights
 from cnnlab.models.registry import default_arguments, model_spec
-from cnnlab.remote import without_scheme
+from cnnlab.remote import is_remote, whole_address
 from cnnlab.report.content import Report
 from cnnlab.report.gather import gather
 from cnnlab.report.page import render
+from cnnlab.runs.addresses import check_root, has_root, refuse_root, with_whole_addresses
+from cnnlab.runs.artifact import is_artifact
 from cnnlab.runs.environment import describe
 from cnnlab.runs.files import read_record, write_whole
 from cnnlab.runs.folder import (
@@ -82,9 +83,9 @@ def fit(
         CnnlabError: what the user can mend; `Interrupted` after Ctrl-C, with everything saved.
     """
     for override in overrides:
-        if override.lstrip("+~").startswith(DATA_KEYS):
+        if override.lstrip("+").startswith(DATA_KEYS):
             raise ConfigError(f"{override!r} comes after the data: give it to cnnlab.load_data instead.")
-        if override.lstrip("+~").startswith("model"):
+        if override.lstrip("+").startswith("model"):
             raise ConfigError(f"{override!r} comes after the model: give it to cnnlab.create_model instead.")
     name, arguments = model_spec(model)
     known = [f"model={name}"] if name in options("model") else []  # what the recipe found good for it
@@ -100,7 +101,7 @@ def fit(
         values["trainer"]["epochs"] = epochs
     if dir is not None:
         values["run"]["dir"] = str(dir)
-    config = _at_home_anywhere(from_dict(values))
+    config = with_whole_addresses(from_dict(values))
     if config.trainer.devices > 1 or started_together():
         raise ConfigError(
             "cnnlab.fit trains in one process, as a model and data made in it cannot be in others; for several use the"
@@ -131,10 +132,11 @@ def run_experiment(
         resume: go on where run.dir holds a run of this config, so that the same command may be given again.
         test: False ends after the training, and a resume would test.
     """
-    config = _at_home_anywhere(config)
+    config = with_whole_addresses(config)
     with joined(config.trainer.device) as group:
         if resume and group.from_first(lambda: has_begun(config)):
-            return _resume(open_folder(str(config.run.dir), whole=True), trackers, progress, True, group, test)[0]
+            begun = open_folder(str(config.run.dir), whole=True)
+            return _resume(begun, trackers, progress, True, group, test, data_root=config.data.root)[0]
         config = group.from_first(lambda: for_group(config, group))
         folder = new_folder(config)
         if group.restarted and group.from_first(folder.config.exists):
@@ -184,7 +186,7 @@ def try_experiment(config: Config, progress: Progress, validates: bool = False) 
         The number of test images.
     """
     prepare_process(config.trainer)
-    data = build_data(_at_home_anywhere(config), device_of(config.trainer.device, ALONE), progress)
+    data = build_data(with_whole_addresses(config), device_of(config.trainer.device, ALONE), progress)
     if validates and not data.val.count:
         raise ConfigError(
             "a search judges by the validation split, and it is empty; raise data.val_fraction (the test split must not"
@@ -194,28 +196,44 @@ def try_experiment(config: Config, progress: Progress, validates: bool = False) 
     return data.test.count
 
 
-def _at_home_anywhere(config: Config) -> Config:
-    """A data root that is there becomes absolute, so that the run can be resumed and tested from any folder."""
-    root = given_path(without_scheme(config.data.root), "data.root")
-    if not root.exists():
-        return config
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(root.resolve())))
-
-
 def has_begun(config: Config) -> bool:
     """Whether run.dir holds a run of this config. Raises RunError if it is one of another."""
     if not config.run.dir:
         raise ConfigError("--resume needs run.dir: a run that takes its name from the clock cannot be found again.")
     if not holds_run(config.run.dir):
         return False
-    theirs, ours = read_config(open_folder(config.run.dir)).to_dict(), config.to_dict()
+    theirs, ours = identity(read_config(open_folder(config.run.dir))), identity(config)
     for part in ours:
-        if part != "run" and theirs[part] != ours[part]:
+        if theirs[part] != ours[part]:
             raise RunError(
-                f"{config.run.dir} holds a run with another {part} than this; choose another run.dir, or go on with"
-                f" that one by `cnnlab resume {config.run.dir}`."
+                f"{config.run.dir} holds a run with another {part} than this{_difference(part, theirs, ours)}; choose"
+                f" another run.dir, or go on with that one by `cnnlab resume {config.run.dir}`."
             )
     return True
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """What makes a run the one it is, wherever its command is given.
+
+    Not in it: what the run is called, the number of its processes, and where its pictures lie, of which split.json
+    tells whether they are the same. (Of those of a second domain nothing does.)
+    """
+    values = with_whole_addresses(config).to_dict()
+    del values["run"], values["trainer"]["devices"]
+    if config.adapt.method == "none":
+        del values["data"]["root"]
+    return values
+
+
+def _difference(part: str, theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    """The first key of a part that differs, with both values."""
+    if not isinstance(ours[part], dict):
+        return f" ({theirs[part]!r}, not {ours[part]!r})"
+    for key in [*ours[part], *theirs[part]]:
+        before, now = (values[part].get(key) for values in (theirs, ours))
+        if before != now:
+            return f" ({part}.{key}={before!r}, not {now!r})"
+    return ""
 
 
 def resume_experiment(
@@ -225,6 +243,8 @@ def resume_experiment(
     trust_code: bool = False,
     test: bool = True,
     overrides: Sequence[str] = (),
+    data_root: str | None = None,
+    fetch: bool = False,
 ) -> tuple[Run, bool]:
     """`cnnlab resume`: go on as if the run had never stopped, or with another learning rate.
 
@@ -232,6 +252,9 @@ def resume_experiment(
         overrides: such as ["optimizer.lr=0.01"], from here on; config.yaml then says so (see `config.RESUMABLE`).
         trust_code: import the module of a model of the user's own that the run folder names.
         test: see `run_experiment`.
+        data_root: where the same pictures are now; the run keeps it. None: where they were.
+        fetch: the run came from a bucket, so that its set may have to be downloaded to this machine. In a run folder of
+            this machine the pictures must be there.
 
     Returns:
         The run, and whether anything was left to do.
@@ -240,8 +263,14 @@ def resume_experiment(
         RunError: no run there, or pictures that are not those it began with.
     """
     folder = open_folder(path, whole=True)
-    with joined(read_config(folder).trainer.device) as group:
-        return _resume(folder, trackers, progress, trust_code, group, test, overrides)
+    config = read_config(folder)
+    fetch = fetch or is_remote(path) or is_artifact(path)
+    if data_root is not None:
+        refuse_root(config.data.name, data_root)
+    if not fetch and (data_root is not None or not folder.report.exists()):
+        check_root(dataclasses.replace(config.data, root=data_root or config.data.root), folder.path)
+    with joined(config.trainer.device) as group:
+        return _resume(folder, trackers, progress, trust_code, group, test, overrides, data_root, fetch)
 
 
 def _resume(
@@ -252,10 +281,17 @@ def _resume(
     group: Group,
     test: bool,
     overrides: Sequence[str] = (),
+    data_root: str | None = None,
+    fetch: bool = True,
 ) -> tuple[Run, bool]:
+    """See `resume_experiment`; without `fetch` nothing is downloaded from a publisher."""
     with _locked(folder, group):
-        stored = group.from_first(lambda: with_changes(read_config(folder), overrides))
-        config = dataclasses.replace(stored, trainer=dataclasses.replace(stored.trainer, devices=group.size))
+        before = config = group.from_first(lambda: read_config(folder))
+        config = with_changes(config, overrides)
+        if data_root is not None and has_root(config.data.name):
+            config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=whole_address(data_root)))
+        changed = config
+        config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, devices=group.size))
         if group.from_first(folder.report.exists):
             if overrides:
                 raise finished(folder, overrides)
@@ -273,7 +309,8 @@ def _resume(
             threads = machine.get("threads")
         prepare_process(config.trainer, threads)
         device = device_of(config.trainer.device, group)
-        data = build_data(config, device, progress or _silent, processes=group.local_size)
+        sources = config if fetch or is_remote(config.data.root) else without_download(config)
+        data = build_data(sources, device, progress or _silent, processes=group.local_size)
         if data.manifest["sha256"] != group.from_first(lambda: read_split(folder)["sha256"]):
             raise RunError(
                 f"the pictures are not those that {folder.path} began with: some were changed, added or removed."
@@ -281,14 +318,19 @@ def _resume(
             )
         model = build_model(config, data, trust_code, resumed=True)
         trainer = Trainer(model, data, config, folder, group)
-        if overrides and group.first:
-            write_whole(folder.config, to_yaml(stored))
+        if group.first and changed != before:
+            folder.write_config(changed)
         listeners = [*trackers, *folder_trackers(config, folder)] if group.first else []
         return _train_test_report(trainer, listeners, resumed=True, test=test), True
 
 
 def finished(folder: RunFolder, overrides: Sequence[str]) -> RunError:
     return RunError(f"{folder.path} is finished; for {' '.join(overrides)} start a new run.")
+
+
+def without_download(config: Config) -> Config:
+    """The config for pictures that must be on this machine already."""
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, download=False))
 
 
 @contextmanager
@@ -323,7 +365,10 @@ def _run(
             folder.refuse_if_taken()
         trainer.save()  # before config.yaml makes it a run: where its weights begin may not be there at a resume
         if group.first:
-            folder.start(config, describe(list(command), group.size), data.manifest, begun)
+            run = dataclasses.replace(config.run, dir=config.run.dir and whole_address(config.run.dir))
+            folder.start(
+                dataclasses.replace(config, run=run), describe(list(command), group.size), data.manifest, begun
+            )
         return _train_test_report(trainer, listeners, resumed=False, test=test)
 
 

@@ -36,6 +36,9 @@ from cnnlab.config import Config, load_yaml, to_yaml, with_changes
 from cnnlab.data.load import build_data
 from cnnlab.errors import CnnlabError, Interrupted
 from cnnlab.experiment import Run, finished, has_begun, resume_experiment, run_experiment
+from cnnlab.remote import is_remote
+from cnnlab.runs.addresses import with_whole_addresses
+from cnnlab.runs.artifact import is_artifact
 from cnnlab.runs.files import write_whole
 from cnnlab.runs.folder import RunFolder, new_folder, open_folder, read_config
 from cnnlab.tracking.console import ConsoleTracker
@@ -56,8 +59,9 @@ def train_together(config: Config, progress: Progress, command: Sequence[str], r
     Raises:
         CnnlabError: what the user can mend, here or in one of the processes; `Interrupted` after Ctrl-C.
     """
+    config = with_whole_addresses(config)
     if resume and has_begun(config):
-        return resume_together(str(config.run.dir), config.trainer.devices, trust_code=True)[0]
+        return resume_together(config.run.dir or "", config.trainer.devices, True, config.data.root, fetch=True)[0]
     folder = new_folder(config)
     folder.refuse_if_taken()
     device = device_of(config.trainer.device, Group(size=config.trainer.devices, local_size=config.trainer.devices))
@@ -68,7 +72,12 @@ def train_together(config: Config, progress: Progress, command: Sequence[str], r
 
 
 def resume_together(
-    path: str | Path, devices: int, trust_code: bool, overrides: Sequence[str] = ()
+    path: str | Path,
+    devices: int,
+    trust_code: bool,
+    data_root: str | None = None,
+    fetch: bool = False,
+    overrides: Sequence[str] = (),
 ) -> tuple[Run, bool]:
     """`cnnlab resume RUN` of a run with `trainer.devices=N`; see `resume_experiment`."""
     folder = open_folder(path, whole=True)
@@ -76,8 +85,11 @@ def resume_together(
     if overrides and not left:
         raise finished(folder, overrides)
     if left:
-        device_of(with_changes(read_config(folder), overrides).trainer.device, Group(size=devices, local_size=devices))
-        _launch(folder, devices, {"run": str(folder.path), "trust_code": trust_code, "overrides": list(overrides)})
+        config = with_changes(read_config(folder), overrides)
+        device_of(config.trainer.device, Group(size=devices, local_size=devices))
+        fetch = fetch or is_remote(path) or is_artifact(path)
+        task = {"trust_code": trust_code, "data_root": data_root, "fetch": fetch, "overrides": list(overrides)}
+        _launch(folder, devices, {"run": str(folder.path), **task})
     return Run(folder.path, folder.history(), folder.test_figures()), left
 
 
@@ -186,7 +198,8 @@ def work(job: Job) -> int:
     trackers = [ConsoleTracker()]
     try:
         if "run" in task:
-            resume_experiment(task["run"], trackers, trust_code=task["trust_code"], overrides=task["overrides"])
+            more = {key: task[key] for key in ("trust_code", "data_root", "fetch", "overrides")}
+            resume_experiment(task["run"], trackers, **more)
         else:
             run_experiment(load_yaml(job.config), trackers, command=task["command"])
     except Interrupted as stop:

@@ -45,6 +45,21 @@ def without_scheme(address: str | Path) -> str:
     return re.sub(r"^(file|local)://", "", str(address))
 
 
+def local_path(address: str | Path) -> Path:
+    """The path of an address on this machine: no scheme, and `~` the user's home."""
+    return Path(os.path.expanduser(without_scheme(address)))
+
+
+def whole_address(address: str) -> str:
+    """The same from any folder: an absolute path, links followed; a full address and what is no name of a file stay."""
+    if is_remote(address):
+        return address
+    try:
+        return os.path.realpath(local_path(address))
+    except (OSError, ValueError):
+        return address
+
+
 @dataclass(frozen=True)
 class RemoteFile:
     """`name` is below the address, with slashes; `size` in bytes; `stamp` changes with the content."""

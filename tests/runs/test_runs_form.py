@@ -126,11 +126,11 @@ def test_a_configuration_cannot_ask_for_the_environment(tmp_path: Path, monkeypa
         load_yaml(file)
 
 
-def test_what_the_user_asks_of_the_environment_is_written_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WHO", "mine")
-    file = tmp_path / "config.yaml"
-    file.write_text(to_yaml(compose(["data=digits", "run.name=${oc.env:WHO}"])))
-    assert load_yaml(file).run.name == "mine"
+def test_nor_can_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", "secret")
+    with pytest.raises(ConfigError, match=r"run\.name holds \$\{") as caught:
+        compose(["data=digits", "run.name=${oc.env:TOKEN}"])
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, yaml.safe_dump({"a": nested(60)})])

@@ -174,3 +174,38 @@ def test_a_file_of_the_users_own(tmp_path: Path) -> None:
     definition = define([str(tmp_path / "mine.yaml")])
     assert definition.name == "mine" and definition.title == "Mine"
     assert [run.combination.label for run in plan(definition)] == ["small", "large"] * 2
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("overrides: [seed=3]\naxes: {model.width: [8, 16]}", "seed=3"),
+        ("overrides: [+run.dir=x]\naxes: {model.width: [8, 16]}", "run.dir=x"),
+        ("axes: {seed: [1, 2]}", "seed=1"),
+        ("axes: {which: {one: [run.name=a], two: [run.name=b]}}", "run.name=a"),
+        ("axes: {which: {one: [~seed=1], two: [seed=2]}}", "~seed=1"),
+        ("overrides: ['data.root=${oc.env:HOME}']\naxes: {model.width: [8, 16]}", "data.root"),
+        ("axes: {data.root: ['${oc.env:HOME}', b]}", "data.root"),
+        ("axes: {model.width: ['${oc.env:HOME}', 8]}", "model.width"),
+        ("overrides: [data.root=]\naxes: {model.width: [8, 16]}", "data.root="),
+    ],
+)
+def test_a_file_sets_nothing_that_a_study_decides_or_that_lies_elsewhere(
+    tmp_path: Path, content: str, named: str
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        plan(define([str(file)]))
+    assert named in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_of_a_key_under_its_two_names_the_last_holds(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("overrides: [init.source=a]\naxes: {which: {one: [init.from=b], two: [init.from=c]}}")
+    assert [run.config.init.source for run in plan(define([str(file)], seeds=1))] == ["b", "c"]
+
+
+def test_a_study_below_a_tilde_is_in_the_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert define(["model.width=8,16", "study.dir=~/s"]).folder == tmp_path / "s"

@@ -99,6 +99,7 @@ def cloud_run_service(
     secret: str = "cnnlab-token",
     service_account: str | None = None,
     name: str | None = None,
+    trust_code: bool = False,
 ) -> dict[str, Any]:
     """A Service of Cloud Run that shows a run to others, for `gcloud run services replace`.
 
@@ -106,6 +107,7 @@ def cloud_run_service(
         run: address of the run in a bucket, or its path inside the image.
         secret: name in Secret Manager of the token that every question must bring.
         name: of the service; None makes one of the run's.
+        trust_code: see `load_run`; the module must lie in the image.
 
     Raises:
         ConfigError: no image.
@@ -114,7 +116,7 @@ def cloud_run_service(
     container = {
         "image": check_image(image),
         "command": ["cnnlab"],
-        "args": ["demo", run, "--host", "0.0.0.0", "--port", str(PORT)],
+        "args": ["demo", run, "--host", "0.0.0.0", "--port", str(PORT), *(["--trust-code"] if trust_code else [])],
         "ports": [{"containerPort": PORT}],
         "env": [{"name": TOKEN, "valueFrom": {"secretKeyRef": {"name": secret, "key": "latest"}}}],
         "resources": {"limits": {"cpu": "2", "memory": "2Gi"}},

@@ -27,6 +27,7 @@ from cnnlab.evaluation.segmentation import ROW, SegmentationOutputs, evaluate_se
 from cnnlab.evaluation.views import average_views
 from cnnlab.finite import check_answers
 from cnnlab.remote import is_remote
+from cnnlab.runs.addresses import check_root, refuse_root
 from cnnlab.runs.files import write_json, write_whole
 from cnnlab.runs.folder import RunFolder, open_folder, read_config, read_split
 from cnnlab.runs.remote import publish_results
@@ -240,9 +241,14 @@ def data_of_run(
     """
     config = read_config(folder)
     preprocess = Preprocess.from_dict(card["preprocess"])
-    if changes:  # a mistyped root must not fetch a set
-        changes = {"download": is_remote(changes.get("root")), **changes}
-    config = dataclasses.replace(config, data=changed(config.data, changes), adapt=AdaptConfig())
+    settings = changed(config.data, changes)
+    if "root" in changes:
+        refuse_root(settings.name, settings.root)
+    elif "download" not in changes:
+        check_root(settings, folder.path)
+    if "download" not in changes:  # a test fetches nothing from a publisher: a mistyped root would get a set
+        settings = dataclasses.replace(settings, download=settings.download and is_remote(settings.root))
+    config = dataclasses.replace(config, data=settings, adapt=AdaptConfig())
     if "name" in changes:
         return as_other_set(config, preprocess, card["classes"], device, changes.get("limit")), False
     try:

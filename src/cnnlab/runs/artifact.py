@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -19,6 +20,12 @@ RECORD = ".artifact.json"
 
 def is_artifact(address: object) -> bool:
     return str(address).startswith(PREFIX)
+
+
+def whole_artifact(address: str) -> str:
+    """The same from any folder: the folder of an offline run by its absolute path, an artifact as it is."""
+    name = address.removeprefix(PREFIX)
+    return PREFIX + os.path.realpath(name) if os.path.isdir(name) else address
 
 
 def fetch_artifact(address: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from cnnlab import config as configuration
 from cnnlab.config import Config
 from cnnlab.errors import RunError, nearest
 from cnnlab.files import given_path, is_path
-from cnnlab.remote import is_remote, without_scheme
+from cnnlab.remote import is_remote, whole_address, without_scheme
 from cnnlab.runs import remote
 from cnnlab.runs.artifact import fetch_artifact, is_artifact
 from cnnlab.runs.files import read_record, write_error, write_json, write_whole
@@ -97,6 +98,9 @@ class RunFolder:
         write_json(self.split, split)
         if init is not None:
             write_json(self.init, init)
+        self.write_config(config)
+
+    def write_config(self, config: Config) -> None:
         write_whole(self.config, configuration.to_yaml(config))
 
     def refuse_if_taken(self) -> None:
@@ -164,12 +168,19 @@ class RunFolder:
         write_whole(self.metrics, "".join(to_json(row) + "\n" for row in rows))
 
 
+def _place(path: str | Path) -> Path:
+    """As it was given, so that messages name it so; but `new/../mine` is no folder as long as `new` is none."""
+    place = given_path(without_scheme(path), "run.dir")
+    up = [number for number, part in enumerate(place.parts) if part == ".."]
+    return place if up == list(range(len(up))) else Path(os.path.relpath(whole_address(str(place))))
+
+
 def new_folder(config: Config) -> RunFolder:
     """`run.dir`, or runs/<name>; a name of its own is <data>-<model>-<time>. A bucket is asked whether it is free."""
     if config.run.dir and is_remote(config.run.dir):
         return RunFolder(remote.begin(config.run.dir))
     if config.run.dir:
-        return RunFolder(given_path(without_scheme(config.run.dir), "run.dir"))
+        return RunFolder(_place(config.run.dir))
     stem = config.run.name or f"{config.data.name}-{config.model['name']}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder, number = RunFolder(Path("runs") / stem), 2
     while not config.run.name and folder.path.exists():
@@ -179,11 +190,7 @@ def new_folder(config: Config) -> RunFolder:
 
 def holds_run(path: str) -> bool:
     """Whether there is a run in a folder, or at an address."""
-    return (
-        remote.holds_run(path)
-        if is_remote(path)
-        else RunFolder(given_path(without_scheme(path), "run.dir")).config.exists()
-    )
+    return remote.holds_run(path) if is_remote(path) else RunFolder(_place(path)).config.exists()
 
 
 def open_folder(path: str | Path, whole: bool = False) -> RunFolder:
@@ -198,7 +205,7 @@ def open_folder(path: str | Path, whole: bool = False) -> RunFolder:
         return RunFolder(remote.fetch(str(path), whole))
     if is_artifact(path):
         return RunFolder(fetch_artifact(str(path)))
-    folder = RunFolder(Path(without_scheme(path)))
+    folder = RunFolder(_place(path))
     if not is_path(folder.path):
         raise RunError(f"{str(path)[:80]!r} cannot be a folder's name; give the folder that `cnnlab train` printed.")
     if not folder.path.is_dir():

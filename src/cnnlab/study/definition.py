@@ -169,8 +169,8 @@ def define(words: Sequence[str], seeds: int | None = None) -> Definition:
     axes, overrides, own = dict(base.axes), list(base.overrides), {}
     for word in rest:
         key, value = _split(word)
-        if key in NOT_HERE:
-            raise ConfigError(f"{word!r} is not for a study: {NOT_HERE[key]}.")
+        word = f"{key}={value}"
+        refuse_own([word])
         if key.startswith("study."):
             own[key.removeprefix("study.")] = value
         elif key not in WHOLE and (numbers := parse_range(key, value)) is not None:
@@ -273,6 +273,8 @@ def _own(given: Mapping[str, str], searches: bool) -> dict[str, Any]:
         settings["prune"] = given["prune"] == "true"
     if settings.get("launcher", "local") not in LAUNCHERS:
         raise ConfigError(f"study.launcher must be one of {', '.join(LAUNCHERS)}, got {settings['launcher']!r}.")
+    if "address" in settings and settings.get("launcher", "local") != "ray":
+        raise ConfigError("study.address is that of a Ray cluster; give study.launcher=ray too, or leave it out.")
     return settings
 
 
@@ -280,7 +282,18 @@ def _split(word: str) -> tuple[str, str]:
     key, equals, value = word.partition("=")
     if not equals or not key:
         raise ConfigError(f"expected key=value, got {word!r}, as in model.depth=20,56.")
+    key = key.lstrip("+")
+    if not value and key.startswith("study."):
+        raise ConfigError(f"{key}= has no value; give one, or leave {key} out.")
     return key, value
+
+
+def refuse_own(words: Sequence[str]) -> None:
+    """Raise ConfigError for an override of what a study itself decides for each of its runs."""
+    for word in words:
+        key = word.lstrip("+").partition("=")[0]
+        if key in NOT_HERE:
+            raise ConfigError(f"{word!r} is not for a study: {NOT_HERE[key]}.")
 
 
 def _parts(value: str) -> list[str]:

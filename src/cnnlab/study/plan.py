@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cnnlab.config import Config, compose
+from cnnlab.config import ALIASES, Config, compose
 from cnnlab.errors import ConfigError, nearest
-from cnnlab.study.definition import Definition, Value
+from cnnlab.study.definition import Definition, Value, refuse_own
 
 REFERENCE = re.compile(r"init\.from=run\((.+)\)")
 NOT_A_RESULT = ("run", "logger")  # what a run is called and who listens changes no figure
@@ -85,7 +85,8 @@ def merged(*groups: Sequence[str]) -> tuple[str, ...]:
     """Overrides of a key once: what is said last holds."""
     found: dict[str, str] = {}
     for word in itertools.chain(*groups):
-        key = word.split("=")[0].lstrip("+~")
+        key = word.split("=")[0].lstrip("+")
+        key = ALIASES.get(key, key)
         found.pop(key, None)
         found[key] = word
     return tuple(found.values())
@@ -148,6 +149,7 @@ def _placed(definition: Definition, cell: Combination, config: Config, after: Pl
 
 def _composed(cell: Combination) -> tuple[Config, str | None]:
     """The config of a combination, and the label of the run that it begins with."""
+    refuse_own(cell.words)
     references = [match[1] for word in cell.words if (match := REFERENCE.fullmatch(word))]
     try:
         return compose(cell.words), references[0] if references else None

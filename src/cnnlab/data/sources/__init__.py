@@ -39,7 +39,7 @@ def _open_anywhere(config: DataConfig) -> PictureSet:
 
 
 def _open(config: DataConfig) -> PictureSet:
-    root = given_path(config.root, "data.root")
+    root = given_path(without_scheme(config.root), "data.root")
     if config.name == "digits":
         from cnnlab.data.sources.digits import open_digits
 

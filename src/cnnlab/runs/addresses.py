@@ -1,0 +1,65 @@
+"""Where the pictures and the weights of a run lie, written so that the run finds them from any folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+from cnnlab.config import Config, DataConfig
+from cnnlab.data.catalog import CATALOG
+from cnnlab.errors import ConfigError, DataError
+from cnnlab.remote import is_remote, local_path, whole_address
+from cnnlab.runs.artifact import is_artifact, whole_artifact
+from cnnlab.runs.source import LIBRARY
+
+
+def with_whole_addresses(config: Config) -> Config:
+    """The config with data.root, data.backgrounds, adapt.root and init.from absolute, or as full addresses.
+
+    Relative ones are below the working directory. What no file can be called stays, and is refused where it is opened.
+    """
+    data = dataclasses.replace(
+        config.data, root=whole_address(config.data.root), backgrounds=_whole(config.data.backgrounds)
+    )
+    source = config.init.source
+    if source is not None and not source.startswith(LIBRARY):
+        source = whole_artifact(source) if is_artifact(source) else whole_address(source)
+    return dataclasses.replace(
+        config,
+        data=data,
+        adapt=dataclasses.replace(config.adapt, root=_whole(config.adapt.root)),
+        init=dataclasses.replace(config.init, source=source),
+    )
+
+
+def _whole(address: str | None) -> str | None:
+    return None if address is None else whole_address(address)
+
+
+def has_root(name: str) -> bool:
+    """Whether the pictures of a set lie below data.root; those of digits come with scikit-learn."""
+    return name != "digits"
+
+
+def refuse_root(name: str, root: str | Path) -> None:
+    """Raise ConfigError for --data-root where the set has none, or for an empty one."""
+    if not str(root):
+        raise ConfigError("--data-root (data_root=) is empty; give the folder of the pictures, or leave it out.")
+    if not has_root(name):
+        raise ConfigError(
+            f"{name} comes with scikit-learn and lies in no folder; leave out --data-root (data_root=), or name another"
+            " set."
+        )
+
+
+def check_root(data: DataConfig, run: Path) -> None:
+    """Raise DataError, with the way to go on, if the pictures that a run was made from are not where they were."""
+    if is_remote(data.root) or not has_root(data.name) or data.name not in CATALOG:
+        return
+    root = local_path(data.root)
+    if not os.path.isdir(root / CATALOG[data.name].folder):
+        raise DataError(
+            f"{data.name} is not below {root}, where {run} has its pictures; give the folder that holds it now with"
+            " --data-root (data_root=)."
+        )
