@@ -35,6 +35,7 @@ FLOORS = {
     "remote": 1,
     "figure": 1,
     "values": 0,
+    "atomic": 0,
     "errors": 0,  # of floor 1, and under the two others there: config and geometry say what is wrong with its words
 }
 DOOR = "cnnlab"  # __init__: the lazy door to everything; inside, only its version may be taken from it

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cnnlab.atomic import save_figure
 from cnnlab.data.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -63,5 +64,5 @@ def show_batch(
         for number in np.unique(mask[mask > 0]):
             axis.contour(mask == number, levels=[0.5], colors=[f"C{number % 10}"], linewidths=1.2)
     if path is not None:
-        figure.savefig(path, dpi=120)
+        save_figure(figure, Path(path), dpi=120)
     return figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from cnnlab.device import choose_device
 from cnnlab.errors import DataError
 from cnnlab.explain.overlay import class_colours, paint_classes
 from cnnlab.explain.pictures import each_picture, output_folder
+from cnnlab.runs.files import write_whole
 from cnnlab.runs.weights import load_run
 
 UNSEEN = 255  # in a mask: the model's layout cuts this part of the picture off
@@ -63,6 +65,13 @@ class Segmenter:
         return whole
 
 
+def write_picture(file: Path, picture: Image.Image) -> None:
+    """Write a PNG. Raises RunError."""
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    write_whole(file, stream.getvalue())
+
+
 def segment_pictures(
     run: str | Path,
     paths: Sequence[str],
@@ -86,10 +95,10 @@ def segment_pictures(
         classes = segmenter.segment(picture)
         mask = Image.fromarray(classes).convert("P")
         mask.putpalette(colours.flatten().tolist())
-        mask.save(file)
+        write_picture(file, mask)
         pixels = np.asarray(picture.convert("RGB"))
         beside = file.with_name(file.name.replace("-mask.png", "-overlay.png"))
-        Image.fromarray(paint_classes(pixels, np.where(classes == UNSEEN, 0, classes), colours)).save(beside)
+        write_picture(beside, Image.fromarray(paint_classes(pixels, np.where(classes == UNSEEN, 0, classes), colours)))
         seen = classes[classes != UNSEEN]
         counts = np.bincount(seen, minlength=len(segmenter.classes)) / seen.size
         return Segmented(name, dict(zip(segmenter.classes, counts.round(6).tolist(), strict=True)), file, beside)

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cnnlab.atomic import save_figure
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -44,5 +46,5 @@ def plot_curves(histories: Histories, path: str | Path | None = None) -> Figure:
         axis.spines[["top", "right"]].set_visible(False)
     figure.axes[1].legend(fontsize=8, loc="lower right")
     if path is not None:
-        figure.savefig(path, dpi=130)
+        save_figure(figure, Path(path), dpi=130)
     return figure

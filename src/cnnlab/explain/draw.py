@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cnnlab.atomic import save_figure
 from cnnlab.errors import RunError
 from cnnlab.explain.overlay import COLOURS, Pixels, overlay
 
@@ -104,6 +105,6 @@ def _save(figure: Figure, path: Path) -> None:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph")  # a class name in a script that the font does not have
-            figure.savefig(path, dpi=120)
+            save_figure(figure, path, dpi=120)
     except OSError as error:
         raise RunError(f"cannot write the picture {path}: {error}; give another folder with --out.") from None

@@ -15,6 +15,7 @@ import types
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from cnnlab.runs.files import separate
 from cnnlab.runs.folder import RunFolder
 from cnnlab.study.crew import Verdict
 from cnnlab.study.definition import Definition, Value
@@ -67,6 +68,8 @@ class Trials:
     ) -> None:
         self.definition, self.optuna, self.view = definition, optuna, view
         url = f"sqlite:///{(definition.folder / DATABASE).as_posix()}"
+        for file in definition.folder.glob(f"{DATABASE}*"):
+            separate(file)
         self.storage = optuna.storages.RDBStorage(url)
         self.study = optuna.create_study(
             storage=self.storage,

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from cnnlab.atomic import replace_file
 from cnnlab.errors import ConfigError
 from cnnlab.tracking.base import EpochEnded, Event, Started, Tested
 
@@ -24,7 +25,7 @@ def run_id(folder: Path) -> str:
         return str(json.loads(record.read_text(encoding="utf-8"))["id"])
     place = hashlib.sha256(str(folder.resolve()).encode(errors="surrogateescape")).hexdigest()[:8]
     chosen = re.sub(r"[^A-Za-z0-9_-]", "-", folder.name)[:48] + "-" + place
-    record.write_text(json.dumps({"id": chosen}) + "\n", encoding="utf-8")
+    replace_file(record, json.dumps({"id": chosen}) + "\n")
     return chosen
 
 
