@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from cnnlab.atomic import replace_file
+from cnnlab.cli import main
 from cnnlab.errors import RunError
 from cnnlab.evaluation.plots import plot_curves
 from cnnlab.runs import remote
@@ -238,3 +239,15 @@ def test_a_record_of_a_bucket_counts_only_where_cnnlab_put_it(run: Path, picture
     assert remote.address_of(run) is None
     result = command("explain", str(run), str(picture))
     assert result.code == 0 and not result.err, result.err  # no word of an upload that failed
+
+
+@pytest.mark.parametrize("content", [b"no database " * 500, b"SQLite format 3\0" + bytes(84)])
+def test_a_damaged_database_of_a_search_is_one_line(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("optuna")
+    (tmp_path / "search.db").write_bytes(content)
+    words = ["optimizer.lr=0.001..1:log", "study.trials=2", f"study.dir={tmp_path}", "--dry-run"]
+    assert main(["study", *words]) == 2
+    error = capsys.readouterr().err
+    assert "search.db is damaged" in error and len(error.splitlines()) == 1
