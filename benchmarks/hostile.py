@@ -43,6 +43,8 @@ MARKUP = "<script>alert(1)</script>"
 UNCHANGED = -1
 CANARY = "run-by-a-file"  # what a payload would make
 
+VICTIM = f"name: {SECRET}\n"  # what lies beside the folder, and is neither shown nor changed
+
 Draw = np.random.Generator
 Tree = Any
 
@@ -318,6 +320,175 @@ def onnx_attacks(content: bytes) -> list[bytes]:
     return attacks
 
 
+def as_state(content: bytes, draw: Draw) -> bytes:
+    """A training state of the right form: one to three of its values exchanged, left out, or of another shape."""
+    import torch
+
+    state = torch.load(io.BytesIO(content), weights_only=True)
+    for _ in range(int(draw.integers(1, 4))):
+        holder, key = state, list(state)[int(draw.integers(0, len(state)))]
+        while isinstance(holder[key], dict | list) and holder[key] and draw.random() < 0.85:
+            holder = holder[key]
+            keys = list(holder) if isinstance(holder, dict) else list(range(len(holder)))
+            key = keys[int(draw.integers(0, len(keys)))]
+        old = holder[key]
+        value: Any = VALUES[int(draw.integers(0, len(VALUES)))]
+        if isinstance(old, torch.Tensor) and draw.random() < 0.7:
+            choices: list[Any] = [
+                old[:0],
+                old.reshape(-1),
+                old.double(),
+                old.to("meta"),
+                old * float("nan"),
+                old.bool(),
+            ]
+            choices += [old.to_sparse(), torch.zeros(1).expand(10**6, 10**6), torch.zeros(1).expand(old.shape)]
+            value = choices[int(draw.integers(0, len(choices)))]
+        elif isinstance(old, int | float) and not isinstance(old, bool) and draw.random() < 0.7:
+            numbers = [
+                -5,
+                -1,
+                0,
+                1,
+                1.5,
+                old + 1,
+                old - 1,
+                -old,
+                old * 1000,
+                10**30,
+                float("nan"),
+                float("inf"),
+                str(old),
+            ]
+            value = numbers[int(draw.integers(0, len(numbers)))]
+        if draw.random() < 0.15:
+            del holder[key]
+        else:
+            holder[key] = value
+        if not state:
+            break
+    stream = io.BytesIO()
+    torch.save(state, stream)
+    return stream.getvalue()
+
+
+def as_graph(content: bytes, draw: Draw) -> bytes:
+    """A well-formed ONNX graph: a step more, another operator, other sizes, names, ends or facts."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    model = onnx.load_from_string(content)
+    graph = model.graph
+
+    def pick(items: Any) -> Any:
+        return items[int(draw.integers(0, len(items)))]
+
+    for _ in range(int(draw.integers(1, 4))):
+        side = int(draw.choice([-1, 0, 1, 3, 9, 4096, 100_000, 2**40]))
+        match int(draw.integers(0, 12)):
+            case 0:
+                value = pick([*graph.input, *graph.output])
+                dims = value.type.tensor_type.shape.dim
+                if dims:
+                    pick(dims).dim_value = side
+            case 1:
+                pick([*graph.input, *graph.output]).type.tensor_type.elem_type = int(draw.integers(0, 20))
+            case 2:
+                pick([*graph.input, *graph.output]).name = pick(["", "logits", "images", "other", "\x1b[2J"])
+            case 3:
+                graph.output.append(helper.make_tensor_value_info(pick(graph.node).output[0], TensorProto.FLOAT, None))
+            case 4:
+                pick(graph.node).op_type = pick(sorted(schema.name for schema in onnx.defs.get_all_schemas()))
+            case 5:
+                dims = pick(graph.initializer).dims
+                if dims:
+                    dims[int(draw.integers(0, len(dims)))] = side
+            case 6:
+                node = pick(graph.node)
+                whole = [attribute for attribute in node.attribute if attribute.ints]
+                if whole:
+                    ints = pick(whole).ints
+                    ints[int(draw.integers(0, len(ints)))] = side
+            case 7:  # something large between the last step and the logits
+                sides = helper.make_tensor("sides", TensorProto.INT64, [2], [abs(side) % 2**30, 50_000])
+                graph.initializer.append(sides)
+                operator = pick(["ConstantOfShape", "Expand", "Tile", "Reshape"])
+                graph.node.append(helper.make_node(operator, [*(["logits"] * (operator[0] != "C")), "sides"], ["big"]))
+                graph.node.append(helper.make_node("ReduceSum", ["big"], ["sum"], keepdims=0))
+                graph.node.append(helper.make_node("Add", ["logits", "sum"], ["more"]))
+                graph.output[0].name = "more"
+            case 8:
+                graph.initializer.append(helper.make_tensor("yes", TensorProto.BOOL, [], [True]))
+                inner = [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Identity", ["x"], ["y"])]
+                of = [helper.make_tensor_value_info("i", TensorProto.INT64, [])]
+                of += [helper.make_tensor_value_info("go", TensorProto.BOOL, [])]
+                of += [helper.make_tensor_value_info("x", TensorProto.FLOAT, None)]
+                out = [helper.make_tensor_value_info("on", TensorProto.BOOL, [])]
+                out += [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+                body = helper.make_graph(inner, "body", of, out)
+                graph.node.append(helper.make_node("Loop", ["", "yes", "logits"], ["round"], body=body))
+                graph.output[0].name = "round"
+            case 9:
+                for entry in model.metadata_props:
+                    entry.value = json.dumps(change_tree(json.loads(entry.value), draw)) if entry.value else ""
+            case 10:
+                nodes = list(graph.node)
+                del graph.node[int(draw.integers(0, len(nodes)))]
+            case _:
+                node = pick(graph.node)
+                if node.input:
+                    node.input[int(draw.integers(0, len(node.input)))] = pick(graph.node).output[0]
+        if not graph.node:
+            break
+    return bytes(model.SerializeToString())
+
+
+def state_of_form_attacks(content: bytes) -> list[bytes]:
+    """Counters that no training comes to."""
+    import torch
+
+    attacks = []
+    for name, values in {"epoch": (-5, 1.5, 10**30, "1", None), "batch": (-3, 10**9), "step": (-1, 2**62)}.items():
+        for value in values:
+            state = torch.load(io.BytesIO(content), weights_only=True)
+            state["counters"][name] = value
+            stream = io.BytesIO()
+            torch.save(state, stream)
+            attacks.append(stream.getvalue())
+    return attacks
+
+
+def plant(folder: Path, victim: Path, draw: Draw) -> None:
+    """One to three links that lead out of a folder, or pipes, in places where something is read or written."""
+    for _ in range(int(draw.integers(1, 4))):
+        name = WRITTEN[int(draw.integers(0, len(WRITTEN)))]
+        place = folder / name
+        if any(part.is_symlink() for part in place.parents):
+            continue
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        place.unlink(missing_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        target = [victim, victim.parent, victim.parent / "new"][int(draw.integers(0, 3))]
+        match int(draw.integers(0, 4)):
+            case 0:
+                place.symlink_to(target)
+            case 1:
+                place.symlink_to(os.path.relpath(target, place.parent))
+            case 2:
+                os.mkfifo(place)
+            case _:
+                place.hardlink_to(victim)
+
+
+WRITTEN = [
+    *("explain", "explain/picture-cam.png", "explain/picture-gradcam.png", "localize", "localize/picture.png"),
+    *("localize/picture.json", "best", "best/model.safetensors", "best/model.json", "last", "last/state.pt"),
+    *("tensorboard", "wandb", "wandb.json", ".lock", ".remote.lock", ".upload", "config.yaml", "environment.json"),
+    *("split.json", "init.json", "metrics.jsonl", "test.json", "predictions.csv", "report.html", "more/deep/down"),
+]
+
+
 def picture_attacks() -> list[bytes]:
     """Small files of many pixels, files that are two things, and names of formats that nobody asked for."""
 
@@ -395,6 +566,7 @@ class Kind:
     change: Callable[[bytes, Draw], bytes]
     words: tuple[str, ...]
     attacks: Callable[[bytes], list[bytes]] = lambda content: []
+    links: bool = False  # links and pipes are put into the folder instead
 
 
 KINDS = {
@@ -412,6 +584,19 @@ KINDS = {
     "metrics.jsonl, resumed": Kind("stopped", "metrics.jsonl", as_lines, ("resume", "stopped")),
     "test.json": Kind("run", "test.json", as_json, ("compare", "run", "again", "--out", "out.svg")),
     "best/model.json": Kind("run", "best/model.json", as_json, ("compare", "run", "again", "--out", "out.svg")),
+    **{
+        f"links, {words[0]}": Kind(words[1], "config.yaml", change_bytes, words, links=True)
+        for words in (
+            ("explain", "run", "picture.png"),
+            ("localize", "run", "picture.png"),
+            ("test", "run"),
+            ("resume", "stopped"),
+        )
+    },
+    "last/state.pt, of the right form": Kind(
+        "stopped", "last/state.pt", as_state, ("resume", "stopped"), state_of_form_attacks
+    ),
+    "export, of the right form": Kind("export", "model.onnx", as_graph, ("predict", "export", "picture.png")),
     "last/state.pt": Kind("stopped", "last/state.pt", as_archive, ("resume", "stopped"), lambda _: state_attacks()),
     "store, index": Kind("cache", "store/*/index.npz", as_archive, ("test", "folder")),
     "store, pixels": Kind("cache", "store/*/pixels.u8", change_bytes, ("test", "folder")),
@@ -507,6 +692,21 @@ def input_of(kind: Kind, name: str, number: int, content: bytes) -> bytes:
     return kind.change(content, np.random.Generator(np.random.PCG64([zlib.crc32(name.encode()), number])))
 
 
+def spoil(kind: Kind, name: str, number: int, place: Path, victim: Path) -> None:
+    """Put input `number` in its place."""
+    if kind.links:
+        draw = np.random.Generator(np.random.PCG64([zlib.crc32(name.encode()), number]))
+        plant(place / kind.folder, victim, draw)
+        return
+    for file in (place / kind.folder).glob(kind.file):
+        file.write_bytes(input_of(kind, name, number, file.read_bytes()))
+
+
+def unharmed(victim: Path) -> bool:
+    """Whether what lies beside the folder is as it was."""
+    return list(victim.parent.iterdir()) == [victim] and victim.read_text() == VICTIM
+
+
 def wrongs(code: object, said: str, complaint: str, place: Path) -> str:
     """What did not hold; "" if all did."""
     if isinstance(code, BaseException):
@@ -525,6 +725,8 @@ def wrongs(code: object, said: str, complaint: str, place: Path) -> str:
         return "a payload was run"
     for file in place.rglob("*"):
         if file.suffix in (".html", ".svg", ".json", ".yaml", ".csv") and file.is_file() and not file.is_symlink():
+            if file.stat().st_nlink > 1:  # the victim's own second name
+                continue
             text = file.read_text(errors="replace")
             if MARKUP in text and file.suffix in (".html", ".svg"):
                 return f"markup is written into {file.name} as it came"
@@ -576,14 +778,17 @@ def work_through(names: list[str], next_: int, count: int, work: Path) -> None:
             if folder in (kind.folder, "pictures") or folder in kind.words:
                 shutil.copytree(work / folder, place[0] / folder)
         shutil.copy(work / "picture.png", place[0])
+        shutil.rmtree(work / "victims", ignore_errors=True)
+        (work / "victims").mkdir()
+        victim = work / "victims" / "victim"
+        victim.write_text(VICTIM)
         os.environ["CNNLAB_CACHE"] = str(place[0] / "cache" if kind.folder == "cache" else work / "cache")
         os.chdir(place[0])
         if number != UNCHANGED:
             if not watching:
                 watch(events, place)  # what the libraries do when they are first asked for is done
                 watching = True
-            for file in (place[0] / kind.folder).glob(kind.file):
-                file.write_bytes(input_of(kind, name, number, file.read_bytes()))
+            spoil(kind, name, number, place[0], victim)
             print(json.dumps({"kind": name, "number": number}), file=answers)
         events.clear()
         before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
@@ -601,6 +806,7 @@ def work_through(names: list[str], next_: int, count: int, work: Path) -> None:
             if code != 0 or wrong:
                 raise RuntimeError(f"the whole file of {name!r} does not hold: {wrong} {error.getvalue()}")
         else:
+            wrong = wrong or ("" if unharmed(victim) else "a file elsewhere is changed")
             wrong = wrong or (f"{more / 1e9:.1f} GB more" if more > MOST else "") or "".join(events[:1])
             row = {"kind": name, "done": number, "code": code if code in (0, 2) else -1, "wrong": wrong, "took": took}
             print(json.dumps(row), file=answers)
@@ -677,10 +883,11 @@ def again(name: str, number: int) -> None:
         work = Path(folder)
         prepare(work)
         kind = KINDS[name]
-        for file in (work / kind.folder).glob(kind.file):
-            content = input_of(kind, name, number, file.read_bytes())
-            file.write_bytes(content)
-            print(f"{file.name}: {content[:2000]!r}\n{' '.join(kind.words)}")
+        (work / "victims").mkdir()
+        (work / "victims" / "victim").write_text(VICTIM)
+        spoil(kind, name, number, work, work / "victims" / "victim")
+        for file in [] if kind.links else (work / kind.folder).glob(kind.file):
+            print(f"{file.name}: {file.read_bytes()[:2000]!r}\n{' '.join(kind.words)}")
         environment = os.environ | {"CNNLAB_CACHE": str(work / "cache"), "SECRET": SECRET}
         subprocess.run([sys.executable, "-m", "cnnlab", *kind.words], cwd=work, env=environment, check=False)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -31,6 +30,4 @@ def save_figure(figure: Figure, path: str | Path, dpi: int) -> None:
     figure.savefig(drawn, format=place.suffix[1:].lower() or "png", dpi=dpi)
     if not place.suffix and (place.is_dir() or not place.exists()):  # else it is a file, a device or a pipe
         place = place.with_name(f"{place.name}.png")
-    if place.is_symlink():
-        place = Path(os.path.realpath(place))  # what a link points to is replaced, and the link stays
     write_whole(place, drawn.getvalue())

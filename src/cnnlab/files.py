@@ -41,22 +41,27 @@ def given_path(text: str | Path, what: str) -> Path:
     return path
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes | str) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new one and nothing between.
 
-    A device or a pipe that is there takes the data itself.
+    A device or a pipe that is there takes the data itself. A link of this name, symbolic or hard, is replaced and not
+    written through.
 
     Raises:
         OSError: no room, or no permission; then nothing is left of it.
     """
+    # File names of another encoding come from the system with surrogates; they leave as they came.
+    payload = data.encode(errors="surrogateescape") if isinstance(data, str) else data
     if path.exists() and not path.is_file():
-        path.write_bytes(data)
+        path.write_bytes(payload)
         return
     name = os.fsdecode(os.fsencode(path.name)[:LONGEST])
     temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)  # of a killed process of this number, or a link that was put there
+        with open(temporary, "xb") as file:
+            file.write(payload)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

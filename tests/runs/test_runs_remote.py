@@ -208,6 +208,7 @@ def test_after_each_file_that_went_up_the_bucket_is_a_run_that_ends_the_same(
     moments: list[dict[str, bytes]] = []
     watched_files.after = staticmethod(lambda verb, path: moments.append(watched_files.contents()))  # type: ignore
     run = start(address)
+    assert remote.address_of(run.dir) == address
     watched_files.after = staticmethod(lambda verb, path: None)  # type: ignore
     whole = {name: read_from(watched_files, address)(name) for name in (*SAME, "metrics.jsonl")}
     assert list(moments[-1])[-1].endswith("/report.html") and sum("report" in path for path in moments[-2]) == 0
@@ -222,7 +223,6 @@ def test_after_each_file_that_went_up_the_bucket_is_a_run_that_ends_the_same(
         read = read_from(watched_files, address)
         for name, content in whole.items():
             assert rows(read(name)) == rows(content) if name == "metrics.jsonl" else read(name) == content, name
-    assert remote.address_of(run.dir) == address
 
 
 def test_what_goes_up_is_what_belonged_together_though_training_went_on(

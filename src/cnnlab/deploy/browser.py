@@ -58,7 +58,9 @@ def write_web(place: Path, content: bytes, service: Service) -> None:
     files["model.json"] = to_json(card, ensure_ascii=False).encode()
 
     temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process of this number
     try:
+        temporary.mkdir(parents=True)  # not a link that was put there
         for name, data in files.items():
             write_whole(temporary / name, data)
         if place.exists():

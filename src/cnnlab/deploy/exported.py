@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnlab.data.preprocess import Preprocess
+from cnnlab.deploy.graph import refusal
 from cnnlab.errors import CnnlabError, ExportError
 from cnnlab.files import is_path
 from cnnlab.remote import Remote, is_remote
@@ -34,6 +35,7 @@ class OnnxModel(nn.Module):
 
     def __init__(self, content: bytes, name: str | Path = "the file") -> None:
         super().__init__()
+        self.name = name
         runtime = onnx_runtime()
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
@@ -52,7 +54,13 @@ class OnnxModel(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         given = images.detach().to("cpu", torch.float32).contiguous().numpy()
-        (logits,) = self.session.run(None, {self.input: given})
+        try:
+            (logits,) = self.session.run(None, {self.input: given})
+        except Exception as error:  # the runtime has a class of its own for each way
+            reason = " ".join(str(error).split())[:200].rstrip(".")
+            raise ExportError(
+                f"{self.name} cannot compute pictures of shape {tuple(given.shape)} ({reason}); export the run again."
+            ) from None
         return torch.from_numpy(logits)
 
 
@@ -105,7 +113,27 @@ def read_export(path: str | Path) -> OnnxModel:
         content = file.read_bytes()
     except OSError as error:
         raise ExportError(f"{file} cannot be read ({error.strerror}); give an .onnx file of `cnnlab export`.") from None
+    _refuse_foreign(content, file)
     return OnnxModel(content, file)
+
+
+def _refuse_foreign(content: bytes, name: Path) -> None:
+    """Raise ExportError for a graph that is not of the kind that cnnlab exports, before anything is made of it."""
+    try:
+        import onnx
+    except ImportError:
+        raise missing_extra("export") from None
+    try:
+        model = onnx.load_from_string(content)
+    except Exception as error:  # of protobuf, which has several
+        reason = " ".join(str(error).split())[:200]
+        raise ExportError(f"{name} cannot be read as an ONNX model ({reason}); export the run again.") from None
+    facts = _facts({entry.key: entry.value for entry in model.metadata_props}.get(KEY), name)
+    layout = Preprocess.from_dict(facts["preprocess"]).layout
+    shape = (layout.channels, layout.height, layout.width)
+    any_size = facts.get("fully_convolutional") is True
+    if reason := refusal(model, len(content), len(facts["classes"]), shape, any_size):
+        raise ExportError(f"{name} is not computed: {reason}. Export the run again, or give the run folder.")
 
 
 def _fetch(address: str) -> Path:

@@ -15,11 +15,11 @@ from PIL import Image
 from cnnlab.data.decode import read_picture, seen_box
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.device import choose_device
-from cnnlab.errors import DataError, RunError
+from cnnlab.errors import DataError
 from cnnlab.explain.overlay import class_colours, paint_classes
 from cnnlab.explain.pictures import each_picture, output_folder
-from cnnlab.files import write_whole
 from cnnlab.finite import check_answers
+from cnnlab.runs.files import write_whole
 from cnnlab.runs.weights import load_run
 
 UNSEEN = 255  # in a mask: the model's layout cuts this part of the picture off
@@ -67,13 +67,11 @@ class Segmenter:
         return whole
 
 
-def _save(picture: Image.Image, file: Path) -> None:
-    drawn = io.BytesIO()
-    picture.save(drawn, "PNG")
-    try:
-        write_whole(file, drawn.getvalue())
-    except OSError as error:
-        raise RunError(f"cannot write the picture {file}: {error}; give another folder with --out.") from None
+def write_picture(file: Path, picture: Image.Image) -> None:
+    """Write a PNG. Raises RunError."""
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    write_whole(file, stream.getvalue())
 
 
 def segment_pictures(
@@ -99,10 +97,10 @@ def segment_pictures(
         classes = segmenter.segment(picture)
         mask = Image.fromarray(classes).convert("P")
         mask.putpalette(colours.flatten().tolist())
-        _save(mask, file)
+        write_picture(file, mask)
         pixels = np.asarray(picture.convert("RGB"))
         beside = file.with_name(file.name.replace("-mask.png", "-overlay.png"))
-        _save(Image.fromarray(paint_classes(pixels, np.where(classes == UNSEEN, 0, classes), colours)), beside)
+        write_picture(beside, Image.fromarray(paint_classes(pixels, np.where(classes == UNSEEN, 0, classes), colours)))
         seen = classes[classes != UNSEEN]
         counts = np.bincount(seen, minlength=len(segmenter.classes)) / seen.size
         return Segmented(name, dict(zip(segmenter.classes, counts.round(6).tolist(), strict=True)), file, beside)

@@ -83,7 +83,7 @@ def download(name: str, folder: Path, known: str | None) -> str:
 
 def _around_offline(path: Path) -> Path:
     """RUN/wandb/offline-run-… lies in the run folder that it tells of, with all that its artifact holds."""
-    folder = path.resolve().parent.parent
+    folder = Path(os.path.abspath(path)).parent.parent  # where the user says it lies, wherever a link in there leads
     if not (folder / "config.yaml").exists():
         raise RunError(
             f"{path} lies in no run folder. What its artifact holds is on the machine that trained: give that run"

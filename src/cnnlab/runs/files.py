@@ -1,9 +1,10 @@
-"""Files that are whole or not there: temporary name, fsync, rename."""
+"""Files of a run folder: written atomically, in a folder that nothing leads out of, and checked when they are read."""
 
 from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,62 @@ def write_whole(path: Path, data: bytes | str) -> None:
     Raises:
         RunError: no room, or no permission.
     """
-    # File names of another encoding come from the system with surrogates; they leave as they came.
-    payload = data.encode(errors="surrogateescape") if isinstance(data, str) else data
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_whole(path, payload)
+        files.write_whole(path, data)
     except OSError as error:
         raise write_error(path, error) from None
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuse a folder that reading or writing could leave: a copy from elsewhere may hold anything.
+
+    The folder itself and those above it may be links: the user chose them.
+
+    Raises:
+        RunError: something in it is a link that leads out, is neither a file nor a folder (a pipe is waited for
+            forever), or is a lock that is another file, too.
+    """
+    root = os.path.realpath(folder)
+    left = [root]
+    while left:
+        try:
+            entries = list(os.scandir(left.pop()))
+        except OSError:  # who reads or writes there says why
+            continue
+        for entry in entries:
+            if wrong := _leads_elsewhere(entry, root):
+                raise RunError(f"{folder / os.path.relpath(entry.path, root)} {wrong}.")
+            if entry.is_dir(follow_symlinks=False):
+                left.append(entry.path)
+
+
+def _leads_elsewhere(entry: os.DirEntry[str], root: str) -> str:
+    """Why an entry is refused, and what to do about it; "" for one that is not."""
+    if entry.is_symlink():
+        inside = Path(os.path.realpath(entry.path)).is_relative_to(root)
+        return "" if inside else "is a link that leads out of its folder; delete it, or put a copy in its place"
+    if entry.is_dir(follow_symlinks=False):
+        return ""
+    if not entry.is_file(follow_symlinks=False):
+        return "is neither a file nor a folder; delete it"
+    if entry.name.endswith(".lock") and has_second_name(Path(entry.path)) and entry.stat().st_size:
+        return "is a lock that is another file too, and a lock may be emptied; delete it"
+    return ""
+
+
+def has_second_name(path: Path) -> bool:
+    """Whether a file is a hard link, so that writing on in it would change another one."""
+    return path.exists() and path.lstat().st_nlink > 1
+
+
+def separate(path: Path) -> None:
+    """Make a file that has a second name a file of its own, before it is written on.
+
+    Raises:
+        RunError: no room, or no permission.
+    """
+    if has_second_name(path):
+        write_whole(path, path.read_bytes())
 
 
 def write_json(path: Path, value: Any) -> None:

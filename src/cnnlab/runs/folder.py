@@ -19,7 +19,7 @@ from cnnlab.files import given_path, is_path
 from cnnlab.remote import is_remote, whole_address, without_scheme
 from cnnlab.runs import remote
 from cnnlab.runs.artifact import fetch_artifact, is_artifact
-from cnnlab.runs.files import read_record, write_error, write_json, write_whole
+from cnnlab.runs.files import read_record, refuse_links, write_error, write_json, write_whole
 from cnnlab.runs.form import CARD, ENVIRONMENT, EPOCH, SPLIT, TEST, misfit
 from cnnlab.values import to_json
 
@@ -125,13 +125,15 @@ class RunFolder:
         }  # what a run killed at its start leaves
         if self.path.is_dir() and any(not ours & {e.name, e.suffix} for e in self.path.iterdir()):
             raise RunError(f"{self.path} holds other files; choose an empty or a new run.dir.")
+        refuse_links(self.path)
 
     def lock(self) -> FileLock:
         """Keep every other process from training in this folder until the lock is released.
 
         Raises:
-            RunError: another process trains here now, or the folder cannot be written.
+            RunError: another process trains here now, or the folder cannot be written, or leads elsewhere.
         """
+        refuse_links(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.path / ".lock")
@@ -199,8 +201,14 @@ def open_folder(path: str | Path, whole: bool = False) -> RunFolder:
     Args:
         whole: with what a resume needs.
 
-    Raises RunError with the nearest name if there is none.
+    Raises RunError with the nearest name if there is none, and for one that leads elsewhere (`refuse_links`).
     """
+    folder = _find(path, whole)
+    refuse_links(folder.path)
+    return folder
+
+
+def _find(path: str | Path, whole: bool) -> RunFolder:
     if is_remote(path):
         return RunFolder(remote.fetch(str(path), whole))
     if is_artifact(path):

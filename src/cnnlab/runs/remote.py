@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from cnnlab.errors import RemoteError, RunError, nearest
 from cnnlab.remote import READ_ONLY, Remote, RemoteFile, download_all, folder_name
 from cnnlab.runs.files import read_json, write_json
+from cnnlab.runs.form import Each, misfit
 from cnnlab.tracking.base import Event
 
 RECORD = ".remote.json"
@@ -41,6 +42,7 @@ LAST = ("predictions.csv", "test.json", "report.html")
 GROWING = ("tensorboard", "wandb")  # files in there are written on, not replaced
 UNREAD = (*GROWING, "explain", "localize", "predict", "export")  # folders that no command reads
 READ_ALL_THE_SAME = "export/export.json"  # which keeps what it says of other exports
+RECORD_FORM = {"address": str, "files": Each({"there": str, "here": (int, int)})}
 SECONDS_APART = 1.0  # between two uploads: a bucket takes one write a second of the same name
 
 Stamp = list[int]  # size in bytes and time of change in nanoseconds of a file here
@@ -56,7 +58,17 @@ def copy_of(address: str) -> Path:
 
 def address_of(folder: Path) -> str | None:
     """Where a run folder belongs; None for one that is at home here."""
-    return str(_record(folder)["address"]) if (folder / RECORD).exists() else None
+    return str(_record(folder)["address"]) if is_copy(folder) else None
+
+
+def is_copy(folder: Path) -> bool:
+    """Whether a run folder is this machine's copy of one in a bucket.
+
+    A record in any other folder counts for nothing: it may be a stranger's, who would have the files sent to him.
+    """
+    if not (folder / RECORD).exists():
+        return False
+    return copy_of(str(_record(folder)["address"])).resolve() == folder.resolve()
 
 
 def holds_run(address: str) -> bool:
@@ -183,7 +195,7 @@ def publish(folder: Path) -> None:
     Raises:
         RunError: what could not go up, where it lies meanwhile, and how to go on.
     """
-    if (folder / RECORD).exists():
+    if is_copy(folder):
         _send(folder, folder, _changed(folder))
 
 
@@ -239,7 +251,7 @@ def _refuse_foreign(remote: Remote, known: dict[str, Any] | None, there: RemoteF
 
 def _record(folder: Path) -> dict[str, Any]:
     record = read_json(folder / RECORD)
-    if not isinstance(record, dict) or not {"address", "files"} <= record.keys():
+    if misfit(record, RECORD_FORM):
         raise RunError(f"{folder / RECORD} is damaged; delete {folder} and give the run's address in the bucket.")
     return record
 
@@ -298,7 +310,7 @@ def uploading(folder: Path) -> Iterator[list[Uploader]]:
     Raises:
         RunError: at the start, the bucket takes nothing; at the end, something could not go up.
     """
-    if not (folder / RECORD).exists():
+    if not is_copy(folder):
         yield []
         return
     try:
@@ -331,6 +343,7 @@ class Uploader:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        shutil.rmtree(folder / STAGING, ignore_errors=True)  # of a killed process: what is copied there may be shared
         self.seen = _stamp(folder / STATE)
         self.number = 0
         self.waiting: tuple[Path, dict[str, Stamp]] | None = None

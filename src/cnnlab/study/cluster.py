@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnlab.errors import ConfigError
+from cnnlab.runs.files import separate
 from cnnlab.study.crew import Message
 from cnnlab.study.plan import Planned
 from cnnlab.study.worker import Ended, Order, Reporter, carry_out
@@ -195,6 +196,7 @@ def run_order(order: Order, inbox: Any, number: int, here: str, folder: str) -> 
         )
     log = Path(folder, "logs", f"{name}-{os.getpid()}.log")
     log.parent.mkdir(exist_ok=True)
+    separate(log)
     letters = Letters(inbox, number)
     with open(log, "a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         end = carry_out(order, Reporter(letters))

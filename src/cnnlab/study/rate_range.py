@@ -21,7 +21,7 @@ from cnnlab.data.load import build_data
 from cnnlab.device import choose_device
 from cnnlab.errors import ConfigError, NonFiniteLoss
 from cnnlab.runs.environment import describe
-from cnnlab.runs.files import write_whole
+from cnnlab.runs.files import refuse_links, write_whole
 from cnnlab.runs.folder import RunFolder
 from cnnlab.study.definition import Rates, define
 from cnnlab.study.rate_page import picture, render
@@ -61,6 +61,7 @@ def find_learning_rate(
         raise ConfigError(f"{definition.name}: {error}") from None
     if config.adapt.method == "batch_norm":
         raise ConfigError("adapt.method=batch_norm learns nothing, so no learning rate can be found for it.")
+    refuse_links(definition.folder)
     rates, losses, diverged = measure(config, definition.rates, progress, decoding)
     smoothed = smooth(rates, losses)
     steepest, minimum = judge(rates, smoothed)

@@ -11,7 +11,7 @@ import types
 from collections.abc import Sequence
 
 from cnnlab.errors import ConfigError, Interrupted
-from cnnlab.runs.files import write_whole
+from cnnlab.runs.files import refuse_links, write_whole
 from cnnlab.study.definition import define
 from cnnlab.study.execute import run_all
 from cnnlab.study.launch import hire
@@ -75,6 +75,7 @@ def outline(words: Sequence[str]) -> list[str]:
     corner_runs = [plan_trial(definition, corner(definition, last)) for last in (False, True)]
     lines = [f"{key:<24} {space}" for key, space in spaces(definition)]
     ended = 0
+    refuse_links(definition.folder)
     if (definition.folder / DATABASE).exists():
         ended = Trials(definition, import_optuna(), corner_runs[0].hash).ended
     return [*lines, f"{definition.trials} trials, {ended} of them done"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from cnnlab.errors import ConfigError, Interrupted, RunError
-from cnnlab.runs.files import write_error, write_whole
+from cnnlab.runs.files import refuse_links, write_error, write_whole
 from cnnlab.runs.folder import RunFolder, read_environment
 from cnnlab.study.definition import Definition, define
 from cnnlab.study.execute import execute
@@ -82,12 +82,17 @@ def run_study(
 
 
 def lock_study(folder: Path) -> FileLock:
-    """Keep every other process out of this study until the lock is released."""
+    """Keep every other process out of this study until the lock is released.
+
+    Raises:
+        RunError: another process has it, or its folder cannot be written, or leads elsewhere.
+    """
     if current_process().name.startswith("cnnlab-"):  # of execute.py
         raise RunError(
             "a process of the study imported the script that calls it, and came to the call again; put the call under"
             ' `if __name__ == "__main__":`.'
         )
+    refuse_links(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")

@@ -15,6 +15,8 @@ import types
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from cnnlab.errors import CnnlabError, RunError
+from cnnlab.runs.files import separate
 from cnnlab.runs.folder import RunFolder
 from cnnlab.study.crew import Verdict
 from cnnlab.study.definition import Definition, Value
@@ -66,20 +68,32 @@ class Trials:
         self, definition: Definition, optuna: types.ModuleType, base: str, view: StudyProgress | None = None
     ) -> None:
         self.definition, self.optuna, self.view = definition, optuna, view
+        self.plans: dict[int, Planned] = {}
         url = f"sqlite:///{(definition.folder / DATABASE).as_posix()}"
-        self.storage = optuna.storages.RDBStorage(url)
-        self.study = optuna.create_study(
-            storage=self.storage,
-            study_name=f"search {fingerprint(definition, base)}",
-            direction="maximize",
-            load_if_exists=True,
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=0),
-        )
+        for file in definition.folder.glob(f"{DATABASE}*"):
+            separate(file)
+        try:
+            self.storage = optuna.storages.RDBStorage(url)
+            self.study = optuna.create_study(
+                storage=self.storage,
+                study_name=f"search {fingerprint(definition, base)}",
+                direction="maximize",
+                load_if_exists=True,
+                pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=0),
+            )
+            self.runs()  # whatever the file holds is read once
+        except CnnlabError:
+            raise
+        except Exception as error:  # Optuna, SQLAlchemy and SQLite have classes of their own
+            reason = " ".join(str(error).split())[:100] or type(error).__name__
+            file = definition.folder / DATABASE
+            raise RunError(
+                f"{file} is damaged ({reason}); restore it from a copy, or delete it to begin anew."
+            ) from None
         self.running: dict[str, list[Any]] = {}  # trials of the run in progress, by its hash: twins after the first
         self.reported: dict[int, set[int]] = {}  # by trial: epochs that Optuna knows
         self.pruned: dict[str, int] = {}  # by hash: epoch
         self.attempts: collections.Counter[str] = collections.Counter()
-        self.plans: dict[int, Planned] = {}
         self.last: Planned | None = None  # the best one, once it is to be tested
         self.why = ""  # the test could not be done
         states = optuna.trial.TrialState

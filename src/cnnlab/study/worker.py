@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cnnlab.errors import CnnlabError, Interrupted, NonFiniteLoss
+from cnnlab.runs.files import separate
 from cnnlab.tracking.base import EpochEnded, Event, Started, Stepped
 
 
@@ -214,6 +215,7 @@ def _end_with_parent() -> None:
 def _write_to(log: Path) -> None:
     """Standard output and error of this process go to a file."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    separate(log)
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for number in (1, 2):
         os.dup2(handle, number)

@@ -25,7 +25,7 @@ def run_id(folder: Path) -> str:
         return str(json.loads(record.read_text(encoding="utf-8"))["id"])
     place = hashlib.sha256(str(folder.resolve()).encode(errors="surrogateescape")).hexdigest()[:8]
     chosen = re.sub(r"[^A-Za-z0-9_-]", "-", folder.name)[:48] + "-" + place
-    write_whole(record, json.dumps({"id": chosen}).encode() + b"\n")
+    write_whole(record, json.dumps({"id": chosen}) + "\n")
     return chosen
 
 

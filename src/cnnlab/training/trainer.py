@@ -20,7 +20,7 @@ from cnnlab.finite import infinite_buffers, non_finite
 from cnnlab.models.registry import model_spec
 from cnnlab.models.transfer import frozen_stages
 from cnnlab.runs.folder import RunFolder, read_environment
-from cnnlab.runs.state import load_state, save_state
+from cnnlab.runs.state import differs, load_state, save_state
 from cnnlab.runs.weights import save_weights
 from cnnlab.tracking.base import EpochEnded, Gradient, Noted, Started, Stepped, Trackers
 from cnnlab.training.adapt import Learners, check_target, new_adversary, reversal_strength, with_target
@@ -32,6 +32,7 @@ from cnnlab.training.interrupt import InterruptGuard
 from cnnlab.training.optim import add_parameters, create_optimizer, set_rate, step_of
 from cnnlab.training.precision import Precision, choose_compile, choose_precision, give_back_freed_memory
 from cnnlab.training.reproduce import seed_step
+from cnnlab.training.restore import first_states, restore_optimizer, wrong_counters, wrong_history, wrong_optimizer
 from cnnlab.training.schedule import rate_factor
 from cnnlab.training.segment import Segmentation
 from cnnlab.training.task import Classification, Task
@@ -41,6 +42,8 @@ STEP_EVENTS_A_SECOND = 5
 STEPS_A_NORM = 8  # the norm of the gradient is taken once in so many steps: of a tiny model it costs 5 % of one
 FINITE = ("model", "average", "optimizer", "adversary", "sums", "norms")  # parts of the state
 COUNTERS = ("epoch", "step", "batch", "stale", "rate")
+BY_CONTENT = ("optimizer", "history", "best")  # parts of a state whose form depends on how far the training is
+OLDER = {"norms": [0.0, 0.0], "threads": 1, "processes": 1}  # for states that had no such part yet
 
 
 def train(trainer: Trainer, trackers: Trackers, facts: dict[str, str], resumed: bool) -> list[dict[str, Any]]:
@@ -527,36 +530,44 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Raises RunError if the state is of another model or another version of cnnlab."""
+        """Raises RunError if the state is of another model, another version of cnnlab, or no state that training
+        could have come to. Nothing has changed then."""
         if state.get("version") != STATE_VERSION:
             raise RunError(f"{self.folder.state} was saved by another version of cnnlab; resume with that one.")
-        try:
-            self.model.load_state_dict(state["model"])
-            if self.average is not None:
-                self.average.model.load_state_dict(state["average"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            for group in self.optimizer.param_groups:
-                group["highest_lr"] = float(self.optimizer.defaults["lr"]) * group["scale"]  # of the config as it is
-            self.scaler.load_state_dict(state["scaler"])
-            if self.adversary is not None:
-                self.adversary.load_state_dict(state["adversary"])
-            for name in COUNTERS:
-                setattr(self, name, state["counters"][name])
-            loss, correct, self.sums.count, self.sums.seconds = state["sums"]
-            norm, norms = state.get("norms", (0.0, 0.0))  # states had none at first
-            self.sums.loss += loss
-            self.sums.correct += correct
-            self.sums.norm += norm
-            self.sums.norms += norms
-            wrong = self._non_finite(self._state())
-        except (KeyError, ValueError, TypeError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise RunError(f"{self.folder.state} does not fit this run ({reason}).") from None
-        if wrong:  # versions before this one saved it
+        first = first_states(self.optimizer)
+        like = {key: value for key, value in self._state().items() if value is not None and key not in BY_CONTENT}
+        of_like = {key: state.get(key, OLDER.get(key)) for key in like}
+        history, best = state.get("history"), state.get("best")
+        wrong = (
+            differs(of_like, like, "it")
+            or wrong_history(history, best, bool(self.data.val.count), self.data.segments)
+            or wrong_counters(state["counters"], len(history or ()), self.steps_per_epoch, self.accumulate)
+            or wrong_optimizer(state.get("optimizer"), first, self.optimizer, state["counters"]["step"])
+        )
+        if wrong:
+            raise RunError(f"{self.folder.state} does not fit this run: {wrong}; restore it from a copy.")
+        if wrong := self._non_finite(OLDER | state):  # versions before this one saved it
             raise RunError(
                 f"nothing can go on from {self.folder.state}: {wrong} in it is not finite. Start a new run with a lower"
                 " optimizer.lr or trainer.grad_clip=1."
             )
+        self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.model.load_state_dict(state["average"])
+        restore_optimizer(self.optimizer, state["optimizer"], first)
+        for group in self.optimizer.param_groups:
+            group["highest_lr"] = float(self.optimizer.defaults["lr"]) * group["scale"]  # of the config as it is
+        self.scaler.load_state_dict(state["scaler"])
+        if self.adversary is not None:
+            self.adversary.load_state_dict(state["adversary"])
+        for name in COUNTERS:
+            setattr(self, name, state["counters"][name])
+        loss, correct, self.sums.count, self.sums.seconds = state["sums"]
+        norm, norms = of_like["norms"]
+        self.sums.loss += loss
+        self.sums.correct += correct
+        self.sums.norm += norm
+        self.sums.norms += norms
         self.history, self.best = state["history"], state["best"]
         if self.group.first:
             self.folder.write_history(self.history)  # a kill between the two files can have cost it a line
