@@ -18,7 +18,6 @@ from PIL import Image
 
 from cnnlab.data.load import load_data
 from cnnlab.errors import CnnlabError, DataError, refused
-from cnnlab.figure import save_figure
 from cnnlab.files import write_whole
 from test_faults import Disk, disk, one_line, two_classes
 
@@ -160,15 +159,6 @@ def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     assert os.read(reading, 10) == b"data"
     assert (tmp_path / "pipe").is_fifo()
     os.close(reading)
-
-
-def test_a_picture_goes_where_a_link_points(tmp_path: Path) -> None:
-    from cnnlab.figure import NotebookFigure
-
-    (tmp_path / "link.png").symlink_to(tmp_path / "target.png")
-    save_figure(NotebookFigure(), tmp_path / "link.png", dpi=10)
-    assert (tmp_path / "link.png").is_symlink()
-    assert Image.open(tmp_path / "target.png").format == "PNG"
 
 
 def test_a_name_as_long_as_the_system_takes_can_be_written(tmp_path: Path) -> None:
