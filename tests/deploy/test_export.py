@@ -132,6 +132,13 @@ def test_int8_answers_nearly_as_its_run(int8: Export, good_run: Path, pictures: 
     assert "BatchNormalization" not in kinds
 
 
+def test_int8_weights_cannot_overflow_where_products_are_added_in_16_bits(int8: Export) -> None:
+    """As on x86 without VNNI; 2 · 255 · 64 < 2¹⁵."""
+    weights = [onnx.numpy_helper.to_array(one) for one in onnx.load(int8.file).graph.initializer]
+    kept = [one for one in weights if one.dtype == np.int8 and one.ndim > 1]
+    assert kept and all(abs(one.astype(int)).max() <= 64 for one in kept)
+
+
 def test_int8_is_smaller(plain: Export, int8: Export) -> None:
     assert int8.figures["bytes"] < 0.7 * plain.figures["bytes"]
 
