@@ -23,7 +23,7 @@ from cnnlab.deploy.export import CALIBRATION, exported_form, some_pictures
 from cnnlab.deploy.exported import OnnxModel
 from cnnlab.deploy.quantize import to_int8
 from cnnlab.models.registry import create_model
-from cnnlab.runs.environment import describe
+from cnnlab.runs.environment import describe, processor_name
 
 ROUNDS = {1: 300, 128: 15}
 
@@ -39,7 +39,7 @@ def pictures() -> Tensor:
 @torch.inference_mode()
 def main() -> None:
     facts = describe()
-    print(f"{facts['machine']['processor']}, {facts['machine']['cores']} cores, {torch.get_num_threads()} threads,")
+    print(f"{processor_name(facts['machine'])}, {facts['machine']['cores']} cores, {torch.get_num_threads()} threads,")
     print(f"torch {facts['versions']['torch']}, medians (quartiles) of {ROUNDS} calls in turn.\n")
     torch.manual_seed(0)
     images = pictures()

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from cnnlab.device import INSTRUCTION_SETS, instruction_set
-from cnnlab.runs.environment import describe
+from cnnlab.runs.environment import describe, processor_name
 
 SETS = ("AVX2", "AVX512_CORE", "AVX512_CORE_BF16")  # beside the best that the processor has
 CLASSES, IMAGES = 6, 40
@@ -82,7 +82,7 @@ def main() -> int:
     root = Path(os.environ["CNNLAB_DATA"])
     facts = describe()
     machine = facts["machine"]
-    print(f"{machine['processor']}, {machine['cores']} cores, torch {facts['versions']['torch']}, n = {seeds}\n")
+    print(f"{processor_name(machine)}, {machine['cores']} cores, torch {facts['versions']['torch']}, n = {seeds}\n")
     print(f"| instruction set | {' | '.join(RECIPES)} |\n|---|{'---|' * len(RECIPES)}", flush=True)
     first: dict[str, list[float]] = {}
     failed = False

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cnnlab.runs.environment import describe
+from cnnlab.runs.environment import describe, processor_name
 
 CLIENTS = 32
 ROUNDS = 3
@@ -110,7 +110,7 @@ def processor_seconds(process: int) -> float:
 def main() -> None:
     words = sys.argv[1:] or ["resnet", "depth=20"]
     facts = describe()
-    print(f"{facts['machine']['processor']}, {facts['machine']['cores']} cores, torch {facts['versions']['torch']}.")
+    print(f"{processor_name(facts['machine'])}, {facts['machine']['cores']} cores, torch {facts['versions']['torch']}.")
     print(f"{' '.join(words)}; {CLIENTS} clients, {ROUNDS} × {SECONDS:.0f} s each, in turn.\n")
     servers = {name: start_server(batch, words) for name, batch in (("micro-batches", 64), ("one by one", 1))}
     files, figures = pictures(), {name: [] for name in servers}

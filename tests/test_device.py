@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cnnlab.device import INSTRUCTION_SETS, instruction_set, multiplies_bf16
-from cnnlab.runs.environment import describe
+from cnnlab.runs.environment import describe, processor_name
 
 XEON = dict.fromkeys(INSTRUCTION_SETS.values(), True) | {"amx_fp16": False}
 
@@ -40,3 +40,9 @@ def test_the_older_name_of_the_limit_counts_too(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     monkeypatch.setenv("DNNL_MAX_CPU_ISA", "AVX2")
     assert instruction_set() == "AVX2"
+
+
+def test_a_record_says_which_instructions_it_was_made_with() -> None:
+    machine = {"processor": "AMD EPYC", "instruction_set": "AVX2"}
+    assert processor_name(machine) == "AMD EPYC (AVX2)"
+    assert processor_name({"processor": "AMD EPYC"}) == "AMD EPYC"  # as environment.json was before

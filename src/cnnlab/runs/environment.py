@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
@@ -39,6 +40,12 @@ def describe(command: list[str] | None = None, processes: int = 1) -> dict[str, 
         },
         "git": git_revision(),
     }
+
+
+def processor_name(machine: Mapping[str, Any]) -> str:
+    """The processor of a `machine` in environment.json, with its instruction set: accuracies and times depend on it."""
+    known = machine.get("instruction_set")  # environment.json had none at first
+    return f"{machine.get('processor')} ({known})" if known else str(machine.get("processor"))
 
 
 def _version(name: str) -> str | None:

@@ -20,7 +20,7 @@ from cnnlab.config import Config, compose
 from cnnlab.data.load import build_data
 from cnnlab.device import choose_device
 from cnnlab.errors import ConfigError, NonFiniteLoss
-from cnnlab.runs.environment import describe
+from cnnlab.runs.environment import describe, processor_name
 from cnnlab.runs.files import refuse_links, write_whole
 from cnnlab.runs.folder import RunFolder
 from cnnlab.study.definition import Rates, define
@@ -154,7 +154,7 @@ def write(found: RateRange, command: Sequence[str], config: Config) -> None:
         ("data", f"{config.data.name}, batches of {config.trainer.batch_size}"),
         ("model", str(config.model["name"])),
         ("optimizer", found.optimizer),
-        ("machine", f"{machine['machine']['processor']}, {machine['machine']['cores']} cores"),
+        ("machine", f"{processor_name(machine['machine'])}, {machine['machine']['cores']} cores"),
         ("versions", ", ".join(f"{name} {machine['versions'][name]}" for name in ("cnnlab", "torch"))),
     ]
     write_whole(found.dir / "report.html", render(found, facts, shlex.join(command)))

@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from cnnlab.errors import ConfigError, Interrupted, RunError
+from cnnlab.runs.environment import processor_name
 from cnnlab.runs.files import refuse_links, write_error, write_whole
 from cnnlab.runs.folder import RunFolder, read_environment
 from cnnlab.study.definition import Definition, define
@@ -133,7 +134,7 @@ def describe(runs: Sequence[Planned]) -> list[tuple[str, str]]:
         facts = read_environment(RunFolder(run.folder))
         machine, versions = facts.get("machine") or {}, facts.get("versions") or {}
         words = [
-            f"{machine.get('processor')}, {_counted(machine.get('cores'), 'core')}",
+            f"{processor_name(machine)}, {_counted(machine.get('cores'), 'core')}",
             *map(str, machine.get("gpus") or []),
         ]
         told = {
