@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
-import time
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -207,9 +207,12 @@ def test_nothing_heavy_is_loaded_before_it_is_needed(statement: str) -> None:
 
 @pytest.mark.parametrize("words", [["-c", "import cnnlab"], ["-m", "cnnlab.cli", "--help"]])
 def test_the_start_takes_less_than_three_tenths_of_a_second(words: list[str]) -> None:
+    """Of the processor's time, which other work on the machine does not lengthen."""
     times = []
     for _ in range(5):
-        began = time.perf_counter()
-        subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL, check=True)
-        times.append(time.perf_counter() - began)
+        started = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL)
+        _, status, used = os.wait4(started.pid, 0)
+        started.returncode = os.waitstatus_to_exitcode(status)
+        assert started.returncode == 0
+        times.append(used.ru_utime + used.ru_stime)
     assert min(times) < 0.3
