@@ -58,7 +58,6 @@ def write_whole(path: Path, data: bytes | str) -> None:
     name = os.fsdecode(os.fsencode(path.name)[:LONGEST])
     temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)  # of a killed process of this number, or a link that was put there
         with open(temporary, "xb") as file:
             file.write(payload)

@@ -21,6 +21,7 @@ def write_whole(path: Path, data: bytes | str) -> None:
         RunError: no room, or no permission.
     """
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         files.write_whole(path, data)
     except OSError as error:
         raise write_error(path, error) from None
