@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from cnnlab import files
 from cnnlab.errors import RunError
 from cnnlab.runs.form import misfit
 from cnnlab.values import overgrown, to_json
+
+# W&B links a log of its own from there into its cache; nothing here reads or writes in that folder.
+WANDB_LOGS = re.compile(r"wandb/[^/]+/logs/debug[\w-]*\.log")
 
 
 def write_whole(path: Path, data: bytes | str) -> None:
@@ -44,6 +48,8 @@ def refuse_links(folder: Path) -> None:
         except OSError:  # who reads or writes there says why
             continue
         for entry in entries:
+            if WANDB_LOGS.fullmatch(os.path.relpath(entry.path, root)):
+                continue
             if wrong := _leads_elsewhere(entry, root):
                 raise RunError(f"{folder / os.path.relpath(entry.path, root)} {wrong}.")
             if entry.is_dir(follow_symlinks=False):

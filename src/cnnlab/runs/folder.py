@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from cnnlab import config as configuration
 from cnnlab.config import Config
-from cnnlab.errors import RunError, nearest
+from cnnlab.errors import ConfigError, RunError, nearest
 from cnnlab.files import given_path, is_path
 from cnnlab.remote import is_remote, whole_address, without_scheme
 from cnnlab.runs import remote
@@ -213,9 +213,12 @@ def _find(path: str | Path, whole: bool) -> RunFolder:
         return RunFolder(remote.fetch(str(path), whole))
     if is_artifact(path):
         return RunFolder(fetch_artifact(str(path)))
-    folder = RunFolder(_place(path))
-    if not is_path(folder.path):
-        raise RunError(f"{str(path)[:80]!r} cannot be a folder's name; give the folder that `cnnlab train` printed.")
+    try:
+        folder = RunFolder(_place(path))
+    except ConfigError:
+        raise RunError(
+            f"{str(path)[:80]!r} cannot be a folder's name; give the folder that `cnnlab train` printed."
+        ) from None
     if not folder.path.is_dir():
         parent = folder.path.parent
         siblings = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from typing import Any
 
 import torch
@@ -31,6 +32,8 @@ def wrong_history(history: Any, best: Any, validates: bool, segments: bool) -> s
         return "its history is not one of pixels"
     if not history:
         return "" if best == {} else "it has a best epoch before the first"
+    if best == {} and validates and not any(math.isfinite(row["val_loss"]) for row in history):
+        return ""  # no epoch was kept
     if not isinstance(best, dict) or best.get("epoch") not in range(1, len(history) + 1):
         return "its best epoch is none of its history"
     row = history[int(best["epoch"]) - 1]

@@ -546,7 +546,9 @@ class Trainer:
         )
         if wrong:
             raise RunError(f"{self.folder.state} does not fit this run: {wrong}; restore it from a copy.")
-        if wrong := self._non_finite(OLDER | state):  # versions before this one saved it
+        if wrong := self._non_finite(
+            OLDER | state | {"optimizer": state["optimizer"]["state"]}
+        ):  # versions before this one saved it
             raise RunError(
                 f"nothing can go on from {self.folder.state}: {wrong} in it is not finite. Start a new run with a lower"
                 " optimizer.lr or trainer.grad_clip=1."
