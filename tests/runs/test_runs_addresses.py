@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -24,8 +24,10 @@ from cnnlab.experiment import has_begun, resume_experiment, run_experiment
 from cnnlab.remote import local_path, whole_address
 from cnnlab.runs.addresses import with_whole_addresses
 from cnnlab.tracking.base import EpochEnded, Event
-from conftest import CommandLine
 from small_sets import write_mnist
+
+if TYPE_CHECKING:
+    from conftest import CommandLine
 
 RUN = [
     "model=mlp",
