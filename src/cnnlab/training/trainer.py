@@ -423,7 +423,9 @@ class Trainer:
 
     def _non_finite(self, state: dict[str, Any]) -> str:
         """What is not finite of the parts that a resume computes with; "" where all is."""
-        wrong = non_finite({name: state[name] for name in FINITE}, self.masks)
+        parts = {name: state[name] for name in FINITE}
+        parts["optimizer"] = {"state": state["optimizer"]["state"]}  # its settings are the configuration's
+        wrong = non_finite(parts, self.masks)
         return "" if not wrong else "the loss" if wrong[0].startswith("sums") else wrong[0]
 
     def _stop_non_finite(self, what: str, step: int) -> NoReturn:
