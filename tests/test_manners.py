@@ -86,8 +86,10 @@ def test_a_name_that_looks_like_markup_is_a_name(command: CommandLine, finished_
 # ---- standard streams
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
-@pytest.mark.parametrize("words", ["--help", "train x=1", "data digits"])
+@pytest.mark.parametrize(
+    ("words", "closed"),
+    [("--help", ">&-"), ("train x=1", "2>&-"), ("data digits", ">&-"), ("data digits", "<&- >&- 2>&-")],
+)
 def test_closed_streams_are_no_traceback(closed: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "seen").touch()
     line = f"{sys.executable} -m cnnlab {words} 2>seen {closed}"
@@ -175,6 +177,7 @@ def test_what_the_system_refuses_is_a_line_and_what_is_ours_is_not() -> None:
     assert "memory" in str(refused(MemoryError()))
     assert refused(ImportError("no module named x")) is None
     assert refused(KeyError("x")) is None
+    assert refused(OSError(9, "Bad file descriptor")) is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ulimit -v")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from cnnlab.errors import RemoteError
-from cnnlab.remote import Remote, folder_name, is_remote, without_scheme
+from cnnlab.files import without_scheme
+from cnnlab.remote import Remote, folder_name, is_remote
 
 
 @pytest.mark.parametrize("address", ["gs://b/x", "s3://b/x", "https://h/x", "memory://x", "GS://b/x"])

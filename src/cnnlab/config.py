@@ -506,7 +506,7 @@ def with_changes(config: Config, overrides: Sequence[str]) -> Config:
                 " else start a new run."
             )
     try:
-        changes = OmegaConf.from_dotlist([override.lstrip("+~") for override in overrides])
+        changes = OmegaConf.from_dotlist([override.lstrip("+") for override in overrides])
         return from_dict(OmegaConf.merge(OmegaConf.create(config.to_dict()), changes))
     except (OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot use {' '.join(overrides)!r}: {str(error).splitlines()[0]}.") from None
@@ -631,8 +631,6 @@ def to_yaml(config: Config) -> str:
 def load_yaml(path: Path) -> Config:
     """Read back what `to_yaml` wrote. Raises ConfigError for a damaged file, or one that asks for values elsewhere."""
     values = read_yaml(path)
-    if "${" in repr(values):
-        raise ConfigError(f"{path} refers to values that are not in it (${{…}}); write the values themselves.")
     last = values.get("run")
     if not isinstance(last, Mapping) or "name" not in last:  # what is missing would be taken for its default
         raise ConfigError(f"{path} is cut off: it does not end with run.name; restore it from a copy.")

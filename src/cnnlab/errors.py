@@ -61,7 +61,7 @@ class Interrupted(CnnlabError):
     exit_code = 130
 
 
-FIXES = {  # of what the system refuses; of all else the reason is to be read
+FIXES = {  # of what the system refuses
     errno.ENOSPC: "no space left on the disk; free some and try again",
     errno.EDQUOT: "no space left in your share of the disk; free some and try again",
     errno.ENOMEM: "not enough memory; close other programs, or work on less",
@@ -76,14 +76,18 @@ NO_MEMORY = ("failed to map segment", "annot allocate memory", "can't allocate m
 
 
 def refused(error: BaseException) -> CnnlabError | None:
-    """What the system refused while a command ran, as one line; None where it refused nothing: the failure is ours."""
+    """What the system refused while a command ran, as one line; None where the failure is ours.
+
+    An OSError that is neither in FIXES nor about a file, such as a bad descriptor, is a mistake in the code.
+    """
     if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
         return CnnlabError(f"{FIXES[errno.ENOMEM]} (`ulimit -v` may be what limits it).")
     if not isinstance(error, OSError) or error.errno is None:
         return None
     place = f"{error.filename}: " if isinstance(error.filename, str) else ""
-    known = FIXES.get(error.errno)
-    return CnnlabError(f"{place}{known}." if known else f"{place}{error.strerror}; put that right and try again.")
+    if error.errno in FIXES:
+        return CnnlabError(f"{place}{FIXES[error.errno]}.")
+    return CnnlabError(f"{place}{error.strerror}; put that right and try again.") if place else None
 
 
 def one_line(text: str) -> str:

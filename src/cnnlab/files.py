@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
+import re
 from pathlib import Path
 
 from cnnlab.errors import ConfigError
@@ -23,8 +23,13 @@ def is_path(path: Path) -> bool:
     return True
 
 
+def without_scheme(address: str | Path) -> str:
+    """file:///folder → /folder; a plain path stays as it is."""
+    return re.sub(r"^(file|local)://", "", str(address))
+
+
 def given_path(text: str | Path, what: str) -> Path:
-    """A path as a user writes it: ~ is a home folder.
+    """A path as a user writes it: file:// is this machine, and ~ a home folder.
 
     Args:
         what: the key or the option that it was given to, for the message.
@@ -33,7 +38,7 @@ def given_path(text: str | Path, what: str) -> Path:
         ConfigError: no file can have this name, or there is no such home folder.
     """
     try:
-        path = Path(text).expanduser()
+        path = Path(without_scheme(text)).expanduser()
     except RuntimeError:
         raise ConfigError(f"{what}={str(text)[:80]!r} names a home folder that is not known; write it out.") from None
     if not is_path(path):
@@ -74,11 +79,14 @@ def write_whole(path: Path, data: bytes | str) -> None:
 
 def _sweep(folder: Path, name: str) -> None:
     """Remove what writers of this file left that were killed; one that is alive keeps its own."""
-    for stale in folder.glob(f".{glob.escape(name)}.*.tmp"):
-        writer = stale.name.split(".")[-2]
-        if os.name == "posix" and writer.isdecimal() and not _alive(int(writer)):
-            with contextlib.suppress(OSError):
-                stale.unlink()
+    if os.name != "posix":
+        return
+    prefix = f".{name}."
+    with contextlib.suppress(OSError):
+        for stale in os.listdir(folder):  # by hand: a pattern takes twice as long, where a folder fills with images
+            writer = stale.removeprefix(prefix).removesuffix(".tmp")
+            if stale == f"{prefix}{writer}.tmp" and writer.isdecimal() and not _alive(int(writer)):
+                (folder / stale).unlink(missing_ok=True)
 
 
 def _alive(process: int) -> bool:

@@ -61,7 +61,7 @@ def train_together(config: Config, progress: Progress, command: Sequence[str], r
     """
     config = with_whole_addresses(config)
     if resume and has_begun(config):
-        return resume_together(config.run.dir or "", config.trainer.devices, True, config.data.root, fetch=True)[0]
+        return resume_together(str(config.run.dir), config.trainer.devices, True, config.data.root, fetch=True)[0]
     folder = new_folder(config)
     folder.refuse_if_taken()
     device = device_of(config.trainer.device, Group(size=config.trainer.devices, local_size=config.trainer.devices))

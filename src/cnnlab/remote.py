@@ -25,6 +25,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from cnnlab.errors import RemoteError
+from cnnlab.files import without_scheme
 
 AT_ONCE = 16  # files that travel at the same time
 TRIES = 3  # of a download; the filesystems try again themselves where they know that it helps
@@ -38,11 +39,6 @@ def is_remote(address: object) -> bool:
     """Whether an address has a scheme, such as gs://; file:// is this machine."""
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", str(address)) if isinstance(address, str) else None
     return match is not None and match[1].lower() not in ("file", "local")
-
-
-def without_scheme(address: str | Path) -> str:
-    """file:///folder → /folder; a plain path stays as it is."""
-    return re.sub(r"^(file|local)://", "", str(address))
 
 
 def local_path(address: str | Path) -> Path:

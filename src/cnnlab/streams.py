@@ -24,9 +24,9 @@ def prepare() -> None:
             setattr(sys, name, _tolerant(stream, number))
 
 
-def has_reader(number: int = 1) -> bool:
-    """Whether what is written to a descriptor may still be read: for a command that does nothing but print."""
-    return number not in _left
+def has_reader() -> bool:
+    """Whether standard output may still be read: for a command that does nothing but print."""
+    return 1 not in _left
 
 
 def is_unicode() -> bool:

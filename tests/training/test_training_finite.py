@@ -156,6 +156,15 @@ def test_muon_stays_finite_however_often_it_iterates(tmp_path: Path) -> None:
     assert np.isfinite(cnnlab.evaluate(run.dir)["loss"])
 
 
+def test_weights_that_overflow_in_the_last_step_are_refused(tmp_path: Path) -> None:
+    data = cnnlab.load_data("digits", limit=80, batch_size=80)
+    model = cnnlab.create_model("mlp", image_size=8, in_channels=1, num_classes=10)
+    words = ["logger=none", "optimizer=muon", "optimizer.weight_decay=1e60"]
+    with pytest.raises(NonFiniteLoss, match="weight is not finite at step 1"):
+        cnnlab.fit(model, data, epochs=1, dir=tmp_path / "run", overrides=words)
+    assert_finite(tmp_path / "run")
+
+
 def test_ctrl_c_while_a_weight_is_nan_keeps_the_good_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Faulty.harm = weights_after(6)
     monkeypatch.setattr(InterruptGuard, "requested", property(lambda guard: Faulty.calls >= 6), raising=False)
@@ -229,7 +238,7 @@ def test_a_state_that_earlier_versions_left_with_nan_is_refused_by_one_line(wher
     else:
         state["optimizer"]["state"][0]["momentum_buffer"][0] = INF
     save_state(folder / "last" / "state.pt", state)
-    with pytest.raises(RunError, match=r"nothing can go on from .* is not finite|it.sums\[0\] should be a number"):
+    with pytest.raises(RunError, match=r"nothing can go on from .* is not finite|it\.sums\[0\] should be a number"):
         resume_experiment(folder)
 
 

@@ -178,7 +178,7 @@ def create_app(
         """The likeliest classes of a picture."""
         async with uploads.received(request) as file:
             began = time.perf_counter()
-            pixels = await in_pool(lambda picture: service.preprocess.pixels(picture), file)
+            pixels = await in_pool(service.preprocess.pixels, file)
             try:
                 async with asyncio.timeout(SECONDS):
                     row = await batcher.ask(pixels)
@@ -202,7 +202,7 @@ def create_app(
         """Boxes around the objects of a picture."""
         async with uploads.received(request) as file:
             began = time.perf_counter()
-            found = await in_pool(lambda picture: service.localize(picture), file)
+            found = await in_pool(service.localize, file)
         return JSONResponse(found | {"milliseconds": since(began)})
 
     @app.post(

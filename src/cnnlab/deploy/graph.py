@@ -27,6 +27,7 @@ OPERATORS = frozenset({
 })  # fmt: skip
 MOST_NODES = 20_000
 NUMBERS, NUMBERS_A_PIXEL = 2**26, 512  # kept at once for one picture
+FLOAT = 1  # onnx.TensorProto.FLOAT
 WORK, WEIGHTS = 2 * 10**10, 10**4  # multiply-adds for one picture, besides one for each weight and pixel
 
 
@@ -70,9 +71,9 @@ def _ends(graph: Any, classes: int, shape: tuple[int, int, int], any_size: bool)
         return f"it has {len(inputs)} inputs and {len(graph.output)} outputs instead of one"
     sizes, answers = _sizes(inputs[0]), _sizes(graph.output[0])
     wanted: tuple[int | None, ...] = (None, shape[0], *((None, None) if any_size else shape[1:]))
-    if _kind(inputs[0]) != 1 or sizes != wanted:
+    if _kind(inputs[0]) != FLOAT or sizes != wanted:
         return f"it does not take any number of float pictures of {shape[1]}×{shape[2]}×{shape[0]}"
-    if _kind(graph.output[0]) != 1 or answers is None or len(answers) not in (2, 4) or answers[0] is not None:
+    if _kind(graph.output[0]) != FLOAT or answers is None or len(answers) not in (2, 4) or answers[0] is not None:
         return "it does not give the logits of any number of pictures"
     if answers[1] != classes:
         return f"it gives {answers[1]} numbers for {classes} classes"
@@ -91,14 +92,17 @@ def _sizes(value: Any) -> tuple[int | None, ...] | None:
     return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in dims)
 
 
-def _cost(model: Any, shape: tuple[int, int, int]) -> str:
-    """Why one picture would take more memory or work than its network can need, or an amount that cannot be told."""
+def _inferred(model: Any, shape: tuple[int, int, int]) -> Any:
+    """The graph with the shapes that follow from one picture's; what the file itself says of them counts for nothing.
+
+    Raises whatever the checker of onnx raises.
+    """
     import onnx
 
     plain = onnx.ModelProto()
     plain.CopyFrom(model)
     graph = plain.graph
-    weights = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
+    weights = {tensor.name for tensor in graph.initializer}
     for value in graph.input:
         if value.name not in weights:
             for dim, side in zip(value.type.tensor_type.shape.dim, (1, *shape), strict=True):
@@ -106,14 +110,20 @@ def _cost(model: Any, shape: tuple[int, int, int]) -> str:
                 dim.dim_value = side
     for dim in graph.output[0].type.tensor_type.shape.dim:
         dim.Clear()
-    del graph.value_info[:]  # what the file says of them
+    del graph.value_info[:]
     for tensor in graph.initializer:
         if len(tensor.raw_data) > 4096:  # of no use for shapes
             tensor.ClearField("raw_data")
+    return onnx.shape_inference.infer_shapes(plain, strict_mode=True, data_prop=True).graph
+
+
+def _cost(model: Any, shape: tuple[int, int, int]) -> str:
+    """Why one picture would take more memory or work than its network can need, or an amount that cannot be told."""
     try:
-        graph = onnx.shape_inference.infer_shapes(plain, strict_mode=True, data_prop=True).graph
+        graph = _inferred(model, shape)
     except Exception as error:  # the checker has its own classes
         return " ".join(str(error).split())[:160].rstrip(".")
+    weights = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
     known = {value.name: _sizes(value) for value in (*graph.value_info, *graph.output, *graph.input)}
     known |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     numbers: dict[str, int] = {"": 0}

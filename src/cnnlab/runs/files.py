@@ -113,9 +113,9 @@ def read_record(path: Path, form: Any) -> dict[str, Any]:
 def write_error(path: Path, error: OSError) -> RunError:
     """One line for what kept us from writing."""
     if error.errno == errno.ENOSPC:
-        return RunError(f"no space left to write {path}; free some and run `cnnlab resume {path.parent}`.")
+        return RunError(f"no space left to write {path}; free some and try again, a training by `cnnlab resume`.")
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-        return RunError(f"no permission to write {path}; choose another run.dir.")
+        return RunError(f"no permission to write {path}; choose another folder.")
     if isinstance(error, FileExistsError | NotADirectoryError):
-        return RunError(f"cannot write {path}: a file stands where a folder is needed; choose another run.dir.")
-    return RunError(f"cannot write {path}: {error.strerror or error}; choose another run.dir.")
+        return RunError(f"cannot write {path}: a file stands where a folder is needed; choose another.")
+    return RunError(f"cannot write {path}: {error.strerror or error}; choose another folder.")

@@ -16,7 +16,7 @@ from cnnlab import config as configuration
 from cnnlab.config import Config
 from cnnlab.errors import ConfigError, RunError, nearest
 from cnnlab.files import given_path, is_path
-from cnnlab.remote import is_remote, whole_address, without_scheme
+from cnnlab.remote import is_remote, whole_address
 from cnnlab.runs import remote
 from cnnlab.runs.artifact import fetch_artifact, is_artifact
 from cnnlab.runs.files import read_record, refuse_links, write_error, write_json, write_whole
@@ -172,7 +172,7 @@ class RunFolder:
 
 def _place(path: str | Path) -> Path:
     """As it was given, so that messages name it so; but `new/../mine` is no folder as long as `new` is none."""
-    place = given_path(without_scheme(path), "run.dir")
+    place = given_path(path, "run.dir")
     up = [number for number, part in enumerate(place.parts) if part == ".."]
     return place if up == list(range(len(up))) else Path(os.path.relpath(whole_address(str(place))))
 

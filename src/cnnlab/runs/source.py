@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cnnlab.errors import RunError
 from cnnlab.files import given_path
-from cnnlab.remote import is_remote, without_scheme
+from cnnlab.remote import is_remote
 from cnnlab.runs.artifact import is_artifact
 from cnnlab.runs.folder import open_folder
 from cnnlab.runs.remote import fetch_file
@@ -36,7 +36,7 @@ def read_source(source: str) -> tuple[dict[str, Tensor], list[str] | None]:
     if is_artifact(source) or (is_remote(source) and not source.endswith(".safetensors")):
         tensors, card = read_weights(open_folder(source).weights)
         return tensors, card["classes"]
-    path = fetch_file(source) if is_remote(source) else given_path(without_scheme(source), "init.from")
+    path = fetch_file(source) if is_remote(source) else given_path(source, "init.from")
     if path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
         raise RunError(f"{path} may be a pickle, which can run code: save its state dict as .safetensors.")
     if path.suffix != ".safetensors" or path.is_dir():

@@ -423,7 +423,9 @@ class Trainer:
 
     def _non_finite(self, state: dict[str, Any]) -> str:
         """What is not finite of the parts that a resume computes with; "" where all is."""
-        wrong = non_finite({name: state[name] for name in FINITE}, self.masks)
+        parts = {name: state[name] for name in FINITE}
+        parts["optimizer"] = {"state": state["optimizer"]["state"]}  # its settings are the configuration's
+        wrong = non_finite(parts, self.masks)
         return "" if not wrong else "the loss" if wrong[0].startswith("sums") else wrong[0]
 
     def _stop_non_finite(self, what: str, step: int) -> NoReturn:
@@ -546,9 +548,7 @@ class Trainer:
         )
         if wrong:
             raise RunError(f"{self.folder.state} does not fit this run: {wrong}; restore it from a copy.")
-        if wrong := self._non_finite(
-            OLDER | state | {"optimizer": state["optimizer"]["state"]}
-        ):  # versions before this one saved it
+        if wrong := self._non_finite(OLDER | state):  # earlier versions saved it
             raise RunError(
                 f"nothing can go on from {self.folder.state}: {wrong} in it is not finite. Start a new run with a lower"
                 " optimizer.lr or trainer.grad_clip=1."

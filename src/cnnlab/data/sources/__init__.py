@@ -9,7 +9,7 @@ from cnnlab.data.catalog import CATALOG
 from cnnlab.data.sources.base import PictureSet
 from cnnlab.errors import DataError, nearest
 from cnnlab.files import given_path
-from cnnlab.remote import is_remote, without_scheme
+from cnnlab.remote import is_remote
 from cnnlab.values import are_names
 
 
@@ -28,7 +28,7 @@ def open_pictures(config: DataConfig) -> PictureSet:
 
 def _open_anywhere(config: DataConfig) -> PictureSet:
     if not is_remote(config.root) or config.name not in CATALOG or config.name == "digits":
-        return _open(dataclasses.replace(config, root=without_scheme(config.root)))
+        return _open(config)
     from cnnlab.data.remote import local_root
 
     copy = local_root(config.root, CATALOG[config.name].folder, config.download)
@@ -39,7 +39,7 @@ def _open_anywhere(config: DataConfig) -> PictureSet:
 
 
 def _open(config: DataConfig) -> PictureSet:
-    root = given_path(without_scheme(config.root), "data.root")
+    root = given_path(config.root, "data.root")
     if config.name == "digits":
         from cnnlab.data.sources.digits import open_digits
 

@@ -7,7 +7,7 @@ import os
 import sys
 import tarfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -22,20 +22,21 @@ def missing(name: str, where: Path) -> DataError:
     )
 
 
-class _Tidy:
-    """Removes the folders that a failed download has made and left without a file."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root.absolute()
-        self.made = [place for place in (self.root, *self.root.parents) if not os.path.lexists(place)]
-        self.before = set(os.listdir(self.root)) if self.root.is_dir() else set()
-
-    def up(self) -> None:
-        new = set(os.listdir(self.root)) - self.before if self.root.is_dir() else set()
-        trees = [Path(folder) for name in new for folder, _, _ in os.walk(self.root / name, topdown=False)]
-        for folder in (*trees, *self.made):
+@contextlib.contextmanager
+def _leaving_no_empty_folders(root: Path) -> Iterator[None]:
+    """Where a download fails, remove the folders that it made and left without a file."""
+    root = root.absolute()
+    made = [place for place in (root, *root.parents) if not os.path.lexists(place)]
+    before = set(os.listdir(root)) if root.is_dir() else set()
+    try:
+        yield
+    except BaseException:
+        new = set(os.listdir(root)) - before if root.is_dir() else set()
+        trees = [Path(folder) for name in new for folder, _, _ in os.walk(root / name, topdown=False)]
+        for folder in (*trees, *made):
             with contextlib.suppress(OSError):  # it is not empty
                 os.rmdir(folder)
+        raise
 
 
 def torchvision_set(dataset: Callable[..., Any], name: str, root: Path, download: bool, **arguments: Any) -> Any:
@@ -50,12 +51,11 @@ def torchvision_set(dataset: Callable[..., Any], name: str, root: Path, download
         if not download:
             raise missing(name, root) from None
     print(f"downloading {name} to {root}", file=sys.stderr, flush=True)
-    tidy = _Tidy(root)
     try:
-        return dataset(root=str(root), download=True, **arguments)
+        with _leaving_no_empty_folders(root):
+            return dataset(root=str(root), download=True, **arguments)
     except (URLError, HTTPException, OSError, EOFError, RuntimeError, tarfile.TarError, zlib.error) as error:
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        tidy.up()
         raise DataError(
             f"could not download {name} to {root}: {reason}. Check the network and the disk, or put the files there"
             " yourself and set data.root."

@@ -16,7 +16,7 @@ from cnnlab.data.sources.base import ArraySet
 from cnnlab.data.sources.mnist import open_mnist
 from cnnlab.errors import DataError
 from cnnlab.files import given_path
-from cnnlab.remote import is_remote, without_scheme
+from cnnlab.remote import is_remote
 
 SEED = 0  # the set is the same in every run, as if it had been downloaded
 TEST_SHARE = 5  # every fifth photograph is behind test digits alone
@@ -55,7 +55,7 @@ def read_photographs(folder: str | None, side: int) -> list[np.ndarray]:
         from cnnlab.data.remote import local_root
 
         folder = str(local_root(folder))
-    place = given_path(without_scheme(folder), "data.backgrounds")
+    place = given_path(folder, "data.backgrounds")
     if not place.is_dir():
         raise DataError(f"data.backgrounds={folder!r} is no folder; give one with photographs, or leave it out.")
     names = sorted(find_pictures([str(place)]))
