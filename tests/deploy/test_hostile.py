@@ -167,6 +167,10 @@ def costly_pictures() -> dict[str, bytes]:
         "CMYK": saved(rgb.convert("CMYK"), "JPEG"),
         "jpeg": saved(rgb, "JPEG"),
         "progressive": saved(rgb, "JPEG", progressive=True, subsampling=0),
+        # what telephones write: Pillow calls a JPEG file with a second picture MPO
+        "progressive, of two pictures": saved(
+            rgb, "MPO", save_all=True, append_images=[grey], progressive=True, subsampling=0
+        ),
         "GIF": saved(grey, "GIF", save_all=True, append_images=[Image.new("L", size, 9)]),
         "WebP": saved(rgb, "WEBP", lossless=True),
     }
@@ -174,7 +178,7 @@ def costly_pictures() -> dict[str, bytes]:
 
 EXPECTED = {"progressive": 10, "WebP": 20, "CMYK": 7, "RGBA": 7, "LA": 7, "turned": 7, "P": 7, "turned tiff": 12}
 # A PNG may say at its end that it is turned; a strip of a TIFF may be the whole picture.
-EXPECTED |= {"GIF": 7, "RGB": 7, "F": 8, "I": 8}
+EXPECTED |= {"progressive, of two pictures": 10, "GIF": 7, "RGB": 7, "F": 8, "I": 8}
 
 
 @pytest.mark.parametrize("name", list(costly_pictures()))

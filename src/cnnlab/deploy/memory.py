@@ -79,7 +79,7 @@ def _of_decoder(picture: Image.Image, content: bytes) -> int:
     pixels = picture.width * picture.height
     if picture.format == "WEBP":
         return WEBP * pixels
-    if picture.format == "JPEG" and comes_in_scans(content):  # libjpeg keeps all coefficients, of 2 bytes
+    if picture.format in ("JPEG", "MPO") and comes_in_scans(content):  # libjpeg keeps all coefficients, of 2 bytes
         layers = [(across, down) for _, across, down, _ in getattr(picture, "layer", ())]
         most = max((across for across, _ in layers), default=1) * max((down for _, down in layers), default=1)
         return 2 * pixels * sum(across * down for across, down in layers) // most
