@@ -96,12 +96,15 @@ def one_line(text: str) -> str:
     return shown.encode(errors="backslashreplace").decode()
 
 
-def nearest(name: str, options: Iterable[str]) -> str:
-    """Return " Did you mean 'resnet'?" for the option closest to `name`, else the first options in order."""
+def nearest(name: str, options: Iterable[str], prefix: str = "") -> str:
+    """Return " Did you mean 'resnet'?" for the option closest to `name`, else the first options in order.
+
+    Each option is shown behind `prefix`, as the folder that paths compared by their last names lie in.
+    """
     options = sorted(options)
     folded = {option.casefold(): option for option in options}
     close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
     if close:
-        return f" Did you mean {folded[close[0]]!r}?"
-    shown = ", ".join(options[:SHOWN]) + (", …" if len(options) > SHOWN else "")
+        return f" Did you mean {prefix + folded[close[0]]!r}?"
+    shown = ", ".join(prefix + option for option in options[:SHOWN]) + (", …" if len(options) > SHOWN else "")
     return f" Known: {shown}." if options else ""

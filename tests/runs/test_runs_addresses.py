@@ -17,12 +17,12 @@ import yaml
 from PIL import Image
 
 import cnnlab
-from cnnlab.config import Config, compose, from_dict, load_yaml
+from cnnlab.config import Config, DataConfig, compose, from_dict, load_yaml
 from cnnlab.errors import CnnlabError, DataError, Interrupted, RunError
 from cnnlab.evaluation.evaluate import evaluate
 from cnnlab.experiment import has_begun, resume_experiment, run_experiment
 from cnnlab.remote import local_path, whole_address
-from cnnlab.runs.addresses import with_whole_addresses
+from cnnlab.runs.addresses import check_root, with_whole_addresses
 from cnnlab.tracking.base import EpochEnded, Event
 from small_sets import write_mnist
 
@@ -443,3 +443,11 @@ def test_whole_addresses_survive_the_configuration_file(tmp_path: Path) -> None:
     for text in ("photos \udcff", "a\nb", "- x", "#", "1e5", "no", "ünï"):
         config = with_whole_addresses(from_dict({"data": {"root": text}}))
         assert config.data.root == whole_address(text) == str(Path.cwd() / text)
+
+
+def test_a_run_of_a_folder_that_was_moved_names_that_folder(tmp_path: Path) -> None:
+    gone = tmp_path / "photos"
+    told = r"photos, where mine has its pictures; .* holds them now with --data-root"
+    with pytest.raises(DataError, match=told) as caught:
+        check_root(DataConfig(name="folder", root=str(gone)), Path("mine"))
+    assert str(caught.value).startswith(f"there is no folder {gone}, ")

@@ -112,7 +112,7 @@ def test_the_lock_keeps_a_second_out_until_it_is_released(tmp_path: Path) -> Non
 
 def test_the_nearest_run_is_offered(tmp_path: Path) -> None:
     (tmp_path / "digits-1").mkdir()
-    with pytest.raises(RunError, match="Did you mean 'digits-1'"):
+    with pytest.raises(RunError, match=f"Did you mean '{tmp_path / 'digits-1'}'"):
         open_folder(tmp_path / "digts-1")
     with pytest.raises(RunError, match="no run folder"):
         open_folder(tmp_path / "nowhere" / "run")
@@ -372,3 +372,15 @@ def test_damage_to_the_pickle_itself_is_one_line(tmp_path: Path) -> None:
 def test_the_folder_object_is_frozen(tmp_path: Path) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         RunFolder(tmp_path).path = tmp_path  # type: ignore[misc]
+
+
+def test_the_run_that_is_meant_is_named_by_a_path_that_works_from_here(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(run, tmp_path / "runs" / "nodes", dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match=r"no run folder runs/noods\. Did you mean 'runs/nodes'\?"):
+        open_folder("runs/noods")
+    with pytest.raises(RunError, match=r"no run folder runs/zzz\. Known: runs/nodes\.$"):
+        open_folder("runs/zzz")
+    assert open_folder("runs/nodes").config.exists()

@@ -157,7 +157,7 @@ def test_every_command_reads_a_run_in_a_bucket_and_brings_up_what_it_makes(
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("/runs/finishd", "Did you mean 'finished'?"),
+        ("/runs/finishd", "/runs/finished'?"),
         ("/runs", "no config.yaml"),
         ("-that-is-not/runs/finished", "no such bucket"),
     ],

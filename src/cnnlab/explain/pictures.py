@@ -203,4 +203,4 @@ def each_picture(paths: Sequence[str], folder: Path, ending: str, work: Callable
     publish_results(folder.parent)
     if bad:
         done = f"; the other {len(names) - len(bad)} are done" if len(names) > len(bad) else ""
-        raise DataError(f"not done: {', '.join(bad)}{done}. Mend or leave out what is named.")
+        raise DataError(f"not done: {', '.join(bad)}{done}. Fix or leave out what is named.")

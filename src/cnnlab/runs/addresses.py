@@ -58,8 +58,10 @@ def check_root(data: DataConfig, run: Path) -> None:
     if is_remote(data.root) or not has_root(data.name) or data.name not in CATALOG:
         return
     root = local_path(data.root)
-    if not os.path.isdir(root / CATALOG[data.name].folder):
+    below = CATALOG[data.name].folder
+    if not os.path.isdir(root / below):
+        lost, them = (f"{data.name} is not below {root}", "it") if below else (f"there is no folder {root}", "them")
         raise DataError(
-            f"{data.name} is not below {root}, where {run} has its pictures; give the folder that holds it now with"
-            " --data-root (data_root=)."
+            f"{lost}, where {run} has its pictures; give the folder that holds {them} now with --data-root"
+            " (data_root=)."
         )

@@ -222,7 +222,8 @@ def _find(path: str | Path, whole: bool) -> RunFolder:
     if not folder.path.is_dir():
         parent = folder.path.parent
         siblings = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
-        hint = nearest(folder.path.name, siblings) if siblings else ""
+        # The prefix is "runs/", and "" where the folder is looked for in the working directory.
+        hint = nearest(folder.path.name, siblings, str(parent / "_")[:-1]) if siblings else ""
         raise RunError(f"there is no run folder {folder.path}.{hint}")
     if not folder.config.exists():
         raise RunError(

@@ -186,7 +186,7 @@ def fetch_file(address: str) -> Path:
 
 def _hint(address: str) -> str:
     above, _, name = address.rstrip("/").rpartition("/")
-    return nearest(name, Remote(above).names()) if above.count("/") > 2 else ""
+    return nearest(name, Remote(above).names(), f"{above}/") if above.count("/") > 2 else ""
 
 
 def publish(folder: Path) -> None:
