@@ -57,6 +57,13 @@ class Own(Tiny):
     def forward(self, x):
         raise ValueError("my own words")
 
+class Extra(Tiny):
+    def get_extra_state(self):
+        return {"a": 1}
+
+    def set_extra_state(self, state):
+        pass
+
 class Missing(Tiny):
     def forward(self, x):
         return self.nothing(x)
@@ -98,6 +105,14 @@ def test_a_class_of_ones_own_trains_tests_and_predicts(here: Path, capfd: pytest
     assert card["model"]["name"] == "mymodels:Tiny"
     assert card["model"]["arguments"] == {"filters": 5, "in_channels": 1, "num_classes": 10}
     assert model(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+
+
+def test_a_state_that_no_file_can_hold_is_refused_before_training(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *SHORT, "model=mymodels:Extra", "run.dir=run"]) == 2
+    assert "_extra_state" in capfd.readouterr().err.splitlines()[-1]
+    assert not (here / "run" / "config.yaml").exists()
 
 
 def test_a_run_folder_runs_no_code_unless_it_is_trusted(here: Path, capfd: pytest.CaptureFixture[str]) -> None:

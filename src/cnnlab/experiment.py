@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from cnnlab.config import Config, compose, from_dict, options, with_changes
 from cnnlab.data.load import Data, build_data, target_config
-from cnnlab.errors import ConfigError, RunError
+from cnnlab.errors import ConfigError, ModelError, RunError
 from cnnlab.evaluation.evaluate import Outputs, run_test
 from cnnlab.evaluation.segmentation import SegmentationOutputs
 from cnnlab.models.base import count_parameters
@@ -373,11 +373,17 @@ def _run(
 
 
 def check_space(folder: RunFolder, model: nn.Module) -> None:
-    """Raise RunError early if the disk has no room for the run's files."""
+    """Raise RunError early if the disk has no room for the run's files, ModelError if they cannot hold the model."""
     place = folder.path.absolute()
     while not place.exists():
         place = place.parent
-    weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    state = model.state_dict()
+    if other := [name for name, value in state.items() if not isinstance(value, Tensor)]:
+        raise ModelError(
+            f"{other[0]} of the model's state is a {type(state[other[0]]).__name__}, and safetensors keeps tensors"
+            " alone; let get_extra_state return a tensor."
+        )
+    weights = sum(t.numel() * t.element_size() for t in state.values())
     need = 8 * weights + 10_000_000  # weights, momenta, average, each with its successor, and the report
     free = shutil.disk_usage(place).free
     if free < need:

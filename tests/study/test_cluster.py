@@ -44,7 +44,7 @@ def states(folder: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_a_killed_worker_s_run_is_taken_up_again(command: CommandLine, address: str, tmp_path: Path) -> None:
-    words = ["study", *TINY, "optimizer.lr=0.02,0.1", "trainer.epochs=600", "--seeds", 1, "study.dir=s"]
+    words = ["study", *TINY, "optimizer.lr=0.02,0.1", "trainer.epochs=300", "--seeds", 1, "study.dir=s"]
     running = command.start(*words, "study.launcher=ray", "study.jobs=2", f"study.address={address}", cwd=tmp_path)
     assert running.wait_until(lambda: len(list((tmp_path / "s").glob("runs/*/metrics.jsonl"))) == 2)
     first = next(iter((tmp_path / "s").glob("logs/*.log")))
@@ -55,7 +55,7 @@ def test_a_killed_worker_s_run_is_taken_up_again(command: CommandLine, address: 
     assert states(tmp_path / "s") == ["done", "done"]
     for metrics in (tmp_path / "s").glob("runs/*/metrics.jsonl"):
         epochs = [json.loads(line)["epoch"] for line in metrics.read_text(encoding="utf-8").splitlines()]
-        assert epochs == list(range(1, 601))
+        assert epochs == list(range(1, 301))
 
 
 @pytest.mark.slow

@@ -153,10 +153,15 @@ def test_what_is_no_optimizer_for_this_loop_is_refused(name: Any) -> None:
         create_optimizer({"name": name, "lr": 0.1}, network(), CPU)
 
 
-@pytest.mark.parametrize("key", ["foreach", "differentiable", "fused", "maximize"])
+@pytest.mark.parametrize("key", ["foreach", "fused", "maximize"])
 def test_arguments_of_torch_that_exclude_our_own_choice_are_taken(key: str) -> None:
     optimizer = create_optimizer({"name": "SGD", "lr": 0.1, key: True}, network(), CPU)
     assert optimizer.defaults[key] is True
+
+
+def test_an_optimizer_that_differentiates_through_its_steps_is_refused() -> None:
+    with pytest.raises(ConfigError, match="differentiable"):
+        create_optimizer({"name": "SGD", "lr": 0.1, "differentiable": True}, network(), CPU)
 
 
 def test_an_unknown_argument_is_answered_with_the_nearest() -> None:

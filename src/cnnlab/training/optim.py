@@ -64,7 +64,9 @@ def create_optimizer(
                 f"optimizer {name} has no argument {key!r}.{nearest(key, set(allowed) - {'self', 'params'})}"
             )
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
-    own_choice = {"fused", "foreach", "differentiable"} & set(arguments)
+    if arguments.get("differentiable"):
+        raise ConfigError("optimizer.differentiable=true has no use here: nothing differentiates through a step.")
+    own_choice = {"fused", "foreach"} & set(arguments)
     if "fused" in allowed and not own_choice and device.type in ("cpu", "cuda"):
         arguments["fused"] = True
     scales = {"other_lr_scale": other_scale, "backbone_lr_scale": backbone_scale}
@@ -160,8 +162,6 @@ def step_of(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
 
     Nor does it copy channels-last filters, which torch's fused steps do on processors.
     """
-    if optimizer.defaults.get("differentiable"):
-        return optimizer.step
     step: Any = type(optimizer).step
     while hasattr(step, "__wrapped__"):
         step = step.__wrapped__
