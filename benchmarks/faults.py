@@ -3,8 +3,8 @@
     uv run python benchmarks/faults.py [ROW=COUNT ...]     default: every row, COUNTS of them
 
 Rows: training, together (two processes), store, study, export, asked (to stop), power, clock, hung, memory, tracker,
-deaf. A run that was broken and resumed must have the same best weights, byte for byte, and the same metrics.jsonl but
-for times, as an unbroken one.
+deaf, nan, reader. A run that was broken and resumed must have the same best weights, byte for byte, and the same
+metrics.jsonl but for times, as an unbroken one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,17 @@ import numpy as np
 from PIL import Image
 
 COUNTS = {"training": 80, "together": 20, "store": 40, "study": 20, "export": 40}  # 200 kills
-COUNTS |= {"asked": 20, "power": 60, "clock": 3, "hung": 3, "memory": 3, "tracker": 3, "deaf": 3}
+COUNTS |= {
+    "asked": 20,
+    "power": 60,
+    "clock": 3,
+    "hung": 3,
+    "memory": 3,
+    "tracker": 3,
+    "deaf": 3,
+    "nan": 20,
+    "reader": 6,
+}
 TIMES = ("seconds", "images_per_second")
 SETTINGS = [
     "model=resnet",
@@ -416,6 +426,49 @@ def deaf(bench: Bench, count: int) -> int:
     return held
 
 
+def nan(bench: Bench, count: int) -> int:
+    """A layer gives NaN once, at a random moment: nothing of it is saved, and a resume ends as if it had not been."""
+    words = [*bench.data, *SETTINGS]
+    reference, _ = bench.reference("training", *words)
+    held = 0
+    for number in range(count):
+        run = bench.work / f"nan-{number}"
+        passing = (
+            "import sys\nfrom torch import nn\nfrom cnnlab.cli import main\n"
+            f"whole, left = nn.BatchNorm2d.forward, [{bench.chance.randint(1, 250)}]\n"
+            "def forward(self, x):\n"
+            "    left[0] -= self.training\n"
+            "    return whole(self, x) * (float('nan') if self.training and left[0] == 0 else 1)\n"
+            "nn.BatchNorm2d.forward = forward\nsys.exit(main(sys.argv[1:]))\n"
+        )
+        command = [sys.executable, "-c", passing, "train", *words, f"run.dir={run}"]
+        done = subprocess.run(command, cwd=bench.work, env=bench.environment, capture_output=True, text=True)
+        code, said = bench.run("resume", str(run))
+        good = done.returncode == 2 and "is not finite at step" in done.stderr and code == 0 and same(run, reference)
+        held += good or complain("nan", number, f"{done.returncode} {done.stderr} {said}")
+        shutil.rmtree(run, ignore_errors=True)
+    return held
+
+
+def reader(bench: Bench, count: int) -> int:
+    """Who reads the command's lines goes after a few of them, as `head` does: training goes on to its end."""
+    words = [*bench.data, *SETTINGS]
+    reference, _ = bench.reference("training", *words)
+    held = 0
+    for number in range(count):
+        run = bench.work / f"reader-{number}"
+        process = bench.start("train", *words, f"run.dir={run}")
+        assert process.stdout is not None and process.stderr is not None
+        for _ in range(number):
+            process.stdout.readline()
+        process.stdout.close()
+        said = process.stderr.read()
+        good = process.wait(timeout=300) == 0 and not said and same(run, reference)
+        held += good or complain("reader", number, f"{process.returncode} {said}")
+        shutil.rmtree(run)
+    return held
+
+
 ROWS: dict[str, tuple[str, str, Callable[[Bench, int], int]]] = {
     "training": ("SIGKILL while it trains, up to three times", "resumed, it ends bit for bit as unbroken", training),
     "together": ("SIGKILL of two processes that train together", "the same", together),
@@ -429,6 +482,8 @@ ROWS: dict[str, tuple[str, str, Callable[[Bench, int], int]]] = {
     "memory": ("a batch does not fit into memory", "one line; a batch that it names does fit", memory),
     "tracker": ("TensorBoard's folder vanishes", "training goes on", tracker),
     "deaf": ("TensorBoard's writer never answers", "given up in a set time; the run is the same", deaf),
+    "nan": ("a layer gives NaN once", "one line; resumed, it ends bit for bit as unbroken", nan),
+    "reader": ("the reader of the output goes", "training goes on; the run is the same", reader),
 }
 
 

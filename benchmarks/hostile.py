@@ -463,7 +463,7 @@ def plant(folder: Path, victim: Path, draw: Draw) -> None:
     for _ in range(int(draw.integers(1, 4))):
         name = WRITTEN[int(draw.integers(0, len(WRITTEN)))]
         place = folder / name
-        if any(part.is_symlink() for part in place.parents):
+        if any(part.is_symlink() or (part.exists() and not part.is_dir()) for part in place.parents):
             continue
         if place.is_dir() and not place.is_symlink():
             shutil.rmtree(place)

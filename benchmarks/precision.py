@@ -1,6 +1,6 @@
 """Two short recipes under every instruction set of this processor: the accuracy must not depend on it.
 
-    CNNLAB_DATA=ROOT uv run python benchmarks/precision.py [SEEDS]      default 5; about 20 minutes on two cores
+    CNNLAB_DATA=ROOT uv run python benchmarks/precision.py [SEEDS]      default 5; about 15 minutes on two cores
 
 Each row is one limit for oneDNN (ONEDNN_MAX_CPU_ISA), or the best set with the factors of Muon's products rounded as
 processors with AMX ("bf16 factors") and GPUs ("TF32 factors") round them. A row fails, and with it the command, where
@@ -23,26 +23,25 @@ from cnnlab.device import INSTRUCTION_SETS, instruction_set
 from cnnlab.runs.environment import describe, processor_name
 
 SETS = ("AVX2", "AVX512_CORE", "AVX512_CORE_BF16")  # beside the best that the processor has
-CLASSES, IMAGES = 6, 40
 POINTS, ERRORS = 2.0, 3.0
+SETTINGS = ["data=folder", "model=resnet", "model.depth=20"]
 RECIPES = {
-    "photographs": ["model=resnet", "model.depth=20", "trainer.epochs=15"],
-    "cifar10-jpeg": ["model=resnet", "model.depth=20", "trainer.epochs=5", "data.limit=5000"],
+    "photographs": [*SETTINGS, "trainer.epochs=15"],  # 6 classes of Caltech-101 with 40 images each
+    "cifar10-jpeg": [*SETTINGS, "trainer.epochs=5"],  # 10 classes with 300 images each
 }
 
 
-def photographs(root: Path, place: Path, seed: int) -> Path:
-    """A folder of 6 classes of Caltech-101 chosen by the seed, 40 images in each, as links."""
+def some_of(source: Path, place: Path, classes: int, images: int, seed: int) -> Path:
+    """A folder of links to images of some classes, both chosen by the seed."""
     draw = np.random.Generator(np.random.PCG64(seed))
-    folders = sorted(
-        f for f in (root / "caltech101" / "101_ObjectCategories").iterdir() if f.name != "BACKGROUND_Google"
-    )
-    folders = [folder for folder in folders if len(list(folder.iterdir())) >= IMAGES]
-    for index in draw.choice(len(folders), CLASSES, replace=False):
+    folders = [
+        f for f in sorted(source.iterdir()) if f.name != "BACKGROUND_Google" and len(list(f.iterdir())) >= images
+    ]
+    for index in draw.choice(len(folders), classes, replace=False):
         (place / folders[index].name).mkdir(parents=True)
-        images = sorted(folders[index].iterdir())
-        for chosen in draw.choice(len(images), IMAGES, replace=False):
-            (place / folders[index].name / images[chosen].name).symlink_to(images[chosen].resolve())
+        names = sorted(folders[index].iterdir())
+        for chosen in draw.choice(len(names), images, replace=False):
+            (place / folders[index].name / names[chosen].name).symlink_to(names[chosen].resolve())
     return place
 
 
@@ -70,7 +69,7 @@ def train_here(rounding: str, words: list[str]) -> int:
 def rows() -> dict[str, tuple[str, str]]:
     """Name of a row → the limit of the instruction set and the rounding of Muon's products."""
     order, best = list(INSTRUCTION_SETS), instruction_set()
-    named = [name for name in SETS if best and order.index(name) < order.index(best)]
+    named = [name for name in SETS if best in order and order.index(name) < order.index(best)]
     sets = {name: (name, "own") for name in [*named, best]}
     return sets | {f"{best}, bf16 factors": ("", "bf16"), f"{best}, TF32 factors": ("", "tf32")}
 
@@ -87,15 +86,18 @@ def main() -> int:
     first: dict[str, list[float]] = {}
     failed = False
     with tempfile.TemporaryDirectory() as place:
-        folders = [photographs(root, Path(place, str(seed)), seed) for seed in range(seeds)]
+        photographs, small = root / "caltech101" / "101_ObjectCategories", root / "cifar10-jpeg" / "train"
+        folders = {
+            "photographs": [some_of(photographs, Path(place, f"p{seed}"), 6, 40, seed) for seed in range(seeds)],
+            "cifar10-jpeg": [some_of(small, Path(place, f"c{seed}"), 10, 300, seed) for seed in range(seeds)],
+        }
         for row, (limit, rounding) in rows().items():
             cells = []
             for name, words in RECIPES.items():
-                accuracies = []
-                for seed in range(seeds):
-                    data = folders[seed] if name == "photographs" else root / "cifar10-jpeg"
-                    more = ["data=folder", f"data.root={data}", f"seed={seed}"]
-                    accuracies.append(train([*words, *more], limit, rounding))
+                accuracies = [
+                    train([*words, f"data.root={folders[name][seed]}", f"seed={seed}"], limit, rounding)
+                    for seed in range(seeds)
+                ]
                 reference = first.setdefault(name, accuracies)
                 differences = [a - b for a, b in zip(accuracies, reference, strict=True)]
                 mean, spread = statistics.mean(differences), statistics.stdev([*differences, 0.0][: max(2, seeds)])

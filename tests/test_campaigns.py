@@ -12,7 +12,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 FAULTS = {"training": 3, "together": 1, "store": 2, "study": 3, "export": 2, "asked": 1, "power": 12, "clock": 1}
-FAULTS |= {"tracker": 1, "deaf": 1}
+FAULTS |= {"tracker": 1, "deaf": 1, "nan": 1, "reader": 1}
 COMMANDS = {
     "faults.py": [f"{row}={count}" for row, count in FAULTS.items()],
     "hostile_server.py": ["30"],
