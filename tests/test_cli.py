@@ -83,7 +83,7 @@ def test_options_list_every_group_and_key_with_its_default(command: CommandLine)
         (["predict", "a"], "PATH"),
         (["predict", "a", "b", "--topk", "many"], "many"),
         (["resume"], "RUN"),
-        (["resume", "a", "trainer.epochs=3"], "trainer.epochs=3"),
+        (["test", "a", "trainer.epochs=3"], "trainer.epochs=3"),
         (["compare"], "RUN"),
         (["data"], "NAME"),
         (["data", "digitz"], "digits"),

@@ -286,7 +286,7 @@ def test_a_run_that_is_not_there_is_one_line_with_the_nearest(name: str, command
     words = [run.parent / "rum", *([run / "report.html"] if name == "predict" else [])]
     line = one_line(command(name, *words))
     assert "rum" in line
-    assert "'run'" in line
+    assert f"Did you mean '{run}'?" in line
 
 
 @pytest.mark.parametrize("name", ["test", "predict", "resume", "compare"])

@@ -113,7 +113,10 @@ def read_record(path: Path, form: Any) -> dict[str, Any]:
 def write_error(path: Path, error: OSError) -> RunError:
     """One line for what kept us from writing."""
     if error.errno == errno.ENOSPC:
-        return RunError(f"no space left to write {path}; free some and try again, a training by `cnnlab resume`.")
+        run = path.parent if path.name == "metrics.jsonl" else path.parent.parent
+        in_training = path.name == "metrics.jsonl" or path.parent.name in ("last", "best")
+        again = f"run `cnnlab resume {run}`" if in_training else "try again"
+        return RunError(f"no space left to write {path}; free some and {again}.")
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return RunError(f"no permission to write {path}; choose another folder.")
     if isinstance(error, FileExistsError | NotADirectoryError):
