@@ -64,7 +64,7 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Ended:
-    """A run ended. `kind`: done, diverged, interrupted, wrong (the user's to mend) or crashed.
+    """A run ended. `kind`: done, diverged, interrupted, wrong (the user's to fix) or crashed.
 
     `untested`: it was tried alone, and will have no test images.
     """
