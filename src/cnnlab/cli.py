@@ -21,6 +21,7 @@ from cnnlab.signals import CtrlC
 from cnnlab.values import to_json
 
 if TYPE_CHECKING:
+    from cnnlab.data.recommend import Recommended
     from cnnlab.deploy.predictor import Prediction, Predictor
     from cnnlab.experiment import Run
 
@@ -376,19 +377,23 @@ def _train(options: argparse.Namespace, words: Sequence[str]) -> None:
         return
     if not options.spec:
         _refuse_ignored(options, CLOUD, "is read with --spec vertex alone, which is not there")
-    settings = config.compose(options.overrides)
     if options.spec:
         from cnnlab.deploy.spec import check_train
 
+        settings = config.compose(options.overrides)
         check_train(settings)
         _print_job(options, ["cnnlab", "train", *options.overrides, "--resume"])
         return
+    from cnnlab.data.recommend import compose_for_set
     from cnnlab.tracking.console import ConsoleTracker, DecodeBar
 
+    settings, recommended = compose_for_set(options.overrides)
     with DecodeBar() as bar:
         from cnnlab.experiment import run_experiment
         from cnnlab.training.distributed import speaks, wants_several
 
+        if recommended and speaks():
+            _print_recommended(recommended)
         if wants_several(settings.trainer.devices):
             from cnnlab.processes import train_together
 
@@ -397,6 +402,17 @@ def _train(options: argparse.Namespace, words: Sequence[str]) -> None:
             run = run_experiment(settings, [ConsoleTracker()], bar.update, ["cnnlab", *words], options.resume)
     if speaks():
         _print_run(run)
+
+
+def _print_recommended(recommended: Sequence[Recommended]) -> None:
+    """What follows from the set, and why."""
+    from cnnlab.tracking.console import plain_console
+
+    console = plain_console()
+    console.print("settings that follow from the set; your own key=value overrules each:")
+    width = max(len(one.word) for one in recommended)
+    for one in recommended:
+        console.print(f"  {one.word:<{width}}  {one.reason}")
 
 
 def _print_job(options: argparse.Namespace, command: list[str]) -> None:

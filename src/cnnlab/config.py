@@ -419,6 +419,11 @@ def _chosen(overrides: Sequence[str]) -> dict[str, str]:
     return chosen
 
 
+def given_keys(overrides: Sequence[str]) -> set[str]:
+    """The keys and groups that are said. Raises ConfigError as `compose` does."""
+    return set(_chosen(overrides))
+
+
 def _for_hydra(chosen: Mapping[str, str]) -> list[str]:
     """What Hydra is to compose: the recipe of the data set, the options, and the keys whose values it reads."""
     name = chosen.get("data", "digits")

@@ -43,8 +43,9 @@ from cnnlab.runs.remote import address_of, publish, uploading
 from cnnlab.runs.weights import load_run
 from cnnlab.tracking.base import Noted, Tested, Tracker, Trackers
 from cnnlab.training.build import build_model, check_fit, initialise
+from cnnlab.training.diagnose import Setup, diagnose
 from cnnlab.training.distributed import ALONE, Group, device_of, joined, started_together, threads_of
-from cnnlab.training.precision import prepare_process
+from cnnlab.training.precision import prepare_process, use_one_thread_if_tiny
 from cnnlab.training.trainer import Trainer, train
 
 Progress = Callable[[int, int], None]
@@ -358,6 +359,7 @@ def _run(
         folder.refuse_if_taken()
         check_space(folder, model)
     begun = initialise(model, config, data)
+    use_one_thread_if_tiny(config.trainer, data.train.device, model, (data.in_channels, *data.image_size))
     trainer = Trainer(model, data, config, folder, group)
     listeners = [*trackers, *folder_trackers(config, folder)] if group.first else []
     with _locked(folder, group):
@@ -491,6 +493,7 @@ def write_report(
             samples=samples,
             filters=None if filters is None else filters.float().cpu().numpy(),
             insight=insight,
+            hints=[(hint.text, hint.fix) for hint in diagnose(history, Setup.of(data, config))],
         )
     )
     write_whole(folder.report, page)

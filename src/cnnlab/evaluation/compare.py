@@ -17,13 +17,29 @@ from cnnlab.runs.folder import open_folder, read_config
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """One row of the comparison."""
+    """One row of the comparison; `finished` where the run came to its report."""
 
     name: str
     config: Config
     history: list[dict[str, Any]]
     best: dict[str, Any]
     test: dict[str, Any] | None
+    finished: bool
+
+    @property
+    def state(self) -> str:
+        """ "" for a sound run; else what to know before its figures are read."""
+        if not self.finished:
+            return f"unfinished, {len(self.history)} of {self.config.trainer.epochs} epochs"
+        return "at chance" if self.test is not None and at_chance(self.test) else ""
+
+
+def at_chance(test: dict[str, Any]) -> bool:
+    """Whether a test is no better than always answering its most common class: its interval reaches down to that."""
+    counts = [row["n"] for row in test.get("per_class", []) if "n" in row]
+    if not counts or test.get("task") == "segmentation":
+        return False
+    return bool(test["accuracy_interval"][0] <= max(counts) / max(1, sum(counts)))
 
 
 def compare_runs(paths: Sequence[str], picture: str | Path) -> list[ComparedRun]:
@@ -38,7 +54,8 @@ def compare_runs(paths: Sequence[str], picture: str | Path) -> list[ComparedRun]
         history = folder.history()
         if not history:
             raise RunError(f"{folder.path} has not finished an epoch yet; go on with `cnnlab resume {folder.path}`.")
-        runs.append(ComparedRun(path, read_config(folder), history, folder.read_card(), folder.test_figures()))
+        facts = read_config(folder), history, folder.read_card(), folder.test_figures()
+        runs.append(ComparedRun(path, *facts, folder.report.exists()))
     try:
         plot_curves({run.name: run.history for run in runs}, picture)
     except (OSError, ValueError) as error:

@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LOG_FROM = 100.0  # largest over smallest loss from which on the axis is logarithmic: one outlier would flatten the rest
 Histories = Mapping[str, Sequence[Mapping[str, Any]]]  # the rows of each run's metrics.jsonl, by the run's name
 
 
@@ -37,6 +40,9 @@ def plot_curves(histories: Histories, path: str | Path | None = None) -> Figure:
                     points = [float("nan") if value is None else value for value in values]
                     axis.plot(epochs, points, style, color=colour, label=label, marker=marker, linewidth=1.6)
                     label = None
+        losses = [y for line in axis.lines for y in np.asarray(line.get_ydata(), float) if np.isfinite(y)]
+        if name == "loss" and losses and min(losses) > 0 and max(losses) > LOG_FROM * min(losses):
+            axis.set_yscale("log")
         axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_title(f"{name} (training dashed, validation solid)", loc="left", fontsize=10)

@@ -129,12 +129,14 @@ def fall_text(own_test: Mapping[str, Any]) -> str:
 
 
 def comparison_table(runs: Sequence[ComparedRun]) -> Table:
-    """Run, data and model where they differ, epochs, validation and test accuracy with its interval, time, images/s."""
+    """Run, data and model where they differ, epochs, validation and test accuracy with its interval, time, images/s,
+    and what is wrong with a run, where something is."""
     described = [(run.config.data.name, str(run.config.model["name"])) for run in runs]
     differing = [i for i in range(2) if len({words[i] for words in described}) > 1]
     words = [("run", "left"), *((("data", "model")[i], "left") for i in differing)]
     figures = [(name, "right") for name in ("epochs", "val", "test", "95 % interval", "time", "images/s")]
-    table = plain_table(*words, *figures)
+    states = [("state", "left")] if any(run.state for run in runs) else []
+    table = plain_table(*words, *states, *figures)
     table.padding = (0, 2, 0, 0)
     name = table.columns[0]
     name.no_wrap, name.overflow, name.min_width = False, "fold", min(16, max(len(run.name) for run in runs))
@@ -143,6 +145,7 @@ def comparison_table(runs: Sequence[ComparedRun]) -> Table:
         table.add_row(
             run.name,
             *(kind[i] for i in differing),
+            *([run.state] if states else []),
             str(len(run.history)),
             percent(run.best.get("val_accuracy")),
             percent(run.test["accuracy"]) if run.test else "–",

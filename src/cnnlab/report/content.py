@@ -119,3 +119,4 @@ class Report:
     samples: Sequence[Sample]
     filters: np.ndarray[Any, Any] | None = None  # (units, C, h, w) float weights of the first layer
     insight: Insight = field(default_factory=Insight)
+    hints: Sequence[tuple[str, str]] = ()  # what is wrong with the training, and what to try

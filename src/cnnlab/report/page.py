@@ -52,6 +52,7 @@ def render(report: Report) -> str:
         subject=subject(report),
         headline=headline(report),
         facts=facts(report),
+        hints=report.hints,
         split=sections.split_view(report.split),
         curves=sections.curves(report),
         history=report.history,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
+import os
 import sys
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from cnnlab.device import multiplies_bf16
 from cnnlab.errors import DeviceError
 from cnnlab.models.cost import multiply_adds
 
+TINY_STEP = 150_000_000  # multiply-adds of a forward pass; below it a second thread hardly gains (docs/performance.md)
 COMPILE_SECONDS = 45  # that compilation takes
 COMPILE_GAIN, GPU_FLOPS = 0.1, 1e13  # assumed, only to judge whether a run is long enough to earn it back
 
@@ -74,6 +76,27 @@ def prepare_process(config: TrainerConfig, threads: int | None = None) -> None:
     if torch.are_deterministic_algorithms_enabled() != config.deterministic:
         torch.use_deterministic_algorithms(config.deterministic)  # imports the compiler, which takes a second
     torch.backends.cudnn.benchmark = not config.deterministic
+
+
+def use_one_thread_if_tiny(
+    config: TrainerConfig, device: torch.device, model: nn.Module, shape: tuple[int, ...]
+) -> None:
+    """One thread for steps so small that a second one would wait longer than it helps; on a busy machine far longer.
+
+    A function of configuration and model, as the number of threads shows in the last digits of what is computed. A
+    number that is given, by trainer.threads or OMP_NUM_THREADS, holds.
+
+    Args:
+        shape: (C, H, W) of an image.
+    """
+    if device.type != "cpu" or config.threads or "OMP_NUM_THREADS" in os.environ or torch.get_num_threads() == 1:
+        return
+    try:
+        work = multiply_adds(model, shape) * config.batch_size // config.devices
+    except Exception:  # a model of the user's own can ask what a tensor without numbers cannot answer
+        return
+    if work < TINY_STEP:
+        torch.set_num_threads(1)
 
 
 def keep_freed_memory() -> None:

@@ -26,6 +26,7 @@ from cnnlab.tracking.base import EpochEnded, Gradient, Noted, Started, Stepped, 
 from cnnlab.training.adapt import Learners, check_target, new_adversary, reversal_strength, with_target
 from cnnlab.training.average import WeightAverage
 from cnnlab.training.convolution import mend_convolutions
+from cnnlab.training.diagnose import Setup, diagnose, early_hint
 from cnnlab.training.distributed import ALONE, Group
 from cnnlab.training.gradients import gradient_norm, layer_gradients
 from cnnlab.training.interrupt import InterruptGuard
@@ -68,6 +69,7 @@ def train(trainer: Trainer, trackers: Trackers, facts: dict[str, str], resumed: 
             before = state.get(kind, 1)
             if before != now:
                 trackers.log(Noted(f"resumed with {now} {kind} instead of {before}: the last digits may differ.", True))
+    setup = Setup.of(trainer.data, trainer.config)
     trackers.log(trainer.started(facts))
     with InterruptGuard() as guard:
         while not trainer.finished:
@@ -81,10 +83,14 @@ def train(trainer: Trainer, trackers: Trackers, facts: dict[str, str], resumed: 
                 if stop:
                     raise _stopped(folder)
             trackers.log(trainer.end_epoch())
+            if hint := early_hint(trainer.history, setup):
+                trackers.log(Noted(f"{hint} The run goes on; Ctrl-C stops it, and nothing is lost.", True))
         if group.any(guard.requested):  # while the last epoch was validated: the test can wait
             raise _stopped(folder)
     for parameter in trainer.thawed:
         parameter.requires_grad_()  # the model may be trained again, with other stages frozen
+    for hint in diagnose(trainer.history, setup):
+        trackers.log(Noted(str(hint), True))
     return trainer.history
 
 

@@ -1,0 +1,156 @@
+"""Settings that follow from a set: how many images, of how many classes, how large.
+
+The recipes are tuned on tens of thousands of images. A set of a few hundred needs smaller batches, more epochs and a
+smaller network, or it ends after a handful of steps. The rules were measured over a grid of sets (docs/results.md,
+`benchmarks/defaults.py`). What the user says, as a key or as an option, is never overruled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cnnlab.config import Config, DataConfig, compose, given_keys
+from cnnlab.data.sources import open_pictures
+from cnnlab.data.sources.base import FileSet, PictureSet
+from cnnlab.data.sources.folder import DEFAULT_SIDE
+from cnnlab.data.split import make_split
+
+TUNED_ON = 45_000  # images that the recipe of folders was tuned on
+PHOTOGRAPH = 64  # pixels of the shorter side from which on an image is treated as a photograph
+SMALLEST_BATCH, STEPS_PER_EPOCH = 8, 10
+LEAST_STEPS, MOST_EPOCHS = 500, 150
+MANY = 2_000  # images from which on a wide network pays
+SAMPLED = 64  # images whose headers tell how large the set's images are
+CUT = ("limit", "per_class_train")  # data.* keys that cut a set down
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a set before an image is decoded.
+
+    Attributes:
+        images: to train on.
+        classes: their number.
+        side: pixels of the shorter side of a typical image.
+        common: whether all images are small and share their size, so that they are used as they are.
+        written: images in grey, or classes named by single characters: a mirror image would be something else.
+    """
+
+    images: int
+    classes: int
+    side: int
+    common: bool
+    written: bool
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """One setting, and why."""
+
+    key: str
+    value: Any
+    reason: str
+
+    @property
+    def word(self) -> str:
+        return f"{self.key}={self.value}"
+
+
+def recommend(facts: Facts, config: Config, said: Callable[[str], bool]) -> list[Recommended]:
+    """Settings for a set of these facts, each with its reason.
+
+    A folder gets all of them; a set that has a recipe of its own, and is cut down, those that follow from the number of
+    images. Later settings follow from earlier ones, whether these are recommended or were said.
+
+    Args:
+        config: what the recipe and the user's words gave.
+        said: whether the user has decided on a key; it is then left alone.
+    """
+    found: list[Recommended] = []
+
+    def take(key: str, value: Any, reason: str, before: Any = None) -> Any:
+        """The value that will hold: the user's, or this one, which is then recommended if it changes anything."""
+        if said(key):
+            return before
+        if value != before:
+            found.append(Recommended(key, value, reason))
+        return value
+
+    if config.data.name == "folder":
+        side = min(config.data.image_size or [facts.side if facts.common else DEFAULT_SIDE])
+        if not facts.common:
+            near = min(DEFAULT_SIDE, max(32, 16 * round(facts.side / 16)))
+            side = take("data.image_size", near, f"the shorter side of an image has about {facts.side} pixels", side)
+            take("data.fit", "squash", "the whole image, at any ratio of its sides", "crop")
+        if side >= PHOTOGRAPH:
+            take("model", "convnet", "the network for photographs")
+            if facts.images < MANY:
+                take("model.width", 16, f"half the width for fewer than {MANY:,} images")
+        if facts.written:
+            take("augment", "light", "no mirror images: they are grey, or their classes are single characters")
+    trainer = config.trainer
+    batch = max(SMALLEST_BATCH, trainer.devices, _power_of_two(facts.images // STEPS_PER_EPOCH))
+    batch = min(trainer.batch_size, batch)
+    why = f"{STEPS_PER_EPOCH} or more steps per epoch from {facts.images:,} images"
+    batch = take("trainer.batch_size", batch, why, trainer.batch_size)
+    steps = max(1, facts.images // batch // trainer.accumulate)
+    epochs = max(trainer.epochs, -(-LEAST_STEPS // steps))
+    if config.data.name == "folder":
+        epochs = max(epochs, round(trainer.epochs * (TUNED_ON / max(1, facts.images)) ** 0.25))
+    epochs = max(trainer.epochs, min(MOST_EPOCHS, epochs))
+    take("trainer.epochs", epochs, f"{epochs * steps:,} steps in all", trainer.epochs)
+    return found
+
+
+def compose_for_set(words: Sequence[str]) -> tuple[Config, list[Recommended]]:
+    """The config of these words, with what follows from the set that they name, and what that is.
+
+    A set that has a recipe of its own is left to it unless the words cut the set down; a recipe that is named is always
+    followed.
+
+    Raises:
+        ConfigError, DataError: see `cnnlab.config.compose` and `cnnlab.data.sources`.
+    """
+    config = compose(words)
+    given = given_keys(words)
+    cut = any(getattr(config.data, key) is not None for key in CUT)
+    if "recipe" in given or config.adapt.method != "none" or not (config.data.name == "folder" or cut):
+        return config, []
+    facts = facts_of(open_pictures(config.data), config.data, config.seed)
+    groups = given - {"data"}  # data=NAME is what is looked at
+    found = recommend(facts, config, lambda key: key in given or key.split(".")[0] in groups)
+    return compose([*(one.word for one in found), *words]), found
+
+
+def facts_of(pictures: PictureSet, config: DataConfig, seed: int) -> Facts:
+    """Look at labels and headers; no image is decoded. Every image is taken for readable."""
+    readable = np.ones(len(pictures), bool)
+    split = make_split(pictures.labels, readable, pictures.official, config, seed)
+    classes = list(pictures.classes)
+    side = min(pictures.size) if pictures.size else _typical_side(pictures)
+    written = pictures.mode == "L" or all(len(name) == 1 for name in classes)
+    return Facts(len(split.train), len(classes), side, pictures.size is not None, written)
+
+
+def _typical_side(pictures: PictureSet) -> int:
+    """Median of the shorter side, in pixels, of some images; of headers that cannot be read none is asked."""
+    if not isinstance(pictures, FileSet):
+        return DEFAULT_SIDE
+    sides = []
+    for number in np.random.Generator(np.random.PCG64(0)).permutation(len(pictures))[:SAMPLED]:
+        try:
+            with Image.open(pictures.root / pictures.names[int(number)]) as picture:
+                sides.append(min(picture.size))
+        except Exception:  # a damaged file is found, named and quarantined when it is decoded
+            continue
+    return int(np.median(sides)) if sides else DEFAULT_SIDE
+
+
+def _power_of_two(number: int) -> int:
+    """The largest that is not above `number`."""
+    return 1 << (number.bit_length() - 1) if number > 0 else 1

@@ -1,0 +1,221 @@
+"""What a training's curves say is wrong, and what to try: a run that learns nothing must not look like a good one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cnnlab.config import Config, options, read_yaml, resource
+from cnnlab.data.load import Data
+
+Row = Mapping[str, Any]  # a line of metrics.jsonl
+
+FEW_STEPS = 200  # below them hardly anything is learned from scratch
+FAR = 3.0  # a learning rate so many times above the usual one is probably the fault, and so many times 10 below it
+LITTLE = 0.1  # of the way from chance to all right: less is hardly anything learned
+APART = 0.15  # accuracy on training images above that on validation images that is called overfitting
+
+
+@dataclass(frozen=True)
+class Hint:
+    """What is wrong with a run, in a sentence, and what to try."""
+
+    kind: str  # chance | diverged | few_steps | overfit | underfit
+    text: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.text} Try {self.fix}."
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a training starts from, as far as the curves must be judged by it.
+
+    Attributes:
+        counts: training images of each class.
+        val_counts: the same of the validation split.
+        steps: of the optimizer in each epoch.
+    """
+
+    config: Config
+    counts: Sequence[int]
+    val_counts: Sequence[int]
+    steps: int
+
+    @classmethod
+    def of(cls, data: Data, config: Config) -> Setup:
+        classes = len(data.pictures.classes)
+        counts, val_counts = (
+            np.bincount(data.pictures.labels[data.split[part]], minlength=classes).tolist() for part in ("train", "val")
+        )
+        return cls(config, counts, val_counts, max(1, len(data.train) // config.trainer.accumulate))
+
+
+def diagnose(history: Sequence[Row], setup: Setup) -> list[Hint]:
+    """Hints for a training with these rows; none where nothing is wrong. Whether it goes on does not matter."""
+    if not history or setup.config.adapt.method == "batch_norm":
+        return []
+    last = history[-1]
+    validated = last["val_accuracy"] is not None
+    pairs = [(last["train_accuracy"], setup.counts)]
+    if validated:
+        pairs.append((max(row["val_accuracy"] for row in history), setup.val_counts))
+    if not any(_learned(accuracy, counts) for accuracy, counts in pairs):
+        better = "hardly" if any(_above_chance(accuracy, counts) for accuracy, counts in pairs) else "no"
+        share = max(setup.counts) / sum(setup.counts)
+        text = f"The network is {better} better than always answering the most common class ({share:.1%} of the images)"
+        return [_cause_of_chance(text, history, setup)]
+    hints = []
+    if validated and _learned(*pairs[0]) and (hint := _apart(history, setup)):
+        hints.append(hint)
+    finished = len(history) >= setup.config.trainer.epochs
+    if finished and not hints and (hint := _too_short(history, setup)):
+        hints.append(hint)
+    return hints
+
+
+def early_hint(history: Sequence[Row], setup: Setup) -> Hint | None:
+    """A hint for a training that goes on, once: where it should have left chance behind, and has not."""
+    epochs, done = setup.config.trainer.epochs, len(history)
+
+    def due(epoch: int) -> bool:
+        return epoch >= epochs / 2 or (epoch >= epochs / 4 and epoch * setup.steps >= FEW_STEPS / 2)
+
+    if done >= epochs or not due(done) or (done > 1 and due(done - 1)):
+        return None
+    best = max(row["val_accuracy"] or 0.0 for row in history)
+    if _above_chance(history[-1]["train_accuracy"], setup.counts) and _above_chance(best, setup.val_counts):
+        return None  # it has begun to learn
+    return next((hint for hint in diagnose(history, setup) if hint.kind in ("chance", "diverged")), None)
+
+
+def _above_chance(accuracy: float, counts: Sequence[int]) -> bool:
+    """Whether an accuracy on images of these classes is above that of the most common answer, beyond its noise.
+
+    One-sided test at 5 %, by the normal approximation.
+    """
+    n = max(1, sum(counts))
+    share = max(counts, default=0) / n
+    return accuracy > share + 1.645 * math.sqrt(share * (1 - share) / n)
+
+
+def _learned(accuracy: float, counts: Sequence[int]) -> bool:
+    """Whether it is above chance by more than a tenth of what there is to gain."""
+    share = max(counts, default=0) / max(1, sum(counts))
+    return _above_chance(accuracy, counts) and accuracy - share > LITTLE * (1 - share)
+
+
+def _cause_of_chance(text: str, history: Sequence[Row], setup: Setup) -> Hint:
+    """The likeliest cause: first what the settings say, then what the curves do."""
+    config, steps = setup.config, history[-1]["step"]
+    for wrong, why, fix in _wrong_settings(setup):
+        if wrong:
+            return Hint("chance", f"{text}: {why}.", fix)
+    if steps < FEW_STEPS:
+        return _more_steps("chance", f"{text}: it has taken {steps} steps.", setup)
+    share = max(setup.counts) / sum(setup.counts)
+    if share > 2 / len(setup.counts) and config.trainer.class_weights is None and not config.trainer.balanced_sampling:
+        why = "the classes are far from equally frequent"
+        return Hint("chance", f"{text}: {why}.", "trainer.class_weights=balanced, and judge by the mean over classes")
+    first, last = (history[i]["train_loss"] for i in (0, -1))
+    lower = f"optimizer.lr={float(config.optimizer.get('lr') or usual_rate(config) or 0.01) / 10:g}"
+    if last > 1.2 * math.log(max(2, len(setup.counts))) or (len(history) > 1 and last > first):
+        return Hint("chance", f"{text}: its training loss does not fall ({first:.2f} to {last:.2f}).", lower)
+    look = f"see whether images and labels belong together: cnnlab data {config.data.name} --show"
+    return Hint("chance", f"{text}.", f"{lower}, and {look}")
+
+
+def _wrong_settings(setup: Setup) -> Iterator[tuple[bool, str, str]]:
+    """(whether it is so, why nothing is learned then, the fix) of settings that a network cannot learn with."""
+    config, trainer = setup.config, setup.config.trainer
+    frozen = config.init.freeze not in ("none", 0) and config.init.source is None
+    why = "init.freeze keeps random weights, as init.from loads none"
+    yield frozen and config.model["name"] != "pretrained", why, "init.freeze=none, or init.from=RUN"
+    strength = {
+        "trainer.label_smoothing": (trainer.label_smoothing, 0.5),
+        "optimizer.weight_decay": (config.optimizer.get("weight_decay"), 0.5),
+        "model.dropout": (config.model.get("dropout"), 0.8),
+    }
+    for key, (value, most) in strength.items():
+        known = isinstance(value, int | float)
+        yield known and value > most, f"{key}={value} leaves little to learn from", f"{key}={most / 10:g}"
+    clip = trainer.grad_clip
+    why = f"trainer.grad_clip={clip} leaves next to nothing of a gradient"
+    yield clip is not None and clip < 0.01, why, "trainer.grad_clip=1"
+    weights = trainer.class_weights
+    lopsided = isinstance(weights, Sequence) and not isinstance(weights, str) and max(weights) > 100 * min(weights)
+    yield lopsided, "trainer.class_weights counts some classes hardly at all", "trainer.class_weights=null"
+    rate, usual = float(config.optimizer.get("lr") or 0), usual_rate(config)
+    if rate and usual is not None:
+        use = f"optimizer.lr={usual:g}"
+        yield rate < usual / (10 * FAR), f"the learning rate {rate:g} is very low", use
+        yield rate > FAR * usual, f"the learning rate {rate:g} is very high", use
+    sigmoid = str(config.model.get("activation", "")).lower() == "sigmoid"
+    yield sigmoid, "gradients vanish in networks of sigmoid units", "model.activation=relu"
+
+
+def _apart(history: Sequence[Row], setup: Setup) -> Hint | None:
+    """Training images are learned, and validation images are not, or less and less."""
+    config, last = setup.config, history[-1]
+    n = max(1, sum(setup.val_counts))
+    uniform = math.log(max(2, len(setup.counts)))
+    gap = last["train_accuracy"] - last["val_accuracy"]
+    error = math.sqrt(max(last["val_accuracy"] * (1 - last["val_accuracy"]), 0.25 / n) / n)
+    if not _above_chance(last["val_accuracy"], setup.val_counts):
+        if last["val_loss"] > 2 * uniform or last["step"] < FEW_STEPS:
+            text = (
+                f"Training images are answered right ({last['train_accuracy']:.0%}) and validation images at random, at"
+                f" a loss of {last['val_loss']:.3g}: after {last['step']} steps the statistics of batch norm, or the"
+                " average of the weights, lag behind the weights."
+            )
+            return _more_steps("diverged", text, setup)
+        text = (
+            f"Training images are answered right ({last['train_accuracy']:.0%}) and validation images at random: the"
+            " two splits differ, or the network learns by heart."
+        )
+        return Hint("diverged", text, f"cnnlab data {config.data.name} --check --show, and more images")
+    if gap <= max(APART, 1.96 * error):
+        return None
+    text = (
+        f"Overfitting: {last['train_accuracy']:.0%} of the training images are answered right, and"
+        f" {last['val_accuracy']:.0%} of the validation images."
+    )
+    ways = [] if config.augment.name == "strong" else ["augment=strong"]
+    ways += ["more images", "trained weights (init.from=RUN)"]
+    return Hint("overfit", text, " or ".join(ways))
+
+
+def _too_short(history: Sequence[Row], setup: Setup) -> Hint | None:
+    """The training ended before it had learned what it could."""
+    last = history[-1]
+    if last["step"] < FEW_STEPS and last["train_accuracy"] < 0.9:
+        return _more_steps("few_steps", f"The run took {last['step']} steps in all, which are few.", setup)
+    late = [row for row in history if row["epoch"] > 0.8 * len(history)]
+    falls = len(late) > 1 and late[-1]["train_loss"] < 0.95 * late[0]["train_loss"]
+    mixed = setup.config.augment.mixup or setup.config.augment.cutmix or setup.config.trainer.label_smoothing
+    if last["train_accuracy"] < 0.8 and falls and not mixed:
+        text = f"Underfitting: the training loss was still falling at the end ({last['train_loss']:.2f})."
+        return Hint("underfit", text, f"trainer.epochs={2 * setup.config.trainer.epochs}, or a wider network")
+    return None
+
+
+def _more_steps(kind: str, text: str, setup: Setup) -> Hint:
+    trainer, images = setup.config.trainer, sum(setup.counts)
+    batch = min(trainer.batch_size, max(8, 1 << max(0, (images // 10).bit_length() - 1)))
+    epochs = max(trainer.epochs, -(-5 * FEW_STEPS // max(1, images // batch)))
+    smaller = f"trainer.batch_size={batch} " if batch != trainer.batch_size else ""
+    return Hint(kind, text, f"{smaller}trainer.epochs={epochs}")
+
+
+def usual_rate(config: Config) -> float | None:
+    """The learning rate of the optimizer's own option; None for a class of torch.optim that has none."""
+    for option in options("optimizer"):
+        content = read_yaml(resource("optimizer", option))
+        if content.get("name") == config.optimizer.get("name"):
+            return float(content["lr"])
+    return None

@@ -1,0 +1,133 @@
+"""Settings follow from the set: from the number, size and classes of its images, and never against what was said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnlab.config import compose
+from cnnlab.data.recommend import Facts, compose_for_set, facts_of, recommend
+from cnnlab.data.sources import open_pictures
+
+
+def save_images(root: Path, classes: list[str], images: int, size: tuple[int, int], mode: str = "RGB") -> Path:
+    """A folder per class of noise; size is (width, height)."""
+    draw = np.random.Generator(np.random.PCG64(0))
+    for name in classes:
+        (root / name).mkdir(parents=True)
+        for number in range(images):
+            shape = (size[1], size[0]) if mode == "L" else (size[1], size[0], 3)
+            Image.fromarray(draw.integers(0, 256, shape, np.uint8)).save(root / name / f"{number}.png")
+    return root
+
+
+FOLDER = compose(["data=folder"])
+
+
+def settings(facts: Facts) -> dict[str, object]:
+    return {one.key: one.value for one in recommend(facts, FOLDER, lambda key: False)}
+
+
+PHOTOGRAPHS = Facts(images=168, classes=6, side=200, common=False, written=False)
+
+
+def test_a_few_photographs_get_a_small_network_for_photographs_small_batches_and_many_epochs() -> None:
+    found = settings(PHOTOGRAPHS)
+    assert found["model"] == "convnet"
+    assert found["model.width"] == 16
+    assert found["trainer.batch_size"] == 16
+    assert 60 <= found["trainer.epochs"] <= 150  # type: ignore[operator]
+    assert "data.image_size" not in found  # 128 pixels is what they get anyway
+
+
+def test_a_set_as_large_as_the_recipe_was_tuned_on_is_left_to_the_recipe() -> None:
+    assert settings(Facts(images=45_000, classes=10, side=32, common=True, written=False)) == {}
+
+
+@pytest.mark.parametrize("images", [6, 24, 30, 100, 168, 500, 2_000, 10_000, 45_000, 300_000])
+def test_every_number_of_images_gets_enough_steps(images: int) -> None:
+    found = settings(Facts(images, 2, 32, True, False))
+    batch, epochs = found.get("trainer.batch_size", 128), found.get("trainer.epochs", 15)
+    steps = max(1, images // batch)  # type: ignore[operator]
+    assert steps >= 10 or batch == 8
+    assert steps * epochs >= 500 or epochs == 150  # type: ignore[operator]
+
+
+def test_more_images_never_mean_smaller_batches_or_more_epochs() -> None:
+    found = [settings(Facts(images, 2, 32, True, False)) for images in range(8, 60_000, 97)]
+    batches = [one.get("trainer.batch_size", 128) for one in found]
+    assert batches == sorted(batches)  # type: ignore[type-var]
+    epochs = [one.get("trainer.epochs", 15) for one in found]
+    for batch in set(batches):
+        of_batch = [e for e, b in zip(epochs, batches, strict=True) if b == batch]
+        assert of_batch == sorted(of_batch, reverse=True)  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(("side", "wanted"), [(20, 32), (50, 48), (64, 64), (90, 96), (200, None), (4000, None)])
+def test_images_are_not_enlarged_beyond_what_they_hold(side: int, wanted: int | None) -> None:
+    found = settings(Facts(500, 4, side, False, False))
+    assert found.get("data.image_size") == wanted
+    assert (found.get("model") == "convnet") == (side >= 56)
+
+
+def test_digits_and_letters_get_no_mirror_image(tmp_path: Path) -> None:
+    grey = save_images(tmp_path / "grey", ["zero", "one"], 12, (20, 20), "L")
+    letters = save_images(tmp_path / "letters", ["a", "b"], 12, (20, 20))
+    things = save_images(tmp_path / "things", ["cat", "dog"], 12, (20, 20))
+    for root, flip in ((grey, "none"), (letters, "none"), (things, "random")):
+        assert compose_for_set(["data=folder", f"data.root={root}"])[0].augment.flip == flip
+
+
+def test_what_was_said_is_never_overruled(tmp_path: Path) -> None:
+    root = save_images(tmp_path / "photos", ["cat", "dog"], 12, (150, 100))
+    free, found = compose_for_set(["data=folder", f"data.root={root}"])
+    assert {one.key for one in found} >= {"model", "model.width", "trainer.batch_size", "trainer.epochs"}
+    for words, key in (
+        (["model=resnet"], "model"),
+        (["model=convnet", "model.width=8"], "model.width"),
+        (["trainer.batch_size=4"], "trainer.batch_size"),
+        (["trainer.epochs=3"], "trainer.epochs"),
+        (["data.image_size=64"], "data.image_size"),
+        (["augment=none"], "augment"),
+    ):
+        config, found = compose_for_set(["data=folder", f"data.root={root}", *words])
+        assert key not in {one.key for one in found}
+        said = compose(["data=folder", *words]).to_dict()
+        group, _, name = key.partition(".")
+        if name:
+            assert config.to_dict()[group][name] == said[group][name]
+        else:
+            assert config.to_dict()[group] == said[group]
+    assert free.trainer.epochs != 3
+
+
+def test_size_and_fit_of_photographs_reach_the_configuration(tmp_path: Path) -> None:
+    root = save_images(tmp_path / "photos", ["cat", "dog"], 12, (70, 50))
+    (root / "cat" / "other.png").write_bytes((save_images(tmp_path / "x", ["a"], 1, (90, 50)) / "a/0.png").read_bytes())
+    config, _ = compose_for_set(["data=folder", f"data.root={root}"])
+    assert config.data.image_size == [48, 48]
+    assert config.data.fit == "squash"
+
+
+def test_a_recipe_that_is_named_is_followed(tmp_path: Path) -> None:
+    root = save_images(tmp_path / "photos", ["cat", "dog"], 12, (150, 100))
+    words = ["data=folder", f"data.root={root}", "recipe=folder"]
+    assert compose_for_set(words) == (compose(words), [])
+
+
+def test_a_whole_set_with_a_recipe_of_its_own_keeps_it_and_a_cut_one_gets_its_steps() -> None:
+    assert compose_for_set(["data=digits"]) == (compose(["data=digits"]), [])
+    config, found = compose_for_set(["data=digits", "data.limit=100"])
+    assert {one.key for one in found} == {"trainer.batch_size", "trainer.epochs"}
+    assert config.model == compose(["data=digits"]).model
+
+
+def test_the_facts_of_a_folder(tmp_path: Path) -> None:
+    root = save_images(tmp_path / "photos", ["cat", "dog"], 10, (150, 100))
+    (root / "cat" / "broken.png").write_bytes(b"no image")
+    config = compose(["data=folder", f"data.root={root}"])
+    facts = facts_of(open_pictures(config.data), config.data, 0)
+    assert facts == Facts(images=15, classes=2, side=100, common=False, written=False)
