@@ -450,3 +450,23 @@ def test_another_set_is_seen_whole_after_training_on_random_crops(tmp_path: Path
     assert len(images) == 12
     for image, name in zip(images, other.names("test"), strict=True):
         assert torch.equal(image, own.preprocess(tmp_path / "other" / name))
+
+
+def test_an_unfinished_run_and_one_at_chance_are_marked(command: CommandLine, run: Path, tmp_path: Path) -> None:
+    (run / "report.html").unlink()
+    chance = tmp_path / "chance"
+    shutil.copytree(run, chance)
+    (chance / "report.html").write_text("done")
+    tested = figures(chance)
+    tested["accuracy_interval"] = [0.05, 0.15]
+    (chance / "test.json").write_text(json.dumps(tested))
+    result = command("compare", run, chance)
+    assert "unfinished, " in result.out
+    assert "at chance" in result.out
+
+
+def test_one_outlier_does_not_flatten_the_losses() -> None:
+    row = {"train_accuracy": 0.5, "val_accuracy": 0.4, "train_loss": 1.0}
+    calm = [row | {"epoch": i, "val_loss": 1.0 + i / 10} for i in (1, 2, 3)]
+    assert plot_curves({"a": calm}).axes[0].get_yscale() == "linear"
+    assert plot_curves({"a": [*calm, row | {"epoch": 4, "val_loss": 3841.0}]}).axes[0].get_yscale() == "log"

@@ -142,8 +142,11 @@ def _wrong_settings(setup: Setup) -> Iterator[tuple[bool, str, str]]:
         "model.dropout": (config.model.get("dropout"), 0.8),
     }
     for key, (value, most) in strength.items():
-        known = isinstance(value, int | float)
-        yield known and value > most, f"{key}={value} leaves little to learn from", f"{key}={most / 10:g}"
+        yield (
+            isinstance(value, int | float) and value > most,
+            f"{key}={value} leaves little to learn from",
+            f"{key}={most / 10:g}",
+        )
     clip = trainer.grad_clip
     why = f"trainer.grad_clip={clip} leaves next to nothing of a gradient"
     yield clip is not None and clip < 0.01, why, "trainer.grad_clip=1"
