@@ -30,6 +30,7 @@ from cnnlab.config.schema import (
     read_yaml,
     text_keys,
     to_yaml,
+    with_canonical_names,
 )
 
 __all__ = [
@@ -64,5 +65,6 @@ __all__ = [
     "resource",
     "text_keys",
     "to_yaml",
+    "with_canonical_names",
     "with_changes",
 ]

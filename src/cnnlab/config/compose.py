@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cnnlab.config.keys import shown
 from cnnlab.config.options import (
     EXPERIMENT,
     GROUPS,
@@ -129,7 +128,10 @@ def _layers(
     if "recipe" in chosen:
         recipes = read_layers("recipe", chosen["recipe"].name, own)
     elif not complete:
-        recipes = read_layers("recipe", _recipe_of(chosen.get("data"), own), own)
+        data = chosen.get("data")
+        name = _recipe_of(data, own)
+        choice = Layer(f"that of data={data.name if data else 'digits'}", {"recipe": Option("recipe", name)})
+        recipes = [choice, *read_layers("recipe", name, own)]
     said = "recipe" in chosen
     return [
         _default(own),
@@ -143,7 +145,7 @@ def _layers(
 
 
 def _default(own: Path | None) -> Layer:
-    content = dict(read_yaml(SHIPPED / "config.yaml"))
+    content = dict(read_yaml(SHIPPED / "config.yaml", "install cnnlab again"))
     pairs = [pair for entry in content["defaults"] if isinstance(entry, dict) for pair in entry.items()]
     return Layer("default", {group: find_option(group, name, own) for group, name in pairs if group != "recipe"})
 
@@ -294,11 +296,3 @@ def data_keys(overrides: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"only data.* keys can be given here, got {word!r}.")
         found[key.removeprefix("data.")] = parse_value(key, text)
     return found
-
-
-def value_of(config: Config, key: str) -> str:
-    """A value as one writes it, such as value_of(config, "trainer.epochs") → "15"."""
-    place: Any = config.to_dict()
-    for name in key.split("."):
-        place = place[name]
-    return shown(place)

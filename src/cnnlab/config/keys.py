@@ -93,7 +93,7 @@ def describe_type(one: dataclasses.Field[Any]) -> str:
     if not told:
         told = KINDS.get(str(one.type).removesuffix(" | None"), "a value")
         told += f", {interval}" if (interval := one.metadata.get("within")) else ""
-        told += " or null" if str(one.type).endswith("None") else ""
+        told += ", or null" if str(one.type).endswith("None") else ""
     return str(told)
 
 
