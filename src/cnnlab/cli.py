@@ -141,7 +141,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     train = add("train", "train, validate every epoch, test once at the end")
     train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="group=option or key=value")
-    train.add_argument("--options", action="store_true", help="list every group and key, what it means and is, and exit")
+    train.add_argument("--options", action="store_true", help="list every group and key with its meaning, and exit")
     train.add_argument("--explain", action="store_true", help="print the configuration and where each value is from")
     add_config_dir(train)
     train.add_argument("--config", metavar="FILE", help="begin with these settings, such as a run's config.yaml")

@@ -1,10 +1,10 @@
 """The configuration of a run: its schema, and how words, options, recipes and files become one.
 
-    keys      one key: what it means, its range, how a value is read
-    schema    the sections and their keys; `Config`; config.yaml
-    options   the YAML files: options, recipes, experiments
-    compose   words and files → `Config`, and where each value comes from
-    describe  the same for a person to read: `cnnlab train --options` and `--explain`
+keys      one key: what it means, its range, how a value is read
+schema    the sections and their keys; `Config`; config.yaml
+options   the YAML files: options, recipes, experiments
+compose   words and files → `Config`, and where each value comes from
+describe  the same for a person to read: `cnnlab train --options` and `--explain`
 """
 
 from cnnlab.config.compose import RESUMABLE, Composed, compose, data_keys, resolve, with_changes

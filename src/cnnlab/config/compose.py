@@ -25,6 +25,7 @@ from cnnlab.config.options import (
     own_folder,
     read_file,
     read_layers,
+    read_shipped,
     torch_optimizer,
 )
 from cnnlab.config.schema import (
@@ -33,7 +34,6 @@ from cnnlab.config.schema import (
     Config,
     from_dict,
     known_keys,
-    read_yaml,
     refuse_references,
     text_keys,
     with_canonical_names,
@@ -145,7 +145,7 @@ def _layers(
 
 
 def _default(own: Path | None) -> Layer:
-    content = dict(read_yaml(SHIPPED / "config.yaml", "install cnnlab again"))
+    content = read_shipped(SHIPPED / "config.yaml")
     pairs = [pair for entry in content["defaults"] if isinstance(entry, dict) for pair in entry.items()]
     return Layer("default", {group: find_option(group, name, own) for group, name in pairs if group != "recipe"})
 
@@ -168,7 +168,7 @@ def _derived(values: Mapping[str, tuple[Any, str]] | None, own: Path | None) -> 
 def _given(overrides: Sequence[str], own: Path | None) -> tuple[Layer, dict[str, Option]]:
     """The words as a layer. What is said last of a key holds."""
     words = dict(split_word(word) for word in overrides)
-    refuse_references({key: value for key, value in words.items()})
+    refuse_references(words)
     groups = (*GROUPS, EXPERIMENT)
     chosen = {key: find_option(key, value, own) for key, value in words.items() if key in groups}
     values = {key: parse_value(key, value) for key, value in words.items() if key not in groups}

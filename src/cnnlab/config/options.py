@@ -84,8 +84,13 @@ def own_folder(config_dir: str | Path | None) -> Path | None:
 
 def options(group: str, own: Path | None = None) -> list[str]:
     """Names of the options of a group, the user's `own` among them: options("model") → ["alexnet", "any", …]."""
-    folders = [SHIPPED / group, *([own / group] if own else [])]
-    return sorted({file.stem for folder in folders if folder.is_dir() for file in folder.glob("*.yaml")})
+    more = {file.stem for file in (own / group).glob("*.yaml")} if own else set()
+    return sorted(_shipped_names(group) | more)
+
+
+@functools.cache
+def _shipped_names(group: str) -> set[str]:
+    return {file.stem for file in (SHIPPED / group).glob("*.yaml")}
 
 
 def resource(group: str, name: str) -> Path:
@@ -178,7 +183,7 @@ def read_layers(group: str, name: str, own: Path | None, seen: tuple[str, ...] =
         raise ConfigError(f"{group}/{name}.yaml includes itself by way of {' → '.join(seen)}.")
     is_own = own is not None and (own / group / f"{name}.yaml").is_file()
     path = (own if is_own and own else SHIPPED) / group / f"{name}.yaml"
-    values = dict(read_yaml(path, "correct it") if is_own else _shipped(path))
+    values = dict(read_yaml(path, "correct it") if is_own else read_shipped(path))
     before: list[Layer] = []
     after: list[Layer] = []
     chosen: dict[str, Option] = {}
@@ -205,7 +210,7 @@ def read_layers(group: str, name: str, own: Path | None, seen: tuple[str, ...] =
     return [*before, Layer(source, chosen, found, tuned, path if is_own else None), *after]
 
 
-_shipped = functools.cache(read_yaml)
+read_shipped = functools.cache(read_yaml)
 
 
 def _package(path: Path, group: str) -> str:
@@ -256,7 +261,7 @@ def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def _check_tuned(tuned: Any) -> None:
-    """`tuned` of a recipe is {"model.mlp optimizer.SGD": {"lr": 0.05}}: options in use, and values of the last's group."""
+    """`tuned` of a recipe is {"model.mlp optimizer.SGD": {"lr": 0.05}}: options in use, values of the last's group."""
     if not isinstance(tuned, Mapping) or not all(isinstance(values, Mapping) for values in tuned.values()):
         raise ConfigError("tuned must name options and their values, as in {optimizer.SGD: {lr: 0.3}}.")
     for targets, values in tuned.items():

@@ -135,9 +135,7 @@ class AugmentConfig:
     contrast: float = key(0.0, "0.4: factor between 0.6 and 1.4", within="[0, inf)")
     saturation: float = key(0.0, "0.4: factor between 0.6 and 1.4", within="[0, inf)")
     erasing: float = key(0.0, "probability of a random rectangle (Zhong et al. 2017)", within="[0, 1]")
-    cutout: float = key(
-        0.0, "side of a square hole as a share of the image (DeVries and Taylor 2017)", within="[0, 1]"
-    )
+    cutout: float = key(0.0, "side of a square hole as a share of the image (DeVries and Taylor 2017)", within="[0, 1]")
     mixup: float = key(0.0, "α of Beta(α, α) (Zhang et al. 2018)", within="[0, inf)")
     cutmix: float = key(0.0, "α of Beta(α, α) (Yun et al. 2019)", within="[0, inf)")
 
@@ -298,9 +296,7 @@ class AdaptConfig:
 @dataclass(frozen=True)
 class TestConfig:
     views: str = key("none", "further views of each test image whose answers are averaged", choices=VIEWS)
-    share: float = key(
-        1.0, "of the images that get them: those that the model is least sure of", within="(0, 1]"
-    )
+    share: float = key(1.0, "of the images that get them: those that the model is least sure of", within="(0, 1]")
 
     def __post_init__(self) -> None:
         check_keys("test", self)
@@ -410,17 +406,17 @@ def _read_section(entry: dataclasses.Field[Any], values: Any) -> Any:
         raise ConfigError(f"{entry.name} must hold keys and values, got {shown(values)}.")
     if schema is None:
         return {key: read_argument(f"{entry.name}.{key}", value) for key, value in values.items()}
-    fields, given = {inner.name: inner for inner in dataclasses.fields(schema)}, {}
-    for key, value in values.items():
-        name = f"{entry.name}.{key}"
-        if key not in fields:
+    fields, given = {one.name: one for one in dataclasses.fields(schema)}, {}
+    for inner, value in values.items():
+        name = f"{entry.name}.{inner}"
+        if inner not in fields:
             raise ConfigError(f"unknown key {name!r}.{nearest(name, known_keys())}")
         # Folders of earlier versions hold an empty run.dir.
         if value == "" and name in text_keys() and schema is not RunConfig:
             raise ConfigError(f"{name} is empty; give it a value, or leave it out.")
         if name == "init.map" and not isinstance(value, Mapping):
             raise ConfigError(f"init.map must name prefixes, as in 'init.map={{backbone: features}}', got {value!r}.")
-        given[key] = read_value(name, value, fields[key])
+        given[inner] = read_value(name, value, fields[inner])
     return schema(**given)
 
 
@@ -447,8 +443,8 @@ def refuse_references(values: Any, at: str = "") -> None:
     """
     pairs: Any = values.items() if isinstance(values, Mapping) else ()
     pairs = enumerate(values) if isinstance(values, list | tuple) else pairs
-    for key, value in pairs:
-        place = f"{at}.{key}" if at else str(key)
+    for name, value in pairs:
+        place = f"{at}.{name}" if at else str(name)
         if isinstance(value, str) and ("${" in value or value == "???"):
             what = "${" if "${" in value else "???"
             raise ConfigError(f"{place} holds {what}, which stands for a value elsewhere; write the value itself.")

@@ -98,7 +98,9 @@ def argument_rows(name: str) -> list[tuple[str, Any, str]]:
     Raises ModelError for an unknown model, or code of the user's own that fails.
     """
     import_model(name)
-    told = _described(inspect.getdoc(find_model(name)) or "")
+    builder = find_model(name)
+    built = inspect.get_annotations(builder, eval_str=True).get("return") if inspect.isfunction(builder) else None
+    told = {key: text for one in (built, builder) if one for key, text in _described(inspect.getdoc(one) or "").items()}
     facts = ("in_channels", "num_classes", "image_size")  # the data's
     parameters = {key: one for key, one in named_parameters(name).items() if key not in facts}
     return [(key, None if p.default is p.empty else p.default, told.get(key, "")) for key, p in parameters.items()]

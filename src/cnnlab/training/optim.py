@@ -27,7 +27,11 @@ def argument_defaults(name: str) -> dict[str, Any]:
         raise ConfigError(f"unknown optimizer {name!r}.{nearest(name, optimizer_names())}")
     chosen: Any = Muon if name == "Muon" else getattr(torch.optim, name)
     signature = inspect.signature(chosen.__init__).parameters
-    own = {key: one.default for key, one in signature.items() if key not in ("self", "params", "differentiable", "orthogonal")}
+    own = {
+        key: one.default
+        for key, one in signature.items()
+        if key not in ("self", "params", "differentiable", "orthogonal")
+    }
     scales = {"backbone_lr_scale": 1.0} | ({"other_lr_scale": 1.0} if name == "Muon" else {})
     return {"lr": None, "weight_decay": 0.0} | own | scales
 
