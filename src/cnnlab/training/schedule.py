@@ -16,8 +16,8 @@ def rate_factor(schedule: ScheduleConfig, step: int, total: int, steps_per_epoch
     linear      a straight line from 1 to `final`
     onecycle    as cosine, but the warm-up is a cosine too (Smith and Topin 2017)
 
-    All begin with a warm-up over the first `warmup` share of the steps. A milestone below 1 is a share of all steps, any
-    other the number of epochs, of `steps_per_epoch` steps, after which the rate falls.
+    All begin with a warm-up over the first `warmup` share of the steps. A milestone below 1 is a share of all steps;
+    any other is the number of epochs, of `steps_per_epoch` steps each, after which the rate falls.
     """
     rise = round(schedule.warmup * total)
     if step < rise:
