@@ -304,7 +304,9 @@ def test_an_own_recipe_builds_on_another_and_chooses_options(conf: Path) -> None
 
 def test_an_own_recipe_takes_the_place_of_the_one_that_comes_with_cnnlab(conf: Path) -> None:
     write(conf, recipe__digits="trainer: {epochs: 2}\n")
-    assert compose().trainer.epochs == 2
+    assert (compose().trainer.epochs, compose().model["name"]) == (2, "convnet")
+    write(conf, recipe__digits="defaults: [digits]\ntrainer: {epochs: 2}\n")  # and builds on it
+    assert (compose().trainer.epochs, compose().model["name"]) == (2, "vgg")
 
 
 def test_an_own_option_is_taken_as_it_stands(conf: Path) -> None:

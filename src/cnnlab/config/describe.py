@@ -130,5 +130,5 @@ def explain_text(composed: Composed) -> str:
             inner = (source for name, source in composed.sources.items() if name.startswith(f"{whole}."))
             rows.append((f"  {key}: {flow(value)}", composed.sources.get(whole) or next(inner, "default")))
     wide = min(40, max(len(text) for text, _ in rows))
-    chosen = [f"# {group}={name}: {source}" for group, (name, source) in composed.chosen.items()]
+    chosen = [f"# {group}={name}: {source}" for group, (name, source) in composed.chosen.items() if name]
     return "\n".join([*chosen, *(f"{text:<{wide}}  # {why}" if why else text for text, why in rows)])

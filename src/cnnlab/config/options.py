@@ -179,9 +179,10 @@ def read_layers(group: str, name: str, own: Path | None, seen: tuple[str, ...] =
     """
     if name not in options(group, own):
         raise ConfigError(f"unknown {group} {name!r}.{nearest(name, options(group, own))}")
-    if name in seen:
+    if seen.count(name) > (name in _shipped_names(group)):
         raise ConfigError(f"{group}/{name}.yaml includes itself by way of {' → '.join(seen)}.")
-    is_own = own is not None and (own / group / f"{name}.yaml").is_file()
+    # The user's own `folder` that includes `folder` builds on the one that comes with cnnlab.
+    is_own = own is not None and name not in seen and (own / group / f"{name}.yaml").is_file()
     path = (own if is_own and own else SHIPPED) / group / f"{name}.yaml"
     values = dict(read_yaml(path, "correct it") if is_own else read_shipped(path))
     before: list[Layer] = []
