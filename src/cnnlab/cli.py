@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from cnnlab import streams
-from cnnlab.errors import CnnlabError, ConfigError, DataError, Interrupted, ModelError, one_line, refused
+from cnnlab.errors import CnnlabError, ConfigError, DataError, Interrupted, ModelError, nearest, one_line, refused
 from cnnlab.signals import CtrlC
 from cnnlab.values import to_json
 
@@ -33,6 +33,9 @@ EXAMPLES = {
   cnnlab train data=cifar10 optimizer=adamw optimizer.lr=0.003 augment=strong run.dir=runs/mine
   cnnlab train data=folder data.root=photos init.from=runs/mine init.freeze=backbone
   cnnlab train data=mnist model=mymodels:Tiny               a class of your own, from mymodels.py
+  cnnlab train experiment=first                             settings of your own, from conf/experiment/first.yaml
+  cnnlab train --config runs/mine/config.yaml seed=1        those of a run, with another seed
+  cnnlab train data=cifar10 --explain                       where each value comes from; --options: what each key means
   cnnlab train data=cifar10 trainer.devices=4               four processes, or GPUs, share every batch
   cnnlab train data=folder data.root=gs://bucket/photos run.dir=gs://bucket/runs/mine
   cnnlab train run.dir=gs://bucket/runs/mine --spec vertex --image IMAGE --accelerator NVIDIA_L4 > job.yaml""",
@@ -133,9 +136,17 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
+    def add_config_dir(command: argparse.ArgumentParser) -> None:
+        what = "folder of your own options, recipes and experiments (default: ./conf where there is one)"
+        command.add_argument("--config-dir", metavar="DIR", help=what)
+
     train = add("train", "train, validate every epoch, test once at the end")
     train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="group=option or key=value")
-    train.add_argument("--options", action="store_true", help="list every group and key with its default, and exit")
+    train.add_argument("--options", action="store_true", help="list every group and key with its meaning, and exit")
+    train.add_argument("--explain", action="store_true", help="print the configuration and where each value is from")
+    add_config_dir(train)
+    train.add_argument("--config", metavar="FILE", help="begin with these settings, such as a run's config.yaml")
+    train.add_argument("-m", "--multirun", action="store_true", help=argparse.SUPPRESS)  # of Hydra; see study
     train.add_argument("--resume", action="store_true", help="go on where run.dir already holds this run")
     add_spec(train, "vertex", "a custom job of Vertex AI")
 
@@ -213,6 +224,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     data.add_argument("--check", action="store_true", help="find corrupt files, duplicates, and leaks between splits")
     data.add_argument("--json", action="store_true", help="print one JSON object instead")
+    add_config_dir(data)
 
     study = add("study", "run a grid of settings times seeds: a table with error bars, curves, differences in words")
     study.add_argument(
@@ -224,6 +236,7 @@ def build_parser() -> argparse.ArgumentParser:
     study.add_argument("--seeds", type=int, metavar="N", help="runs of each combination (default: what the study says)")
     study.add_argument("--list", action="store_true", help="name the studies that come with cnnlab")
     study.add_argument("--dry-run", action="store_true", help="show the runs, and train nothing")
+    add_config_dir(study)
 
     compare = add("compare", "put runs side by side: a table and a picture of their curves")
     compare.add_argument("runs", nargs="+", metavar="RUN", help=RUN)
@@ -303,6 +316,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _dispatch(words: list[str]) -> int:
     """Parse, and do what is asked for; return the exit code. Raises what went wrong."""
     parser = build_parser()
+    if words and not words[0].startswith("-") and words[0] not in EXAMPLES:
+        hint = f" Did you mean: cnnlab train {words[0]}" if "=" in words[0] else nearest(words[0], EXAMPLES)
+        parser.exit(2, one_line(f"cnnlab: unknown command {words[0]!r}.{hint}") + "\n")
     options, rest = parser.parse_known_args(words)
     if options.version:
         from cnnlab import __version__
@@ -371,23 +387,37 @@ def _refuse_ignored(options: argparse.Namespace, names: Sequence[str], why: str)
 def _train(options: argparse.Namespace, words: Sequence[str]) -> None:
     from cnnlab import config
 
+    if options.multirun:
+        again = shlex.join(["cnnlab", "study", *options.overrides])
+        raise ConfigError(f"several runs, with a table of their differences, are a study; say: {again}")
+    for shows in ("options", "explain"):
+        if getattr(options, shows):
+            _refuse_ignored(options, ("resume", "spec", *CLOUD), f"is for a training, and --{shows} only shows")
     if options.options:
-        _refuse_ignored(options, ("overrides", "resume", "spec", *CLOUD), "is for a training, and --options lists keys")
-        _print_options()
+        print(_options_text(options))
         return
     if not options.spec:
         _refuse_ignored(options, CLOUD, "is read with --spec vertex alone, which is not there")
     if options.spec:
         from cnnlab.deploy.spec import check_train
 
-        settings = config.compose(options.overrides)
-        check_train(settings)
+        composed = config.resolve(options.overrides, options.config_dir, options.config)
+        if composed.paths:
+            raise ConfigError(f"the job cannot see {composed.paths[0]}; give its options and keys themselves.")
+        check_train(composed.config)
         _print_job(options, ["cnnlab", "train", *options.overrides, "--resume"])
         return
-    from cnnlab.data.recommend import compose_for_set
+    from cnnlab.data.recommend import resolve_for_set
+
+    composed, recommended = resolve_for_set(options.overrides, options.config_dir, options.config)
+    settings = composed.config
+    if options.explain:
+        from cnnlab.config.describe import explain_text
+
+        print(explain_text(composed))
+        return
     from cnnlab.tracking.console import ConsoleTracker, DecodeBar
 
-    settings, recommended = compose_for_set(options.overrides)
     with DecodeBar() as bar:
         from cnnlab.experiment import run_experiment
         from cnnlab.training.distributed import speaks, wants_several
@@ -662,13 +692,13 @@ def _data(options: argparse.Namespace, words: Sequence[str]) -> None:
     options.name = options.name.removeprefix("data=")  # as other commands have it
     for word in options.overrides:
         if not word.lstrip("+").startswith(("data.", "augment=", "augment.", *KEYS_OF_A_BATCH)):
-            config.compose([word])  # a mistyped key is named as that
+            config.compose([word], options.config_dir)  # a mistyped key is named as that
             raise ConfigError(
                 f"{word!r} changes nothing here: a set is loaded by data.* and augment keys, recipe, seed and"
                 " trainer.batch_size; leave it out."
             )
     # Looking at a set refuses nothing: the share of unreadable pictures is one of the things to see.
-    settings = config.compose([f"data={options.name}", "data.max_corrupt=1", *options.overrides])
+    settings = config.compose([f"data={options.name}", "data.max_corrupt=1", *options.overrides], options.config_dir)
     from cnnlab.tracking.console import DecodeBar
 
     with DecodeBar() as bar:
@@ -710,7 +740,7 @@ def _study(options: argparse.Namespace, words: Sequence[str]) -> None:
             what = " × ".join(definition.axes or definition.search) or "one short run"
             print(f"{name:<20} {definition.title}: {what}")
         return
-    definition = define(options.overrides, options.seeds)
+    definition = define(options.overrides, options.seeds, options.config_dir)
     if definition.search or definition.rates:
         (_search if definition.search else _rate_range)(options, words)
         return
@@ -727,7 +757,13 @@ def _study(options: argparse.Namespace, words: Sequence[str]) -> None:
     from cnnlab.study.study import run_study
     from cnnlab.study.table import sentence, terminal_table
 
-    done = run_study(*options.overrides, seeds=options.seeds, progress=StudyProgress(), command=["cnnlab", *words])
+    done = run_study(
+        *options.overrides,
+        seeds=options.seeds,
+        progress=StudyProgress(),
+        command=["cnnlab", *words],
+        config_dir=options.config_dir,
+    )
     print()
     print_whole(terminal_table(done.definition, done.cells), fold=False)
     for one in done.differences:
@@ -742,12 +778,14 @@ def _search(options: argparse.Namespace, words: Sequence[str]) -> None:
     from cnnlab.study.search_results import summary, terminal_table, verdicts
 
     if options.dry_run:
-        for line in search.outline(options.overrides):
+        for line in search.outline(options.overrides, options.config_dir):
             _print_line(line)
         return
     from cnnlab.evaluation.tables import print_whole
 
-    done = search.run_search(*options.overrides, progress=StudyProgress(), command=["cnnlab", *words])
+    done = search.run_search(
+        *options.overrides, progress=StudyProgress(), command=["cnnlab", *words], config_dir=options.config_dir
+    )
     print(f"\n{summary(done)}")
     print_whole(terminal_table(done), fold=False)
     print()
@@ -768,7 +806,11 @@ def _rate_range(options: argparse.Namespace, words: Sequence[str]) -> None:
         from cnnlab.study.rate_range import find_learning_rate
 
         found = find_learning_rate(
-            *options.overrides, progress=steps.update, decoding=bar.update, command=["cnnlab", *words]
+            *options.overrides,
+            progress=steps.update,
+            decoding=bar.update,
+            command=["cnnlab", *words],
+            config_dir=options.config_dir,
         )
     for sentence in found.sentences():
         _print_line(sentence)
@@ -829,27 +871,21 @@ def _demo(options: argparse.Namespace, words: Sequence[str]) -> None:
     serve(options.run, options.host or "127.0.0.1", port, token, options.trust_code)
 
 
-def _print_options() -> None:
-    """Every group with its options, and every key with its default."""
-    import dataclasses
-
+def _options_text(options: argparse.Namespace) -> str:
+    """Every group with its options, and every key with its meaning, for the words that were given."""
     from cnnlab import config
+    from cnnlab.config.describe import OPTIMIZER_KEYS, Argument, options_text
+    from cnnlab.models.arguments import argument_rows
+    from cnnlab.training.optim import argument_defaults
 
-    for group in config.GROUPS:
-        print(f"{group}={'|'.join(config.options(group))}")
-    print("\nkeys, with the defaults that no recipe changes:")
-    names = {key: alias for alias, key in config.ALIASES.items()}
-    for key, value in sorted(_flat("", dataclasses.asdict(config.Config()))):
-        if key not in config.OPEN_GROUPS:
-            print(f"  {names.get(key, key)}={value}")
-    print("  model.*, optimizer.*: the arguments of the model and of the optimizer")
-
-
-def _flat(prefix: str, values: dict[str, Any]) -> list[tuple[str, Any]]:
-    rows = []
-    for key, value in values.items():
-        rows += _flat(f"{prefix}{key}.", value) if isinstance(value, dict) and value else [(prefix + key, value)]
-    return rows
+    composed = config.resolve(options.overrides, options.config_dir, options.config)
+    settings = composed.config
+    optimizer = argument_defaults(str(settings.optimizer["name"]))
+    arguments = {
+        "model": [Argument(*row) for row in argument_rows(str(settings.model["name"]))],
+        "optimizer": [Argument(key, value, OPTIMIZER_KEYS.get(key, "")) for key, value in optimizer.items()],
+    }
+    return options_text(composed, config.own_folder(options.config_dir), arguments)
 
 
 if __name__ == "__main__":

@@ -77,7 +77,8 @@ def fit(
     Args:
         epochs: None takes what the recipe of the data set says.
         dir: the run folder; None makes runs/<data>-<model>-<time>.
-        overrides: any other settings, such as ["optimizer=adamw", "trainer.ema=0.999"].
+        overrides: any other settings, such as ["optimizer=adamw", "trainer.ema=0.999"], or ["experiment=first"] of the
+            folder conf.
         trackers: listeners beside the run folder's own.
 
     Raises:

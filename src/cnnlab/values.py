@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from typing import Any
 
 DEEPEST = 32  # nested containers; nothing of ours is deeper, and what walks through them by calling itself would fail
@@ -43,3 +44,14 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def spelled(text: Any, choices: Iterable[str]) -> Any:
+    """The choice that a text means: the same but for case, "_" and "-" ("LeakyReLU": leaky_relu); else as it was."""
+
+    def plain(name: str) -> str:
+        return name.casefold().replace("_", "").replace("-", "")
+
+    if not isinstance(text, str):
+        return text
+    return next((choice for choice in choices if plain(choice) == plain(text)), text)

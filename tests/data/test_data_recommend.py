@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnlab.config import compose
-from cnnlab.data.recommend import Facts, compose_for_set, facts_of, recommend
+from cnnlab.config import compose, resolve
+from cnnlab.data.recommend import Facts, compose_for_set, facts_of, recommend, resolve_for_set
 from cnnlab.data.sources import open_pictures
 
 
@@ -78,12 +78,12 @@ def test_digits_and_letters_get_no_mirror_image(tmp_path: Path) -> None:
     letters = save_images(tmp_path / "letters", ["a", "b"], 12, (20, 20))
     things = save_images(tmp_path / "things", ["cat", "dog"], 12, (20, 20))
     for root, flip in ((grey, "none"), (letters, "none"), (things, "random")):
-        assert compose_for_set(["data=folder", f"data.root={root}"])[0].augment.flip == flip
+        assert compose_for_set(["data=folder", f"data.root={root}"]).augment.flip == flip
 
 
 def test_what_was_said_is_never_overruled(tmp_path: Path) -> None:
     root = save_images(tmp_path / "photos", ["cat", "dog"], 12, (150, 100))
-    free, found = compose_for_set(["data=folder", f"data.root={root}"])
+    free, found = resolve_for_set(["data=folder", f"data.root={root}"])
     assert {one.key for one in found} >= {"model", "model.width", "trainer.batch_size", "trainer.epochs"}
     for words, key in (
         (["model=resnet"], "model"),
@@ -93,7 +93,8 @@ def test_what_was_said_is_never_overruled(tmp_path: Path) -> None:
         (["data.image_size=64"], "data.image_size"),
         (["augment=none"], "augment"),
     ):
-        config, found = compose_for_set(["data=folder", f"data.root={root}", *words])
+        composed, found = resolve_for_set(["data=folder", f"data.root={root}", *words])
+        config = composed.config
         assert key not in {one.key for one in found}
         said = compose(["data=folder", *words]).to_dict()
         group, _, name = key.partition(".")
@@ -101,13 +102,13 @@ def test_what_was_said_is_never_overruled(tmp_path: Path) -> None:
             assert config.to_dict()[group][name] == said[group][name]
         else:
             assert config.to_dict()[group] == said[group]
-    assert free.trainer.epochs != 3
+    assert free.config.trainer.epochs != 3
 
 
 def test_size_and_fit_of_photographs_reach_the_configuration(tmp_path: Path) -> None:
     root = save_images(tmp_path / "photos", ["cat", "dog"], 12, (70, 50))
     (root / "cat" / "other.png").write_bytes((save_images(tmp_path / "x", ["a"], 1, (90, 50)) / "a/0.png").read_bytes())
-    config, _ = compose_for_set(["data=folder", f"data.root={root}"])
+    config = compose_for_set(["data=folder", f"data.root={root}"])
     assert config.data.image_size == [48, 48]
     assert config.data.fit == "squash"
 
@@ -115,14 +116,14 @@ def test_size_and_fit_of_photographs_reach_the_configuration(tmp_path: Path) -> 
 def test_a_recipe_that_is_named_is_followed(tmp_path: Path) -> None:
     root = save_images(tmp_path / "photos", ["cat", "dog"], 12, (150, 100))
     words = ["data=folder", f"data.root={root}", "recipe=folder"]
-    assert compose_for_set(words) == (compose(words), [])
+    assert resolve_for_set(words) == (resolve(words), [])
 
 
 def test_a_whole_set_with_a_recipe_of_its_own_keeps_it_and_a_cut_one_gets_its_steps() -> None:
-    assert compose_for_set(["data=digits"]) == (compose(["data=digits"]), [])
-    config, found = compose_for_set(["data=digits", "data.limit=100"])
+    assert compose_for_set(["data=digits"]) == compose(["data=digits"])
+    composed, found = resolve_for_set(["data=digits", "data.limit=100"])
     assert {one.key for one in found} == {"trainer.batch_size", "trainer.epochs"}
-    assert config.model == compose(["data=digits"]).model
+    assert composed.config.model == compose(["data=digits"]).model
 
 
 def test_the_facts_of_a_folder(tmp_path: Path) -> None:

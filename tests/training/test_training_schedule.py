@@ -26,6 +26,17 @@ def test_multistep_falls_by_gamma_at_each_milestone() -> None:
     assert values[75:] == pytest.approx([0.01] * 25)
 
 
+@pytest.mark.parametrize(("epochs", "steps_per_epoch"), [(10, 7), (10, 1), (9, 13)])
+def test_multistep_falls_after_the_epochs_that_are_named(epochs: int, steps_per_epoch: int) -> None:
+    schedule = ScheduleConfig(name="multistep", milestones=[5, 8], gamma=0.1)
+    total = epochs * steps_per_epoch
+    values = [rate_factor(schedule, step, total, steps_per_epoch) for step in range(total)]
+    of_epoch = [values[epoch * steps_per_epoch : (epoch + 1) * steps_per_epoch] for epoch in range(epochs)]
+    for epoch, found in enumerate(of_epoch):
+        expected = 1 if epoch < 5 else 0.1 if epoch < 8 else 0.01
+        assert found == pytest.approx([expected] * steps_per_epoch), epoch
+
+
 def test_cosine_is_half_a_cosine() -> None:
     values = rates(name="cosine")
     assert values[0] == 1

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from cnnlab.config import Config, DataConfig, compose, given_keys
+from cnnlab.config import GROUPS, Composed, Config, DataConfig, resolve
 from cnnlab.data.sources import open_pictures
 from cnnlab.data.sources.base import FileSet, PictureSet
 from cnnlab.data.sources.folder import DEFAULT_SIDE
@@ -107,24 +108,52 @@ def recommend(facts: Facts, config: Config, said: Callable[[str], bool]) -> list
     return found
 
 
-def compose_for_set(words: Sequence[str]) -> tuple[Config, list[Recommended]]:
-    """The config of these words, with what follows from the set that they name, and what that is.
+def resolve_for_set(
+    words: Sequence[str], config_dir: str | Path | None = None, config_file: str | Path | None = None
+) -> tuple[Composed, list[Recommended]]:
+    """What these words and files say, above what follows from the set that they name, and that.
 
     A set that has a recipe of its own is left to it unless the words cut the set down; a recipe that is named is always
     followed.
 
+    Args:
+        config_dir, config_file: see `cnnlab.config.compose`.
+
     Raises:
         ConfigError, DataError: see `cnnlab.config.compose` and `cnnlab.data.sources`.
     """
-    config = compose(words)
-    given = given_keys(words)
+    composed = resolve(words, config_dir, config_file)
+    config = composed.config
     cut = any(getattr(config.data, key) is not None for key in CUT)
-    if "recipe" in given or config.adapt.method != "none" or not (config.data.name == "folder" or cut):
-        return config, []
+    if _said(composed, "recipe") or config.adapt.method != "none" or not (config.data.name == "folder" or cut):
+        return composed, []
     facts = facts_of(open_pictures(config.data), config.data, config.seed)
-    groups = given - {"data"}  # data=NAME is what is looked at
-    found = recommend(facts, config, lambda key: key in given or key.split(".")[0] in groups)
-    return compose([*(one.word for one in found), *words]), found
+    found = recommend(facts, config, lambda key: _said(composed, key))
+    derived = {one.key: (one.value, one.reason) for one in found}
+    return resolve(words, config_dir, config_file, derived), found
+
+
+def compose_for_set(words: Sequence[str]) -> Config:
+    """The config of `resolve_for_set`."""
+    return resolve_for_set(words)[0].config
+
+
+def _said(composed: Composed, key: str) -> bool:
+    """Whether the user decides on a key or, for the name of a group, on its option or on any key of it."""
+    if key in GROUPS and key != "data":
+        asked = key in composed.chosen and not _is_recipe(composed.chosen[key][1])
+        return asked or any(_said(composed, one) for one in composed.sources if one.startswith(f"{key}."))
+    group = key.split(".")[0]
+    source = composed.sources.get(key, "default")
+    if source.startswith("option "):
+        source = composed.chosen[group][1]
+    asked = group in composed.chosen and group != "data" and not _is_recipe(composed.chosen[group][1])
+    return asked or not _is_recipe(source)
+
+
+def _is_recipe(source: str) -> bool:
+    """Whether this is said by cnnlab itself; a recipe of the user's own names its file in brackets."""
+    return source.startswith(("default", "recipe ", "that of ")) and not source.endswith(")")
 
 
 def facts_of(pictures: PictureSet, config: DataConfig, seed: int) -> Facts:

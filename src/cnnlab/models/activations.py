@@ -8,6 +8,7 @@ from functools import partial
 from torch import nn
 
 from cnnlab.errors import ModelError, nearest
+from cnnlab.values import spelled
 
 # In place where the gradient can be had from the result: one map less in memory.
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -23,7 +24,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 def new_activation(name: str) -> nn.Module:
-    """The layer called `name`. Raises ModelError with the nearest name for an unknown one."""
+    """The layer called `name`, in any case. Raises ModelError with the nearest name for an unknown one."""
+    name = spelled(name, ACTIVATIONS)
     if name not in ACTIVATIONS:
         raise ModelError(f"unknown activation {name!r}.{nearest(name, ACTIVATIONS)}")
     return ACTIVATIONS[name]()

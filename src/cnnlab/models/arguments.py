@@ -92,6 +92,27 @@ def describe_models() -> str:
     return "\n".join(f"{name:{wide}}  {_first_sentence(find_model(name))}".rstrip() for name in names)
 
 
+def argument_rows(name: str) -> list[tuple[str, Any, str]]:
+    """The arguments of a model that a user may give: name, default, and what its docstring says of it.
+
+    Raises ModelError for an unknown model, or code of the user's own that fails.
+    """
+    import_model(name)
+    builder = find_model(name)
+    built = inspect.get_annotations(builder, eval_str=True).get("return") if inspect.isfunction(builder) else None
+    told = {key: text for one in (built, builder) if one for key, text in _described(inspect.getdoc(one) or "").items()}
+    facts = ("in_channels", "num_classes", "image_size")  # the data's
+    parameters = {key: one for key, one in named_parameters(name).items() if key not in facts}
+    return [(key, None if p.default is p.empty else p.default, told.get(key, "")) for key, p in parameters.items()]
+
+
+def _described(doc: str) -> dict[str, str]:
+    """The section Args of a docstring: {"width": "filters of the first stage."}."""
+    section = re.search(r"^Args:\n((?:(?: .*)?\n?)*)", doc, flags=re.MULTILINE)
+    entries = re.findall(r"^ {4}(\w[\w, ]*): (.*(?:\n {5,}.*)*)", section[1] if section else "", flags=re.MULTILINE)
+    return {key: " ".join(text.split()) for keys, text in entries for key in re.split(r", ?", keys)}
+
+
 def _first_sentence(builder: Callable[..., Any]) -> str:
     text = (inspect.getdoc(builder) or "").split("\n\n")[0].replace("\n", " ")
     return re.split(r"(?<=[\w)])\.(?: |$)", text)[0]

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from cnnlab.config import with_canonical_names
 from cnnlab.errors import CnnlabError, ModelError, nearest
 from cnnlab.models.alexnet import AlexNet
 from cnnlab.models.convnet import ConvNet
@@ -87,6 +88,7 @@ def create_model(name: str, *, trust_code: bool = False, **arguments: Any) -> nn
     if unknown and not takes_any(name):
         raise ModelError(f"model {name!r} has no argument {unknown[0]!r}.{nearest(unknown[0], allowed)}")
     if builder.__module__.startswith("cnnlab."):  # constructors of others check for themselves
+        arguments = with_canonical_names(arguments)
         for key, value in arguments.items():
             _check_type(name, key, value, allowed[key])
     try:

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from cnnlab.errors import ModelError
 from cnnlab.models.base import Classifier, FeatureInfo, GlobalAveragePool, check_counts, initialise_he, new_linear
+from cnnlab.values import spelled
+
+SHORTCUTS = ("A", "B", "C")
 
 
 class PadShortcut(nn.Module):
@@ -73,7 +76,7 @@ class ResNet(Classifier):
     Args:
         depth: 6n+2 layers: 8, 14, 20, 26, 32, 44, 56, 110, …
         residual: False gives the plain net: the same layers without the additions.
-        shortcut: "A" (zero padding), "B" (1×1 convolution where the shape changes) or "C" (everywhere).
+        shortcut: "A" (zero padding), "B" (1×1 convolution where the shape changes) or "C" (everywhere); in any case.
         batch_norm: False leaves normalisation out and gives the convolutions a bias.
         width: filters of the first stage.
         in_channels: channels of the picture.
@@ -97,7 +100,8 @@ class ResNet(Classifier):
             below = max(8, (depth - 2) // 6 * 6 + 2)
             near = f"{below}, {below + 6}" if depth > 8 else "8"
             raise ModelError(f"depth must be 6n+2 for a CIFAR ResNet, got {depth} (nearest: {near}).")
-        if shortcut not in ("A", "B", "C"):
+        shortcut = spelled(shortcut, SHORTCUTS)
+        if shortcut not in SHORTCUTS:
             raise ModelError(f"shortcut must be A, B or C, got {shortcut!r}.")
         check_counts(width=width, in_channels=in_channels)
         self.num_classes = num_classes

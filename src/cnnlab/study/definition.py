@@ -40,7 +40,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cnnlab.config import GROUPS, known_keys, options, read_yaml, resource
+from cnnlab.config import EXPERIMENT, GROUPS, known_keys, options, read_yaml, resource
 from cnnlab.errors import ConfigError, nearest
 from cnnlab.files import given_path
 from cnnlab.runs.form import Each, misfit
@@ -141,6 +141,7 @@ class Definition:
     jobs: int | None = None  # side by side; None: one, or on a cluster one a machine
     launcher: str = "local"
     address: str | None = None
+    config_dir: str | None = None  # the user's own options, see config/options.py
 
     @property
     def folder(self) -> Path:
@@ -152,7 +153,7 @@ def names() -> list[str]:
     return options("study")
 
 
-def define(words: Sequence[str], seeds: int | None = None) -> Definition:
+def define(words: Sequence[str], seeds: int | None = None, config_dir: str | None = None) -> Definition:
     """["residual_depth", "trainer.epochs=2"] or ["model.depth=20,56", "model=resnet"] → a definition.
 
     A first word without "=" is the name of a study or a YAML file. `key=a,b` is an axis, of the study's own key the
@@ -195,6 +196,7 @@ def define(words: Sequence[str], seeds: int | None = None) -> Definition:
     rates = _rates(base.rates, own, axes or search)
     settings = _own(own, bool(search))
     found = replace(base, axes=axes, search=search, rates=rates, overrides=tuple(overrides), **settings)
+    found = replace(found, config_dir=config_dir)
     if found.trials < 1:
         raise ConfigError(f"a search needs at least one trial, got {found.trials}.")
     if search and seeds is not None:
@@ -321,7 +323,7 @@ def _choose(key: str, text: str, places: Sequence[Value]) -> Value:
     for place in places:
         if text == place.label or place.words == (f"{key}={text}",):
             return place
-    if key in GROUPS or "." in key or key in known_keys():
+    if key in (*GROUPS, EXPERIMENT) or "." in key or key in known_keys():
         return Value(text, (f"{key}={text}",))
     raise ConfigError(f"{key} has no value {text!r}.{nearest(text, [place.label for place in places])}")
 

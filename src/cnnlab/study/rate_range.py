@@ -37,7 +37,11 @@ Progress = Callable[[int, int], None]
 
 
 def find_learning_rate(
-    *words: str, progress: Progress | None = None, decoding: Progress | None = None, command: Sequence[str] = ()
+    *words: str,
+    progress: Progress | None = None,
+    decoding: Progress | None = None,
+    command: Sequence[str] = (),
+    config_dir: str | None = None,
 ) -> RateRange:
     """Run a learning-rate range test and write rates.csv, rate_range.png and report.html.
 
@@ -47,16 +51,17 @@ def find_learning_rate(
         progress: is told the steps done and their number.
         decoding: is told the pictures decoded and their number.
         command: what was called, for the report.
+        config_dir: folder of your own options, recipes and experiments; None: ./conf where there is one.
 
     Raises:
         ConfigError: an unknown key or value, or a configuration in which nothing learns.
     """
     named = bool(words) and "=" not in words[0]
-    definition = define(words if named else ["learning_rate_range", *words])
+    definition = define(words if named else ["learning_rate_range", *words], config_dir=config_dir)
     if definition.rates is None:
         raise ConfigError(f"the study {definition.name} is no range test; call cnnlab.run_study.")
     try:
-        config = compose(definition.overrides)
+        config = compose(definition.overrides, config_dir)
     except ConfigError as error:
         raise ConfigError(f"{definition.name}: {error}") from None
     if config.adapt.method == "batch_norm":

@@ -23,13 +23,19 @@ from cnnlab.study.study import describe, lock_study
 from cnnlab.study.trials import DATABASE, Trials, corner
 
 
-def run_search(*words: str, progress: StudyProgress | None = None, command: Sequence[str] = ()) -> Search:
+def run_search(
+    *words: str,
+    progress: StudyProgress | None = None,
+    command: Sequence[str] = (),
+    config_dir: str | None = None,
+) -> Search:
     """Run the trials that a search still lacks, test the best, and write results.csv, table.md and report.html.
 
     Args:
         words: as on the command line, such as "optimizer.lr=0.001..1:log", "augment=none,light", "study.trials=20".
         progress: what a person sees meanwhile; None: nothing.
         command: what was called, for the report.
+        config_dir: folder of your own options, recipes and experiments; None: ./conf where there is one.
 
     Raises:
         ConfigError: an unknown key or value, a range that is none, no validation split, Optuna is not installed, or no
@@ -37,7 +43,7 @@ def run_search(*words: str, progress: StudyProgress | None = None, command: Sequ
         RunError: another process runs this study, or its folder cannot be written.
         Interrupted: Ctrl-C; results are written as far as they are.
     """
-    definition = define(words)
+    definition = define(words, config_dir=config_dir)
     if not definition.search:
         raise ConfigError("this is a grid and no search; give a range, as in optimizer.lr=0.001..1:log.")
     corners = [plan_trial(definition, corner(definition, last)) for last in (False, True)]
@@ -69,9 +75,9 @@ def run_search(*words: str, progress: StudyProgress | None = None, command: Sequ
         lock.release()
 
 
-def outline(words: Sequence[str]) -> list[str]:
+def outline(words: Sequence[str], config_dir: str | None = None) -> list[str]:
     """What a search would do, a line each, without doing it."""
-    definition = define(words)
+    definition = define(words, config_dir=config_dir)
     corner_runs = [plan_trial(definition, corner(definition, last)) for last in (False, True)]
     lines = [f"{key:<24} {space}" for key, space in spaces(definition)]
     ended = 0

@@ -46,7 +46,11 @@ class Study:
 
 
 def run_study(
-    *words: str, seeds: int | None = None, progress: StudyProgress | None = None, command: Sequence[str] = ()
+    *words: str,
+    seeds: int | None = None,
+    progress: StudyProgress | None = None,
+    command: Sequence[str] = (),
+    config_dir: str | None = None,
 ) -> Study:
     """Run what is missing of a study and write results.csv, table.md and report.html into its folder.
 
@@ -55,13 +59,14 @@ def run_study(
         seeds: how many, from 0; None takes what the study says.
         progress: what a person sees meanwhile; None: nothing.
         command: what was called, for the report.
+        config_dir: folder of your own options, recipes and experiments; None: ./conf where there is one.
 
     Raises:
         ConfigError: an unknown study, key or value, or what no run could begin with.
         RunError: another process runs this study, or its folder cannot be written.
         Interrupted: Ctrl-C; results are written as far as they are.
     """
-    definition = define(words, seeds)
+    definition = define(words, seeds, config_dir)
     if definition.search:
         raise ConfigError("this is a search and no grid; from Python call cnnlab.run_search.")
     if definition.rates:

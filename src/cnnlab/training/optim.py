@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from cnnlab.config import optimizer_names
 from cnnlab.errors import ConfigError, nearest
 from cnnlab.training.muon import Muon
 
@@ -20,14 +21,19 @@ FUSED_STEPS = {getattr(torch, f"_fused_{name}_") for name in ("sgd", "adam", "ad
 WIDE = 512  # inputs of a layer from which on AdamW's rate falls with their number (Yang et al. 2022, table 3)
 
 
-def optimizer_names() -> list[str]:
-    """Muon, and every optimizer class of torch.optim that steps without a closure."""
-    classes = [
-        name
-        for name, value in vars(torch.optim).items()
-        if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer)
-    ]
-    return sorted(set(classes) - {"Optimizer", "LBFGS", "SparseAdam"})
+def argument_defaults(name: str) -> dict[str, Any]:
+    """The arguments that settings of this optimizer can hold, each with its default. Raises ConfigError for no name."""
+    if name not in optimizer_names():
+        raise ConfigError(f"unknown optimizer {name!r}.{nearest(name, optimizer_names())}")
+    chosen: Any = Muon if name == "Muon" else getattr(torch.optim, name)
+    signature = inspect.signature(chosen.__init__).parameters
+    own = {
+        key: one.default
+        for key, one in signature.items()
+        if key not in ("self", "params", "differentiable", "orthogonal")
+    }
+    scales = {"backbone_lr_scale": 1.0} | ({"other_lr_scale": 1.0} if name == "Muon" else {})
+    return {"lr": None, "weight_decay": 0.0} | own | scales
 
 
 def create_optimizer(

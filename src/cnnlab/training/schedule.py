@@ -7,7 +7,7 @@ import math
 from cnnlab.config import ScheduleConfig
 
 
-def rate_factor(schedule: ScheduleConfig, step: int, total: int) -> float:
+def rate_factor(schedule: ScheduleConfig, step: int, total: int, steps_per_epoch: int = 1) -> float:
     """Learning rate at `step` (0 … total−1) as a share of the highest one.
 
     constant    1
@@ -16,7 +16,8 @@ def rate_factor(schedule: ScheduleConfig, step: int, total: int) -> float:
     linear      a straight line from 1 to `final`
     onecycle    as cosine, but the warm-up is a cosine too (Smith and Topin 2017)
 
-    All begin with a warm-up over the first `warmup` share of the steps.
+    All begin with a warm-up over the first `warmup` share of the steps. A milestone below 1 is a share of all steps;
+    any other is the number of epochs, of `steps_per_epoch` steps each, after which the rate falls.
     """
     rise = round(schedule.warmup * total)
     if step < rise:
@@ -26,6 +27,7 @@ def rate_factor(schedule: ScheduleConfig, step: int, total: int) -> float:
     if schedule.name == "constant":
         return 1.0
     if schedule.name == "multistep":
-        return schedule.gamma ** sum(step >= milestone * total for milestone in schedule.milestones)
+        passed = (step >= one * (total if one < 1 else steps_per_epoch) for one in schedule.milestones)
+        return schedule.gamma ** sum(passed)
     fall = 1 - share if schedule.name == "linear" else (1 + math.cos(math.pi * share)) / 2
     return schedule.final + (1 - schedule.final) * fall

@@ -226,7 +226,7 @@ class Trainer:
 
     def rate_factor(self) -> float:
         """Learning rate of this step as a share of the highest one."""
-        return rate_factor(self.config.schedule, self.step, self.total_steps)
+        return rate_factor(self.config.schedule, self.step, self.total_steps, self.steps_per_epoch)
 
     def train_step(self, batches: list[Batch]) -> None:
         """One step of the optimizer over the mean gradient of `batches`."""
