@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnlab.errors import ConfigError, nearest
+from cnnlab.imports import NAMED
 from cnnlab.values import overgrown
 
 GROUPS = ("data", "model", "augment", "optimizer", "schedule", "logger", "recipe")
@@ -22,7 +23,8 @@ VIEWS = ("none", "mirror", "shift", "mirror_shift")
 RESUMABLE = ("optimizer.lr", "trainer.grad_clip")  # what a run may change on its way
 OPEN_GROUPS = ("model", "optimizer")  # their keys are the arguments of a class, checked where it is built
 OWN_CLASSES = {  # what names a class instead of an option
-    "model": r"[A-Za-z_][\w.]*:[A-Za-z_]\w*",
+    "data": NAMED,
+    "model": NAMED,
     "optimizer": r"[A-Z]\w*",  # any of torch.optim
 }
 OPTIONS_ABOVE_RECIPE = {"model", "augment", "optimizer", "schedule", "logger"}  # data=NAME is what chose the recipe
@@ -60,6 +62,7 @@ class RunConfig:
 @dataclass(frozen=True)
 class DataConfig:
     name: str = "digits"
+    args: dict[str, Any] = field(default_factory=dict)  # data=module:Class: arguments of its constructor
     root: str = "data"
     val_fraction: float = 0.1  # of the official training split, or of all pictures where there is none
     test_fraction: float = 0.2  # of all pictures; only where there is no official test split
@@ -185,7 +188,7 @@ class TrainerConfig:
     channels_last: bool = True
     deterministic: bool = False
     threads: int | None = None  # processor threads; None: one a physical core
-    loss: str = "cross_entropy"  # cross_entropy | focal | mse
+    loss: str = "cross_entropy"  # cross_entropy | focal | mse (own: the function that cnnlab.fit was given)
     focal_gamma: float = 2.0
     dice: float = 1.0  # weight of the Dice loss beside the cross-entropy, where pixels have classes
     label_smoothing: float = 0.0
@@ -225,7 +228,7 @@ class TrainerConfig:
             raise ConfigError(f"trainer.device must be auto, cpu, cuda, cuda:N or mps, got {self.device!r}.")
         _one_of("trainer.precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
         _one_of("trainer.compile", self.compile, ("auto", True, False))
-        _one_of("trainer.loss", self.loss, ("cross_entropy", "focal", "mse"))
+        _one_of("trainer.loss", self.loss, ("cross_entropy", "focal", "mse", "own"))
         if self.grad_clip is not None and not 0 < self.grad_clip < float("inf"):
             raise ConfigError(f"trainer.grad_clip must be above 0, got {self.grad_clip}.")
         if self.ema is not None:
@@ -414,7 +417,10 @@ def _chosen(overrides: Sequence[str]) -> dict[str, str]:
         chosen[key] = value
     for group in set(OWN_CLASSES) & set(chosen):
         if chosen[group] not in options(group):
-            chosen.setdefault(f"{group}.name", f"'{chosen[group]}'")
+            name = chosen[group]
+            chosen.setdefault(
+                f"{group}.name", name if group == "data" else f"'{name}'"
+            )  # data.name is text as it stands
             chosen[group] = "any"
     return chosen
 

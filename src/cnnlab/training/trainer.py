@@ -35,7 +35,7 @@ from cnnlab.training.reproduce import seed_step
 from cnnlab.training.restore import first_states, restore_optimizer, wrong_counters, wrong_history, wrong_optimizer
 from cnnlab.training.schedule import rate_factor
 from cnnlab.training.segment import Segmentation
-from cnnlab.training.task import Classification, Task
+from cnnlab.training.task import Classification, OwnLoss, Task
 
 STATE_VERSION = 1
 STEP_EVENTS_A_SECOND = 5
@@ -79,10 +79,10 @@ def train(trainer: Trainer, trackers: Trackers, facts: dict[str, str], resumed: 
                 if stop or due:
                     trainer.save()
                 if stop:
-                    raise _stopped(folder)
+                    raise _stopped(trainer)
             trackers.log(trainer.end_epoch())
         if group.any(guard.requested):  # while the last epoch was validated: the test can wait
-            raise _stopped(folder)
+            raise _stopped(trainer)
     for parameter in trainer.thawed:
         parameter.requires_grad_()  # the model may be trained again, with other stages frozen
     return trainer.history
@@ -96,8 +96,14 @@ def _ran_out_of_memory(error: Exception) -> bool:
     )
 
 
-def _stopped(folder: RunFolder) -> Interrupted:
-    return Interrupted(f"stopped; everything is saved. Go on with `cnnlab resume {folder.path}`.")
+def _stopped(trainer: Trainer) -> Interrupted:
+    path, of_python = trainer.folder.path, "own" in (trainer.config.data.name, model_spec(trainer.model)[0])
+    if of_python or trainer.settings.loss == "own":
+        return Interrupted(
+            f"stopped; the best weights so far are in {path}: cnnlab.load_run gives them back. What was given as an"
+            " object no command can open again, so that this run cannot be resumed."
+        )
+    return Interrupted(f"stopped; everything is saved. Go on with `cnnlab resume {path}`.")
 
 
 @dataclass
@@ -118,7 +124,15 @@ class Trainer:
     Of several processes (`group`) each has a trainer, and all have the same figures and weights; the first one writes.
     """
 
-    def __init__(self, model: nn.Module, data: Data, config: Config, folder: RunFolder, group: Group = ALONE) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Data,
+        config: Config,
+        folder: RunFolder,
+        group: Group = ALONE,
+        own_loss: OwnLoss | None = None,
+    ) -> None:
         self.config, self.settings, self.folder, self.data = config, config.trainer, folder, data
         self.group = group
         self.epoch = self.step = self.batch = self.stale = 0
@@ -129,8 +143,9 @@ class Trainer:
         if self.device.type == "cpu":
             mend_convolutions(self.model)
         self.precision = Precision(choose_precision(self.settings.precision, self.device, model), self.device)
-        labels = data.pictures.labels[data.split.train]
-        counts = np.bincount(labels, minlength=len(data.pictures.classes))
+        counted = self.settings.balanced_sampling or self.settings.class_weights == "balanced" or not data.in_batches
+        counts = np.array(data.class_counts()) if counted else np.zeros(data.num_classes, np.int64)
+        labels = data.pictures.labels[data.split.train] if counted else np.zeros(0, np.int64)
         data.train.weights = 1 / counts[labels] if self.settings.balanced_sampling else None
         data.train.epochs = self.settings.epochs
         if self.settings.early_stopping is not None and not data.val.count:
@@ -140,7 +155,7 @@ class Trainer:
         self.task: Task = (
             Segmentation(self.settings, data.num_classes, self.device, group)
             if data.segments
-            else Classification(self.settings, counts.tolist(), self.device, group)
+            else Classification(self.settings, counts.tolist(), self.device, group, own_loss)
         )
         self.frozen = frozen_stages(self.model, config.init.freeze)
         self.thawed = [p for stage in self.frozen for p in stage.parameters() if p.requires_grad]
@@ -278,7 +293,7 @@ class Trainer:
 
     def _count(self, loss: Tensor, logits: Tensor, batch: Batch) -> Tensor:
         """Add the figures of one batch to the sums, and return the loss of the whole batch."""
-        count = self.data.train.batch_size  # of all processes together
+        count = len(batch.images) if self.group.size == 1 else self.data.train.batch_size  # of all processes together
         correct = self.task.count_correct(logits, batch)
         if self.group.size > 1:
             loss, correct = self.group.total(torch.stack([loss.double(), correct.double()]))
