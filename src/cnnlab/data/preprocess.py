@@ -48,13 +48,17 @@ class Preprocess:
 
         Raises DataError for what is no picture, and where only code of the user's can make an image of one.
         """
+        self.refuse_own()
+        read = upright(picture) if isinstance(picture, Image.Image) else read_picture(picture)
+        return arrange(read, self.layout)
+
+    def refuse_own(self) -> None:
+        """Raise DataError where only code of the user's can make an image of a picture."""
         if self.own:
             raise DataError(
                 "this run was trained on images that code of your own made, which no run folder keeps: make them in the"
-                " same way, and give them to Predictor.probabilities or to the model of cnnlab.load_run"
+                " same way, and give them to Predictor.probabilities or to the model of cnnlab.load_run."
             )
-        read = upright(picture) if isinstance(picture, Image.Image) else read_picture(picture)
-        return arrange(read, self.layout)
 
     def normalise(self, stored: Tensor) -> Tensor:
         """(B, H, W, stored channels) uint8 → (B, C, H, W) float32, channels last in memory."""
