@@ -66,8 +66,8 @@ class _Pictures(Dataset[tuple[Any, Any]]):
     ) -> None:
         if split not in (*NAMES, "all"):
             raise DataError(f"split must be train, val, test or all, got {split!r}.")
-        fractions = {"val_fraction": val_fraction, "test_fraction": test_fraction}
-        config = DataConfig(self.name, root=str(root), download=download, **fractions, **keys)
+        keys |= {"val_fraction": val_fraction, "test_fraction": test_fraction}
+        config = DataConfig(self.name, root=str(root), download=download, **keys)
         self.root, self.split, self.transform, self.target_transform = root, split, transform, target_transform
         self.pictures = open_pictures(config)
         self.classes = list(self.pictures.classes)

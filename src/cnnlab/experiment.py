@@ -24,7 +24,7 @@ from cnnlab.evaluation.segmentation import SegmentationOutputs
 from cnnlab.models.base import count_parameters
 from cnnlab.models.first_layer import first_layer_weights
 from cnnlab.models.plain import describe_plain, is_built, is_own
-from cnnlab.models.registry import default_arguments, model_spec
+from cnnlab.models.registry import MODELS, default_arguments, model_spec
 from cnnlab.remote import is_remote, whole_address
 from cnnlab.report.content import Report
 from cnnlab.report.gather import gather
@@ -186,11 +186,19 @@ def _refuse_model(override: str) -> None:
 
 
 def _config_for(model: nn.Module, data: str, overrides: Sequence[str]) -> Config:
-    """What the recipe of the data set says for the model, and the overrides."""
+    """What the recipe of the data set says for the model, and the overrides.
+
+    A user's own network may have no batch norm, and the rates of the recipes are for those that have: it gets AdamW.
+    """
     name, _ = model_spec(model)
     known = [f"model={name}"] if name in options("model") else []  # what the recipe found good for it
+    safe = [] if (name in MODELS and ":" not in name) or _names_optimizer(overrides) else ["optimizer=adamw"]
     named = ["data=any", f"data.name={OWN}"] if data == OWN else [f"data={data}"]
-    return compose([*named, *known, *overrides])
+    return compose([*named, *known, *safe, *overrides])
+
+
+def _names_optimizer(overrides: Sequence[str]) -> bool:
+    return any(word.lstrip("+").startswith(("optimizer=", "recipe=")) for word in overrides)
 
 
 def _load_own(model: nn.Module, own: OwnData, overrides: Sequence[str], batch_size: int | None) -> tuple[Config, Data]:

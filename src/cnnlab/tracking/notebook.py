@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from cnnlab.representation import as_html
 from cnnlab.tracking.base import EpochEnded, Event, Noted, Started, Stepped, Tested, Tracker
 from cnnlab.tracking.console import ConsoleTracker, duration, number, percent
 
@@ -78,12 +79,7 @@ class NotebookTracker:
         """The whole output as HTML."""
         parts = []
         if self.started is not None:
-            facts = "".join(
-                f'<tr><td style="text-align:left;opacity:.65">{html.escape(key)}</td>'
-                f'<td style="text-align:left">{html.escape(value)}</td></tr>'
-                for key, value in self.started.facts.items()
-            )
-            parts.append(f"<b>{html.escape(self.started.title)}</b><table>{facts}</table>{self._bar()}")
+            parts += [as_html(self.started.title, self.started.facts), self._bar()]
         parts += [f'<div style="color:#b36b00">{html.escape(note)}</div>' for note in self.notes]
         if self.rows:
             parts.append(curves(self.rows))
