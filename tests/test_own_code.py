@@ -22,7 +22,7 @@ from cnnlab.data.batches import BatchLoader, as_tensor
 from cnnlab.data.own import DATASETS, DatasetPictures, OwnData, as_picture, read_pictures
 from cnnlab.errors import CnnlabError, ConfigError, DataError, ModelError, RunError
 from cnnlab.models.plain import describe_plain
-from cnnlab.models.registry import MODELS, model_spec
+from cnnlab.models.registry import MODELS, OWN_MODULE, model_spec
 from cnnlab.training.interrupt import InterruptGuard
 
 QUICK = ["logger=none", "trainer.precision=fp32"]
@@ -276,7 +276,7 @@ def test_a_name_is_kept_only_where_it_builds_the_same_network() -> None:
     assert describe_plain(Forgets(), images)  # by its default
     for model in (Forgets(5), Drops(0.5), Local(), nn.Sequential(nn.Flatten(), nn.Linear(SIDE**2, CLASSES))):
         assert not describe_plain(model, images)
-        assert model_spec(model)[0] == "own"
+        assert model_spec(model)[0] == OWN_MODULE
 
 
 def test_weights_of_a_module_that_no_name_builds_are_loaded_into_one(tmp_path: Path) -> None:

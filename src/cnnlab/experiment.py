@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cnnlab.config import Config, compose, from_dict, options, with_changes
 from cnnlab.data.load import Data, build_data, build_own, target_config
-from cnnlab.data.own import OWN, OwnData, Source, import_dataset
+from cnnlab.data.own import OWN_SET, OwnData, Source, import_dataset
 from cnnlab.device import choose_device
 from cnnlab.errors import ConfigError, ModelError, RunError
 from cnnlab.evaluation.evaluate import Outputs, run_test
@@ -24,7 +24,7 @@ from cnnlab.evaluation.segmentation import SegmentationOutputs
 from cnnlab.models.base import count_parameters
 from cnnlab.models.first_layer import first_layer_weights
 from cnnlab.models.plain import describe_plain, is_built, is_own
-from cnnlab.models.registry import MODELS, default_arguments, model_spec
+from cnnlab.models.registry import MODELS, OWN_MODULE, default_arguments, model_spec
 from cnnlab.remote import is_remote, whole_address
 from cnnlab.report.content import Report
 from cnnlab.report.gather import gather
@@ -193,7 +193,7 @@ def _config_for(model: nn.Module, data: str, overrides: Sequence[str]) -> Config
     name, _ = model_spec(model)
     known = [f"model={name}"] if name in options("model") else []  # what the recipe found good for it
     safe = [] if (name in MODELS and ":" not in name) or _names_optimizer(overrides) else ["optimizer=adamw"]
-    named = ["data=any", f"data.name={OWN}"] if data == OWN else [f"data={data}"]
+    named = ["data=any", f"data.name={OWN_SET}"] if data == OWN_SET else [f"data={data}"]
     return compose([*named, *known, *safe, *overrides])
 
 
@@ -207,7 +207,7 @@ def _load_own(model: nn.Module, own: OwnData, overrides: Sequence[str], batch_si
         _refuse_model(override)
     sizes = [] if batch_size is None else [f"trainer.batch_size={batch_size}"]
     words = [*sizes, *overrides]
-    config = compose(["data=any", f"data.name={OWN}", *words])
+    config = compose(["data=any", f"data.name={OWN_SET}", *words])
     with DecodeBar() as bar:
         data = build_own(
             config,
@@ -218,7 +218,7 @@ def _load_own(model: nn.Module, own: OwnData, overrides: Sequence[str], batch_si
         )
     if not is_built(model):
         describe_plain(model, next(data.train.epoch()).images[:2].cpu())
-    config = _config_for(model, OWN, words)
+    config = _config_for(model, OWN_SET, words)
     return dataclasses.replace(config, data=data.config.data, augment=data.config.augment), data
 
 
@@ -578,7 +578,7 @@ def describe_run(model: nn.Module, data: Data) -> dict[str, str]:
     target = data.target
     height, width = data.image_size
     of_data = ("in_channels", "num_classes", "image_size")
-    defaults = {} if name == OWN else default_arguments(name)
+    defaults = {} if name == OWN_MODULE else default_arguments(name)
     given = ", ".join(f"{k}={v}" for k, v in arguments.items() if k not in of_data and v != defaults.get(k, ...))
     sizes = " / ".join(f"{len(data.split[part]):,}" for part in ("train", "val", "test"))
     return {
@@ -596,7 +596,7 @@ def describe_run(model: nn.Module, data: Data) -> dict[str, str]:
 
 def limits_of(model: nn.Module, data: Data) -> list[str]:
     """What a run on objects of the user's own cannot do, in words."""
-    objects = {"data": data.config.data.name == OWN, "network": model_spec(model)[0] == OWN}
+    objects = {"data": data.config.data.name == OWN_SET, "network": model_spec(model)[0] == OWN_MODULE}
     given = " and ".join(what for what, is_object in objects.items() if is_object)
     limits = [f"no command opens this {given} again: no resume, test or export later"] if given else []
     if data.in_batches:

@@ -24,7 +24,7 @@ from cnnlab.data.batches import BatchLoader
 from cnnlab.data.decode import Layout
 from cnnlab.data.loader import Loader, Streamed
 from cnnlab.data.measure import measure
-from cnnlab.data.own import OWN, OwnData, Source, class_names, import_dataset, open_named, read_pictures
+from cnnlab.data.own import OWN_SET, OwnData, Source, class_names, import_dataset, open_named, read_pictures
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.data.sources import open_pictures
 from cnnlab.data.sources.base import PictureSet
@@ -234,7 +234,7 @@ def load_data(
         own = OwnData(name, val, test, transform, classes)
     elif not (val is None and test is None and transform is None and classes is None):
         raise DataError(f"val=, test=, transform= and classes= are for a Dataset of your own, and {name!r} is a name.")
-    words = [f"data={name}"] if own is None else ["data=any", f"data.name={OWN}"]
+    words = [f"data={name}"] if own is None else ["data=any", f"data.name={OWN_SET}"]
     overrides = [*words, f"trainer.batch_size={batch_size}", f"seed={seed}"]
     overrides += [f"augment={augment}"] if augment else ["augment=none"] if own else []
     config = compose(overrides)

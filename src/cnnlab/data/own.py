@@ -25,7 +25,7 @@ from cnnlab.errors import CnnlabError, DataError
 from cnnlab.imports import import_named, names_code
 from cnnlab.values import are_names
 
-OWN = "own"  # data.name of a set that was given as an object
+OWN_SET = "own"  # data.name of a set that was given as an object
 PROBED = 8  # items that are read twice
 IN_MEMORY = 2**30  # bytes of pictures of one size that are kept as one array
 DATASETS: dict[str, Callable[..., Any]] = {}  # "package.module:Class" → what was imported for it

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnlab.models.registry import MODELS, OWN, SPEC, create_model, default_arguments
+from cnnlab.models.registry import MODELS, OWN_MODULE, SPEC, create_model, default_arguments
 
 
 def is_built(model: nn.Module) -> bool:
@@ -21,7 +21,7 @@ def is_built(model: nn.Module) -> bool:
 
 def is_own(model: nn.Module) -> bool:
     """Whether no name builds it again."""
-    return is_built(model) and getattr(model, SPEC)[0] == OWN
+    return is_built(model) and getattr(model, SPEC)[0] == OWN_MODULE
 
 
 def describe_plain(model: nn.Module, images: Tensor) -> bool:
@@ -43,7 +43,7 @@ def describe_plain(model: nn.Module, images: Tensor) -> bool:
             return True
         if had is None:
             del MODELS[name]
-    setattr(model, SPEC, (OWN, {"class": f"{cls.__module__}.{cls.__qualname__}"}))
+    setattr(model, SPEC, (OWN_MODULE, {"class": f"{cls.__module__}.{cls.__qualname__}"}))
     return False
 
 

@@ -42,7 +42,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "vgg19": vgg19,
 }
 SPEC = "_cnnlab_spec"
-OWN = "own"  # model.name of a plain nn.Module that no name builds again
+OWN_MODULE = "own_module"  # model.name of a plain nn.Module that no name builds again
 
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 
@@ -161,7 +161,7 @@ def import_model(name: str) -> None:
 def find_model(name: str) -> Callable[..., nn.Module]:
     if not isinstance(name, str):
         raise ModelError(f"a model is named by text such as 'resnet', got {name!r}.")
-    if name == OWN and name not in MODELS:
+    if name == OWN_MODULE and name not in MODELS:
         raise ModelError(
             "the network of this run is an nn.Module given from Python, which no name builds again: give the module,"
             " cnnlab.load_run(RUN, model=Net()), or put its class into a file and train with"

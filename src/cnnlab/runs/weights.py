@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.errors import CnnlabError, ModelError, RunError
 from cnnlab.finite import infinite_buffers, non_finite
-from cnnlab.models.registry import OWN, create_model, find_model, import_model, rebuild_arguments
+from cnnlab.models.registry import OWN_MODULE, create_model, find_model, import_model, rebuild_arguments
 from cnnlab.runs.files import write_json, write_whole
 from cnnlab.runs.folder import RunFolder, open_folder
 from cnnlab.values import are_names, to_json
@@ -90,7 +90,7 @@ def load_run(
     folder = run if isinstance(run, RunFolder) else open_folder(run)
     tensors, card = read_weights(folder.weights)
     named = card["model"].get("name") if isinstance(card["model"], dict) else None
-    if model is None and isinstance(named, str) and (":" in named or named == OWN) and not trust_code:
+    if model is None and isinstance(named, str) and (":" in named or named == OWN_MODULE) and not trust_code:
         find_model(named)  # says that it takes trust, or the module
     if trust_code and model is None:
         import_model(named)  # type: ignore[arg-type]  # what is no text, it lets pass

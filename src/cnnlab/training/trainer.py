@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from cnnlab.config import Config
 from cnnlab.data.load import Data
 from cnnlab.data.loader import Batch
+from cnnlab.data.own import OWN_SET
 from cnnlab.errors import ConfigError, Interrupted, ModelError, NonFiniteLoss, OutOfMemory, RunError
 from cnnlab.finite import infinite_buffers, non_finite
-from cnnlab.models.registry import model_spec
+from cnnlab.models.registry import OWN_MODULE, model_spec
 from cnnlab.models.transfer import frozen_stages
 from cnnlab.runs.folder import RunFolder, read_environment
 from cnnlab.runs.state import differs, load_state, save_state
@@ -97,8 +98,8 @@ def _ran_out_of_memory(error: Exception) -> bool:
 
 
 def _stopped(trainer: Trainer) -> Interrupted:
-    path, of_python = trainer.folder.path, "own" in (trainer.config.data.name, model_spec(trainer.model)[0])
-    if of_python or trainer.settings.loss == "own":
+    path, config = trainer.folder.path, trainer.config
+    if config.data.name == OWN_SET or config.model["name"] == OWN_MODULE or config.trainer.loss == "own":
         return Interrupted(
             f"stopped; the best weights so far are in {path}: cnnlab.load_run gives them back. What was given as an"
             " object no command can open again, so that this run cannot be resumed."
