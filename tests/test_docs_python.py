@@ -21,5 +21,5 @@ def test_the_blocks_work_one_after_the_other(tmp_path: Path, monkeypatch: pytest
     assert scope["run"].test["accuracy"] > 0.7  # type: ignore[attr-defined]
 
 
-def test_the_first_block_has_ten_lines() -> None:
-    assert len([line for line in BLOCKS[0].splitlines() if line]) == 10
+def test_the_first_block_has_at_most_ten_lines() -> None:
+    assert len([line for line in BLOCKS[0].splitlines() if line]) <= 10

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
 import pickle
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,10 +22,10 @@ import cnnlab
 from cnnlab.cli import main
 from cnnlab.data.batches import BatchLoader, as_tensor
 from cnnlab.data.own import DATASETS, DatasetPictures, OwnData, as_picture, read_pictures
-from cnnlab.errors import CnnlabError, ConfigError, DataError, ModelError, RunError
+from cnnlab.errors import CnnlabError, ConfigError, DataError, Interrupted, ModelError, RunError
 from cnnlab.models.plain import describe_plain
 from cnnlab.models.registry import MODELS, OWN_MODULE, model_spec
-from cnnlab.training.interrupt import InterruptGuard
+from cnnlab.tracking.base import EpochEnded
 
 QUICK = ["logger=none", "trainer.precision=fp32"]
 SIDE, CLASSES = 6, 3
@@ -322,10 +324,18 @@ def test_commands_on_a_run_of_objects_say_what_to_do(tmp_path: Path, capfd: pyte
     assert predictor.probabilities(next(iter(loader(4)))[0]).shape == (4, CLASSES)
 
 
-def test_an_interrupt_does_not_promise_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(InterruptGuard, "requested", True, raising=False)
-    with pytest.raises(cnnlab.CnnlabError, match="cannot be resumed"):
-        fit(Squares(), tmp_path / "run", Forgets(5))
+def test_an_interrupt_does_not_promise_a_resume(tmp_path: Path) -> None:
+    class Stops:
+        def log(self, event: object) -> None:
+            if isinstance(event, EpochEnded):
+                os.kill(os.getpid(), signal.SIGINT)
+
+        def close(self) -> None:
+            pass
+
+    with pytest.raises(Interrupted, match="cannot be resumed"):
+        fit(Squares(), tmp_path / "run", Forgets(5), epochs=5, trackers=[Stops()])
+    assert cnnlab.load_run(tmp_path / "run", model=Forgets(5))[1]["epoch"] >= 1
 
 
 def test_fit_without_test_leaves_the_split_alone(tmp_path: Path) -> None:

@@ -189,9 +189,9 @@ class Transformed(Dataset[tuple[Tensor, int]]):
 def as_tensor(image: Any) -> Tensor:
     """Pillow picture, (H, W) or (H, W, C) array, or tensor → (C, H, W) float32; 8-bit values from 0 to 1."""
     if isinstance(image, Image.Image):
-        image = np.asarray(upright(image))
+        image = np.array(upright(image))
     if isinstance(image, np.ndarray):
-        image = torch.from_numpy(np.ascontiguousarray(image[..., None] if image.ndim == 2 else image)).permute(2, 0, 1)
+        image = torch.from_numpy(np.array(image[..., None] if image.ndim == 2 else image)).permute(2, 0, 1)
     if not isinstance(image, Tensor):
         raise DataError(f"an image must be a Pillow picture, an array or a tensor, got a {type(image).__name__}.")
     image = image[None] if image.ndim == 2 else image
