@@ -78,9 +78,9 @@ def known_names() -> Iterator[None]:
 def fit(data: Any, folder: Path, model: nn.Module | None = None, **more: Any) -> cnnlab.Run:
     torch.manual_seed(0)
     words = [*QUICK, *more.pop("overrides", [])]
-    return cnnlab.fit(
-        model or Net(), data, dir=folder, **{"epochs": 1, "batch_size": 10, "progress": False} | more, overrides=words
-    )
+    size = None if isinstance(data, DataLoader) else 10
+    given = {"epochs": 1, "batch_size": size, "progress": False} | more
+    return cnnlab.fit(model or Net(), data, dir=folder, overrides=words, **given)
 
 
 def loader(count: int, first: int = 0, **how: Any) -> DataLoader[Any]:
@@ -131,7 +131,7 @@ def test_a_dataset_that_draws_is_not_kept() -> None:
 
 def test_loaders_train_validate_and_test_with_all_their_images(tmp_path: Path) -> None:
     parts = {"val": loader(25, 100, shuffle=True), "test": loader(34, 200, shuffle=True)}
-    run = fit(loader(45, shuffle=True), tmp_path / "run", batch_size=None, **parts, classes=["a", "b", "c"])
+    run = fit(loader(45, shuffle=True), tmp_path / "run", **parts, classes=["a", "b", "c"])
     assert run.test is not None
     assert run.test["n"] == 34
     assert run.history[0]["step"] == 5  # the last batch is of five
@@ -142,7 +142,7 @@ def test_loaders_train_validate_and_test_with_all_their_images(tmp_path: Path) -
 
 def test_the_accuracy_of_an_epoch_counts_images_and_not_batches(tmp_path: Path) -> None:
     still = ["optimizer=sgd", "optimizer.lr=1e-12"]
-    run = fit(loader(17), tmp_path / "run", batch_size=None, val=loader(17), overrides=still)
+    run = fit(loader(17), tmp_path / "run", val=loader(17), overrides=still)
     assert run.history[0]["train_accuracy"] == pytest.approx(run.history[0]["val_accuracy"])
     assert run.history[0]["train_loss"] == pytest.approx(run.history[0]["val_loss"], rel=1e-4)
 
@@ -306,14 +306,14 @@ def test_what_a_run_on_objects_cannot_do_is_said_at_its_start(tmp_path: Path) ->
         def close(self) -> None:
             pass
 
-    fit(loader(30), tmp_path / "a", Forgets(5), batch_size=None, trackers=[Listener()])
+    fit(loader(30), tmp_path / "a", Forgets(5), trackers=[Listener()])
     assert len(said) == 1
     assert "data and network" in said[0]
     assert "no decoded store" in said[0]
 
 
 def test_commands_on_a_run_of_objects_say_what_to_do(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    run = fit(loader(30), tmp_path / "run", Forgets(5), batch_size=None, test=loader(30))
+    run = fit(loader(30), tmp_path / "run", Forgets(5), test=loader(30))
     Image.new("L", (SIDE, SIDE)).save(tmp_path / "x.png")
     for words in (["test"], ["predict", str(tmp_path / "x.png")], ["export"]):
         assert main([words[0], str(run.dir), *words[1:], "--trust-code"]) == 2
@@ -461,9 +461,10 @@ def bad(give: Callable[[int], Any]) -> Dataset[Any]:
         (bad(lambda i: ("a text", 1)), {}, "Pillow picture"),
         (DataLoader(Endless(), batch_size=5), {}, "__len__"),
         (loader(20), {"transform": to_tensor}, "transform="),
+        (loader(20), {"batch_size": 10}, "batch_size=10"),
         (loader(20), {"val": Squares()}, "all Datasets or all DataLoaders"),
         (DataLoader(TensorDataset(torch.rand(9, 1, SIDE, SIDE), torch.rand(9))), {}, "whole numbers"),
-        (DataLoader(TensorDataset(torch.rand(9, 1, SIDE, SIDE), torch.arange(9))), {}, "a label is"),
+        (DataLoader(TensorDataset(torch.rand(9, 1, SIDE, SIDE), torch.arange(9)), batch_size=9), {}, "a label is"),
         (Squares(), {"classes": ["a", "b"]}, "2 class names"),
         (Squares(), {"classes": "abc\n"}, "classes="),
         (Squares(0), {}, "."),
@@ -487,7 +488,7 @@ def test_arguments_for_ones_own_set_are_refused_beside_a_loaded_one(argument: st
 
 def test_a_module_that_does_not_take_the_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not take the first batch"):
-        fit(loader(20), tmp_path / "run", nn.Linear(3, 3), batch_size=None)
+        fit(loader(20), tmp_path / "run", nn.Linear(3, 3))
     with pytest.raises((ConfigError, ModelError)):
         fit(Squares(), tmp_path / "run", nn.Linear(3, 3))
 

@@ -203,6 +203,8 @@ def _names_optimizer(overrides: Sequence[str]) -> bool:
 
 def _load_own(model: nn.Module, own: OwnData, overrides: Sequence[str], batch_size: int | None) -> tuple[Config, Data]:
     """The config and the data of what the user gave as objects; a plain module gets its name and arguments."""
+    if own.in_batches and batch_size is not None:
+        raise ConfigError(f"batch_size={batch_size} is for a Dataset, and a DataLoader has its own; leave it out.")
     for override in overrides:
         _refuse_model(override)
     sizes = [] if batch_size is None else [f"trainer.batch_size={batch_size}"]
@@ -219,7 +221,8 @@ def _load_own(model: nn.Module, own: OwnData, overrides: Sequence[str], batch_si
     if not is_built(model):
         describe_plain(model, next(data.train.epoch()).images[:2].cpu())
     config = _config_for(model, OWN_SET, words)
-    return dataclasses.replace(config, data=data.config.data, augment=data.config.augment), data
+    trainer = dataclasses.replace(config.trainer, batch_size=data.config.trainer.batch_size)
+    return dataclasses.replace(config, data=data.config.data, augment=data.config.augment, trainer=trainer), data
 
 
 def _with_model(

@@ -76,7 +76,7 @@ class BatchLoader(Loader):
         first, number = 0, start
         for images, labels in self._batches(epoch, start):
             number += 1
-            images, labels = self._checked(images, labels)
+            images, labels = self.check(images, labels)
             members = torch.arange(first, first + len(labels))
             first += len(labels)
             yield Batch(
@@ -143,8 +143,8 @@ class BatchLoader(Loader):
         torch.set_rng_state(before)
         return itertools.chain(first, batches)
 
-    def _checked(self, images: Any, labels: Any) -> tuple[Tensor, Tensor]:
-        """(B, C, H, W) float32 and (B,) int64."""
+    def check(self, images: Any, labels: Any) -> tuple[Tensor, Tensor]:
+        """Anything → (B, C, H, W) float32 and (B,) int64. Raises DataError for what is no batch."""
         if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] not in (1, 3):
             what = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else f"a {type(images).__name__}"
             raise DataError(f"images must be a tensor (B, 1 or 3, H, W), got {what}; see to the Dataset or collate_fn.")

@@ -311,6 +311,10 @@ def _build_batches(
         classes = class_names(known, 0)
     for loader in loaders.values():
         loader.num_classes = len(classes)
+    loaders["train"].check(first.images, first.labels)
+    if own.in_batches:
+        trainer = dataclasses.replace(config.trainer, batch_size=loaders["train"].batch_size)
+        config = dataclasses.replace(config, trainer=trainer)
     counts = [loaders[part].count for part in NAMES]
     starts = np.cumsum([0, *counts])
     split = Split(*(np.arange(start, start + count) for start, count in zip(starts, counts, strict=False)))
