@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import cnnlab
-from cnnlab.errors import CnnlabError, ConfigError, DataError, ModelError, RunError
+from cnnlab.errors import CnnlabError, ConfigError, DataError, RunError
 from cnnlab.models.registry import MODELS
 from cnnlab.runs.weights import read_weights
 
@@ -197,9 +197,9 @@ def test_a_users_own_model_that_nobody_registered_is_refused_by_name(
     MODELS["own"] = registered
 
 
-def test_a_model_built_by_hand_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+def test_a_module_of_ones_own_that_does_not_fit_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     data = cnnlab.load_data("digits", limit=60, batch_size=20)
-    with pytest.raises(ModelError, match="register_model"):
+    with pytest.raises(ConfigError, match="cannot take pictures of 8×8 pixels"):
         cnnlab.fit(nn.Linear(3, 3), data, epochs=1, dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -34,6 +34,9 @@ FLOORS = {
     "device": 1,
     "remote": 1,
     "figure": 1,
+    "datasets": 3,
+    "imports": 0.5,  # config knows the form of a name by it
+    "representation": 0,
     "files": 0.5,  # figure writes through it, and it says what is wrong with a path
     "finite": 1,
     "values": 0,

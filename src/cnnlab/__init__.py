@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from cnnlab import explain, geometry
+    from cnnlab import datasets, explain, geometry
     from cnnlab.data.audit import audit
     from cnnlab.data.load import Data, load_data
     from cnnlab.data.show import show_batch
@@ -66,6 +66,7 @@ __all__ = [
     "Study",
     "audit",
     "create_model",
+    "datasets",
     "evaluate",
     "explain",
     "export_run",
@@ -87,10 +88,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
-    if name in ("explain", "geometry"):
+    if name in ("datasets", "explain", "geometry"):
         return importlib.import_module(f"cnnlab.{name}")
     raise AttributeError(f"module 'cnnlab' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    """The public names alone: what completion shows."""
+    return __all__

@@ -36,6 +36,7 @@ EXAMPLES = {
   cnnlab train experiment=first                             settings of your own, from conf/experiment/first.yaml
   cnnlab train --config runs/mine/config.yaml seed=1        those of a run, with another seed
   cnnlab train data=cifar10 --explain                       where each value comes from; --options: what each key means
+  cnnlab train data=mydata:Photos data.root=photos          a torch Dataset of your own, from mydata.py
   cnnlab train data=cifar10 trainer.devices=4               four processes, or GPUs, share every batch
   cnnlab train data=folder data.root=gs://bucket/photos run.dir=gs://bucket/runs/mine
   cnnlab train run.dir=gs://bucket/runs/mine --spec vertex --image IMAGE --accelerator NVIDIA_L4 > job.yaml""",
@@ -71,7 +72,8 @@ EXAMPLES = {
     "data": """examples:
   cnnlab data digits
   cnnlab data folder data.root=photos --check
-  cnnlab data cifar10 augment=strong --show""",
+  cnnlab data cifar10 augment=strong --show
+  cnnlab data mydata:Photos data.root=photos                a torch Dataset of your own, from mydata.py""",
     "study": """examples:
   cnnlab study --list                                       the studies that come with cnnlab
   cnnlab study residual_depth --dry-run                     the runs it wants, and which of them are there
@@ -216,7 +218,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     data = add("data", "print splits, class counts, sizes and statistics of a set")
     data.add_argument(
-        "name", metavar="NAME", help="digits, mnist, fashion_mnist, cifar10, cifar100, caltech101 or folder"
+        "name",
+        metavar="NAME",
+        help="digits, mnist, fashion_mnist, cifar10, cifar100, caltech101 or folder; module:Class for your own",
     )
     data.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="data.* and augment keys, seed")
     data.add_argument(
@@ -705,7 +709,9 @@ def _data(options: argparse.Namespace, words: Sequence[str]) -> None:
         import torch
 
         from cnnlab.data.load import build_data
+        from cnnlab.data.own import import_dataset
 
+        import_dataset(settings.data.name)  # the user's own word names it
         data = build_data(settings, torch.device("cpu"), bar.update)
         findings = None
         if options.check:

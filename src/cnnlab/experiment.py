@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import shutil
 import time
@@ -14,17 +15,21 @@ from typing import Any
 from torch import Tensor, nn
 
 from cnnlab.config import Config, compose, from_dict, options, with_changes
-from cnnlab.data.load import Data, build_data, target_config
+from cnnlab.data.load import Data, build_data, build_own, target_config
+from cnnlab.data.own import OWN_SET, OwnData, Source, import_dataset
+from cnnlab.device import choose_device
 from cnnlab.errors import ConfigError, ModelError, RunError
 from cnnlab.evaluation.evaluate import Outputs, run_test
 from cnnlab.evaluation.segmentation import SegmentationOutputs
 from cnnlab.models.base import count_parameters
 from cnnlab.models.first_layer import first_layer_weights
-from cnnlab.models.registry import default_arguments, model_spec
+from cnnlab.models.plain import describe_plain, is_built, is_own
+from cnnlab.models.registry import MODELS, OWN_MODULE, default_arguments, model_spec
 from cnnlab.remote import is_remote, whole_address
 from cnnlab.report.content import Report
 from cnnlab.report.gather import gather
 from cnnlab.report.page import render
+from cnnlab.representation import as_html, as_text
 from cnnlab.runs.addresses import check_root, has_root, refuse_root, with_whole_addresses
 from cnnlab.runs.artifact import is_artifact
 from cnnlab.runs.environment import describe
@@ -42,17 +47,20 @@ from cnnlab.runs.form import INIT
 from cnnlab.runs.remote import address_of, publish, uploading
 from cnnlab.runs.weights import load_run
 from cnnlab.tracking.base import Noted, Tested, Tracker, Trackers
-from cnnlab.training.build import build_model, check_fit, initialise
+from cnnlab.tracking.console import DecodeBar, percent
+from cnnlab.tracking.notebook import curves, progress_tracker
+from cnnlab.training.build import build_model, check_fit, classes_of, initialise
 from cnnlab.training.diagnose import Setup, diagnose
 from cnnlab.training.distributed import ALONE, Group, device_of, joined, started_together, threads_of
 from cnnlab.training.precision import prepare_process, use_one_thread_if_tiny
+from cnnlab.training.task import OwnLoss
 from cnnlab.training.trainer import Trainer, train
 
 Progress = Callable[[int, int], None]
 DATA_KEYS = ("data", "augment", "seed=", "trainer.batch_size=", "trainer.device=")  # what load_data has settled
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A finished run: its folder, its history (one row an epoch) and its test figures (None without a test split)."""
 
@@ -60,50 +68,88 @@ class Run:
     history: list[dict[str, Any]]
     test: dict[str, Any] | None
 
+    def __repr__(self) -> str:
+        return as_text(f"Run {self.dir}", self._facts)
+
+    def _repr_html_(self) -> str:
+        return as_html(f"Run {self.dir}", self._facts) + (curves(self.history) if self.history else "")
+
+    @property
+    def _facts(self) -> dict[str, str]:
+        facts = {"epochs": str(len(self.history))}
+        known = [row["val_accuracy"] for row in self.history if row.get("val_accuracy") is not None]
+        facts |= {"validation accuracy": f"{percent(max(known))} (best epoch)"} if known else {}
+        if self.test is not None and "accuracy" in self.test:
+            low, high = (percent(value) for value in self.test["accuracy_interval"])
+            facts["test accuracy"] = f"{percent(self.test['accuracy'])} (95 %: {low} to {high})"
+        elif self.test is None:
+            facts["test accuracy"] = "not tested"
+        return facts | {"report": str(self.dir / "report.html")}
+
 
 def fit(
     model: nn.Module,
-    data: Data,
+    data: Data | Source,
     *,
+    val: Source | None = None,
+    test: Source | bool = True,
+    transform: Callable[[Any], Any] | None = None,
+    classes: Sequence[str] | None = None,
+    loss: OwnLoss | None = None,
+    batch_size: int | None = None,
     epochs: int | None = None,
     dir: str | Path | None = None,
     overrides: Sequence[str] = (),
     trackers: Sequence[Tracker] = (),
+    progress: bool = True,
 ) -> Run:
-    """Train a model that `create_model` built on data that `load_data` gave; test it once at the end.
-
-    The same loop and the same run folder as `cnnlab train`.
+    """Train a model on data and test it once at the end: the same loop and the same run folder as `cnnlab train`.
 
     Args:
+        model: of `create_model`, or any `nn.Module` that maps (B, C, H, W) to (B, num_classes).
+        data: of `load_data`; or your own training set, a torch Dataset of (image, label) or a DataLoader of (images
+            (B, C, H, W), labels (B,)). What a run on your own objects cannot do later is said in a line at its start.
+        val, test: beside a training set of your own, of the same kind. Without them a Dataset is split as a folder is
+            (data.val_fraction, data.test_fraction), and a DataLoader has none. test=False leaves the test split alone.
+        transform: of the images of a Dataset, in each epoch anew; what it gives is used as it is.
+        classes: names of the classes of your own set; None takes its `classes`, else numbers.
+        loss: (logits (B, K), labels (B,)) → a mean over the batch, or (B,); None takes trainer.loss. test.json gives
+            the negative log-likelihood as its loss all the same.
+        batch_size: of a Dataset of your own; None takes 128.
         epochs: None takes what the recipe of the data set says.
         dir: the run folder; None makes runs/<data>-<model>-<time>.
         overrides: any other settings, such as ["optimizer=adamw", "trainer.ema=0.999"], or ["experiment=first"] of the
             folder conf.
         trackers: listeners beside the run folder's own.
+        progress: show a bar and the figures of each epoch; in a notebook with a live curve.
 
     Raises:
         CnnlabError: what the user can mend; `Interrupted` after Ctrl-C, with everything saved.
     """
-    for override in overrides:
-        if override.lstrip("+").startswith(DATA_KEYS):
-            raise ConfigError(f"{override!r} comes after the data: give it to cnnlab.load_data instead.")
-        if override.lstrip("+").startswith("model"):
-            raise ConfigError(f"{override!r} comes after the model: give it to cnnlab.create_model instead.")
-    name, arguments = model_spec(model)
-    known = [f"model={name}"] if name in options("model") else []  # what the recipe found good for it
-    settings = [f"data={data.config.data.name}", *known, *overrides]
-    values = compose(settings).to_dict()
-    values["data"] = dataclasses.asdict(data.config.data)
-    values["augment"] = dataclasses.asdict(data.config.augment)
-    values["seed"] = data.config.seed
-    values["trainer"]["batch_size"] = data.config.trainer.batch_size
-    values["trainer"]["device"] = str(data.train.device)
-    values["model"] = {"name": name, **arguments}
-    if epochs is not None:
-        values["trainer"]["epochs"] = epochs
-    if dir is not None:
-        values["run"]["dir"] = str(dir)
-    config = with_whole_addresses(from_dict(values))
+    listeners = [*([progress_tracker()] if progress else []), *trackers]
+    if isinstance(data, Data):
+        _refuse_own_parts(val=val, test=None if isinstance(test, bool) else test, transform=transform, classes=classes)
+        _refuse_settled(overrides, batch_size)
+        if not is_built(model):
+            describe_plain(model, next(data.test.epoch() if data.test.count else data.train.epoch()).images[:2].cpu())
+        config = _config_for(model, data.config.data.name, overrides)
+        config = dataclasses.replace(
+            config,
+            data=data.config.data,
+            augment=data.config.augment,
+            seed=data.config.seed,
+            trainer=dataclasses.replace(
+                config.trainer, batch_size=data.config.trainer.batch_size, device=str(data.train.device)
+            ),
+        )
+    elif isinstance(data, str):
+        raise ConfigError(f"{data!r} is the name of a set; load it first: cnnlab.load_data({data!r}).")
+    else:
+        own = OwnData(data, val, None if isinstance(test, bool) else test, transform, classes)
+        config, data = _load_own(model, own, overrides, batch_size)
+    if loss is not None and data.segments:
+        raise ConfigError("loss= is for one label a picture, and this set has a class for every pixel; leave it out.")
+    config = _with_model(config, model, loss, epochs, dir)
     if config.trainer.devices > 1 or started_together():
         raise ConfigError(
             "cnnlab.fit trains in one process, as a model and data made in it cannot be in others; for several use the"
@@ -114,7 +160,84 @@ def fit(
     if config.adapt.method != "none" and data.target is None:  # load_data knows nothing of another domain
         target = build_data(target_config(config), data.train.device, preprocess=data.preprocess)
         data = dataclasses.replace(data, target=target)
-    return _run(config, data, model, new_folder(config), trackers, command=[])
+    if test is False:
+        data = data.without_test()
+    return _run(config, data, model, new_folder(config), listeners, command=[], own_loss=loss)
+
+
+def _refuse_own_parts(**given: object) -> None:
+    """Raise ConfigError for an argument that is for a Dataset or DataLoader of the user's own."""
+    for key, value in given.items():
+        if value is not None:
+            raise ConfigError(f"{key}= is for a Dataset of your own, and this data came from load_data; give it there.")
+
+
+def _refuse_settled(overrides: Sequence[str], batch_size: int | None) -> None:
+    """Raise ConfigError for what the data or the model has settled before."""
+    if batch_size is not None:
+        raise ConfigError(f"batch_size={batch_size} comes after the data: give it to cnnlab.load_data instead.")
+    for override in overrides:
+        if override.lstrip("+").startswith(DATA_KEYS):
+            raise ConfigError(f"{override!r} comes after the data: give it to cnnlab.load_data instead.")
+        _refuse_model(override)
+
+
+def _refuse_model(override: str) -> None:
+    if override.lstrip("+").startswith("model"):
+        raise ConfigError(f"{override!r} comes after the model: give it to cnnlab.create_model instead.")
+
+
+def _config_for(model: nn.Module, data: str, overrides: Sequence[str]) -> Config:
+    """What the recipe of the data set says for the model, and the overrides.
+
+    A user's own network may have no batch norm, and the rates of the recipes are for those that have: it gets AdamW.
+    """
+    name, _ = model_spec(model)
+    known = [f"model={name}"] if name in options("model") else []  # what the recipe found good for it
+    safe = [] if (name in MODELS and ":" not in name) or _names_optimizer(overrides) else ["optimizer=adamw"]
+    named = ["data=any", f"data.name={OWN_SET}"] if data == OWN_SET else [f"data={data}"]
+    return compose([*named, *known, *safe, *overrides])
+
+
+def _names_optimizer(overrides: Sequence[str]) -> bool:
+    return any(word.lstrip("+").startswith(("optimizer=", "recipe=")) for word in overrides)
+
+
+def _load_own(model: nn.Module, own: OwnData, overrides: Sequence[str], batch_size: int | None) -> tuple[Config, Data]:
+    """The config and the data of what the user gave as objects; a plain module gets its name and arguments."""
+    if own.in_batches and batch_size is not None:
+        raise ConfigError(f"batch_size={batch_size} is for a Dataset, and a DataLoader has its own; leave it out.")
+    for override in overrides:
+        _refuse_model(override)
+    sizes = [] if batch_size is None else [f"trainer.batch_size={batch_size}"]
+    words = [*sizes, *overrides]
+    config = compose(["data=any", f"data.name={OWN_SET}", *words])
+    with DecodeBar() as bar:
+        data = build_own(
+            config,
+            own,
+            choose_device(config.trainer.device),
+            bar.update,
+            num_classes=lambda images: classes_of(model, images),
+        )
+    if not is_built(model):
+        describe_plain(model, next(data.train.epoch()).images[:2].cpu())
+    config = _config_for(model, OWN_SET, words)
+    trainer = dataclasses.replace(config.trainer, batch_size=data.config.trainer.batch_size)
+    return dataclasses.replace(config, data=data.config.data, augment=data.config.augment, trainer=trainer), data
+
+
+def _with_model(
+    config: Config, model: nn.Module, loss: OwnLoss | None, epochs: int | None, dir: str | Path | None
+) -> Config:
+    """The config as the run folder keeps it."""
+    name, arguments = model_spec(model)
+    values = config.to_dict()
+    values["model"] = {"name": name, **arguments}
+    values["trainer"] |= {} if epochs is None else {"epochs": epochs}
+    values["trainer"] |= {} if loss is None else {"loss": "own"}
+    values["run"] |= {} if dir is None else {"dir": str(dir)}
+    return with_whole_addresses(from_dict(values))
 
 
 def run_experiment(
@@ -147,6 +270,7 @@ def run_experiment(
             folder.refuse_if_taken()
         prepare_process(config.trainer, threads_of(config.trainer, group))
         device = device_of(config.trainer.device, group)
+        import_dataset(config.data.name)  # the user's own word names it, and the model
         data = build_data(config, device, progress or _silent, processes=group.local_size)
         model = build_model(config, data, trust_code=True)  # the user's own word names it
         drawn = config.init.source is None and config.model["name"] != "pretrained" and not config.init.whiten
@@ -188,6 +312,7 @@ def try_experiment(config: Config, progress: Progress, validates: bool = False) 
         The number of test images.
     """
     prepare_process(config.trainer)
+    import_dataset(config.data.name)
     data = build_data(with_whole_addresses(config), device_of(config.trainer.device, ALONE), progress)
     if validates and not data.val.count:
         raise ConfigError(
@@ -312,6 +437,8 @@ def _resume(
         prepare_process(config.trainer, threads)
         device = device_of(config.trainer.device, group)
         sources = config if fetch or is_remote(config.data.root) else without_download(config)
+        if trust_code:
+            import_dataset(config.data.name)
         data = build_data(sources, device, progress or _silent, processes=group.local_size)
         if data.manifest["sha256"] != group.from_first(lambda: read_split(folder)["sha256"]):
             raise RunError(
@@ -355,13 +482,14 @@ def _run(
     command: Sequence[str],
     group: Group = ALONE,
     test: bool = True,
+    own_loss: OwnLoss | None = None,
 ) -> Run:
     if group.first:
         folder.refuse_if_taken()
         check_space(folder, model)
     begun = initialise(model, config, data)
     use_one_thread_if_tiny(config.trainer, data.train.device, model, (data.in_channels, *data.image_size))
-    trainer = Trainer(model, data, config, folder, group)
+    trainer = Trainer(model, data, config, folder, group, own_loss)
     listeners = [*trackers, *folder_trackers(config, folder)] if group.first else []
     with _locked(folder, group):
         if group.first:
@@ -425,7 +553,8 @@ def _tracked(trainer: Trainer, trackers: Trackers, resumed: bool, test: bool) ->
             return Run(folder.path, history, None)
         figures = None
         outputs = None
-        best, card = load_run(folder, data.test.device)
+        same = copy.deepcopy(trainer.model) if is_own(trainer.model) else None  # no name builds it
+        best, card = load_run(folder, data.test.device, model=same)
         if data.test.count:
             outputs = run_test(folder, best, data, card["classes"])
             figures = outputs.figures
@@ -455,7 +584,7 @@ def describe_run(model: nn.Module, data: Data) -> dict[str, str]:
     target = data.target
     height, width = data.image_size
     of_data = ("in_channels", "num_classes", "image_size")
-    defaults = default_arguments(name)
+    defaults = {} if name == OWN_MODULE else default_arguments(name)
     given = ", ".join(f"{k}={v}" for k, v in arguments.items() if k not in of_data and v != defaults.get(k, ...))
     sizes = " / ".join(f"{len(data.split[part]):,}" for part in ("train", "val", "test"))
     return {
@@ -467,7 +596,18 @@ def describe_run(model: nn.Module, data: Data) -> dict[str, str]:
             if target
             else {}
         ),
+        **({"yours": "; ".join(limits)} if (limits := limits_of(model, data)) else {}),
     }
+
+
+def limits_of(model: nn.Module, data: Data) -> list[str]:
+    """What a run on objects of the user's own cannot do, in words."""
+    objects = {"data": data.config.data.name == OWN_SET, "network": model_spec(model)[0] == OWN_MODULE}
+    given = " and ".join(what for what, is_object in objects.items() if is_object)
+    limits = [f"no command opens this {given} again: no resume, test or export later"] if given else []
+    if data.in_batches:
+        limits.append("batches as they come: no decoded store, no augment.*, and predict needs your transform")
+    return limits
 
 
 def write_report(

@@ -34,6 +34,7 @@ from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-d
 from cnnlab import errors, streams
 from cnnlab.config import Config, load_yaml, to_yaml, with_changes
 from cnnlab.data.load import build_data
+from cnnlab.data.own import import_dataset
 from cnnlab.errors import CnnlabError, Interrupted
 from cnnlab.experiment import Run, finished, has_begun, resume_experiment, run_experiment
 from cnnlab.remote import is_remote
@@ -65,6 +66,7 @@ def train_together(config: Config, progress: Progress, command: Sequence[str], r
     folder = new_folder(config)
     folder.refuse_if_taken()
     device = device_of(config.trainer.device, Group(size=config.trainer.devices, local_size=config.trainer.devices))
+    import_dataset(config.data.name)  # the user's own word names it, and the model
     build_model(config, build_data(config, device, progress, processes=config.trainer.devices), trust_code=True)
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(folder.path)))
     _launch(folder, config.trainer.devices, {"command": list(command)}, config)

@@ -15,7 +15,7 @@ from cnnlab.config.options import EXPERIMENT, GROUPS, options
 from cnnlab.config.schema import ALIASES, OPEN_GROUPS, Config, known_keys
 
 WIDTH = 80
-CLASSES = {"model": "module:Class", "optimizer": "any class of torch.optim, such as NAdam"}
+CLASSES = {"data": "module:Class", "model": "module:Class", "optimizer": "any class of torch.optim, such as NAdam"}
 OPTIMIZER_KEYS = {
     "lr": "the highest learning rate [a number, above 0]",
     "weight_decay": "of filters and matrices, not of biases and norms [a number, at least 0]",

@@ -22,12 +22,12 @@ from cnnlab.config.keys import read_value, shown
 from cnnlab.config.schema import ALIASES, OPEN_GROUPS, known_keys, read_argument, read_yaml, refuse_references
 from cnnlab.errors import ConfigError, nearest
 from cnnlab.files import given_path
+from cnnlab.imports import names_code
 
 GROUPS = ("data", "model", "augment", "optimizer", "schedule", "logger", "recipe")
 EXPERIMENT = "experiment"  # has no option of its own in cnnlab/conf
 WHOLE = ("recipe", EXPERIMENT)  # their files set values of any section
 SHIPPED = Path(str(resources.files("cnnlab"))) / "conf"
-OWN_CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # of a model: package.module:Class
 NEEDS_CLOSURE = ("LBFGS", "SparseAdam")
 
 
@@ -99,7 +99,8 @@ def resource(group: str, name: str) -> Path:
 
 
 def find_option(group: str, name: str, own: Path | None = None) -> Option:
-    """group=name → the option: by its name, in any case, or a class: `model=module:Class`, `optimizer=NAdam`.
+    """group=name → the option: by its name, in any case, or a class: `model=module:Class`, `data=module:Class`,
+    `optimizer=NAdam`.
 
     Raises:
         ConfigError: no such option, with the nearest; or a file that is none.
@@ -110,8 +111,8 @@ def find_option(group: str, name: str, own: Path | None = None) -> Option:
         if group in WHOLE:
             return Option(group, found)
         return _read_option(group, found, own)
-    if group == "model" and OWN_CLASS.fullmatch(name):
-        return Option(group, name, {"model.name": name})
+    if group in ("data", "model") and names_code(name):
+        return Option(group, name, {f"{group}.name": name})
     if group == "optimizer" and (named := torch_optimizer(name)):
         return Option(group, name, {**_read_option(group, "any", own).values, "optimizer.name": named})
     if "," in name:

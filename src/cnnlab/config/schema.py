@@ -38,6 +38,7 @@ class RunConfig:
 @dataclass(frozen=True)
 class DataConfig:
     name: str = key("digits", "the set; choose it with data=NAME")
+    args: dict[str, Any] = key({}, "data=module:Class: arguments of its constructor", kind="such as {side: 32}")
     root: str = key("data", "folder of the images, or an address such as gs://bucket/photos")
     val_fraction: float = key(
         0.1, "share of the official training split, or of all images where there is none", within="[0, 1)"
@@ -193,7 +194,11 @@ class TrainerConfig:
     channels_last: bool = key(True, "channels-last layout of the images in memory")
     deterministic: bool = key(False, "deterministic algorithms only, on an accelerator too")
     threads: int | None = key(None, "processor threads; null: one per physical core", within="[1, 1024]")
-    loss: str = key("cross_entropy", "what is minimized", choices=("cross_entropy", "focal", "mse"))
+    loss: str = key(
+        "cross_entropy",
+        "what is minimized (own: the function that cnnlab.fit was given)",
+        choices=("cross_entropy", "focal", "mse", "own"),
+    )
     focal_gamma: float = key(2.0, "of the focal loss: its exponent", within="[0, inf)")
     dice: float = key(
         1.0, "weight of the Dice loss beside the cross-entropy, where pixels have classes", within="[0, inf)"

@@ -16,17 +16,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 
-from cnnlab.config import Config, compose, from_dict
+from cnnlab.config import AugmentConfig, Config, compose, from_dict
 from cnnlab.data.augment import Augmentation
+from cnnlab.data.batches import BatchLoader
 from cnnlab.data.decode import Layout
 from cnnlab.data.loader import Loader, Streamed
 from cnnlab.data.measure import measure
+from cnnlab.data.own import OWN_SET, OwnData, Source, class_names, import_dataset, open_named, read_pictures
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.data.sources import open_pictures
 from cnnlab.data.sources.base import PictureSet
 from cnnlab.data.sources.folder import DEFAULT_SIDE
-from cnnlab.data.split import Split, check_classes, make_split, manifest
+from cnnlab.data.split import NAMES, Split, check_classes, make_split, manifest
 from cnnlab.data.store import (
     Index,
     Progress,
@@ -40,9 +43,12 @@ from cnnlab.data.store import (
     reader_ahead,
 )
 from cnnlab.device import choose_device
-from cnnlab.errors import DataError, nearest
+from cnnlab.errors import ConfigError, DataError, nearest
+from cnnlab.imports import names_code
+from cnnlab.representation import as_html, as_text
 
 CANVAS = 1.25  # side of the stored training picture over the side of the crop, for random resized crops
+SHOWN = 10  # class names in a repr
 MEMORY_SHARE = 0.4  # of an accelerator's free memory that pictures may take before they stay on disk
 
 
@@ -54,11 +60,12 @@ class Rest:
     decode: Callable[[], Tensor]
 
 
-@dataclass
+@dataclass(repr=False)
 class Data:
     """Loaders `train`, `val` and `test` give (images, labels) batches; `classes[label]` is a name.
 
-    Where the classes are those of pixels (`segments`), they give (images, masks).
+    Where the classes are those of pixels (`segments`), they give (images, masks). Where they are `BatchLoader`s, the
+    batches are the user's own, `preprocess` is for showing them alone, and `pictures` knows no picture.
     """
 
     config: Config
@@ -72,6 +79,43 @@ class Data:
     test: Loader
     target: Data | None = None  # the domain that training adapts to
     rest: Rest | None = None  # evaluation pixels that no split needed; None where all are there
+
+    def __repr__(self) -> str:
+        return as_text(self._title, self._facts)
+
+    def _repr_html_(self) -> str:
+        return as_html(self._title, self._facts)
+
+    @property
+    def _title(self) -> str:
+        return f"Data {self.config.data.name}"
+
+    @property
+    def _facts(self) -> dict[str, str]:
+        height, width = self.image_size
+        names = ", ".join(self.classes[:SHOWN]) + (", …" if self.num_classes > SHOWN else "")
+        return {
+            "images": f"{height}×{width}×{self.in_channels}"
+            f"{', batches of the user' if self.in_batches else ''}, {self.train.batch_size} a batch",
+            "classes": f"{self.num_classes}: {names}",
+            "splits": ", ".join(f"{self.loader(part).count:,} {part}" for part in NAMES),
+            "augment": self.config.augment.name,
+        }
+
+    @property
+    def in_batches(self) -> bool:
+        """Whether the batches are the user's own."""
+        return isinstance(self.train, BatchLoader)
+
+    def class_counts(self) -> list[int]:
+        """Training pictures of each class. Raises ConfigError where only the user's own code knows them."""
+        if self.in_batches:
+            raise ConfigError(
+                "trainer.class_weights=balanced and trainer.balanced_sampling count the training labels first, and"
+                " batches of your own are used as they come; give class_weights as a list, or sample in your"
+                " DataLoader."
+            )
+        return np.bincount(self.pictures.labels[self.split.train], minlength=len(self.pictures.classes)).tolist()
 
     @property
     def segments(self) -> bool:
@@ -106,9 +150,12 @@ class Data:
     def evaluation_loader(self, pictures: str | np.ndarray, batch_size: int | None = None) -> Loader:
         """Pictures in order, without augmentation: those of a split, or those of these numbers.
 
-        By default as many at once as hold 2 million pixels, 500 at the most.
+        By default as many at once as hold 2 million pixels, 500 at the most. Batches of the user's own stay as they
+        are, and numbers are those of one split.
         """
         height, width = self.image_size
+        if self.in_batches:
+            return self._own_batches(pictures)
         batch_size = batch_size or max(1, min(500, 2_000_000 // (height * width)))
         numbers = self.split[pictures] if isinstance(pictures, str) else pictures
         pixels, labels = self.evaluation_pixels(numbers), self.pictures.labels
@@ -125,41 +172,183 @@ class Data:
             return self.rest.decode()
         return self.test.pixels
 
+    def _own_batches(self, pictures: str | np.ndarray) -> BatchLoader:
+        if isinstance(pictures, str):
+            loader = self.loader(pictures)
+            assert isinstance(loader, BatchLoader)
+            return loader if pictures != "train" else loader.in_order()
+        first = 0 if not len(pictures) else int(pictures[0])
+        part = next((name for name in NAMES if first in self.split[name]), "test")
+        loader = self.loader(part)
+        assert isinstance(loader, BatchLoader)
+        return loader.picked((pictures - self.split[part][:1]).tolist())
+
+    def without_test(self) -> Data:
+        """The same, with an empty test split."""
+        if self.in_batches:
+            empty: Loader = BatchLoader([], 1, device=self.test.device)  # type: ignore[arg-type]
+        else:
+            empty = self.evaluation_loader(self.split.test[:0])
+        return dataclasses.replace(self, test=empty)
+
     def names(self, part: str) -> list[str]:
+        if self.in_batches:  # of a DataLoader the number is known once it was seen
+            return [f"{part}/{i}" for i in range(self.loader(part).count)]
         return [self.pictures.names[i] for i in self.split[part]]
 
 
 def load_data(
-    name: str = "digits",
+    name: str | Source = "digits",
     *,
+    val: Source | None = None,
+    test: Source | None = None,
+    transform: Callable[[Any], Any] | None = None,
+    classes: Sequence[str] | None = None,
     augment: str | None = None,
     batch_size: int = 128,
     seed: int = 0,
     device: str = "cpu",
     **keys: Any,
 ) -> Data:
-    """Load a set of pictures by name.
+    """Load a set of pictures by name, or from a Dataset or DataLoaders of your own.
 
     Args:
-        name: digits, mnist, fashion_mnist, cifar10, cifar100, caltech101 or folder.
-        augment: none, light, standard or strong; None takes what the set's recipe names.
+        name: digits, mnist, fashion_mnist, cifar10, cifar100, caltech101 or folder; "package.module:Class" for a
+            Dataset of your own; or the training set itself: a Dataset of (image, label), or a DataLoader of (images,
+            labels).
+        val, test: beside a training set of your own, of the same kind. Without them a Dataset is split as a folder is.
+        transform: of the images of a Dataset of your own; what it gives is used as it is, in each epoch anew.
+        classes: names of the classes of your own set; None takes its `classes`, else numbers.
+        augment: none, light, standard or strong; None takes what the set's recipe names, and none for your own.
         batch_size: pictures a batch.
         seed: of the split, the order and the augmentation.
         device: where the batches are given.
-        keys: any `data.*` key, such as root="data", val_fraction=0.25, image_size=64 or limit=1000.
+        keys: any `data.*` key, such as root="data", val_fraction=0.25, image_size=64 or limit=1000; beside
+            "package.module:Class" any argument of its constructor as well.
 
     Raises:
         ConfigError, DataError: see `cnnlab.config` and `cnnlab.data.sources`.
     """
-    overrides = [f"data={name}", f"trainer.batch_size={batch_size}", f"seed={seed}"]
-    overrides += [f"augment={augment}"] if augment else []
+    own = None
+    if not isinstance(name, str):
+        own = OwnData(name, val, test, transform, classes)
+    elif not (val is None and test is None and transform is None and classes is None):
+        raise DataError(f"val=, test=, transform= and classes= are for a Dataset of your own, and {name!r} is a name.")
+    words = [f"data={name}"] if own is None else ["data=any", f"data.name={OWN_SET}"]
+    overrides = [*words, f"trainer.batch_size={batch_size}", f"seed={seed}"]
+    overrides += [f"augment={augment}"] if augment else ["augment=none"] if own else []
     config = compose(overrides)
     values = config.to_dict()
     unknown = sorted(set(keys) - set(values["data"]))
-    if unknown:
+    if unknown and names_code(name):
+        values["data"]["args"] = {key: keys.pop(key) for key in unknown}
+    elif unknown:
         raise DataError(f"load_data has no argument {unknown[0]!r}.{nearest(unknown[0], values['data'])}")
     values["data"].update({key: str(value) if isinstance(value, Path) else value for key, value in keys.items()})
-    return build_data(from_dict(values), choose_device(str(device)))
+    config = from_dict(values)
+    import_dataset(name)  # the user's own word names it
+    place = choose_device(str(device))
+    return build_data(config, place) if own is None else build_own(config, own, place)
+
+
+def build_own(
+    config: Config,
+    own: OwnData,
+    device: torch.device,
+    progress: Progress = lambda done, total: None,
+    preprocess: Preprocess | None = None,
+    processes: int = 1,
+    num_classes: Callable[[Tensor], int] | None = None,
+) -> Data:
+    """The same as `build_data` from what the user gave as objects.
+
+    Args:
+        num_classes: tells from the first batch (B, C, H, W) how many classes there are, where no names do; None reads
+            all training labels for it.
+    """
+    if own.is_whole_pictures():
+        pictures = read_pictures(own, progress)
+        return build_data(config, device, progress, preprocess, processes, pictures)
+    changes = dataclasses.replace(config.augment, name="") != AugmentConfig(name="")
+    if changes or config.adapt.method != "none":
+        raise ConfigError(
+            f"{'augment.*' if changes else 'adapt.method'} works on whole pictures, and batches of your own are used as"
+            " they come; leave it out, or give a Dataset of Pillow pictures without transform."
+        )
+    return _build_batches(config, own, device, preprocess, num_classes)
+
+
+def _build_batches(
+    config: Config,
+    own: OwnData,
+    device: torch.device,
+    preprocess: Preprocess | None,
+    num_classes: Callable[[Tensor], int] | None,
+) -> Data:
+    """Loaders that give the batches of the user's own Dataset or DataLoaders as they come."""
+    settings, size = config.data, config.trainer.batch_size
+    how: dict[str, Any] = {
+        "transform": own.transform,
+        "seed": config.seed,
+        "device": device,
+        "workers": settings.workers or 0,
+    }
+    parts: dict[str, Any] = dict(own.parts)
+    if not own.in_batches:
+        parts = cut_parts(parts, config)
+    loaders = {
+        part: BatchLoader(parts.get(part, []), size, shuffle=part == "train", **how)  # type: ignore[arg-type]
+        for part in NAMES
+    }
+    first = next(loaders["train"].epoch(), None)
+    if first is None:
+        raise DataError(f"{own.name} has no training image; see to its length.")
+    known = own.known_classes()
+    if known is None:
+        count = num_classes(first.images) if num_classes else 0
+        classes = class_names(None, count or 1 + max(int(batch.labels.max()) for batch in loaders["train"].epoch()))
+    else:
+        classes = class_names(known, 0)
+    for loader in loaders.values():
+        loader.num_classes = len(classes)
+    loaders["train"].check(first.images, first.labels)
+    if own.in_batches:
+        trainer = dataclasses.replace(config.trainer, batch_size=loaders["train"].batch_size)
+        config = dataclasses.replace(config, trainer=trainer)
+    counts = [loaders[part].count for part in NAMES]
+    starts = np.cumsum([0, *counts])
+    split = Split(*(np.arange(start, start + count) for start, count in zip(starts, counts, strict=False)))
+    pictures = PictureSet()
+    pictures.classes, pictures.labels = classes, np.zeros(0, np.int64)
+    pictures.names = [f"{part}/{i}" for part, count in zip(NAMES, counts, strict=True) for i in range(count)]
+    total = int(starts[-1])
+    index = Index(np.ones(total, bool), np.zeros((total, 16), np.uint8), np.zeros((total, 2), np.int32), {})
+    facts = manifest(split, pictures.names, index.digest, classes, settings, config.seed)
+    facts |= {"quarantined": [], "contents": "not hashed: batches of the user's own code"}
+    preprocess = preprocess or Preprocess.for_showing(first.images)
+    train, val, test = (loaders[part] for part in NAMES)
+    return Data(config, pictures, index, split, facts, preprocess, train, val, test)
+
+
+def cut_parts(parts: dict[str, Any], config: Config) -> dict[str, Any]:
+    """Datasets for train, val and test; what is missing is cut from the training set as data.* says, by chance.
+
+    Labels are known to the user's code alone, so that classes do not keep their shares exactly.
+    """
+    count = len(parts["train"])
+    if not count:
+        return parts
+    official = np.repeat(list(parts), [len(dataset) for dataset in parts.values()])
+    same = np.zeros(len(official), np.int64)
+    split = make_split(
+        same, np.ones(len(official), bool), official if len(parts) > 1 else None, config.data, config.seed
+    )
+    starts = dict(zip(parts, np.cumsum([0, *map(len, parts.values())]), strict=False))
+    cut = {}
+    for part in NAMES:
+        source = part if part in parts else "train"
+        cut[part] = Subset(parts[source], (split[part] - starts[source]).tolist())
+    return cut
 
 
 def build_data(
@@ -168,6 +357,7 @@ def build_data(
     progress: Progress = lambda done, total: None,
     preprocess: Preprocess | None = None,
     processes: int = 1,
+    pictures: PictureSet | None = None,
 ) -> Data:
     """Everything `config.data` and `config.augment` say, checked; pictures are decoded here if they are not yet.
 
@@ -175,12 +365,18 @@ def build_data(
         progress: called with (done, total) while pictures are decoded.
         preprocess: that of a trained model, to evaluate it; None measures mean and std on the train split.
         processes: how many of this machine load the same set, and share its memory and its cores.
+        pictures: those of a user's own Dataset; None opens what `config.data` names.
 
     Raises:
         DataError: wrong files, too many unreadable ones, or a class without training pictures.
     """
     settings = config.data
-    pictures = open_pictures(settings)
+    if pictures is None and names_code(settings.name):
+        opened = open_named(settings)
+        if isinstance(opened, OwnData):
+            return build_own(config, opened, device, progress, preprocess, processes)
+        pictures = opened
+    pictures = pictures or open_pictures(settings)
     layout = preprocess.layout if preprocess else choose_layout(pictures, config)
     masked = pictures.pixel_classes is not None
     if masked and layout.mode != "RGB":

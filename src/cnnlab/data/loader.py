@@ -28,6 +28,7 @@ from cnnlab.data.preprocess import Preprocess, without_padding
 from cnnlab.data.sources.base import PictureSet
 from cnnlab.data.store import ReadAhead, Watched, unreadable_now
 from cnnlab.errors import DataError
+from cnnlab.representation import as_html, as_text
 
 AHEAD = 4  # batches that are asked for before they are needed
 
@@ -127,6 +128,20 @@ class Loader:
         self.share = (0, 1)
         self.epochs = 1
         self.next_epoch = 0
+
+    def __repr__(self) -> str:
+        return as_text("Loader", self._facts)
+
+    def _repr_html_(self) -> str:
+        return as_html("Loader", self._facts)
+
+    @property
+    def _facts(self) -> dict[str, str]:
+        augmented = "augmented" if self.augmentation is not None else "without augmentation"
+        return {
+            "images": f"{self.count:,}, {augmented}{', a new order each epoch' if self.shuffle else ''}",
+            "batches": f"{len(self):,} of {self.batch_size}, on {self.device}",
+        }
 
     def __len__(self) -> int:
         """Batches an epoch."""

@@ -18,20 +18,47 @@ from cnnlab.errors import DataError
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Upright 8-bit pixels → resize → crop → (x/255 − mean)/std. `mean`, `std`: a number a channel, in [0, 1]."""
+    """Upright 8-bit pixels → resize → crop → (x/255 − mean)/std. `mean`, `std`: a number a channel, in [0, 1].
+
+    With `own`, images are made by code of the user's: `denormalise` shows them, and there is no way from a picture.
+    """
 
     layout: Layout
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    own: bool = False
+
+    @classmethod
+    def for_showing(cls, images: Tensor) -> Preprocess:
+        """For (B, C, H, W) images of the user's own: beyond [0, 1] they are stretched from 1st to 99th percentile."""
+        channels = images.transpose(0, 1).flatten(1).float().cpu().numpy()
+        low, high = (np.percentile(channels, q, axis=1) for q in (1, 99))
+        inside = channels.min() >= 0 and channels.max() <= 1
+        mean = [0.0] * len(channels) if inside else low.tolist()
+        std = [1.0] * len(channels) if inside else np.maximum(high - low, 1e-6).tolist()
+        layout = Layout(images.shape[2], images.shape[3], "L" if len(channels) == 1 else "RGB")
+        return cls(layout, tuple(mean), tuple(std), own=True)
 
     def __call__(self, picture: str | Path | bytes | Image.Image) -> Tensor:
         """One picture file or Pillow picture → (C, height, width) float32."""
         return self.normalise(torch.from_numpy(self.pixels(picture))[None])[0]
 
     def pixels(self, picture: str | Path | bytes | Image.Image) -> np.ndarray:
-        """One picture file or Pillow picture → (height, width, stored channels) uint8, for `normalise`."""
+        """One picture file or Pillow picture → (height, width, stored channels) uint8, for `normalise`.
+
+        Raises DataError for what is no picture, and where only code of the user's can make an image of one.
+        """
+        self.refuse_own()
         read = upright(picture) if isinstance(picture, Image.Image) else read_picture(picture)
         return arrange(read, self.layout)
+
+    def refuse_own(self) -> None:
+        """Raise DataError where only code of the user's can make an image of a picture."""
+        if self.own:
+            raise DataError(
+                "this run was trained on images that code of your own made, which no run folder keeps: make them in the"
+                " same way, and give them to Predictor.probabilities or to the model of cnnlab.load_run."
+            )
 
     def normalise(self, stored: Tensor) -> Tensor:
         """(B, H, W, stored channels) uint8 → (B, C, H, W) float32, channels last in memory."""
@@ -53,7 +80,10 @@ class Preprocess:
         return (pixels * 255).round().clamp(0, 255).to(torch.uint8)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        values = asdict(self)
+        if not self.own:
+            del values["own"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocess:
@@ -68,7 +98,7 @@ class Preprocess:
             raise DataError(f"the preprocess of this model is damaged: mean {mean} and std {std}.")
         if not all(map(math.isfinite, mean)):
             raise DataError(f"the preprocess of this model is damaged: mean {mean}.")
-        return cls(layout, mean, std)
+        return cls(layout, mean, std, own=values.get("own") is True)
 
 
 def without_padding(stored: Tensor, channels: int) -> Tensor:

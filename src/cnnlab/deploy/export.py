@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from cnnlab.data.load import Data
+from cnnlab.data.own import import_dataset
+from cnnlab.data.preprocess import Preprocess
 from cnnlab.deploy import acceptance
 from cnnlab.deploy.browser import fetch_runtime, write_web
 from cnnlab.deploy.convert import from_pt2, to_onnx, to_pt2
@@ -26,7 +28,7 @@ from cnnlab.files import is_path
 from cnnlab.models.folding import fold_batch_norm
 from cnnlab.runs.environment import describe
 from cnnlab.runs.files import read_json, write_json, write_whole
-from cnnlab.runs.folder import open_folder
+from cnnlab.runs.folder import open_folder, read_config
 from cnnlab.runs.remote import publish_results
 from cnnlab.runs.weights import load_run
 
@@ -80,6 +82,9 @@ def export_run(
     folder = open_folder(run)
     place = check_out(folder.path / "export" if out is None else Path(out))
     model, card = load_run(folder, "cpu", trust_code)
+    Preprocess.from_dict(card["preprocess"]).refuse_own()
+    if trust_code:
+        import_dataset(read_config(folder).data.name)
     changes = {} if data_root is None else {"root": str(data_root)}
     data, own = data_of_run(folder, card, torch.device("cpu"), "test", changes)
     split = "test" if len(data.split.test) else "val"

@@ -17,6 +17,7 @@ from cnnlab.deploy.exported import read_export
 from cnnlab.device import choose_device
 from cnnlab.errors import DataError, DeviceError, ModelError
 from cnnlab.finite import check_answers
+from cnnlab.representation import as_html, as_text
 from cnnlab.runs.weights import load_run
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
@@ -47,12 +48,30 @@ class Predictor:
         self.preprocess = preprocess
         self.device = device
 
+    def __repr__(self) -> str:
+        return as_text("Predictor", self._facts)
+
+    def _repr_html_(self) -> str:
+        return as_html("Predictor", self._facts)
+
+    @property
+    def _facts(self) -> dict[str, str]:
+        layout = self.preprocess.layout
+        shown = ", ".join(self.classes[:10]) + (", …" if len(self.classes) > 10 else "")
+        return {
+            "model": f"{type(self.model).__name__} on {self.device}",
+            "images": f"{layout.height}×{layout.width}×{layout.channels}",
+            "classes": f"{len(self.classes)}: {shown}",
+        }
+
     @classmethod
-    def from_run(cls, run: str | Path, device: str = "auto", trust_code: bool = False) -> Predictor:
-        """Raises RunError for a folder without a trained model. `trust_code`: see `load_run`."""
+    def from_run(
+        cls, run: str | Path, device: str = "auto", trust_code: bool = False, model: nn.Module | None = None
+    ) -> Predictor:
+        """Raises RunError for a folder without a trained model. `trust_code`, `model`: see `load_run`."""
         place = choose_device(device)
-        model, card = load_run(run, place, trust_code)
-        return cls(model, card["classes"], Preprocess.from_dict(card["preprocess"]), place)
+        net, card = load_run(run, place, trust_code, model)
+        return cls(net, card["classes"], Preprocess.from_dict(card["preprocess"]), place)
 
     @classmethod
     def from_export(cls, path: str | Path, device: str = "auto") -> Predictor:

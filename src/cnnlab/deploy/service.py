@@ -80,6 +80,7 @@ class Service:
         """Raises RunError for a folder without a trained model."""
         folder = open_folder(run)
         model, card = load_run(folder, "cpu", trust_code)
+        Preprocess.from_dict(card["preprocess"]).refuse_own()
         return cls(model, card, folder.test_figures(), samples_of(folder, card))
 
     def probabilities(self, pictures: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from cnnlab.config import AdaptConfig, Config, DataConfig, TestConfig, from_dict
 from cnnlab.data.load import Data, build_data
+from cnnlab.data.own import import_dataset
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.device import choose_device
 from cnnlab.errors import ConfigError, DataError, RunError, nearest
@@ -54,7 +55,8 @@ def evaluate(
     device: str = "auto",
     trust_code: bool = False,
     views: str | None = None,
-    data: str | None = None,
+    data: str | Data | None = None,
+    model: nn.Module | None = None,
     **keys: Any,
 ) -> dict[str, Any]:
     """Evaluate the best weights of a run, from the run folder and the pictures alone.
@@ -66,7 +68,9 @@ def evaluate(
         device: auto, cpu, cuda, cuda:N or mps.
         trust_code: see `load_run`.
         views: none, mirror, shift or mirror_shift, see `test.views`; None takes what the run was configured with.
-        data: name of another set with the same classes, such as mnist_m for a run on mnist.
+        data: name of another set with the same classes, such as mnist_m for a run on mnist; or what `load_data` made of
+            a Dataset or DataLoaders of your own.
+        model: see `load_run`.
         keys: `data.*` keys for it, such as backgrounds="photos".
 
     Returns:
@@ -83,27 +87,60 @@ def evaluate(
         raise ConfigError("data.* keys are for another set; name it with --data or --data-root (data=, data_root=).")
     folder = open_folder(run)
     place = choose_device(device)
-    model, card = load_run(folder, place, trust_code)
-    changes = dict(keys) | ({"root": str(data_root)} if data_root is not None else {})
-    changes |= {"name": data} if data is not None else {}
-    pictures, own = data_of_run(folder, card, place, split, changes)
+    net, card = load_run(folder, data.test.device if isinstance(data, Data) else place, trust_code, model)
+    if isinstance(data, Data):
+        if keys or data_root is not None:
+            raise ConfigError("data.* keys and data_root= are for a set by name, and this data is loaded already.")
+        pictures, own = as_in_run(data, folder, card, split)
+    else:
+        changes = dict(keys) | ({"root": str(data_root)} if data_root is not None else {})
+        changes |= {"name": data} if data is not None else {}
+        if data is not None or trust_code:
+            import_dataset(data if data is not None else read_config(folder).data.name)
+        pictures, own = data_of_run(folder, card, place, split, changes)
     if not own and not len(pictures.split[split]):
         raise DataError(f"the other set has no {split} split of its own; test on all of it with --split test.")
-    suffix = "" if own and split == "test" else f"-{split}" if own else f"-{split}-{data or 'other'}"
+    suffix = "" if own and split == "test" else f"-{split}" if own else f"-{split}-{file_name(data)}"
     if pictures.segments:
         if views not in (None, "none"):
             raise ConfigError("views are for classes of whole pictures, and this model classifies every pixel.")
-        pixels = evaluate_segmentation(model, pictures, split)
+        pixels = evaluate_segmentation(net, pictures, split)
         write_segmentation(folder, pixels, suffix)
         publish_results(folder.path)
         return pixels.figures
     settings = pictures.config.test if views is None else dataclasses.replace(pictures.config.test, views=views)
-    outputs = evaluate_model(model, pictures, split, card["classes"], settings, known_temperature(folder, pictures))
+    outputs = evaluate_model(net, pictures, split, card["classes"], settings, known_temperature(folder, pictures))
     if not own and (before := folder.test_figures()) is not None:
         outputs.figures["own_test"] = against_own_test(outputs.figures, before)
     write_outputs(folder, outputs, card["classes"], suffix)
     publish_results(folder.path)
     return outputs.figures
+
+
+def file_name(data: str | Data | None) -> str:
+    """What a file of figures on another set is called."""
+    return data.replace(":", ".") if isinstance(data, str) else "other"
+
+
+def as_in_run(data: Data, folder: RunFolder, card: dict[str, Any], split: str) -> tuple[Data, bool]:
+    """Loaded data as the run's model takes them, and whether they are the run's own.
+
+    Raises:
+        DataError: other classes, or images that were brought to another size or made by other code.
+    """
+    preprocess = Preprocess.from_dict(card["preprocess"])
+    if data.classes != card["classes"]:
+        raise DataError(
+            f"the data have the classes {data.classes[:5]}…, and the run {card['classes'][:5]}…; use the same."
+        )
+    if data.preprocess.layout != preprocess.layout or data.preprocess.own != preprocess.own:
+        raise DataError(
+            f"the data give images of {data.image_size[0]}×{data.image_size[1]}×{data.in_channels}, and the run was"
+            f" trained on {preprocess.layout.height}×{preprocess.layout.width}×{preprocess.layout.channels}, made"
+            f" {'by your own code' if preprocess.own else 'by cnnlab'}; load them in the same way."
+        )
+    own = data.manifest["sha256"][split] == read_split(folder)["sha256"][split]
+    return dataclasses.replace(data, preprocess=preprocess), own
 
 
 def run_test(folder: RunFolder, model: nn.Module, data: Data, classes: list[str]) -> Outputs | SegmentationOutputs:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import math
-import os
-import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -15,6 +12,7 @@ from torch import nn
 
 from cnnlab.config import with_canonical_names
 from cnnlab.errors import CnnlabError, ModelError, nearest
+from cnnlab.imports import import_named
 from cnnlab.models.alexnet import AlexNet
 from cnnlab.models.convnet import ConvNet
 from cnnlab.models.imagenet_resnet import resnet18, resnet34, resnet50
@@ -45,6 +43,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "vgg19": vgg19,
 }
 SPEC = "_cnnlab_spec"
+OWN_MODULE = "own_module"  # model.name of a plain nn.Module that no name builds again
 
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 
@@ -157,27 +156,19 @@ def import_model(name: str) -> None:
     """
     if not isinstance(name, str) or ":" not in name or name in MODELS:
         return
-    module, _, attribute = name.partition(":")
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        builder = getattr(importlib.import_module(module), attribute)
-    except (Exception, SystemExit) as error:  # the module is the user's: anything can come out of it
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        where = " It is looked for in this folder and in PYTHONPATH." * isinstance(error, ModuleNotFoundError)
-        raise ModelError(
-            f"cannot import {attribute!r} from {module!r} for model={name}: {reason.rstrip('.')}.{where}"
-        ) from error
-    if not callable(builder):
-        raise ModelError(
-            f"model={name} must name a class or a function that builds an nn.Module, got a {type(builder).__name__}."
-        )
+    builder = import_named(name, "model", ModelError)
     MODELS[name] = builder
 
 
 def find_model(name: str) -> Callable[..., nn.Module]:
     if not isinstance(name, str):
         raise ModelError(f"a model is named by text such as 'resnet', got {name!r}.")
+    if name == OWN_MODULE and name not in MODELS:
+        raise ModelError(
+            "the network of this run is an nn.Module given from Python, which no name builds again: give the module,"
+            " cnnlab.load_run(RUN, model=Net()), or put its class into a file and train with"
+            " model=package.module:Class."
+        )
     if name not in MODELS and ":" in name:
         raise ModelError(
             f"{name} is code outside of cnnlab, which is run only where you trust it: pass --trust-code on the command"

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.errors import CnnlabError, ModelError, RunError
 from cnnlab.finite import infinite_buffers, non_finite
-from cnnlab.models.registry import create_model, find_model, import_model, rebuild_arguments
+from cnnlab.models.registry import OWN_MODULE, create_model, find_model, import_model, rebuild_arguments
 from cnnlab.runs.files import write_json, write_whole
 from cnnlab.runs.folder import RunFolder, open_folder
 from cnnlab.values import are_names, to_json
@@ -70,12 +70,16 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 
 
 def load_run(
-    run: str | Path | RunFolder, device: str | torch.device = "cpu", trust_code: bool = False
+    run: str | Path | RunFolder,
+    device: str | torch.device = "cpu",
+    trust_code: bool = False,
+    model: nn.Module | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild the best model of a run, in evaluation mode.
 
     Args:
         trust_code: import the module of a model of the user's own that the run names; else only known names are built.
+        model: load the weights into this module, built as the one that was trained; nothing is imported then.
 
     Returns:
         The model and its card: model {name, arguments}, classes, preprocess, epoch, val_accuracy, …
@@ -86,15 +90,16 @@ def load_run(
     folder = run if isinstance(run, RunFolder) else open_folder(run)
     tensors, card = read_weights(folder.weights)
     named = card["model"].get("name") if isinstance(card["model"], dict) else None
-    if isinstance(named, str) and ":" in named and not trust_code:
-        find_model(named)  # says that it takes trust
-    if trust_code:
+    if model is None and isinstance(named, str) and (":" in named or named == OWN_MODULE) and not trust_code:
+        find_model(named)  # says that it takes trust, or the module
+    if trust_code and model is None:
         import_model(named)  # type: ignore[arg-type]  # what is no text, it lets pass
     try:
-        name, arguments = card["model"]["name"], card["model"]["arguments"]
-        arguments |= rebuild_arguments(find_model(name))
-        _check_size(name, arguments, tensors)
-        model = create_model(name, **arguments)
+        if model is None:
+            name, arguments = card["model"]["name"], card["model"]["arguments"]
+            arguments |= rebuild_arguments(find_model(name))
+            _check_size(name, arguments, tensors)
+            model = create_model(name, **arguments)
         masks = infinite_buffers(model)
         model.load_state_dict(tensors)
         Preprocess.from_dict(card["preprocess"])

@@ -18,6 +18,7 @@ import numpy as np
 
 from cnnlab.config import Config, compose
 from cnnlab.data.load import build_data
+from cnnlab.data.own import import_dataset
 from cnnlab.device import choose_device
 from cnnlab.errors import ConfigError, NonFiniteLoss
 from cnnlab.runs.environment import describe, processor_name
@@ -97,6 +98,7 @@ def measure(
 ) -> tuple[list[float], list[float], bool]:
     """The rates and losses of the steps up to where the loss diverges, if it does, and whether it did."""
     prepare_process(config.trainer)
+    import_dataset(config.data.name)
     data = build_data(config, choose_device(config.trainer.device), decoding or _nobody)
     model = build_model(config, data, trust_code=True)
     initialise(model, config, data)

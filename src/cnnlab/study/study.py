@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from cnnlab.errors import ConfigError, Interrupted, RunError
+from cnnlab.representation import as_html, as_text
 from cnnlab.runs.environment import processor_name
 from cnnlab.runs.files import refuse_links, write_error, write_whole
 from cnnlab.runs.folder import RunFolder, read_environment
@@ -26,7 +27,7 @@ from cnnlab.study.table import markdown
 SHOWN = ("cnnlab", "torch", "torchvision")  # versions at the foot of the page
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Study:
     """A study as far as it is: its folder, its cells (one a combination, with the rows of its runs), what tells them
     apart, and why runs are missing."""
@@ -36,6 +37,21 @@ class Study:
     cells: list[Cell]
     differences: list[Difference]
     failed: dict[Path, str]
+
+    def __repr__(self) -> str:
+        return as_text(f"Study {self.definition.title}", self._facts)
+
+    def _repr_html_(self) -> str:
+        return as_html(f"Study {self.definition.title}", self._facts)
+
+    @property
+    def _facts(self) -> dict[str, str]:
+        runs = sum(len(cell.rows) for cell in self.cells)
+        return {
+            "runs": f"{runs} of {len(self.cells)} combinations" + (f", {len(self.failed)} failed" * bool(self.failed)),
+            "axes": " × ".join(self.definition.axes),
+            "report": str(self.dir / "report.html"),
+        }
 
     def raise_failures(self) -> None:
         """Raise RunError if runs could not be done. One that diverged is a result, not a failure."""

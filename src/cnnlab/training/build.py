@@ -105,6 +105,23 @@ def _try_out(model: nn.Module, channels: int, sizes: set[tuple[int, int]], data:
         return ghost.eval()(torch.full((2, channels, *data.image_size), 0.5))
 
 
+@torch.no_grad()
+def classes_of(model: nn.Module, images: Tensor) -> int:
+    """How many classes a model answers for: the logits that it gives for (B, C, H, W) images.
+
+    Raises ConfigError where it does not take them.
+    """
+    try:
+        logits = copy.deepcopy(model).cpu().eval()(images[:2].cpu())
+        return int(logits.shape[1])
+    except Exception as error:  # a model of the user's own can fail in any way
+        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        raise ConfigError(
+            f"the model does not take the first batch, images {tuple(images.shape)} ({type(error).__name__}: {reason});"
+            " change the one or the other."
+        ) from error
+
+
 def initialise(model: nn.Module, config: Config, data: Data) -> dict[str, Any] | None:
     """Put what `init.*` says into the model; None where nothing is loaded.
 

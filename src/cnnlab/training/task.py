@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -14,6 +14,8 @@ from cnnlab.data.loader import Batch, Loader
 from cnnlab.errors import ConfigError
 from cnnlab.training.distributed import ALONE, Group
 from cnnlab.training.forward import forward_all
+
+OwnLoss = Callable[[Tensor, Tensor], Tensor]  # (B, K) logits, (B,) labels
 
 
 class Task(Protocol):
@@ -39,13 +41,31 @@ class Classification:
         cross_entropy   −log p[label], with label smoothing (Szegedy et al. 2016, section 7)
         focal           −(1 − p[label])^γ · log p[label] (Lin et al. 2017, eq. 4)
         mse             Σ (p − one-hot)², the Brier score
+        own             `own_loss(logits, labels)` of the user's: (B, K), (B,) → a mean over the batch, or (B,)
     """
 
     def __init__(
-        self, config: TrainerConfig, class_counts: Sequence[int], device: torch.device, group: Group = ALONE
+        self,
+        config: TrainerConfig,
+        class_counts: Sequence[int],
+        device: torch.device,
+        group: Group = ALONE,
+        own_loss: OwnLoss | None = None,
     ) -> None:
         self.config, self.group = config, group
         self.weights = self._class_weights(config.class_weights, class_counts, device)
+        if config.loss == "own" and own_loss is None:
+            raise ConfigError(
+                "trainer.loss=own is a function given from Python, cnnlab.fit(..., loss=...), which no command has; use"
+                " cross_entropy, focal or mse here."
+            )
+        if own_loss is not None and config.label_smoothing:
+            raise ConfigError("trainer.label_smoothing is of cnnlab's own losses; smooth in the loss that you give.")
+        if isinstance(own_loss, nn.Module):
+            if any(parameter.requires_grad for parameter in own_loss.parameters()):
+                raise ConfigError("loss= has parameters, and only those of the model learn; make them the model's.")
+            own_loss = own_loss.to(device)
+        self.own_loss = own_loss
 
     @staticmethod
     def _class_weights(setting: object, counts: Sequence[int], device: torch.device) -> Tensor | None:
@@ -83,11 +103,18 @@ class Classification:
 
     def _mean(self, logits: Tensor, labels: Tensor, share: Tensor | None) -> Tensor:
         each = self._each(logits, labels, self.config.label_smoothing)
+        if self.own_loss is not None and each.stride() == (0,) and (share is not None or self.weights is not None):
+            raise ConfigError(
+                "mixup, cutmix and class weights weigh the loss of each picture, and loss= gives their mean; let it"
+                " give (B,), as with reduction='none'."
+            )
         weight = torch.ones_like(each) if self.weights is None else self.weights[labels]
         total = (each * weight) if share is None else each * weight * share
         return total.sum() / self.group.total(weight.sum()).clamp_min(1e-12)  # all of the batch may weigh 0
 
     def _each(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+        if self.own_loss is not None:
+            return self._own(self.own_loss(logits, labels), len(labels))
         if self.config.loss == "cross_entropy":
             return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
         if self.config.loss == "focal":
@@ -97,6 +124,13 @@ class Classification:
         target = F.one_hot(labels, logits.shape[1]).float()
         target = target * (1 - smoothing) + smoothing / logits.shape[1]
         return ((logits.softmax(1) - target) ** 2).sum(1)
+
+    def _own(self, value: Tensor, count: int) -> Tensor:
+        """(count,) what the user's loss gave; a mean stands for each picture."""
+        if not isinstance(value, Tensor) or value.shape not in ((), (1,), (count,)):
+            what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise ConfigError(f"loss= must give a scalar tensor, the mean over the batch, or ({count},), got {what}.")
+        return value if value.shape == (count,) else value.reshape(()).expand(count)
 
 
 def count_correct(logits: Tensor, labels: Tensor) -> Tensor:

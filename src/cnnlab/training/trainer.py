@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from cnnlab.config import Config
 from cnnlab.data.load import Data
 from cnnlab.data.loader import Batch
+from cnnlab.data.own import OWN_SET
 from cnnlab.errors import ConfigError, Interrupted, ModelError, NonFiniteLoss, OutOfMemory, RunError
 from cnnlab.finite import infinite_buffers, non_finite
-from cnnlab.models.registry import model_spec
+from cnnlab.models.registry import OWN_MODULE, model_spec
 from cnnlab.models.transfer import frozen_stages
 from cnnlab.runs.folder import RunFolder, read_environment
 from cnnlab.runs.state import differs, load_state, save_state
@@ -36,7 +37,7 @@ from cnnlab.training.reproduce import seed_step
 from cnnlab.training.restore import first_states, restore_optimizer, wrong_counters, wrong_history, wrong_optimizer
 from cnnlab.training.schedule import rate_factor
 from cnnlab.training.segment import Segmentation
-from cnnlab.training.task import Classification, Task
+from cnnlab.training.task import Classification, OwnLoss, Task
 
 STATE_VERSION = 1
 STEP_EVENTS_A_SECOND = 5
@@ -81,12 +82,12 @@ def train(trainer: Trainer, trackers: Trackers, facts: dict[str, str], resumed: 
                 if stop or due:
                     trainer.save()
                 if stop:
-                    raise _stopped(folder)
+                    raise _stopped(trainer)
             trackers.log(trainer.end_epoch())
             if hint := early_hint(trainer.history, setup):
                 trackers.log(Noted(f"{hint} The run goes on; Ctrl-C stops it, and nothing is lost.", True))
         if group.any(guard.requested):  # while the last epoch was validated: the test can wait
-            raise _stopped(folder)
+            raise _stopped(trainer)
     for parameter in trainer.thawed:
         parameter.requires_grad_()  # the model may be trained again, with other stages frozen
     for hint in diagnose(trainer.history, setup):
@@ -102,8 +103,14 @@ def _ran_out_of_memory(error: Exception) -> bool:
     )
 
 
-def _stopped(folder: RunFolder) -> Interrupted:
-    return Interrupted(f"stopped; everything is saved. Go on with `cnnlab resume {folder.path}`.")
+def _stopped(trainer: Trainer) -> Interrupted:
+    path, config = trainer.folder.path, trainer.config
+    if config.data.name == OWN_SET or config.model["name"] == OWN_MODULE or config.trainer.loss == "own":
+        return Interrupted(
+            f"stopped; the best weights so far are in {path}: cnnlab.load_run gives them back. What was given as an"
+            " object no command can open again, so that this run cannot be resumed."
+        )
+    return Interrupted(f"stopped; everything is saved. Go on with `cnnlab resume {path}`.")
 
 
 @dataclass
@@ -124,7 +131,15 @@ class Trainer:
     Of several processes (`group`) each has a trainer, and all have the same figures and weights; the first one writes.
     """
 
-    def __init__(self, model: nn.Module, data: Data, config: Config, folder: RunFolder, group: Group = ALONE) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Data,
+        config: Config,
+        folder: RunFolder,
+        group: Group = ALONE,
+        own_loss: OwnLoss | None = None,
+    ) -> None:
         self.config, self.settings, self.folder, self.data = config, config.trainer, folder, data
         self.group = group
         self.epoch = self.step = self.batch = self.stale = 0
@@ -135,8 +150,9 @@ class Trainer:
         if self.device.type == "cpu":
             mend_convolutions(self.model)
         self.precision = Precision(choose_precision(self.settings.precision, self.device, model), self.device)
-        labels = data.pictures.labels[data.split.train]
-        counts = np.bincount(labels, minlength=len(data.pictures.classes))
+        counted = self.settings.balanced_sampling or self.settings.class_weights == "balanced" or not data.in_batches
+        counts = np.array(data.class_counts()) if counted else np.zeros(data.num_classes, np.int64)
+        labels = data.pictures.labels[data.split.train] if counted else np.zeros(0, np.int64)
         data.train.weights = 1 / counts[labels] if self.settings.balanced_sampling else None
         data.train.epochs = self.settings.epochs
         if self.settings.early_stopping is not None and not data.val.count:
@@ -146,7 +162,7 @@ class Trainer:
         self.task: Task = (
             Segmentation(self.settings, data.num_classes, self.device, group)
             if data.segments
-            else Classification(self.settings, counts.tolist(), self.device, group)
+            else Classification(self.settings, counts.tolist(), self.device, group, own_loss)
         )
         self.frozen = frozen_stages(self.model, config.init.freeze)
         self.thawed = [p for stage in self.frozen for p in stage.parameters() if p.requires_grad]
@@ -284,7 +300,7 @@ class Trainer:
 
     def _count(self, loss: Tensor, logits: Tensor, batch: Batch) -> Tensor:
         """Add the figures of one batch to the sums, and return the loss of the whole batch."""
-        count = self.data.train.batch_size  # of all processes together
+        count = len(batch.images) if self.group.size == 1 else self.data.train.batch_size  # of all processes together
         correct = self.task.count_correct(logits, batch)
         if self.group.size > 1:
             loss, correct = self.group.total(torch.stack([loss.double(), correct.double()]))

@@ -1,0 +1,240 @@
+"""Batches of a user's own Dataset or DataLoader, used as they come."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler, Subset
+
+from cnnlab.data.decode import upright
+from cnnlab.data.loader import Batch, Loader
+from cnnlab.data.own import read_item
+from cnnlab.data.plan import plan_epoch
+from cnnlab.errors import CnnlabError, DataError
+
+
+class BatchLoader(Loader):
+    """One split of the user's: a `Loader` whose images come from the user's code instead of stored pixels.
+
+    Args:
+        source: a Dataset of (image, label) or a DataLoader of (images, labels).
+        batch_size: of a Dataset.
+        transform: of the images of a Dataset.
+        shuffle: a new order each epoch, from (seed, epoch), and no incomplete batch; a DataLoader has its own order.
+        num_classes: labels are from 0 to below it; None: not known yet.
+
+    Attributes:
+        count: images in the split; exact once an epoch was seen.
+    """
+
+    count: int = 0
+
+    def __init__(
+        self,
+        source: Dataset[Any] | DataLoader[Any],
+        batch_size: int,
+        *,
+        transform: Callable[[Any], Any] | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        workers: int = 0,
+        num_classes: int | None = None,
+    ) -> None:
+        self.source, self.transform, self.shuffle, self.seed = source, transform, shuffle, seed
+        self.augmentation = None
+        self.device, self.workers, self.num_classes = torch.device(device), workers, num_classes
+        if isinstance(source, DataLoader):
+            self.count, self.batch_size = size_of(source)
+        else:
+            self.count = len(source)  # type: ignore[arg-type]
+            self.batch_size = min(batch_size, self.count) if shuffle else batch_size
+        self.weights: np.ndarray | None = None
+        self.share = (0, 1)
+        self.epochs = 1
+        self.next_epoch = 0
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        if isinstance(self.source, DataLoader):
+            return len(self.source)
+        whole, rest = divmod(self.count, self.batch_size)
+        return whole if self.shuffle else whole + (rest > 0)
+
+    def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from number `start` on.
+
+        Raises:
+            DataError: the user's code fails, or gives no (images, labels) that can be trained on.
+        """
+        first, number = 0, start
+        for images, labels in self._batches(epoch, start):
+            number += 1
+            images, labels = self.check(images, labels)
+            members = torch.arange(first, first + len(labels))
+            first += len(labels)
+            yield Batch(
+                images.to(self.device).contiguous(memory_format=torch.channels_last), labels.to(self.device), members
+            )
+        if number < len(self):
+            raise DataError(f"the DataLoader gave {number} batches, and its length says {len(self)}; correct __len__.")
+        if start == 0 and isinstance(self.source, DataLoader):
+            self.count = first
+
+    def picked(self, places: Sequence[int]) -> BatchLoader:
+        """The images at these places of the split, as one batch."""
+        source, size = self.source, len(places)
+        if not isinstance(source, DataLoader):
+            chosen: Any = Subset(source, list(places))
+        elif ordered_dataset(source) is not None:
+            chosen = DataLoader(Subset(source.dataset, list(places)), batch_size=size, collate_fn=source.collate_fn)
+        else:
+            chosen = self._items_at(list(places))
+        return BatchLoader(chosen, size, transform=self.transform, device=self.device, num_classes=self.num_classes)
+
+    def in_order(self, batch_size: int | None = None) -> BatchLoader:
+        """The same split to be evaluated: in order where it is a Dataset."""
+        return BatchLoader(
+            self.source,
+            batch_size or self.batch_size,
+            transform=self.transform,
+            seed=self.seed,
+            device=self.device,
+            workers=self.workers,
+            num_classes=self.num_classes,
+        )
+
+    def _items_at(self, places: list[int]) -> list[tuple[Tensor, int]]:
+        """Images that only a pass over the DataLoader can find."""
+        wanted, found, first = set(places), {}, 0
+        for batch in self.epoch():
+            for row, label in enumerate(batch.labels.tolist()):
+                if first + row in wanted:
+                    found[first + row] = (batch.images[row].cpu(), label)
+            first += len(batch.labels)
+        return [found[place] for place in places]
+
+    def _batches(self, epoch: int, start: int) -> Iterator[tuple[Any, Any]]:
+        if isinstance(self.source, DataLoader):
+            batches = iter(self.source) if self.shuffle else self._same_each_time(self.source)
+            yield from _in_one_line(itertools.islice(batches, start, None), "a batch of the DataLoader")
+            return
+        order = torch.arange(self.count)
+        if self.shuffle:
+            order = plan_epoch(self.count, None, self.seed, epoch).order
+        size = self.batch_size
+        slices = [order[i * size : (i + 1) * size].tolist() for i in range(start, len(self))]
+        items = Transformed(self.source, self.transform)
+        workers = min(self.workers, len(slices))
+        yield from _in_one_line(iter(DataLoader(items, batch_sampler=slices, num_workers=workers)), "a batch")
+
+    def _same_each_time(self, loader: DataLoader[Any]) -> Iterator[Any]:
+        """Evaluation sees one order: what the loader draws comes from the seed, and the loop's own draws go on."""
+        before = torch.get_rng_state()
+        torch.manual_seed(self.seed)
+        batches = iter(loader)
+        first = list(itertools.islice(batches, 1))  # a sampler draws when it is first asked
+        torch.set_rng_state(before)
+        return itertools.chain(first, batches)
+
+    def check(self, images: Any, labels: Any) -> tuple[Tensor, Tensor]:
+        """Anything → (B, C, H, W) float32 and (B,) int64. Raises DataError for what is no batch."""
+        if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] not in (1, 3):
+            what = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else f"a {type(images).__name__}"
+            raise DataError(f"images must be a tensor (B, 1 or 3, H, W), got {what}; see to the Dataset or collate_fn.")
+        if not isinstance(labels, Tensor) or labels.shape != images.shape[:1] or labels.is_floating_point():
+            what = f"{tuple(labels.shape)} {labels.dtype}" if isinstance(labels, Tensor) else type(labels).__name__
+            raise DataError(f"labels must be whole numbers ({len(images)},), a class each, got {what}.")
+        labels = labels.long()
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or (self.num_classes is not None and high >= self.num_classes):
+            raise DataError(
+                f"a label is {low if low < 0 else high}, and there are {self.num_classes or '?'} classes, from 0 on;"
+                " name all: classes=[…]."
+            )
+        return images.float() / 255 if images.dtype == torch.uint8 else images.float(), labels
+
+
+class Transformed(Dataset[tuple[Tensor, int]]):
+    """The items of a user's Dataset with a transform of the images, as tensors."""
+
+    def __init__(self, source: Any, transform: Callable[[Any], Any] | None) -> None:
+        self.source, self.transform = source, transform
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = read_item(self.source, index)
+        if self.transform is not None:
+            try:
+                image = self.transform(image)
+            except CnnlabError:
+                raise
+            except Exception as error:  # the user's code can fail in any way
+                reason = str(error).splitlines()[0].rstrip(".") if str(error) else "no message"
+                raise DataError(
+                    f"transform= fails on item {index} of {type(self.source).__name__}"
+                    f" ({type(error).__name__}: {reason})."
+                ) from error
+        return as_tensor(image), label
+
+
+def as_tensor(image: Any) -> Tensor:
+    """Pillow picture, (H, W) or (H, W, C) array, or tensor → (C, H, W) float32; 8-bit values from 0 to 1."""
+    if isinstance(image, Image.Image):
+        image = np.array(upright(image))
+    if isinstance(image, np.ndarray):
+        image = torch.from_numpy(np.array(image[..., None] if image.ndim == 2 else image)).permute(2, 0, 1)
+    if not isinstance(image, Tensor):
+        raise DataError(f"an image must be a Pillow picture, an array or a tensor, got a {type(image).__name__}.")
+    image = image[None] if image.ndim == 2 else image
+    return image.float() / 255 if image.dtype == torch.uint8 else image.float()
+
+
+def size_of(loader: DataLoader[Any]) -> tuple[int, int]:
+    """(images, images a batch) of a DataLoader. Raises DataError for one that does not know its length."""
+    try:
+        batches = len(loader)
+    except TypeError:
+        raise DataError(
+            "this DataLoader does not know how many batches it gives, and the learning rate follows from that; give its"
+            " IterableDataset a __len__."
+        ) from None
+    if not batches:
+        raise DataError("this DataLoader gives no batch; lower its batch_size, or set drop_last=False.")
+    sampler = loader.batch_sampler
+    if isinstance(sampler, BatchSampler) and hasattr(sampler.sampler, "__len__"):
+        count, size = len(sampler.sampler), sampler.batch_size  # type: ignore[arg-type]
+        return (batches * size if sampler.drop_last else count), min(size, count)
+    size = loader.batch_size or len(next(iter(loader))[0])
+    return batches * size, size
+
+
+def ordered_dataset(loader: DataLoader[Any]) -> Any:
+    """The Dataset of a DataLoader that gives all of it in order; None for any other."""
+    plain = isinstance(loader.batch_sampler, BatchSampler) and isinstance(loader.sampler, SequentialSampler)
+    return loader.dataset if plain else None
+
+
+def _in_one_line(batches: Iterator[Any], what: str) -> Iterator[tuple[Any, Any]]:
+    """Pairs. Raises DataError where the user's code fails, or gives anything else."""
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except CnnlabError as error:  # one from a worker brings its traceback as text
+            raise DataError(str(error).strip().splitlines()[-1].split("DataError: ")[-1]) from error.__cause__
+        except Exception as error:
+            reason = str(error).strip().splitlines()[-1].rstrip(".") if str(error).strip() else "no message"
+            raise DataError(f"{what} cannot be made ({type(error).__name__}: {reason}).") from error
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise DataError(f"{what} must be (images, labels), got a {type(batch).__name__}.")
+        yield batch[0], batch[1]

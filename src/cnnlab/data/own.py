@@ -1,0 +1,319 @@
+"""A user's own Dataset or DataLoader, given as an object or named as "package.module:Class".
+
+Whole pictures (Pillow, or 8-bit pixels) that are the same each time they are read become a `PictureSet`: they are read
+once, and everything works on them. What a transform has made, and the batches of a DataLoader, are used as they come.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cnnlab.config import DataConfig
+from cnnlab.data.decode import upright
+from cnnlab.data.sources.base import ArraySet, PictureSet
+from cnnlab.errors import CnnlabError, DataError
+from cnnlab.imports import import_named, names_code
+from cnnlab.values import are_names
+
+OWN_SET = "own"  # data.name of a set that was given as an object
+PROBED = 8  # items that are read twice
+IN_MEMORY = 2**30  # bytes of pictures of one size that are kept as one array
+DATASETS: dict[str, Callable[..., Any]] = {}  # "package.module:Class" → what was imported for it
+_ONE_AT_A_TIME = threading.Lock()  # pictures are decoded by threads, and a user's Dataset need not know of them
+
+Source = Dataset[Any] | DataLoader[Any]
+
+
+@dataclass(frozen=True)
+class OwnData:
+    """What the user gave. Without `val` and `test`, Datasets are split as a folder is (data.val_fraction, …).
+
+    Attributes:
+        transform: of the images of a Dataset; what it gives is used as it is.
+        classes: their names; None takes `train.classes`, else numbers.
+        title: what a person sees of it.
+    """
+
+    train: Source
+    val: Source | None = None
+    test: Source | None = None
+    transform: Callable[[Any], Any] | None = None
+    classes: Sequence[str] | None = None
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        for part, source in self.parts.items():
+            if not is_source(source):
+                raise DataError(
+                    f"{part} must be a torch Dataset (with __len__ and __getitem__) or a DataLoader, got a"
+                    f" {type(source).__name__}."
+                )
+        loaders = {part for part, source in self.parts.items() if isinstance(source, DataLoader)}
+        if loaders and len(loaders) < len(self.parts):
+            raise DataError("train, val and test must be all Datasets or all DataLoaders; wrap the Datasets too.")
+        if loaders and self.transform is not None:
+            raise DataError(
+                "transform= is for a Dataset, and a DataLoader has batches already; give it to its Dataset."
+            )
+        if self.classes is not None and not (are_names(list(self.classes)) and len(set(self.classes)) > 1):
+            raise DataError(f"classes= must be two or more names that can be shown, got {self.classes!r}.")
+
+    @property
+    def parts(self) -> dict[str, Source]:
+        """train, and val and test where they were given."""
+        given = {"train": self.train, "val": self.val, "test": self.test}
+        return {part: source for part, source in given.items() if source is not None}
+
+    @property
+    def in_batches(self) -> bool:
+        return isinstance(self.train, DataLoader)
+
+    @property
+    def name(self) -> str:
+        dataset = self.train.dataset if isinstance(self.train, DataLoader) else self.train
+        return self.title or type(dataset).__name__
+
+    def known_classes(self) -> list[str] | None:
+        """What the user or the Dataset says; None where neither does."""
+        source: Any = self.train.dataset if isinstance(self.train, DataLoader) else self.train
+        while self.classes is None and not hasattr(source, "classes") and hasattr(source, "dataset"):
+            source = source.dataset  # a Subset
+        found = self.classes if self.classes is not None else getattr(source, "classes", None)
+        if not isinstance(found, list | tuple) or not are_names([str(name) for name in found]) or len(found) < 2:
+            return None
+        return [str(name) for name in found]
+
+    def is_whole_pictures(self) -> bool:
+        """Whether each part gives pictures that are the same each time, so that they can be kept."""
+        if self.in_batches or self.transform is not None:
+            return False
+        return all(gives_pictures(source) for source in self.parts.values())
+
+
+def is_source(value: object) -> bool:
+    """Whether it can be trained on: a DataLoader, or a map-style Dataset."""
+    return isinstance(value, DataLoader) or (hasattr(value, "__getitem__") and hasattr(value, "__len__"))
+
+
+def gives_pictures(dataset: Any) -> bool:
+    """Whether it gives Pillow pictures or 8-bit pixels, has no transform of its own, and repeats itself."""
+    inner = dataset
+    while hasattr(inner, "dataset"):
+        inner = inner.dataset
+    if getattr(inner, "transform", None) is not None or getattr(inner, "transforms", None) is not None:
+        return False
+    for index in range(min(PROBED, len(dataset))):
+        first = as_picture(read_item(dataset, index)[0])
+        if first is None:
+            return False
+        again = as_picture(read_item(dataset, index)[0])
+        if again is None or first.size != again.size or first.tobytes() != again.tobytes():
+            return False
+    return True
+
+
+def read_item(dataset: Any, index: int) -> tuple[Any, int]:
+    """(image, label) of an item of a user's Dataset. Raises DataError where it fails, or gives anything else."""
+    name = type(dataset).__name__
+    try:
+        item = dataset[index]
+    except CnnlabError:
+        raise
+    except Exception as error:  # the user's code can fail in any way
+        raise DataError(f"item {index} of {name} cannot be read ({type(error).__name__}: {_first(error)}).") from error
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        what = f"{len(item)} values" if isinstance(item, tuple | list) else f"a {type(item).__name__}"
+        raise DataError(f"item {index} of {name} must be (image, label), got {what}; wrap the Dataset in one that is.")
+    return item[0], as_label(item[1], f"item {index} of {name}")
+
+
+def _first(error: BaseException) -> str:
+    return str(error).splitlines()[0].rstrip(".") if str(error) else "no message"
+
+
+def as_label(value: Any, where: str) -> int:
+    """A class number, from 0. Raises DataError for anything else."""
+    if isinstance(value, Tensor | np.ndarray) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer) or value < 0:
+        raise DataError(f"the label of {where} must be a class number 0, 1, …, got {str(value)[:40]!r}.")
+    return int(value)
+
+
+def as_picture(image: Any) -> Image.Image | None:
+    """Pillow picture, 8-bit (H, W[, 1 or 3]) array, or (1 or 3, H, W) tensor → "L" or "RGB"; None for others."""
+    if isinstance(image, Image.Image):
+        return upright(image)
+    if isinstance(image, Tensor) and str(image.dtype) == "torch.uint8" and image.ndim == 3 and image.shape[0] in (1, 3):
+        image = image.permute(1, 2, 0).cpu().numpy()
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
+        if image.ndim == 3 and image.shape[2] == 1:
+            image = image[:, :, 0]
+        if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3):
+            return Image.fromarray(np.ascontiguousarray(image))
+    return None
+
+
+# ---- whole pictures
+
+
+class DatasetPictures(PictureSet):
+    """Pictures of different sizes, read from the Datasets of `parts` again whenever they are needed."""
+
+    def __init__(self, parts: Mapping[str, Any], labels: np.ndarray, classes: Sequence[str], digest: str) -> None:
+        self.parts, self.labels, self.classes, self.digest = list(parts.values()), labels, classes, digest
+        self.starts = np.cumsum([0, *(len(part) for part in self.parts)])
+        self.names, self.official = names_and_splits(parts)
+
+    def load_image(self, index: int) -> Image.Image:
+        part = int(np.searchsorted(self.starts, index, side="right")) - 1
+        with _ONE_AT_A_TIME:
+            picture = as_picture(read_item(self.parts[part], index - int(self.starts[part]))[0])
+        if picture is None:
+            raise DataError("it is no picture of 8 bits any more")
+        return picture
+
+    def read_bytes(self, index: int) -> bytes:
+        return to_bytes(self.load_image(index))
+
+    def decode(self, data: bytes, index: int) -> Image.Image:
+        head, _, pixels = data.partition(b"\n")
+        mode, width, height = head.decode().split()
+        return Image.frombytes(mode, (int(width), int(height)), pixels)
+
+    def fingerprint(self) -> str:
+        return self.digest
+
+
+def to_bytes(picture: Image.Image) -> bytes:
+    return f"{picture.mode} {picture.width} {picture.height}\n".encode() + picture.tobytes()
+
+
+def names_and_splits(parts: Mapping[str, Any]) -> tuple[list[str], np.ndarray | None]:
+    """A name for each picture, its number in its Dataset; and its split, where there is more than one Dataset."""
+    if len(parts) == 1:
+        return [str(i) for i in range(len(next(iter(parts.values()))))], None
+    names = [f"{part}/{i}" for part, dataset in parts.items() for i in range(len(dataset))]
+    return names, np.repeat(list(parts), [len(dataset) for dataset in parts.values()])
+
+
+def read_pictures(own: OwnData, progress: Callable[[int, int], None]) -> PictureSet:
+    """Read every picture once, for its label, size and content. Those of one size are kept.
+
+    Raises:
+        DataError: an item that cannot be read, is no picture, or has a label that is no class.
+    """
+    parts: dict[str, Any] = dict(own.parts)
+    total, done, held = sum(len(dataset) for dataset in parts.values()), 0, 0
+    labels, digest = np.zeros(total, np.int64), hashlib.sha256()
+    arrays: list[np.ndarray] | None = []
+    for dataset in parts.values():
+        for index in range(len(dataset)):
+            image, labels[done] = read_item(dataset, index)
+            picture = as_picture(image)
+            if picture is None:
+                raise DataError(f"item {index} of {type(dataset).__name__} is no picture of 8 bits, as others are.")
+            digest.update(to_bytes(picture))
+            if arrays is not None:
+                arrays.append(np.asarray(picture))
+                held += arrays[-1].nbytes
+                if arrays[-1].shape != arrays[0].shape or held > IN_MEMORY:
+                    arrays = None
+            done += 1
+            progress(done, total)
+    classes = class_names(own.known_classes(), int(labels.max(initial=0)) + 1)
+    if arrays:
+        pictures: PictureSet = ArraySet(np.stack(arrays), labels, classes)
+        pictures.names, pictures.official = names_and_splits(parts)
+        return pictures
+    return DatasetPictures(parts, labels, classes, digest.hexdigest())
+
+
+def class_names(known: Sequence[str] | None, count: int) -> list[str]:
+    """The known names, else numbers. Raises DataError if there are fewer names than classes."""
+    if known is None:
+        return [str(number) for number in range(max(2, count))]
+    if len(known) < count:
+        raise DataError(
+            f"there are labels up to {count - 1} and {len(known)} class names; name each class: classes=[…]."
+        )
+    return list(known)
+
+
+# ---- by name
+
+
+def import_dataset(name: object) -> None:
+    """Make "package.module:Class" known as a data set; its module is imported. Any other name passes."""
+    if names_code(name) and name not in DATASETS:
+        DATASETS[str(name)] = import_named(str(name), "data", DataError)
+
+
+def open_named(settings: DataConfig) -> OwnData | PictureSet:
+    """The set that data.name, a "package.module:Class" that was imported, gives.
+
+    It is called with data.args, and with root and download where it asks for them. One that asks for `split` is opened
+    for train, val and test; one that asks for `train` for both; any other is split as a folder is.
+
+    Raises:
+        DataError: it was not imported, since nobody said that its code may run; or it fails.
+    """
+    name = settings.name
+    if name not in DATASETS:
+        raise DataError(
+            f"{name} is code outside of cnnlab, which is run only where you trust it: pass --trust-code on the command"
+            " line, or trust_code=True in Python."
+        )
+    builder = DATASETS[name]
+    facts = {"root": settings.root, "download": settings.download}
+    try:
+        asked = inspect.signature(builder).parameters
+    except (TypeError, ValueError):
+        asked = {}  # type: ignore[assignment]
+    given = {key: value for key, value in facts.items() if key in asked} | dict(settings.args)
+    if "split" in asked and "split" not in given:
+        opened = _open_each(name, builder, given, [("train", {"split": "train"}), ("test", {"split": "test"})])
+        opened["val"] = _try_open(builder, given | {"split": "val"})
+    elif "train" in asked and "train" not in given:
+        opened = _open_each(name, builder, given, [("train", {"train": True}), ("test", {"train": False})])
+    else:
+        opened = _open_each(name, builder, given, [("train", {})])
+    if isinstance(opened["train"], PictureSet) and len(opened) == 1:
+        return opened["train"]
+    return OwnData(**opened, title=name)
+
+
+def _open_each(
+    name: str, builder: Callable[..., Any], given: dict[str, Any], parts: Iterable[tuple[str, dict[str, Any]]]
+) -> dict[str, Any]:
+    opened: dict[str, Any] = {}
+    for part, how in parts:
+        try:
+            opened[part] = builder(**given, **how)
+        except CnnlabError:
+            raise
+        except Exception as error:  # a constructor of the user's own can fail in any way
+            with_what = ", ".join(f"{key}={value!r}" for key, value in {**given, **how}.items())
+            raise DataError(
+                f"data={name} cannot be opened with ({with_what}): {type(error).__name__}: {_first(error)}. Give its"
+                " arguments in data.args."
+            ) from error
+    return opened
+
+
+def _try_open(builder: Callable[..., Any], given: dict[str, Any]) -> Any:
+    """None where the set says that it has no such split."""
+    try:
+        return builder(**given)
+    except (ValueError, KeyError, FileNotFoundError, DataError):
+        return None
