@@ -651,6 +651,14 @@ def _data(options: argparse.Namespace, words: Sequence[str]) -> None:
                 f"{word!r} changes nothing here: a set is loaded by data.* and augment keys, recipe, seed and"
                 " trainer.batch_size; leave it out."
             )
+    if options.show is not None:
+        from cnnlab.figure import format_of
+
+        picture = options.show or f"{options.name}-batch.png"
+        try:
+            format_of(picture)
+        except ValueError as error:
+            raise _unwritable(picture, error) from None
     # Looking at a set refuses nothing: the share of unreadable pictures is one of the things to see.
     settings = config.compose([f"data={options.name}", "data.max_corrupt=1", *options.overrides])
     from cnnlab.tracking.console import DecodeBar
@@ -669,19 +677,21 @@ def _data(options: argparse.Namespace, words: Sequence[str]) -> None:
     from cnnlab.data.describe import as_text, facts
 
     described = facts(data, findings)
-    _print_json(described, indent=1) if options.json else print(as_text(described))
     if options.show is not None:
         from cnnlab.data.show import show_batch
 
-        path = options.show or f"{options.name}-batch.png"
         batch = next(data.train.epoch(0))
         try:
-            show_batch(batch.images, batch.labels, data.pictures.classes, data.preprocess, path, masks=batch.masks)
+            show_batch(batch.images, batch.labels, data.pictures.classes, data.preprocess, picture, masks=batch.masks)
         except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"cannot write the picture {path}: {error}; give another file name after --show."
-            ) from None
-        print(f"\none augmented training batch: {path}", file=sys.stderr if options.json else sys.stdout)
+            raise _unwritable(picture, error) from None
+    _print_json(described, indent=1) if options.json else print(as_text(described))
+    if options.show is not None:
+        print(f"\none augmented training batch: {picture}", file=sys.stderr if options.json else sys.stdout)
+
+
+def _unwritable(picture: str, error: Exception) -> ConfigError:
+    return ConfigError(f"cannot write the picture {picture}: {error}; give another file name after --show.")
 
 
 def _study(options: argparse.Namespace, words: Sequence[str]) -> None:
