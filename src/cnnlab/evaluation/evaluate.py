@@ -308,7 +308,13 @@ def as_other_set(
 ) -> Data:
     """Another set with the same classes, or some of them: its own test split, and all of it where it has none."""
     whole = dataclasses.replace(
-        config.data, root=tested_root(config.data), per_class_train=None, per_class_test=None, limit=limit, test_fraction=0.999, val_fraction=0.0
+        config.data,
+        root=tested_root(config.data),
+        per_class_train=None,
+        per_class_test=None,
+        limit=limit,
+        test_fraction=0.999,
+        val_fraction=0.0,
     )
     data = build_data(dataclasses.replace(config, data=whole), device, preprocess=preprocess)
     if data.classes != classes:

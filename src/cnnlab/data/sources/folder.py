@@ -60,7 +60,11 @@ def open_folder(root: Path) -> FileSet:
 
 def subfolders(root: Path) -> list[Path]:
     """The folders in `root`, sorted, less the hidden ones; none where it is no folder."""
-    return sorted(entry for entry in (root.iterdir() if root.is_dir() else ()) if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(
+        entry
+        for entry in (root.iterdir() if root.is_dir() else ())
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
 
 
 def scan(root: Path, folder: Path) -> list[tuple[str, str]]:
