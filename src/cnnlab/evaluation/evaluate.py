@@ -169,8 +169,8 @@ def evaluate_model(
         figures["views"] = views_figures(model, loader, logits, labels, settings)
         if split != "val" and data.val.count:
             known = data.evaluation_loader("val")
-            answers = (value.cpu() for value in forward_all(model, known))
-            figures["views"]["validation"] = views_figures(model, known, *answers, settings)["change"]
+            answers, truth = (value.cpu() for value in forward_all(model, known))
+            figures["views"]["validation"] = views_figures(model, known, answers, truth, settings)["change"]
     return Outputs(logits, labels, names, figures)
 
 
