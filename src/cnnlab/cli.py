@@ -29,7 +29,7 @@ EXAMPLES = {
     "train": """examples:
   cnnlab train                                              digits, in seconds
   cnnlab train data=mnist data.root=data                    downloads MNIST if it is not there
-  cnnlab train data=folder data.root=photos model=resnet model.depth=20 trainer.epochs=15
+  cnnlab train data=folder data.root=photos                 your own photographs, a folder per class
   cnnlab train data=cifar10 optimizer=adamw optimizer.lr=0.003 augment=strong run.dir=runs/mine
   cnnlab train data=folder data.root=photos init.from=runs/mine init.freeze=backbone
   cnnlab train data=mnist model=mymodels:Tiny               a class of your own, from mymodels.py
