@@ -15,13 +15,16 @@ from cnnlab.config import ALIASES
 
 SETTING = re.compile(r"(?<![\w.])([a-z_]+(?:\.[a-z_]+)*=[\w.:\[\],/-]*\w\]?)")
 SHORT = ["data.limit=40", "trainer.epochs=1", "trainer.batch_size=16", "trainer.threads=1", "logger=none"]
+OWN = ["model=lenet", "init.from=OWN"]
+PUBLISHED = ["model=pretrained", "model.architecture=mobilenet_v3_small"]
+ALEXNET = ["model=alexnet", "model.width=4", "model.hidden=[8]"]
 WRONG = {
-    "published weights for init.from": (["model=resnet18", "init.from=torchvision:resnet18"], "init.from=null"),
-    "published weights for a model": (["model=pretrained", "model.architecture=resnet18"], "model.weights=null"),
+    "published weights for init.from": (["model=lenet", "init.from=torchvision:resnet18"], "init.from=null"),
+    "published weights for a model": ([*PUBLISHED, "optimizer=sgd"], "model.weights=null"),
     "a permutation and moves": (["data.rearrange=permute", "augment=light"], "augment=none"),
-    "nothing frozen to unfreeze": (["init.unfreeze_epoch=1", "model=lenet", "init.from=OWN"], "init.freeze=backbone"),
+    "nothing frozen to unfreeze": ([*OWN, "trainer.epochs=2", "init.unfreeze_epoch=1"], "init.freeze=backbone"),
     "compile in processes": (["trainer.compile=true", "trainer.devices=2"], "trainer.devices=1"),
-    "an AlexNet for small images": (["model=alexnet", "model.variant=original"], "model.variant=small"),
+    "an AlexNet for small images": ([*ALEXNET, "model.variant=standard"], "model.variant=small"),
     "more unreadable images than allowed": (["data=folder", "data.root=BAD", "data.max_corrupt=0"], "data.max_corrupt"),
 }
 
@@ -52,7 +55,9 @@ def test_the_fix_that_is_named_works(
 ) -> None:
     if "init.from=OWN" in words:
         assert main(["train", *SHORT, "model=lenet", "run.dir=OWN"]) == 0
-    given = [*SHORT, *words, "run.dir=run"]
+    given = ["run.dir=run", *SHORT]
+    for word in words:
+        given = with_setting(given, word)
     assert main(["train", *given]) == 2
     said = capsys.readouterr().err
     named = [one for one in SETTING.findall(said) if one.startswith(fix)]

@@ -23,7 +23,7 @@ import importlib, mmap, os, pkgutil, signal, socket, sys
 import torch, torchvision, matplotlib.figure, rich.live, filelock, fsspec, sklearn.datasets, scipy.ndimage, hydra
 import multiprocessing.spawn, multiprocessing.popen_spawn_posix, multiprocessing.connection, subprocess, asyncio
 import torch.distributed.elastic.multiprocessing, torch.distributed.launcher.api, torch.utils.tensorboard
-for name in ("fastapi", "uvicorn", "onnx", "onnxruntime", "optuna", "ray", "wandb"):
+for name in ("fastapi", "uvicorn"):
     try:
         importlib.import_module(name)
     except ImportError:
@@ -33,8 +33,8 @@ for name in ("fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "syslog
 LACKING = {
     signal: ["SIGHUP", "SIGKILL", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGQUIT", "alarm", "setitimer", "pause"],
     os: ["fork", "forkpty", "setsid", "killpg", "getuid", "geteuid", "getgid", "getpgid", "sysconf", "posix_fadvise",
-         "posix_fallocate", "POSIX_FADV_WILLNEED", "mkfifo", "chown", "statvfs", "sched_getaffinity", "uname", "nice",
-         "pread", "pwrite", "sendfile", "wait", "wait3", "getloadavg", "O_NOFOLLOW", "O_DIRECTORY", "O_CLOEXEC"],
+         "posix_fallocate", "POSIX_FADV_WILLNEED", "mkfifo", "chown", "sched_getaffinity", "nice",
+         "pread", "pwrite", "wait", "wait3", "getloadavg", "O_NOFOLLOW", "O_DIRECTORY", "O_CLOEXEC"],
     mmap: ["MADV_RANDOM", "MADV_NORMAL", "MADV_WILLNEED", "MAP_SHARED", "MAP_PRIVATE", "PROT_READ"],
     socket: ["AF_UNIX", "MSG_DONTWAIT", "MSG_WAITALL", "SO_REUSEPORT"],
 }
@@ -51,7 +51,7 @@ for found in pkgutil.walk_packages(cnnlab.__path__, "cnnlab."):
 """
 COMMANDS = """
 from cnnlab.cli import main
-short = ["data=digits", "data.limit=40", "trainer.epochs=1", "model=mlp", "trainer.threads=1", "logger=none"]
+short = ["data.limit=40", "trainer.epochs=1", "model=lenet", "trainer.threads=1", "logger=none", "data.image_size=32"]
 for words in (
     ["train", *short, "run.dir=run"],
     ["resume", "run"],

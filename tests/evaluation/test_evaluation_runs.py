@@ -332,7 +332,7 @@ def test_another_set_may_be_smaller_than_what_the_run_was_split_by(command: Comm
 def test_an_outside_folder_needs_nothing_to_train_on(part: str, folder_run: Path, run: Path, tmp_path: Path) -> None:
     """Only `test/`, or only class folders; for a run on a built-in set, too."""
     write_digits(tmp_path / "other" / part, range(300, 340))
-    own = Path(shutil.copytree(folder_run, tmp_path / "run"))
+    own = Path(shutil.copytree(folder_run, tmp_path / "own"))
     assert cnnlab.evaluate(own, data_root=str(tmp_path / "other"))["n"] == 40
     assert cnnlab.evaluate(run, data="folder", data_root=str(tmp_path / "other"))["n"] == 40
 
