@@ -1,6 +1,6 @@
 """ResNet-20 as PyTorch runs it, as ONNX, and in 8 bits: time and size, in turn in one process.
 
-    CNNLAB_DATA=ROOT uv run python benchmarks/export.py
+    CNNLAB_DATA=ROOT uv run --group dev python benchmarks/export.py
 
 Weights as drawn: they cost what trained ones do. Pictures: those of CIFAR-10 where they are, else noise.
 """

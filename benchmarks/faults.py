@@ -1,6 +1,6 @@
 """Break things while cnnlab works, at moments drawn at random, and go on: what was said to be saved must be there.
 
-    uv run python benchmarks/faults.py [ROW=COUNT ...]     default: every row, COUNTS of them
+    uv run --group dev python benchmarks/faults.py [ROW=COUNT ...]     default: every row, COUNTS of them
 
 Rows: training, together (two processes), store, study, export, asked (to stop), power, clock, hung, memory, tracker,
 deaf, nan, reader. A run that was broken and resumed must have the same best weights, byte for byte, and the same

@@ -1,7 +1,7 @@
 """Change every file that a stranger can hand over, and give it to the command that reads it.
 
-    uv run python benchmarks/hostile.py [COUNT] [KIND ...]     COUNT changed files of each kind, default 200
-    uv run python benchmarks/hostile.py --again KIND NUMBER    one of them once more, with what the command says
+    uv run --group dev python benchmarks/hostile.py [COUNT] [KIND ...]  COUNT changed files of each kind: 200
+    uv run --group dev python benchmarks/hostile.py --again KIND NUMBER  one of them once more
 
 Held: the command answers, or it ends with exit code 2 and one line. Not held: any other exception, a crash, more than
 LONGEST seconds or MOST bytes, anything written outside the folder, a process or a connection begun, a control

@@ -1,6 +1,6 @@
 """Everything a client can do to `cnnlab demo` but ask nicely: a really running server, real sockets.
 
-    uv run python benchmarks/hostile_server.py [COUNT]     COUNT of each thing that is cheap to try, default 300
+    uv run --group dev python benchmarks/hostile_server.py [COUNT]  COUNT of each cheap thing: 300
 
 After each row the server must still answer a good question. No answer may show a path of this machine or a traceback.
 """

@@ -1,6 +1,6 @@
 """The demonstration under load: a second process with 32 clients, with micro-batches and without, in turn.
 
-    uv run python benchmarks/serve.py [MODEL key=value ...]     default: resnet depth=20, on 32-pixel colour pictures
+    uv run --group dev python benchmarks/serve.py [MODEL key=value ...]  default: resnet depth=20, 32 pixels
 
 Every client sends a PNG file, waits for its answer and sends the next. Both servers run all the time; the load goes to
 one after the other, so the machine is as busy for each.

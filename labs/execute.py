@@ -1,4 +1,4 @@
-"""Execute labs and keep their outputs: `uv run python labs/execute.py [NOTEBOOK ...]`.
+"""Execute labs and keep their outputs: `uv run --group dev python labs/execute.py [NOTEBOOK ...]`.
 
 CNNLAB_LABS=full takes the full settings, CNNLAB_DATA names a folder with data sets (labs/README.md).
 """

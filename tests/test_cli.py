@@ -265,9 +265,10 @@ def test_data_shows_a_batch_and_checks_the_set(command: CommandLine, tmp_path: P
     assert "batch.png" in result.err
 
 
-def test_a_batch_that_cannot_be_written_is_one_line(command: CommandLine) -> None:
-    result = command("data", "digits", "data.limit=40", "--show", "nowhere/deep/batch.xyz")
-    assert result.code == 2
+@pytest.mark.parametrize("name", ["batch.txt", "nowhere/deep/batch.xyz", "nowhere/deep/batch.png"])
+def test_a_batch_that_cannot_be_written_is_one_line_and_no_table(name: str, command: CommandLine) -> None:
+    result = command("data", "digits", "data.limit=40", "--show", name)
+    assert (result.code, result.out) == (2, "")
     assert len(result.error_lines) == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shlex
@@ -19,17 +20,25 @@ from PIL import Image
 from torchvision.models import ResNet18_Weights, resnet18
 
 from cnnlab.cli import main
+from cnnlab.config import Config
 from cnnlab.models.registry import MODELS
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
-COMMANDS = [
-    shlex.split(line, comments=True)
-    for language, block in BLOCKS
-    if not language
-    for line in block.splitlines()
-    if line.startswith("cnnlab ")
-]
+ROOT = Path(__file__).parents[1]
+README, PHOTOGRAPHS = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/photographs.md"))
+
+
+def blocks_of(page: str) -> list[tuple[str, str]]:
+    """(language, text) of each code block."""
+    return re.findall(r"```(\w*)\n(.*?)```", page, flags=re.DOTALL)
+
+
+def commands_of(page: str) -> list[list[str]]:
+    """Words of each command that its blocks without a language hold."""
+    lines = [line for language, block in blocks_of(page) if not language for line in block.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("cnnlab ")]
+
+
+BLOCKS, COMMANDS = blocks_of(README), commands_of(README)
 OWN = """
 import cnnlab
 from torch import nn
@@ -101,6 +110,33 @@ def test_a_command_of_the_readme_works(words: list[str], place: Path, monkeypatc
     assert main([*words[1:], *(SHORT if words[1] == "train" else [])]) == 0
 
 
+def test_the_page_about_photographs_works_from_the_folder_to_the_answers(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(place / "photos", tmp_path / "photos")
+    shutil.copytree(place / "photos" / "cats", tmp_path / "new")
+    shutil.copytree(place / "photos", tmp_path / "other" / "test")
+    shutil.copy(place / "photos" / "dogs" / "0.png", tmp_path / "cat.jpg")
+    monkeypatch.chdir(tmp_path)
+    assert [words[1] for words in commands_of(PHOTOGRAPHS)][:3] == ["data", "train", "predict"]
+    for words in commands_of(PHOTOGRAPHS):
+        if words[1] == "demo":
+            serves(words)
+        else:
+            assert main([*words[1:], *(SHORT if words[1] == "train" else [])]) == 0
+    assert len((tmp_path / "answers.csv").read_text(encoding="utf-8").splitlines()) == 21
+    assert sum(1 for _ in (tmp_path / "sorted").rglob("*.png")) == 20
+    assert (tmp_path / "folder-batch.png").exists()
+
+
+def test_the_settings_that_the_pages_name_are_there() -> None:
+    known = dataclasses.asdict(Config())
+    for page in ("photographs", "glossary"):
+        text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+        for group, key in re.findall(r"`(trainer|augment|data|test)\.(\w+)", text):
+            assert key in known[group], f"{group}.{key}"
+
+
 def serves(words: list[str]) -> None:
     """`cnnlab demo` goes on until it is stopped."""
     command = [sys.executable, "-m", *words, "--port", "0"]
@@ -126,10 +162,10 @@ def test_the_python_of_the_readme_works(place: Path, monkeypatch: pytest.MonkeyP
 
 def test_the_first_command_of_the_readme_is_the_default_training() -> None:
     assert "pip install uv && uv run cnnlab train\n" in README
-    assert "uv run pytest\n" in README
+    assert "uv run --group dev pytest\n" in README
 
 
-def test_every_file_the_readme_points_to_is_there() -> None:
-    root = Path(__file__).parents[1]
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (root / target).exists(), target
+def test_every_file_the_pages_point_to_is_there() -> None:
+    for page in ("README.md", "docs/photographs.md", "docs/glossary.md"):
+        for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8")):
+            assert ((ROOT / page).parent / target).exists(), target

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
+import dataclasses
 import gc
 import os
 import shlex
@@ -13,7 +14,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from cnnlab import streams
 from cnnlab.errors import CnnlabError, ConfigError, DataError, Interrupted, ModelError, nearest, one_line, refused
@@ -29,7 +30,7 @@ EXAMPLES = {
     "train": """examples:
   cnnlab train                                              digits, in seconds
   cnnlab train data=mnist data.root=data                    downloads MNIST if it is not there
-  cnnlab train data=folder data.root=photos model=resnet model.depth=20 trainer.epochs=15
+  cnnlab train data=folder data.root=photos                 your own photographs, a folder per class
   cnnlab train data=cifar10 optimizer=adamw optimizer.lr=0.003 augment=strong run.dir=runs/mine
   cnnlab train data=folder data.root=photos init.from=runs/mine init.freeze=backbone
   cnnlab train data=mnist model=mymodels:Tiny               a class of your own, from mymodels.py
@@ -54,6 +55,8 @@ EXAMPLES = {
     "predict": """examples:
   cnnlab predict runs/mine cat.jpg photos/
   cnnlab predict runs/mine cat.jpg --topk 3 --json
+  cnnlab predict runs/mine photos/ --out answers.csv
+  cnnlab predict runs/mine photos/ --sort sorted            sorted/cat/…, sorted/dog/…: copies, a folder per class
   cat cat.jpg | cnnlab predict runs/mine -
   cnnlab predict runs/mine/export/model-int8.onnx cat.jpg   an export instead of the run""",
     "explain": """examples:
@@ -183,8 +186,12 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("paths", nargs="+", metavar="PATH", help="picture, folder, or - for standard input")
     predict.add_argument("--topk", type=int, metavar="K", help="classes to show a picture (default: 5)")
     predict.add_argument(
-        "--out", metavar="DIR", help="folder for masks, of a model that classifies pixels (default: RUN/predict)"
+        "--out",
+        metavar="FILE.csv",
+        help="write the answers into a CSV file: path, label, probability, the next classes; of a model that"
+        " classifies pixels: the folder for its masks (default: RUN/predict)",
     )
+    predict.add_argument("--sort", metavar="DIR", help="copy each image into DIR/CLASS of the class it is given")
     predict.add_argument("--json", action="store_true", help="one JSON object a line")
     predict.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     predict.add_argument("--trust-code", action="store_true", help=TRUST)
@@ -560,10 +567,10 @@ def _predict(options: argparse.Namespace, words: Sequence[str]) -> None:
     if options.topk is not None and options.topk < 1:
         raise ConfigError(f"--topk must be at least 1, got {options.topk}.")
     if not is_export(options.run) and _segments(options.run):
-        _refuse_ignored(options, ("topk",), "ranks the classes of a picture, and this model classifies every pixel")
+        _refuse_ignored(options, ("topk", "sort"), "is for classes of images, and this model classifies every pixel")
         _predict_pixels(options)
         return
-    _refuse_ignored(options, ("out",), "is for the masks of a model that classifies pixels, and this one does not")
+    _check_predict_files(options)
     shown = 5 if options.topk is None else options.topk
     names = ["-"] if options.paths == ["-"] else list(find_pictures(options.paths))
     if is_export(options.run):
@@ -571,6 +578,9 @@ def _predict(options: argparse.Namespace, words: Sequence[str]) -> None:
     else:
         predictor = Predictor.from_run(options.run, options.device, options.trust_code)
     bad: list[str] = []
+    kept: list[tuple[str, Prediction]] = []
+    files = options.out or options.sort
+    quiet = files and not options.json
     for first in range(0, len(names), 64):
         part = names[first : first + 64]
         pictures: list[Any] = [sys.stdin.buffer.read() if name == "-" else name for name in part]
@@ -578,16 +588,40 @@ def _predict(options: argparse.Namespace, words: Sequence[str]) -> None:
             if answer is None:
                 continue
             ranked = list(answer.probabilities.items())[:shown]
+            kept += [(name, dataclasses.replace(answer, probabilities=dict(ranked)))] if files else []
             if options.json:
                 facts = {"picture": name, "label": answer.label, "probability": answer.probability}
                 _print_json(facts | {"probabilities": dict(ranked)})
-            else:
+            elif not quiet:
                 _print_line(f"{name}: " + "  ".join(f"{label} {100 * p:.1f} %" for label, p in ranked))
-        if not streams.has_reader():
+        if not quiet and not streams.has_reader():
             return
+    if kept:
+        _keep_answers(options, kept, sys.stderr if options.json else sys.stdout)
     if bad:
         done = f" The other {len(names) - len(bad):,} are done." if len(names) > len(bad) else ""
         raise DataError(" ".join(bad) + done)
+
+
+def _check_predict_files(options: argparse.Namespace) -> None:
+    """Refuse what --out and --sort cannot do before the first image is read."""
+    if options.out is not None and not options.out.lower().endswith(".csv"):
+        raise ConfigError(f"--out {options.out} must be a .csv file, such as --out answers.csv; it holds the answers.")
+    if options.sort is not None and "-" in options.paths:
+        raise ConfigError("--sort copies files, and standard input is none; give the image as a file.")
+    if options.sort is not None and Path(options.sort).exists() and not Path(options.sort).is_dir():
+        raise ConfigError(f"--sort {options.sort} is no folder; give the name of one, new or not.")
+
+
+def _keep_answers(options: argparse.Namespace, answers: list[tuple[str, Prediction]], stream: TextIO) -> None:
+    from cnnlab.deploy.answers import sort_into, write_answers
+
+    if options.out is not None:
+        write_answers(Path(options.out), answers)
+        print(one_line(f"answers  {options.out}  ({len(answers):,} images)"), file=stream)
+    if options.sort is not None:
+        for name, count in sort_into(Path(options.sort), answers):
+            print(one_line(f"sorted   {Path(options.sort) / name}  ({count:,} images)"), file=stream)
 
 
 def _answers(predictor: Predictor, pictures: list[Any], bad: list[str]) -> list[Prediction | None]:
@@ -701,6 +735,14 @@ def _data(options: argparse.Namespace, words: Sequence[str]) -> None:
                 f"{word!r} changes nothing here: a set is loaded by data.* and augment keys, recipe, seed and"
                 " trainer.batch_size; leave it out."
             )
+    if options.show is not None:
+        from cnnlab.figure import format_of
+
+        picture = options.show or f"{options.name}-batch.png"
+        try:
+            format_of(picture)
+        except ValueError as error:
+            raise _unwritable(picture, error) from None
     # Looking at a set refuses nothing: the share of unreadable pictures is one of the things to see.
     settings = config.compose([f"data={options.name}", "data.max_corrupt=1", *options.overrides], options.config_dir)
     from cnnlab.tracking.console import DecodeBar
@@ -721,19 +763,21 @@ def _data(options: argparse.Namespace, words: Sequence[str]) -> None:
     from cnnlab.data.describe import as_text, facts
 
     described = facts(data, findings)
-    _print_json(described, indent=1) if options.json else print(as_text(described))
     if options.show is not None:
         from cnnlab.data.show import show_batch
 
-        path = options.show or f"{options.name}-batch.png"
         batch = next(data.train.epoch(0))
         try:
-            show_batch(batch.images, batch.labels, data.pictures.classes, data.preprocess, path, masks=batch.masks)
+            show_batch(batch.images, batch.labels, data.pictures.classes, data.preprocess, picture, masks=batch.masks)
         except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"cannot write the picture {path}: {error}; give another file name after --show."
-            ) from None
-        print(f"\none augmented training batch: {path}", file=sys.stderr if options.json else sys.stdout)
+            raise _unwritable(picture, error) from None
+    _print_json(described, indent=1) if options.json else print(as_text(described))
+    if options.show is not None:
+        print(f"\none augmented training batch: {picture}", file=sys.stderr if options.json else sys.stdout)
+
+
+def _unwritable(picture: str, error: Exception) -> ConfigError:
+    return ConfigError(f"cannot write the picture {picture}: {error}; give another file name after --show.")
 
 
 def _study(options: argparse.Namespace, words: Sequence[str]) -> None:

@@ -19,6 +19,19 @@ class NotebookFigure(Figure):
         return picture.getvalue()
 
 
+def format_of(path: str | Path) -> str:
+    """png, svg, pdf, …: what the ending of a file name asks for; png where it has none.
+
+    Raises:
+        ValueError: the ending names no format.
+    """
+    ending = Path(path).suffix[1:].lower() or "png"
+    known = Figure().canvas.get_supported_filetypes()
+    if ending not in known:
+        raise ValueError(f"format {ending!r} is not supported (supported formats: {', '.join(sorted(known))})")
+    return ending
+
+
 def save_figure(figure: Figure, path: str | Path, dpi: int) -> None:
     """Save a figure in the format that the ending of its path names (none: PNG), whole or not at all.
 
@@ -27,7 +40,7 @@ def save_figure(figure: Figure, path: str | Path, dpi: int) -> None:
     """
     place = Path(path)
     drawn = io.BytesIO()
-    figure.savefig(drawn, format=place.suffix[1:].lower() or "png", dpi=dpi)
+    figure.savefig(drawn, format=format_of(place), dpi=dpi)
     if not place.suffix and (place.is_dir() or not place.exists()):  # else it is a file, a device or a pipe
         place = place.with_name(f"{place.name}.png")
     write_whole(place, drawn.getvalue())

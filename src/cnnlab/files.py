@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from pathlib import Path
 
 from cnnlab.errors import ConfigError
@@ -24,8 +25,8 @@ def is_path(path: Path) -> bool:
 
 
 def without_scheme(address: str | Path) -> str:
-    """file:///folder → /folder; a plain path stays as it is."""
-    return re.sub(r"^(file|local)://", "", str(address))
+    """file:///folder → /folder, file:///C:/folder → C:/folder; a plain path stays as it is."""
+    return re.sub(r"^(file|local)://(/(?=[A-Za-z]:/))?", "", str(address))
 
 
 def given_path(text: str | Path, what: str) -> Path:
@@ -68,13 +69,34 @@ def write_whole(path: Path, data: bytes | str) -> None:
             file.write(payload)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
     _sweep(path.parent, name)
     _sync_folder(path.parent)
+
+
+def replace(source: Path, target: Path, patience: float = 2.0) -> None:
+    """`os.replace`, which Windows refuses as long as another process (TensorBoard, a virus scanner) has the target
+    open: there it is tried again for a while.
+
+    Args:
+        patience: seconds.
+
+    Raises:
+        OSError: as `os.replace`.
+    """
+    limit = time.monotonic() + patience
+    while True:
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            if os.name != "nt" or time.monotonic() > limit:
+                raise
+        time.sleep(0.05)
 
 
 def _sweep(folder: Path, name: str) -> None:

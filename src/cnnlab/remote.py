@@ -25,7 +25,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from cnnlab.errors import RemoteError
-from cnnlab.files import without_scheme
+from cnnlab.files import replace, without_scheme
 
 AT_ONCE = 16  # files that travel at the same time
 TRIES = 3  # of a download; the filesystems try again themselves where they know that it helps
@@ -180,7 +180,7 @@ class Remote:
                         raise
                     time.sleep(0.2 * 4**attempt)
                     file = self.stat(file.name)
-            os.replace(temporary, to)
+            replace(temporary, to)
         except Exception as error:
             raise self.failure(error, file.name) from None
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -18,6 +19,7 @@ from sklearn.datasets import load_digits
 import cnnlab
 from cnnlab.cli import main
 from cnnlab.data.decode import find_pictures
+from cnnlab.deploy.answers import folder_name
 from cnnlab.errors import CnnlabError, DataError, DeviceError, RunError
 
 if TYPE_CHECKING:
@@ -306,3 +308,65 @@ def test_pictures_of_other_kinds_are_read(command: CommandLine, finished_run: Pa
     result = command("predict", finished_run, tmp_path)
     assert result.code == 0, result.err
     assert len(result.out.splitlines()) == 7
+
+
+def test_answers_go_into_a_csv_file(finished_run: Path, files: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "answers.csv"
+    assert main(["predict", str(finished_run), *map(str, files), "--out", str(out), "--topk", "3"]) == 0
+    with open(out, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    further = ["label_2", "probability_2", "label_3", "probability_3"]
+    assert list(rows[0]) == ["path", "label", "probability", *further]
+    answers = cnnlab.Predictor.from_run(finished_run).predict(files)
+    for row, file_, answer in zip(rows, files, answers, strict=True):
+        assert (row["path"], row["label"]) == (str(file_), answer.label)
+        assert float(row["probability"]) == pytest.approx(answer.probability, rel=1e-4)
+        assert row["label_3"] == list(answer.probabilities)[2]
+
+
+def test_images_are_copied_into_a_folder_per_class_and_nothing_is_overwritten(
+    finished_run: Path, files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in" / "deeper").mkdir(parents=True)
+    with Image.open(files[0]) as image:
+        image.save(tmp_path / "in" / "a.png")
+        image.transpose(Image.Transpose.ROTATE_90).transpose(Image.Transpose.ROTATE_270).save(tmp_path / "b.png")
+        image.save(tmp_path / "in" / "deeper" / "a.png", compress_level=0)  # the same pixels in another file
+    words = ["predict", str(finished_run), str(tmp_path / "in"), "--sort", str(tmp_path / "sorted")]
+    label = cnnlab.Predictor.from_run(finished_run).predict(tmp_path / "in" / "a.png")[0].label
+    for _ in range(2):  # the second time everything is there
+        assert main(words) == 0
+        assert sorted(path.name for path in (tmp_path / "sorted").rglob("*.png")) == ["a-2.png", "a.png"]
+    assert (tmp_path / "sorted" / label / "a.png").read_bytes() == (tmp_path / "in" / "a.png").read_bytes()
+    assert f"{Path('sorted') / label}  (2 images)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("label", "folder"),
+    [("T-shirt/top", "T-shirt_top"), ("cat", "cat"), ("..", "_"), ("a:b. ", "a_b_"), (".git", "_git")],
+)
+def test_a_class_names_a_folder_on_every_system(label: str, folder: str) -> None:
+    assert folder_name(label) == folder
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--out", "answers"], "--out answers.csv"),
+        (["--sort", "file"], "is no folder"),
+        (["-", "--sort", "sorted"], "standard input"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_before_an_image_is_read(
+    words: list[str],
+    said: str,
+    finished_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("", encoding="utf-8")
+    assert main(["predict", str(finished_run), "nothing.png", *words]) == 2
+    assert said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import numpy as np
@@ -18,6 +19,7 @@ from cnnlab.evaluation.intervals import (
     mean_interval,
     mean_interval_of_skewed,
     metric_intervals,
+    paired_change,
     ratio_interval,
 )
 from cnnlab.evaluation.metrics import classification_figures, wilson_interval
@@ -147,3 +149,16 @@ def test_figures_of_pixels_are_printed_with_their_intervals() -> None:
     assert "test split, 40 pictures" in text
     assert "90.00 %  (right; 95 % interval 85.00–95.00 %)" in text
     assert "80.00 %  (95 % interval 70.00–90.00 %)" in text
+
+
+def test_a_paired_change_is_that_of_the_same_images() -> None:
+    """Agresti and Min 2005: (c − b) / (n + 2) ± 1.96 √(b + c + 1 − (c − b)²/(n + 2)) / (n + 2)."""
+    before = torch.tensor([True] * 80 + [False] * 20)
+    after = torch.tensor([True] * 70 + [False] * 10 + [True] * 4 + [False] * 16)  # 10 lost, 4 gained
+    change, (low, high) = paired_change(before, after)
+    assert change == pytest.approx(-0.06)
+    assert low == pytest.approx(-6 / 102 - 1.959964 * math.sqrt(15 - 36 / 102) / 102)
+    assert high == pytest.approx(-6 / 102 + 1.959964 * math.sqrt(15 - 36 / 102) / 102)
+    same, (low, high) = paired_change(before, before)
+    assert same == 0
+    assert low == pytest.approx(-high) and high > 0

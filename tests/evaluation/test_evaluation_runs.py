@@ -20,8 +20,9 @@ from sklearn.datasets import load_digits
 import cnnlab
 from cnnlab.config import compose
 from cnnlab.data.load import build_data
+from cnnlab.data.sources.base import ArraySet
 from cnnlab.errors import CnnlabError, DataError, RunError
-from cnnlab.evaluation.evaluate import as_other_set
+from cnnlab.evaluation.evaluate import as_other_set, numbered_as
 from cnnlab.evaluation.plots import plot_curves
 
 if TYPE_CHECKING:
@@ -325,6 +326,35 @@ def test_another_set_may_be_smaller_than_what_the_run_was_split_by(command: Comm
     assert command("train", *words).code == 0
     write_digits(tmp_path / "other", range(300, 350))
     assert cnnlab.evaluate(tmp_path / "run", data_root=str(tmp_path / "other"))["n"] == 50
+
+
+@pytest.mark.parametrize("part", ["test", "Val", ""])
+def test_an_outside_folder_needs_nothing_to_train_on(part: str, folder_run: Path, run: Path, tmp_path: Path) -> None:
+    """Only `test/`, or only class folders; for a run on a built-in set, too."""
+    write_digits(tmp_path / "other" / part, range(300, 340))
+    own = Path(shutil.copytree(folder_run, tmp_path / "own"))
+    assert cnnlab.evaluate(own, data_root=str(tmp_path / "other"))["n"] == 40
+    assert cnnlab.evaluate(run, data="folder", data_root=str(tmp_path / "other"))["n"] == 40
+
+
+def test_an_outside_folder_may_have_some_of_the_classes(folder_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(folder_run, tmp_path / "run"))
+    write_digits(tmp_path / "other" / "test", range(300, 340))
+    for number in set("0123456789") - set("37"):
+        shutil.rmtree(tmp_path / "other" / "test" / number, ignore_errors=True)
+    files = sorted((tmp_path / "other").rglob("*.png"))
+    answers = cnnlab.Predictor.from_run(run).predict(files)
+    right = sum(answer.label == file.parent.name for answer, file in zip(answers, files, strict=True))
+    known = cnnlab.evaluate(run, data_root=str(tmp_path / "other"))
+    assert (known["n"], known["accuracy"]) == (len(files), right / len(files))
+    assert {line["true"] for line in predictions(run, "predictions-test-other.csv")} == {"3", "7"}
+
+
+def test_labels_follow_the_order_of_the_models_classes() -> None:
+    pictures = ArraySet(np.zeros((3, 2, 2), np.uint8), np.array([0, 1, 1]), ["ankle boot", "shirt"])
+    other = numbered_as(pictures, ["shirt", "coat", "ankle boot"])
+    assert (other.labels.tolist(), list(other.classes)) == ([2, 0, 0], ["shirt", "coat", "ankle boot"])
+    assert pictures.labels.tolist() == [0, 1, 1]
 
 
 def test_another_set_with_other_classes_is_refused_by_name(folder_run: Path, tmp_path: Path) -> None:

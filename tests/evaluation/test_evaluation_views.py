@@ -13,6 +13,7 @@ from cnnlab.config import compose
 from cnnlab.data.load import build_data
 from cnnlab.errors import ConfigError
 from cnnlab.evaluation.evaluate import evaluate
+from cnnlab.evaluation.tables import figures_text
 from cnnlab.evaluation.views import average_views, views_of
 from cnnlab.experiment import run_experiment
 from cnnlab.training.forward import forward_all
@@ -100,6 +101,26 @@ def test_a_run_states_both_figures_and_the_plain_one_comes_first(tmp_path: Path)
     mirrored = evaluate(run.dir, views="mirror")
     assert mirrored["views"]["views"] == "mirror"
     assert "With further views" in (run.dir / "report.html").read_text()
+
+
+def test_views_that_do_harm_are_compared_with_none_in_one_line(tmp_path: Path) -> None:
+    """A mirrored 2 or 5 is no digit."""
+    words = ["data.limit=400", "trainer.epochs=6", "logger=none", "model=mlp", "optimizer=adam", "optimizer.lr=0.003"]
+    run = run_experiment(compose([*words, "augment=none", "trainer.threads=1", f"run.dir={tmp_path / 'run'}"]))
+    mirrored = evaluate(run.dir, views="mirror")
+    change = mirrored["views"]["change"]
+    assert change["accuracy"] == pytest.approx(mirrored["views"]["accuracy"] - mirrored["accuracy"])
+    assert change["interval"][0] < change["accuracy"] < change["interval"][1] < 0
+    assert mirrored["views"]["validation"]["accuracy"] < 0
+    said = figures_text(mirrored).splitlines()[-1]
+    assert f"by −{abs(100 * change['accuracy']):.1f} points" in said
+    assert "on the validation split by −" in said
+    assert said.endswith("leave them out (--views none)")
+    harmless = {"accuracy": 0.01, "interval": [-0.01, 0.03]}
+    views = mirrored["views"] | {"change": harmless, "validation": harmless}
+    assert "by +1.0 points" in figures_text(mirrored | {"views": views})
+    assert "leave them out" not in figures_text(mirrored | {"views": views})
+    assert "validation" not in evaluate(run.dir, split="val", views="mirror")["views"]
 
 
 @pytest.mark.parametrize(("key", "value"), [("views", "all"), ("share", "0"), ("share", "1.5")])

@@ -155,3 +155,15 @@ def test_maps_of_several_classes_lie_side_by_side(
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a-gradcam-1.png", "a-gradcam-7.png"]
     for line, target in zip(capsys.readouterr().out.splitlines(), ("1", "7"), strict=True):
         assert f" {target} " in line.split(":", 1)[1]
+
+
+@pytest.mark.parametrize("step", ["explain", "localize"])
+def test_images_that_are_not_there_leave_no_folder(step: str, finished_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    (tmp_path / "damaged.png").write_bytes(b"no image")
+    before = sorted(run.iterdir())
+    assert main([step, str(run), str(tmp_path / "nowhere.png")]) == 2
+    assert main([step, str(run), str(tmp_path / "damaged.png")]) == 2
+    assert sorted(run.iterdir()) == before
+    assert main([step, str(run), str(tmp_path / "nowhere.png"), "--out", str(tmp_path / "maps")]) == 2
+    assert not (tmp_path / "maps").exists()

@@ -164,6 +164,7 @@ def test_what_no_run_could_begin_with_costs_one_line_and_no_folder(command: Comm
     result = command("study", "model=resnet", "model.depth=8,21", "data.limit=60", "study.dir=s", cwd=tmp_path)
     assert result.code == 2
     assert len(result.error_lines) == 1 and "depth=21: depth must be 6n+2" in result.err
+    assert result.out == ""  # no word of runs that cannot be
     assert not (tmp_path / "s" / "runs").exists()
 
 

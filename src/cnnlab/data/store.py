@@ -29,6 +29,7 @@ from filelock import FileLock
 from cnnlab.data.decode import Layout, arrange, arrange_mask, check_mask, keep_picture_memory
 from cnnlab.data.sources.base import PictureSet
 from cnnlab.errors import DataError
+from cnnlab.files import replace
 
 FORMAT = 2  # raise it when decoding changes: old stores are then built anew
 CHUNK = 32  # pictures a task
@@ -249,7 +250,8 @@ def build(pictures: PictureSet, jobs: Sequence[Job], index: Index | None, progre
                 targets.append((job.layout, job.missing))
                 how: Literal["wb", "r+b"] = "wb" if job.new else "r+b"
                 files.append(open(job.work / "pixels.u8", how))  # noqa: SIM115
-                files[-1].truncate(len(pictures) * job.layout.bytes_per_picture)  # what is not written takes no room
+                if job.new:  # what is not written takes no room; Windows refuses it for a file that is mapped
+                    files[-1].truncate(len(pictures) * job.layout.bytes_per_picture)
         with ThreadPoolExecutor(1, thread_name_prefix="flush") as flusher:  # the disk works while we decode
             for first, (facts, blocks) in _decode_all(pictures, targets, places, index):
                 rows.append(facts)
@@ -269,7 +271,7 @@ def build(pictures: PictureSet, jobs: Sequence[Job], index: Index | None, progre
             _save_index(index, job.have | job.missing & index.ok, job.work / "index.npz")
             if job.new:
                 shutil.rmtree(job.folder, ignore_errors=True)  # a damaged one
-                os.replace(job.work, job.folder)
+                replace(job.work, job.folder)
     finally:
         for file in files:
             with contextlib.suppress(OSError):  # a full disk refuses the last bytes again
@@ -368,7 +370,7 @@ def _save_index(index: Index, have: np.ndarray, path: Path) -> None:
         np.savez(file, ok=index.ok, have=have, digest=index.digest, size=index.size, reasons=reasons)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(new, path)
+    replace(new, path)
 
 
 def index_array(pictures: PictureSet) -> Index:

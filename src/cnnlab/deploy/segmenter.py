@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cnnlab.data.decode import read_picture, seen_box
+from cnnlab.data.decode import find_pictures, read_picture, seen_box
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.device import choose_device
 from cnnlab.errors import DataError
@@ -89,6 +89,7 @@ def segment_pictures(
     Raises:
         CnnlabError: what is wrong with the run; after the last picture, those that could not be read.
     """
+    names = list(find_pictures(paths))
     segmenter = Segmenter(run, device, trust_code)
     colours = class_colours(len(segmenter.classes))
 
@@ -105,4 +106,4 @@ def segment_pictures(
         counts = np.bincount(seen, minlength=len(segmenter.classes)) / seen.size
         return Segmented(name, dict(zip(segmenter.classes, counts.round(6).tolist(), strict=True)), file, beside)
 
-    yield from each_picture(paths, output_folder(run, out, "predict"), "-mask.png", segment)
+    yield from each_picture(names, output_folder(run, out, "predict"), "-mask.png", segment)

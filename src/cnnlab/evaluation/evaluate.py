@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import dataclasses
 import io
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cnnlab.config import AdaptConfig, Config, DataConfig, TestConfig, from_dict
 from cnnlab.data.load import Data, build_data
+from cnnlab.data.loader import Loader
 from cnnlab.data.own import import_dataset
 from cnnlab.data.preprocess import Preprocess
+from cnnlab.data.sources.base import PictureSet
+from cnnlab.data.sources.folder import SPLIT_NAMES, subfolders
 from cnnlab.device import choose_device
 from cnnlab.errors import ConfigError, DataError, RunError, nearest
 from cnnlab.evaluation.calibration import Temperature, calibration_figures, fit_temperature
 from cnnlab.evaluation.hardest import hardest_pictures
-from cnnlab.evaluation.intervals import difference_interval, metric_intervals
+from cnnlab.evaluation.intervals import difference_interval, metric_intervals, paired_change
 from cnnlab.evaluation.metrics import accuracy_figures, classification_figures
 from cnnlab.evaluation.segmentation import ROW, SegmentationOutputs, evaluate_segmentation
 from cnnlab.evaluation.views import average_views
 from cnnlab.finite import check_answers
-from cnnlab.remote import is_remote
+from cnnlab.remote import is_remote, local_path
 from cnnlab.runs.addresses import check_root, refuse_root
 from cnnlab.runs.files import write_json, write_whole
 from cnnlab.runs.folder import RunFolder, open_folder, read_config, read_split
@@ -197,9 +203,26 @@ def evaluate_model(
         "hardest": hardest_pictures(logits, labels, names, classes),
     }
     if settings.views != "none":
-        averaged = average_views(model, loader, logits.to(loader.device), settings.views, settings.share).cpu()
-        figures["views"] = {**dataclasses.asdict(settings), **accuracy_figures(averaged, labels)}
+        figures["views"] = views_figures(model, loader, logits, labels, settings)
+        if split != "val" and data.val.count:
+            known = data.evaluation_loader("val")
+            answers, truth = (value.cpu() for value in forward_all(model, known))
+            figures["views"]["validation"] = views_figures(model, known, answers, truth, settings)["change"]
     return Outputs(logits, labels, names, figures)
+
+
+def views_figures(
+    model: nn.Module, loader: Loader, logits: Tensor, labels: Tensor, settings: TestConfig
+) -> dict[str, Any]:
+    """loss and accuracy with further views, and under `change` how much larger the accuracy is than without, with its
+    95 % interval over the same images."""
+    averaged = average_views(model, loader, logits.to(loader.device), settings.views, settings.share).cpu()
+    change, interval = paired_change(logits.argmax(1) == labels, averaged.argmax(1) == labels)
+    return {
+        **dataclasses.asdict(settings),
+        **accuracy_figures(averaged, labels),
+        "change": {"accuracy": change, "interval": list(interval)},
+    }
 
 
 def temperature_of(model: nn.Module, data: Data, known: tuple[Tensor, Tensor] | None = None) -> Temperature:
@@ -300,7 +323,12 @@ def data_of_run(
             f"the pictures of the {split} split are not those that {folder.path} was made from: some were changed,"
             " added or removed. Restore them, or pass --data-root to test on the new set."
         )
-    return as_other_set(config, preprocess, card["classes"], device, changes.get("limit")), False
+    try:
+        return as_other_set(config, preprocess, card["classes"], device, changes.get("limit")), False
+    except DataError as error:
+        if settings.name == "folder" or not os.path.isdir(settings.root):
+            raise
+        raise DataError(f"{error} To test on a folder of images, add --data folder (data='folder').") from None
 
 
 def changed(config: DataConfig, changes: Mapping[str, Any]) -> DataConfig:
@@ -315,17 +343,44 @@ def changed(config: DataConfig, changes: Mapping[str, Any]) -> DataConfig:
 def as_other_set(
     config: Config, preprocess: Preprocess, classes: list[str], device: torch.device, limit: int | None = None
 ) -> Data:
-    """Another set with the same classes: its own test split, and all of it where it has none."""
+    """Another set with the same classes, or some of them: its own test split, and all of it where it has none."""
     whole = dataclasses.replace(
-        config.data, per_class_train=None, per_class_test=None, limit=limit, test_fraction=0.999, val_fraction=0.0
+        config.data,
+        root=tested_root(config.data),
+        per_class_train=None,
+        per_class_test=None,
+        limit=limit,
+        test_fraction=0.999,
+        val_fraction=0.0,
     )
     data = build_data(dataclasses.replace(config, data=whole), device, preprocess=preprocess)
     if data.classes != classes:
-        odd = sorted(set(data.classes) ^ set(classes))
-        raise DataError(
-            f"the other set has other classes than the model, {odd[0]!r} among them; use one with the same classes."
-        )
+        odd = sorted(set(data.classes) - set(classes))
+        if odd or data.segments:
+            name = (odd or sorted(set(classes) - set(data.classes)) or classes)[0]
+            raise DataError(
+                f"the other set has other classes than the model, {name!r} among them; use one with the same classes."
+            )
+        data.pictures = numbered_as(data.pictures, classes)
     if data.pictures.official is None or "test" not in data.pictures.official:
         everything = data.index.ok.nonzero()[0]
         data.split = dataclasses.replace(data.split, test=everything, train=everything[:0], val=everything[:0])
     return data
+
+
+def tested_root(data: DataConfig) -> str:
+    """data.root, or ROOT/test of a folder that holds nothing to train on, only a `test` folder (else only a `val`)."""
+    if data.name != "folder" or is_remote(data.root):
+        return data.root
+    root = local_path(data.root)
+    found = {SPLIT_NAMES[entry.name.lower()]: entry for entry in subfolders(root) if entry.name.lower() in SPLIT_NAMES}
+    part = None if "train" in found else found.get("test", found.get("val"))
+    return str(part) if part is not None and subfolders(part) else data.root
+
+
+def numbered_as(pictures: PictureSet, classes: Sequence[str]) -> PictureSet:
+    """The same set, its labels numbered as in `classes`, which has all of its own."""
+    numbers = np.array([list(classes).index(name) for name in pictures.classes])
+    other = copy.copy(pictures)
+    other.labels, other.classes = numbers[pictures.labels], list(classes)
+    return other

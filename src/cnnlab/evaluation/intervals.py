@@ -181,6 +181,19 @@ def difference_interval(first: tuple[int, int], second: tuple[int, int]) -> tupl
     return p - q - below, p - q + above
 
 
+def paired_change(before: Tensor, after: Tensor) -> tuple[float, tuple[float, float]]:
+    """How much larger a proportion is after than before, on the same items, and its 95 % interval (Agresti and Min
+    2005: half an item is added to each of the four cells).
+
+    Args:
+        before, after: (n,) bool, n ≥ 1.
+    """
+    gained, lost, count = int((after & ~before).sum()), int((before & ~after).sum()), len(before)
+    change = (gained - lost) / (count + 2)
+    spread = 1.959964 * math.sqrt(max(0.0, gained + lost + 1 - (gained - lost) ** 2 / (count + 2))) / (count + 2)
+    return (gained - lost) / count, (change - spread, change + spread)
+
+
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Mean, standard deviation (n − 1) and half of the 95 % interval of the mean, by Student's t."""
     tensor = torch.tensor(values, dtype=torch.float64)

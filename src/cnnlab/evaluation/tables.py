@@ -115,7 +115,29 @@ def no_temperature(pictures: int) -> str:
 def _views(views: Mapping[str, Any]) -> list[str]:
     bounds = interval_text(views["accuracy_interval"])
     words = f"with {views['views'].replace('_', ' and ')} views"
-    return [f"  {words}  {percent(views['accuracy'])}  (95 % interval {bounds}), loss {number(views['loss'])}"]
+    return [
+        f"  {words}  {percent(views['accuracy'])}  (95 % interval {bounds}), loss {number(views['loss'])}",
+        *([f"  {views_text(views)}"] if "change" in views else []),  # a test.json of earlier has none
+    ]
+
+
+def views_text(views: Mapping[str, Any]) -> str:
+    """What further views change, and whether the validation split (without one, this split) is against them."""
+    here, validation = views["change"], views.get("validation")
+    words = f"these views change the accuracy by {points_text(here['accuracy'])}"
+    words += f" (95 % interval {points_interval(here['interval'])})"
+    if validation:
+        words += f", on the validation split by {points_text(validation['accuracy'])}"
+    against = (validation or here)["interval"][1] < 0
+    return f"{words}: leave them out (--views none)" if against else words
+
+
+def points_text(change: float) -> str:
+    return f"{100 * change:+.1f} points".replace("-", "−")
+
+
+def points_interval(interval: Sequence[float]) -> str:
+    return " to ".join(f"{100 * bound:+.1f}".replace("-", "−") for bound in interval)
 
 
 def fall_text(own_test: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -79,6 +80,7 @@ def explain_pictures(
         CnnlabError: before the first picture, what is wrong with the run, the class or the layer.
         DataError: after the last one, the pictures that could not be read.
     """
+    names = list(find_pictures(paths))
     place = choose_device(device)
     model, card = load_run(run, place, trust_code)
     classes, preprocess = card["classes"], Preprocess.from_dict(card["preprocess"])
@@ -106,7 +108,7 @@ def explain_pictures(
 
     parts = [method, *([layer] if layer else []), *([classes[number]] if number is not None else [])]
     ending = "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts)
-    yield from each_picture(paths, output_folder(run, out, "explain"), f"-{ending}.png", explain)
+    yield from each_picture(names, output_folder(run, out, "explain"), f"-{ending}.png", explain)
 
 
 NAMES = {"cam": "CAM", "gradcam": "Grad-CAM", "layercam": "Layer-CAM"}
@@ -117,6 +119,7 @@ def localize_pictures(
 ) -> Iterator[Located]:
     """Draw the boxes and the heat map of each picture, one PNG and one JSON file a picture; arguments and errors as for
     `explain_pictures`."""
+    names = list(find_pictures(paths))
     model, card = load_run(run, "cpu", trust_code)
     classes, preprocess = card["classes"], Preprocess.from_dict(card["preprocess"])
     layout = preprocess.layout
@@ -136,7 +139,7 @@ def localize_pictures(
         write_json(file.with_suffix(".json"), facts)
         return Located(name, objects, file, factor)
 
-    yield from each_picture(paths, output_folder(run, out, "localize"), ".png", localize)
+    yield from each_picture(names, output_folder(run, out, "localize"), ".png", localize)
 
 
 def find_objects(
@@ -177,19 +180,27 @@ def class_number(name: str, classes: Sequence[str]) -> int:
 
 
 def output_folder(run: str | Path, out: str | Path | None, name: str) -> Path:
-    folder = open_folder(run).path / name if out is None else Path(out)
+    return open_folder(run).path / name if out is None else Path(out)
+
+
+def each_picture(names: Sequence[str], folder: Path, ending: str, work: Callable[[str, Path], Any]) -> Iterator[Any]:
+    """The good pictures one by one; then the bad ones, by name, as one error. No empty folder is left behind."""
+    new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot make the folder {folder} ({error.strerror}); give another one with --out.") from None
-    return folder
+    try:
+        yield from _each_picture(names, folder, ending, work)
+    finally:
+        if new:
+            with contextlib.suppress(OSError):  # something is in it
+                folder.rmdir()
 
 
-def each_picture(paths: Sequence[str], folder: Path, ending: str, work: Callable[[str, Path], Any]) -> Iterator[Any]:
-    """The good pictures one by one; then the bad ones, by name, as one error."""
+def _each_picture(names: Sequence[str], folder: Path, ending: str, work: Callable[[str, Path], Any]) -> Iterator[Any]:
     bad: list[str] = []
     taken: set[str] = set()
-    names = list(find_pictures(paths))
     for name in names:
         stem = Path(name).stem
         number = 2

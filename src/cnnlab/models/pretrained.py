@@ -268,10 +268,15 @@ def find_weights(architecture: str, weights: str | None) -> Any:
     return records[weights]
 
 
-def fetch_tensors(architecture: str, weights: str = "DEFAULT") -> dict[str, Tensor]:
+def fetch_tensors(
+    architecture: str, weights: str = "DEFAULT", without: str = "start from random ones (model.weights=null)"
+) -> dict[str, Tensor]:
     """Published weights by torchvision's names, from torch's cache or else the network.
 
     The file gets its name once it is whole and its hash is right. Nothing in it is executed.
+
+    Args:
+        without: how to go on without them, for the message.
 
     Raises:
         ModelError: an unknown name, no network, or a damaged file.
@@ -288,7 +293,7 @@ def fetch_tensors(architecture: str, weights: str = "DEFAULT") -> dict[str, Tens
             reason = str(error).splitlines()[0].strip("<>") if str(error) else type(error).__name__
             raise ModelError(
                 f"the weights of {architecture} are not in {file.parent} and cannot be downloaded from {url}"
-                f" ({reason}). Connect to the network, put {file.name} there, or do without (model.weights=null)."
+                f" ({reason}). Connect to the network, put {file.name} there, or {without}."
             ) from None
     try:
         tensors: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)

@@ -48,8 +48,8 @@ def refuse_root(name: str, root: str | Path) -> None:
         raise ConfigError("--data-root (data_root=) is empty; give the folder of the pictures, or leave it out.")
     if not has_root(name):
         raise ConfigError(
-            f"{name} comes with scikit-learn and lies in no folder; leave out --data-root (data_root=), or name another"
-            " set."
+            f"{name} comes with scikit-learn and lies in no folder; leave out --data-root (data_root=), or name the"
+            " set that lies there, such as --data folder (data='folder')."
         )
 
 

@@ -32,7 +32,7 @@ def read_source(source: str) -> tuple[dict[str, Tensor], list[str] | None]:
         from cnnlab.models.pretrained import fetch_tensors  # it imports torchvision
 
         name, _, weights = source.removeprefix(LIBRARY).partition(":")
-        return fetch_tensors(name, weights or "DEFAULT"), None
+        return fetch_tensors(name, weights or "DEFAULT", "start from random ones (init.from=null)"), None
     if is_artifact(source) or (is_remote(source) and not source.endswith(".safetensors")):
         tensors, card = read_weights(open_folder(source).weights)
         return tensors, card["classes"]

@@ -282,7 +282,10 @@ class _Crew:
     def interrupt(self) -> None:
         for worker in self.workers:
             if worker.run is not None and worker.process.is_alive() and worker.process.pid is not None:
-                os.kill(worker.process.pid, signal.SIGTERM)  # it ends what is no training at once
+                if os.name == "posix":
+                    os.kill(worker.process.pid, signal.SIGTERM)  # it ends what is no training at once
+                else:  # where a signal sent to another process ends it, unsaved
+                    self.stop(worker)
 
     def close(self) -> None:
         for worker in self.workers:
@@ -339,6 +342,6 @@ def _devices() -> list[str]:
 
 
 def _cause(code: int | None) -> str:
-    if code == -signal.SIGKILL:
+    if hasattr(signal, "SIGKILL") and code == -signal.SIGKILL:
         return "its process was killed, for want of memory perhaps"
     return f"its process ended with code {code}"

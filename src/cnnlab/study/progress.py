@@ -30,21 +30,20 @@ class StudyProgress:
         self.epochs: dict[str, float] = {}  # by run: epochs done now
         self.counted = self.all_epochs = 0.0
         self.began = self.first = time.monotonic()
-        self.note, self.aside, self.what = "", "", "run"
+        self.note, self.aside, self.what, self.heading = "", "", "run", ""
 
     def begin(self, runs: Sequence[Planned], done: Sequence[Planned]) -> None:
         epochs = sum(run.config.trainer.epochs for run in runs if run not in done)
         self.expect(len(runs), len(done), epochs)
 
     def expect(self, total: int, done: int, epochs: int, what: str = "run") -> None:
-        """So many runs, so many of them done, so many epochs to train."""
+        """So many runs, so many of them done, so many epochs to train. It is said when the first one starts."""
         self.total, self.done, self.began = total, done, time.monotonic()
         self.all_epochs, self.what = epochs, what
         if self.silent or done >= total:
             return
-        words = f"{total} {what}{'s' if total > 1 else ''}"
-        words += f", {done} of them done already" if done else ""
-        self.console.print(Text(words, style="bold"))
+        self.heading = f"{total} {what}{'s' if total > 1 else ''}"
+        self.heading += f", {done} of them done already" if done else ""
         if self.console.is_terminal:
             self.live = Live(self._view(), console=self.console, refresh_per_second=4, transient=True)
             self.live.start()
@@ -61,6 +60,9 @@ class StudyProgress:
             self.console.print(Text(words, style="yellow"))
 
     def started(self, run: Planned) -> None:
+        if self.heading:
+            self.console.print(Text(self.heading, style="bold"))
+            self.heading = ""
         self.active[run.folder] = (run, None, time.monotonic())
         self._say("")
 

@@ -33,8 +33,8 @@ def open_folder(root: Path) -> FileSet:
         hint = f" Did you mean {root.parent / close[0]}?" if close else ""
         raise DataError(f"{root} is not a folder; set data.root to the folder of your pictures.{hint}")
     # A folder named train that holds pictures but no folders is a class of that name.
-    named = [entry for entry in _folders(root) if entry.name.lower() in SPLIT_NAMES]
-    parts = {e.name: SPLIT_NAMES[e.name.lower()] for e in named} if any(map(_folders, named)) else {}
+    named = [entry for entry in subfolders(root) if entry.name.lower() in SPLIT_NAMES]
+    parts = {e.name: SPLIT_NAMES[e.name.lower()] for e in named} if any(map(subfolders, named)) else {}
     if parts and "train" not in parts.values():
         raise DataError(f"{root} has {', '.join(sorted(parts))} but no train folder; rename or add it.")
     found: dict[str, list[tuple[str, str]]] = {}  # split → (class, name below the root)
@@ -58,13 +58,18 @@ def open_folder(root: Path) -> FileSet:
     return pictures
 
 
-def _folders(root: Path) -> list[Path]:
-    return sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+def subfolders(root: Path) -> list[Path]:
+    """The folders in `root`, sorted, less the hidden ones; none where it is no folder."""
+    return sorted(
+        entry
+        for entry in (root.iterdir() if root.is_dir() else ())
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
 
 
 def scan(root: Path, folder: Path) -> list[tuple[str, str]]:
     """(class, picture's name below the root) of every picture in the class folders of `folder`, sorted."""
-    class_folders = _folders(folder)
+    class_folders = subfolders(folder)
     if not class_folders:
         loose = sum(entry.suffix.lower() in EXTENSIONS for entry in folder.iterdir())
         raise DataError(

@@ -1,0 +1,74 @@
+"""What `cnnlab predict` leaves behind: a CSV of the answers, and images sorted into a folder per class."""
+
+from __future__ import annotations
+
+import csv
+import filecmp
+import io
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from cnnlab.deploy.predictor import Prediction
+from cnnlab.errors import RunError
+from cnnlab.files import write_whole
+
+
+def write_answers(file: Path, answers: Sequence[tuple[str, Prediction]]) -> None:
+    """A row per image: path, label, probability, then label_2, probability_2, … of the next classes that are given.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    wide = max((len(answer.probabilities) for _, answer in answers), default=1)
+    further = [f"{name}_{rank}" for rank in range(2, wide + 1) for name in ("label", "probability")]
+    writer.writerow(["path", "label", "probability", *further])
+    for path, answer in answers:
+        ranked = answer.probabilities.items()
+        writer.writerow([path, *(cell for label, share in ranked for cell in (label, f"{share:.6g}"))])
+    try:
+        write_whole(file, text.getvalue())
+    except OSError as error:
+        raise RunError(f"cannot write {file} ({error.strerror}); give another file with --out.") from None
+
+
+def sort_into(folder: Path, answers: Sequence[tuple[str, Prediction]]) -> list[tuple[str, int]]:
+    """Copy each image into `folder`/CLASS of the class that it was given. Nothing that is there is overwritten: an
+    image of a name that is taken gets a number, and one that was copied before is left as it is.
+
+    Returns:
+        The folders of the classes, sorted, and how many of the images are in each.
+
+    Raises:
+        RunError: a copy cannot be made.
+    """
+    counts: dict[str, int] = {}
+    for path, answer in answers:
+        place = folder / folder_name(answer.label)
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            target = free_name(Path(path), place)
+            if not target.exists():
+                shutil.copy2(path, target)
+        except OSError as error:
+            raise RunError(
+                f"cannot copy {path} into {place} ({error.strerror}); give another folder with --sort."
+            ) from None
+        counts[place.name] = counts.get(place.name, 0) + 1
+    return sorted(counts.items())
+
+
+def folder_name(label: str) -> str:
+    """The class name, less what some system does not allow in the name of a folder: T-shirt/top → T-shirt_top."""
+    return re.sub(r'[\\/:*?"<>|]|[. ]+$|^\.', "_", label) or "_"
+
+
+def free_name(source: Path, folder: Path) -> Path:
+    """cat.jpg, else cat-2.jpg, …: the first that is not there, or is this image already."""
+    place, number = folder / source.name, 2
+    while place.exists() and not (place.is_file() and filecmp.cmp(source, place, shallow=False)):
+        place, number = folder / f"{source.stem}-{number}{source.suffix}", number + 1
+    return place
