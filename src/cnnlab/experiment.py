@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cnnlab.config import Config, compose, from_dict, options, with_changes
 from cnnlab.data.load import Data, build_data, build_own, target_config
 from cnnlab.data.own import OWN_SET, OwnData, Source, import_dataset
+from cnnlab.data.recommend import batch_for, epochs_for, follows_from_set
 from cnnlab.device import choose_device
 from cnnlab.errors import ConfigError, ModelError, RunError
 from cnnlab.evaluation.evaluate import Outputs, run_test
@@ -115,8 +116,8 @@ def fit(
         classes: names of the classes of your own set; None takes its `classes`, else numbers.
         loss: (logits (B, K), labels (B,)) → a mean over the batch, or (B,); None takes trainer.loss. test.json gives
             the negative log-likelihood as its loss all the same.
-        batch_size: of a Dataset of your own; None takes 128.
-        epochs: None takes what the recipe of the data set says.
+        batch_size: of a Dataset of your own; None takes 128, or fewer for a small set.
+        epochs: None takes what the recipe of the data set says, and for a small set of your own more.
         dir: the run folder; None makes runs/<data>-<model>-<time>.
         overrides: any other settings, such as ["optimizer=adamw", "trainer.ema=0.999"], or ["experiment=first"] of the
             folder conf.
@@ -149,6 +150,8 @@ def fit(
         config, data = _load_own(model, own, overrides, batch_size)
     if loss is not None and data.segments:
         raise ConfigError("loss= is for one label a picture, and this set has a class for every pixel; leave it out.")
+    if epochs is None and not _names(overrides, "trainer.epochs=", "recipe=", "experiment="):
+        epochs = _epochs_of(config, data)
     config = _with_model(config, model, loss, epochs, dir)
     if config.trainer.devices > 1 or started_together():
         raise ConfigError(
@@ -194,13 +197,23 @@ def _config_for(model: nn.Module, data: str, overrides: Sequence[str]) -> Config
     """
     name, _ = model_spec(model)
     known = [f"model={name}"] if name in options("model") else []  # what the recipe found good for it
-    safe = [] if (name in MODELS and ":" not in name) or _names_optimizer(overrides) else ["optimizer=adamw"]
+    named_optimizer = _names(overrides, "optimizer=", "recipe=")
+    safe = [] if (name in MODELS and ":" not in name) or named_optimizer else ["optimizer=adamw"]
     named = ["data=any", f"data.name={OWN_SET}"] if data == OWN_SET else [f"data={data}"]
     return compose([*named, *known, *safe, *overrides])
 
 
-def _names_optimizer(overrides: Sequence[str]) -> bool:
-    return any(word.lstrip("+").startswith(("optimizer=", "recipe=")) for word in overrides)
+def _names(overrides: Sequence[str], *starts: str) -> bool:
+    return any(word.lstrip("+").startswith(starts) for word in overrides)
+
+
+def _epochs_of(config: Config, data: Data) -> int:
+    """Epochs that give a small set of the user's own, or one that is cut down, the steps it needs."""
+    usual, own = config.trainer.epochs, config.data.name in ("folder", OWN_SET)
+    if config.adapt.method != "none" or not (own or follows_from_set(config)):
+        return usual
+    steps = max(1, len(data.train) // config.trainer.accumulate)
+    return epochs_for(data.train.count, steps, usual, tuned_on_many=own)
 
 
 def _load_own(model: nn.Module, own: OwnData, overrides: Sequence[str], batch_size: int | None) -> tuple[Config, Data]:
@@ -209,6 +222,8 @@ def _load_own(model: nn.Module, own: OwnData, overrides: Sequence[str], batch_si
         raise ConfigError(f"batch_size={batch_size} is for a Dataset, and a DataLoader has its own; leave it out.")
     for override in overrides:
         _refuse_model(override)
+    if batch_size is None and not own.in_batches and not _names(overrides, "trainer.batch_size="):
+        batch_size = batch_for(len(own.parts["train"]), 128)  # type: ignore[arg-type]  # it is no DataLoader
     sizes = [] if batch_size is None else [f"trainer.batch_size={batch_size}"]
     words = [*sizes, *overrides]
     config = compose(["data=any", f"data.name={OWN_SET}", *words])

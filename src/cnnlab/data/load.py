@@ -26,6 +26,7 @@ from cnnlab.data.loader import Loader, Streamed
 from cnnlab.data.measure import measure
 from cnnlab.data.own import OWN_SET, OwnData, Source, class_names, import_dataset, open_named, read_pictures
 from cnnlab.data.preprocess import Preprocess
+from cnnlab.data.recommend import facts_of, follows_from_set, recommend
 from cnnlab.data.sources import open_pictures
 from cnnlab.data.sources.base import PictureSet
 from cnnlab.data.sources.folder import DEFAULT_SIDE
@@ -205,7 +206,7 @@ def load_data(
     transform: Callable[[Any], Any] | None = None,
     classes: Sequence[str] | None = None,
     augment: str | None = None,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     seed: int = 0,
     device: str = "cpu",
     **keys: Any,
@@ -220,11 +221,12 @@ def load_data(
         transform: of the images of a Dataset of your own; what it gives is used as it is, in each epoch anew.
         classes: names of the classes of your own set; None takes its `classes`, else numbers.
         augment: none, light, standard or strong; None takes what the set's recipe names, and none for your own.
-        batch_size: pictures a batch.
+        batch_size: images per batch; None takes 128, or fewer for a small set.
         seed: of the split, the order and the augmentation.
         device: where the batches are given.
         keys: any `data.*` key, such as root="data", val_fraction=0.25, image_size=64 or limit=1000; beside
-            "package.module:Class" any argument of its constructor as well.
+            "package.module:Class" any argument of its constructor as well. Size, fit and augmentation of a folder's
+            images follow from them where they are not given.
 
     Raises:
         ConfigError, DataError: see `cnnlab.config` and `cnnlab.data.sources`.
@@ -235,17 +237,27 @@ def load_data(
     elif not (val is None and test is None and transform is None and classes is None):
         raise DataError(f"val=, test=, transform= and classes= are for a Dataset of your own, and {name!r} is a name.")
     words = [f"data={name}"] if own is None else ["data=any", f"data.name={OWN_SET}"]
-    overrides = [*words, f"trainer.batch_size={batch_size}", f"seed={seed}"]
+    overrides = [*words, f"seed={seed}"]
+    overrides += [f"trainer.batch_size={batch_size}"] if batch_size else []
     overrides += [f"augment={augment}"] if augment else ["augment=none"] if own else []
-    config = compose(overrides)
-    values = config.to_dict()
-    unknown = sorted(set(keys) - set(values["data"]))
-    if unknown and names_code(name):
-        values["data"]["args"] = {key: keys.pop(key) for key in unknown}
-    elif unknown:
-        raise DataError(f"load_data has no argument {unknown[0]!r}.{nearest(unknown[0], values['data'])}")
-    values["data"].update({key: str(value) if isinstance(value, Path) else value for key, value in keys.items()})
-    config = from_dict(values)
+
+    def with_keys(derived: dict[str, tuple[Any, str]]) -> Config:
+        values = compose(overrides, derived={"trainer.batch_size": (128, "what load_data gives")} | derived).to_dict()
+        unknown = sorted(set(keys) - set(values["data"]))
+        if unknown and names_code(name):
+            values["data"]["args"] = {key: keys[key] for key in unknown}
+        elif unknown:
+            raise DataError(f"load_data has no argument {unknown[0]!r}.{nearest(unknown[0], values['data'])}")
+        known = {key: value for key, value in keys.items() if key not in unknown}
+        values["data"].update({key: str(value) if isinstance(value, Path) else value for key, value in known.items()})
+        return from_dict(values)
+
+    config = with_keys({})
+    if own is None and follows_from_set(config):
+        given = {f"data.{key}" for key in keys} | {word.partition("=")[0] for word in overrides[1:]}
+        facts = facts_of(open_pictures(config.data), config.data, seed)
+        found = recommend(facts, config, lambda key: key in given or key in ("model", "model.width", "trainer.epochs"))
+        config = with_keys({one.key: (one.value, one.reason) for one in found})
     import_dataset(name)  # the user's own word names it
     place = choose_device(str(device))
     return build_data(config, place) if own is None else build_own(config, own, place)

@@ -95,17 +95,30 @@ def recommend(facts: Facts, config: Config, said: Callable[[str], bool]) -> list
         if facts.written:
             take("augment", "light", "no mirror images: they are grey, or their classes are single characters")
     trainer = config.trainer
-    batch = max(SMALLEST_BATCH, trainer.devices, _power_of_two(facts.images // STEPS_PER_EPOCH))
-    batch = min(trainer.batch_size, batch)
+    batch = max(trainer.devices, batch_for(facts.images, trainer.batch_size))
     why = f"{STEPS_PER_EPOCH} or more steps per epoch from {facts.images:,} images"
     batch = take("trainer.batch_size", batch, why, trainer.batch_size)
     steps = max(1, facts.images // batch // trainer.accumulate)
-    epochs = max(trainer.epochs, -(-LEAST_STEPS // steps))
-    if config.data.name == "folder":
-        epochs = max(epochs, round(trainer.epochs * (TUNED_ON / max(1, facts.images)) ** 0.25))
-    epochs = max(trainer.epochs, min(MOST_EPOCHS, epochs))
+    epochs = epochs_for(facts.images, steps, trainer.epochs, config.data.name == "folder")
     take("trainer.epochs", epochs, f"{epochs * steps:,} steps in all", trainer.epochs)
     return found
+
+
+def batch_for(images: int, most: int) -> int:
+    """Images per batch: a power of two that leaves STEPS_PER_EPOCH steps, SMALLEST_BATCH at least, `most` at most."""
+    return min(most, max(SMALLEST_BATCH, _power_of_two(images // STEPS_PER_EPOCH)))
+
+
+def epochs_for(images: int, steps: int, usual: int, tuned_on_many: bool) -> int:
+    """Epochs that give `images`, in so many steps each, LEAST_STEPS: between the `usual` number and MOST_EPOCHS.
+
+    Args:
+        tuned_on_many: the usual number is for TUNED_ON images; fewer get more epochs, by the fourth root of the ratio.
+    """
+    wanted = -(-LEAST_STEPS // steps)
+    if tuned_on_many:
+        wanted = max(wanted, round(usual * (TUNED_ON / max(1, images)) ** 0.25))
+    return max(usual, min(MOST_EPOCHS, wanted))
 
 
 def resolve_for_set(
@@ -124,13 +137,18 @@ def resolve_for_set(
     """
     composed = resolve(words, config_dir, config_file)
     config = composed.config
-    cut = any(getattr(config.data, key) is not None for key in CUT)
-    if _said(composed, "recipe") or config.adapt.method != "none" or not (config.data.name == "folder" or cut):
+    if _said(composed, "recipe") or not follows_from_set(config):
         return composed, []
     facts = facts_of(open_pictures(config.data), config.data, config.seed)
     found = recommend(facts, config, lambda key: _said(composed, key))
     derived = {one.key: (one.value, one.reason) for one in found}
     return resolve(words, config_dir, config_file, derived), found
+
+
+def follows_from_set(config: Config) -> bool:
+    """Whether settings follow from the images: a folder's, or those of a set that is cut down, in plain training."""
+    cut = any(getattr(config.data, key) is not None for key in CUT)
+    return config.adapt.method == "none" and (config.data.name == "folder" or cut)
 
 
 def compose_for_set(words: Sequence[str]) -> Config:
