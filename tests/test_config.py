@@ -102,6 +102,7 @@ def test_every_data_set_of_the_catalogue_has_an_option_and_a_recipe() -> None:
     assert set(options("recipe")) == {
         *CATALOG,
         "adabn",
+        "any",
         "dann",
         "default",
         "finetune",
