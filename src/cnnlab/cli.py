@@ -744,9 +744,11 @@ def _data(options: argparse.Namespace, words: Sequence[str]) -> None:
         except ValueError as error:
             raise _unwritable(picture, error) from None
     # Looking at a set refuses nothing: the share of unreadable pictures is one of the things to see.
-    settings = config.compose([f"data={options.name}", "data.max_corrupt=1", *options.overrides], options.config_dir)
+    words = [f"data={options.name}", "data.max_corrupt=1", *options.overrides]
+    from cnnlab.data.recommend import compose_for_set
     from cnnlab.tracking.console import DecodeBar
 
+    settings = compose_for_set(words, options.config_dir)
     with DecodeBar() as bar:
         import torch
 

@@ -158,6 +158,12 @@ def _texts(value: Any) -> dict[str, str]:
     return {_text(key): _text(inner) for key, inner in value.items()}
 
 
+def _arguments(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError
+    return {_text(key): plain(inner) for key, inner in value.items()}
+
+
 def plain(value: Any) -> Any:
     """A copy of what YAML can hold. Raises ValueError for anything else, such as a date."""
     if isinstance(value, Mapping):
@@ -176,5 +182,6 @@ READERS = {
     "str": _text,
     "list[float]": _numbers,
     "dict[str, str]": _texts,
+    "dict[str, Any]": _arguments,
     "Any": plain,
 }

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from cnnlab.config import GROUPS, Composed, Config, DataConfig, resolve
+from cnnlab.data.catalog import CATALOG
 from cnnlab.data.sources import open_pictures
 from cnnlab.data.sources.base import FileSet, PictureSet
 from cnnlab.data.sources.folder import DEFAULT_SIDE
@@ -148,12 +149,13 @@ def resolve_for_set(
 def follows_from_set(config: Config) -> bool:
     """Whether settings follow from the images: a folder's, or those of a set that is cut down, in plain training."""
     cut = any(getattr(config.data, key) is not None for key in CUT)
-    return config.adapt.method == "none" and (config.data.name == "folder" or cut)
+    known = config.data.name in CATALOG  # a Dataset of the user's own is opened only to train on it
+    return config.adapt.method == "none" and known and (config.data.name == "folder" or cut)
 
 
-def compose_for_set(words: Sequence[str]) -> Config:
+def compose_for_set(words: Sequence[str], config_dir: str | Path | None = None) -> Config:
     """The config of `resolve_for_set`."""
-    return resolve_for_set(words)[0].config
+    return resolve_for_set(words, config_dir)[0].config
 
 
 def _said(composed: Composed, key: str) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cnnlab.config import ALIASES, Config, compose
+from cnnlab.data.recommend import compose_for_set
 from cnnlab.errors import ConfigError, nearest
 from cnnlab.study.definition import Definition, Value, refuse_own
 
@@ -152,7 +153,10 @@ def _composed(cell: Combination, config_dir: str | None) -> tuple[Config, str | 
     refuse_own(cell.words)
     references = [match[1] for word in cell.words if (match := REFERENCE.fullmatch(word))]
     try:
-        return compose(cell.words, config_dir), references[0] if references else None
+        config = compose(cell.words, config_dir)
+        if config.data.name == "folder":
+            config = compose_for_set(cell.words, config_dir)
+        return config, references[0] if references else None
     except ConfigError as error:
         raise ConfigError(f"{cell.label}: {error}") from None
 

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cnnlab.config import Config, compose
+from cnnlab.config import Config
 from cnnlab.data.load import build_data
 from cnnlab.data.own import import_dataset
+from cnnlab.data.recommend import compose_for_set
 from cnnlab.device import choose_device
 from cnnlab.errors import ConfigError, NonFiniteLoss
 from cnnlab.runs.environment import describe, processor_name
@@ -62,7 +63,7 @@ def find_learning_rate(
     if definition.rates is None:
         raise ConfigError(f"the study {definition.name} is no range test; call cnnlab.run_study.")
     try:
-        config = compose(definition.overrides, config_dir)
+        config = compose_for_set(definition.overrides, config_dir)
     except ConfigError as error:
         raise ConfigError(f"{definition.name}: {error}") from None
     if config.adapt.method == "batch_norm":
