@@ -111,8 +111,10 @@ def find_option(group: str, name: str, own: Path | None = None) -> Option:
         if group in WHOLE:
             return Option(group, found)
         return _read_option(group, found, own)
-    if group in ("data", "model") and names_code(name):
-        return Option(group, name, {f"{group}.name": name})
+    if group == "model" and names_code(name):
+        return Option(group, name, {"model.name": name})
+    if group == "data" and names_code(name):
+        return Option(group, "any", {"data.name": name})  # the name that its recipe has
     if group == "optimizer" and (named := torch_optimizer(name)):
         return Option(group, name, {**_read_option(group, "any", own).values, "optimizer.name": named})
     if "," in name:

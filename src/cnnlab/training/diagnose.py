@@ -43,17 +43,22 @@ class Setup:
     """
 
     config: Config
-    counts: Sequence[int]
-    val_counts: Sequence[int]
+    counts: Sequence[float]
+    val_counts: Sequence[float]
     steps: int
 
     @classmethod
     def of(cls, data: Data, config: Config) -> Setup:
-        classes = len(data.pictures.classes)
-        counts, val_counts = (
-            np.bincount(data.pictures.labels[data.split[part]], minlength=classes).tolist() for part in ("train", "val")
-        )
+        counts, val_counts = (class_counts(data, part) for part in ("train", "val"))
         return cls(config, counts, val_counts, max(1, len(data.train) // config.trainer.accumulate))
+
+
+def class_counts(data: Data, part: str) -> list[float]:
+    """Images of each class in a split; taken for equal where only the user's own code knows the labels."""
+    classes, labels = len(data.pictures.classes), data.pictures.labels
+    if not len(labels):
+        return [len(data.split[part]) / classes] * classes
+    return np.bincount(labels[data.split[part]], minlength=classes).tolist()
 
 
 def diagnose(history: Sequence[Row], setup: Setup) -> list[Hint]:
@@ -94,7 +99,7 @@ def early_hint(history: Sequence[Row], setup: Setup) -> Hint | None:
     return next((hint for hint in diagnose(history, setup) if hint.kind in ("chance", "diverged")), None)
 
 
-def _above_chance(accuracy: float, counts: Sequence[int]) -> bool:
+def _above_chance(accuracy: float, counts: Sequence[float]) -> bool:
     """Whether an accuracy on images of these classes is above that of the most common answer, beyond its noise.
 
     One-sided test at 5 %, by the normal approximation.
@@ -104,7 +109,7 @@ def _above_chance(accuracy: float, counts: Sequence[int]) -> bool:
     return accuracy > share + 1.645 * math.sqrt(share * (1 - share) / n)
 
 
-def _learned(accuracy: float, counts: Sequence[int]) -> bool:
+def _learned(accuracy: float, counts: Sequence[float]) -> bool:
     """Whether it is above chance by more than a tenth of what there is to gain."""
     share = max(counts, default=0) / max(1, sum(counts))
     return _above_chance(accuracy, counts) and accuracy - share > LITTLE * (1 - share)
@@ -208,7 +213,7 @@ def _too_short(history: Sequence[Row], setup: Setup) -> Hint | None:
 
 
 def _more_steps(kind: str, text: str, setup: Setup) -> Hint:
-    trainer, images = setup.config.trainer, sum(setup.counts)
+    trainer, images = setup.config.trainer, round(sum(setup.counts))
     batch = min(trainer.batch_size, max(8, 1 << max(0, (images // 10).bit_length() - 1)))
     epochs = max(trainer.epochs, -(-5 * FEW_STEPS // max(1, images // batch)))
     smaller = f"trainer.batch_size={batch} " if batch != trainer.batch_size else ""
