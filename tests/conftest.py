@@ -24,6 +24,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"  # before numpy and torch are loaded: the tests' tensors are tiny
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
 
+LONGEST = 300.0  # seconds for a command, so that a busy machine fails no test
 TINY = ["data.limit=60", "trainer.epochs=2", "trainer.batch_size=20", "model.width=4", "trainer.precision=fp32"]
 
 # Loads everything once and forks for each command, so that a command costs a few milliseconds instead of seconds.
@@ -113,7 +114,11 @@ class Running:
         if self.code is None:
             os.kill(self.pid, number)
 
-    def wait_until(self, condition: Callable[[], object], seconds: float = 60) -> bool:
+    def printed(self) -> str:
+        """What it has written to standard output so far."""
+        return self._out.read_text(encoding="utf-8", errors="replace") if self._out.exists() else ""
+
+    def wait_until(self, condition: Callable[[], object], seconds: float = LONGEST) -> bool:
         """True when `condition` holds; False if the command ended before that."""
         limit = time.monotonic() + seconds
         while not condition():
@@ -123,7 +128,7 @@ class Running:
                 self._give_up()
         return True
 
-    def wait(self, seconds: float = 60) -> Result:
+    def wait(self, seconds: float = LONGEST) -> Result:
         limit = time.monotonic() + seconds
         while self._code_within(1) is None:
             if time.monotonic() > limit:
@@ -188,7 +193,7 @@ class CommandLine:
             )
         return Running(process.pid, process.poll, out, err)
 
-    def __call__(self, *arguments: object, seconds: float = 120, **options: object) -> Result:
+    def __call__(self, *arguments: object, seconds: float = LONGEST, **options: object) -> Result:
         return self.start(*arguments, **options).wait(seconds)  # type: ignore[arg-type]
 
     def close(self) -> None:

@@ -290,7 +290,7 @@ def test_several_processes_find_their_own_run(command: CommandLine, tmp_path: Pa
             assert done.code == 0, done.out + done.err
     else:
         start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cnnlab"]
-        begun = subprocess.run([*start, *words], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+        begun = subprocess.run([*start, *words], cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert begun.returncode == 0, begun.stdout + begun.stderr
         size = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}
         ranks = [{"RANK": rank, "LOCAL_RANK": rank} | size for rank in ("0", "1")]

@@ -45,7 +45,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are s
 
 
 def finished(command: CommandLine, *words: object, cwd: Path) -> Result:
-    done = command(*words, cwd=cwd, seconds=180)
+    done = command(*words, cwd=cwd)
     assert done.code == 0, done.out + done.err
     return done
 
@@ -225,7 +225,7 @@ def processes_of(parent: int) -> list[int]:
 def started(command: CommandLine, place: Path, *more: str) -> Running:
     words = ["train", *BASE, "trainer.devices=2", "trainer.checkpoint_minutes=0.001", "run.dir=run", *more]
     running = command.start(*words, cwd=place)
-    assert running.wait_until((place / "run" / "metrics.jsonl").exists, 120), running.wait()
+    assert running.wait_until((place / "run" / "metrics.jsonl").exists), running.wait()
     return running
 
 
@@ -234,7 +234,7 @@ def test_a_killed_process_is_replaced_and_the_run_ends_as_an_unbroken_one(comman
     epochs = "trainer.epochs=12"
     running = started(command, tmp_path, epochs)
     os.kill(processes_of(running.pid)[1], signal.SIGKILL)
-    done = running.wait(180)
+    done = running.wait()
     assert done.code == 0, done.out + done.err
     assert "a process was lost; training goes on from the last saved state" in done.out
     finished(command, "train", *BASE, epochs, "trainer.devices=2", "run.dir=whole", cwd=tmp_path)
@@ -247,7 +247,7 @@ def test_a_killed_process_is_replaced_and_the_run_ends_as_an_unbroken_one(comman
 def test_ctrl_c_saves_and_the_run_goes_on_in_one_process(command: CommandLine, tmp_path: Path) -> None:
     running = started(command, tmp_path, "trainer.epochs=300")
     running.send(signal.SIGINT)
-    stopped = running.wait(120)
+    stopped = running.wait()
     assert stopped.code == 130
     lines = [line for line in stopped.error_lines if line.strip()]
     assert lines == ["stopped; everything is saved. Go on with `cnnlab resume run`."]
