@@ -222,25 +222,52 @@ def processes_of(parent: int) -> list[int]:
     return found
 
 
-def started(command: CommandLine, place: Path, *more: str) -> Running:
+def started(command: CommandLine, place: Path, *more: str, session: bool = False) -> Running:
     words = ["train", *BASE, "trainer.devices=2", "trainer.checkpoint_minutes=0.001", "run.dir=run", *more]
-    running = command.start(*words, cwd=place)
+    running = command.start(*words, cwd=place, session=session)
     assert running.wait_until((place / "run" / "metrics.jsonl").exists), running.wait()
     return running
 
 
+EPOCHS = "trainer.epochs=12"
+
+
+@pytest.fixture(scope="module")
+def whole(command: CommandLine, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes that nothing disturbed."""
+    place = tmp_path_factory.mktemp("whole")
+    finished(command, "train", *BASE, EPOCHS, "trainer.devices=2", "run.dir=run", cwd=place)
+    return place / "run"
+
+
+def assert_same(run: Path, whole: Path) -> None:
+    assert rows(run) == rows(whole)
+    weights = [(folder / "best" / "model.safetensors").read_bytes() for folder in (run, whole)]
+    assert weights[0] == weights[1]
+
+
 @pytest.mark.slow
-def test_a_killed_process_is_replaced_and_the_run_ends_as_an_unbroken_one(command: CommandLine, tmp_path: Path) -> None:
-    epochs = "trainer.epochs=12"
-    running = started(command, tmp_path, epochs)
+def test_a_killed_process_is_replaced_and_the_run_ends_as_an_unbroken_one(
+    command: CommandLine, whole: Path, tmp_path: Path
+) -> None:
+    running = started(command, tmp_path, EPOCHS)
     os.kill(processes_of(running.pid)[1], signal.SIGKILL)
     done = running.wait()
     assert done.code == 0, done.out + done.err
     assert "a process was lost; training goes on from the last saved state" in done.out
-    finished(command, "train", *BASE, epochs, "trainer.devices=2", "run.dir=whole", cwd=tmp_path)
-    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
-    weights = [(tmp_path / name / "best" / "model.safetensors").read_bytes() for name in ("run", "whole")]
-    assert weights[0] == weights[1]
+    assert_same(tmp_path / "run", whole)
+
+
+@pytest.mark.slow
+def test_where_all_are_killed_at_once_the_resumed_run_ends_as_an_unbroken_one(
+    command: CommandLine, whole: Path, tmp_path: Path
+) -> None:
+    running = started(command, tmp_path, EPOCHS, session=True)
+    os.killpg(running.pid, signal.SIGKILL)
+    assert running.wait().code == -signal.SIGKILL
+    assert 0 < len(rows(tmp_path / "run")) < 12
+    finished(command, "resume", "run", cwd=tmp_path)
+    assert_same(tmp_path / "run", whole)
 
 
 @pytest.mark.slow
