@@ -395,7 +395,8 @@ def tracker(bench: Bench, count: int) -> int:
         process = bench.start("train", *words, f"run.dir={run}")
         while not (run / "metrics.jsonl").exists() and process.poll() is None:
             time.sleep(0.01)
-        shutil.rmtree(run / "tensorboard")
+        (run / "tensorboard").rename(bench.work / f"gone-{number}")  # at once: it is written to meanwhile
+        shutil.rmtree(bench.work / f"gone-{number}", ignore_errors=True)
         if number % 3 == 0:
             (run / "tensorboard").write_text("")
         _, said = process.communicate(timeout=300)

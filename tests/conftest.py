@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -22,6 +24,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"  # before numpy and torch are loaded: the tests' tensors are tiny
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
 
+LONGEST = 300.0  # seconds for a command, so that a busy machine fails no test
 TINY = ["data.limit=60", "trainer.epochs=2", "trainer.batch_size=20", "model.width=4", "trainer.precision=fp32"]
 
 # Loads everything once and forks for each command, so that a command costs a few milliseconds instead of seconds.
@@ -31,7 +34,11 @@ import json, os, sys, traceback
 import torch, rich.console, rich.progress, matplotlib.figure, hydra, jinja2
 import torch.utils.tensorboard, torchvision.datasets, cnnlab.cli, cnnlab.experiment, cnnlab.deploy.predictor
 import cnnlab.evaluation.compare, cnnlab.data.describe, cnnlab.data.show, cnnlab.tracking.tensorboard
-import numpy.random, torch.optim, sklearn.datasets, importlib.util
+import numpy.random, torch.optim, sklearn.datasets, importlib.util, PIL.Image, cnnlab.data.sources.digits
+import cnnlab.config, cnnlab.report.confusion, cnnlab.report.page, cnnlab.report.reliability
+cnnlab.config.compose()  # what Hydra and Jinja work out once
+cnnlab.report.page.template()
+PIL.Image.init()
 if importlib.util.find_spec("optuna"):
     import optuna, sqlalchemy.dialects.sqlite, cnnlab.study.search, cnnlab.study.search_page
     optuna.storages.RDBStorage, optuna.importance.FanovaImportanceEvaluator, optuna.samplers.TPESampler
@@ -43,6 +50,8 @@ for line in sys.stdin:
         continue
     pid = os.fork()
     if pid == 0:
+        if job["session"]:
+            os.setsid()
         for number, name in enumerate(job["streams"]):
             os.dup2(os.open(name, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         sys.stdin = open(0, closefd=False)
@@ -82,35 +91,55 @@ class Running:
     def __init__(self, pid: int, poll: Callable[[], int | None], out: Path, err: Path) -> None:
         self.pid, self._poll, self._out, self._err = pid, poll, out, err
         self._code: int | None = None
+        self._end = os.pidfd_open(pid) if sys.platform == "linux" else None  # readable once it has ended
 
     @property
     def code(self) -> int | None:
         """None while it runs; minus the signal's number if a signal ended it."""
-        if self._code is None:
+        return self._code_within(0)
+
+    def _code_within(self, seconds: float) -> int | None:
+        if self._code is None and self._end is not None:
+            if not select.select([self._end], [], [], seconds)[0]:
+                return None
+            os.close(self._end)
+            self._end = None
             self._code = self._poll()
+        elif self._code is None:
+            self._code = self._poll()
+            time.sleep(0 if self._code is not None else min(seconds, 0.002))
         return self._code
 
     def send(self, number: int) -> None:
         if self.code is None:
             os.kill(self.pid, number)
 
-    def wait_until(self, condition: Callable[[], object], seconds: float = 60) -> bool:
+    def printed(self) -> str:
+        """What it has written to standard output so far."""
+        return self._out.read_text(encoding="utf-8", errors="replace") if self._out.exists() else ""
+
+    def wait_until(self, condition: Callable[[], object], seconds: float = LONGEST) -> bool:
         """True when `condition` holds; False if the command ended before that."""
         limit = time.monotonic() + seconds
         while not condition():
-            if self.code is not None:
+            if self._code_within(0.002) is not None:
                 return bool(condition())
             if time.monotonic() > limit:
-                self.send(signal.SIGTERM)
-                raise TimeoutError(self._out.read_text() + self._err.read_text())
-            time.sleep(0.002)
+                self._give_up()
         return True
 
-    def wait(self, seconds: float = 60) -> Result:
-        self.wait_until(lambda: False, seconds)
-        assert self.code is not None
+    def wait(self, seconds: float = LONGEST) -> Result:
+        limit = time.monotonic() + seconds
+        while self._code_within(1) is None:
+            if time.monotonic() > limit:
+                self._give_up()
+        assert self._code is not None
         out, err = (path.read_text(encoding="utf-8", errors="replace") for path in (self._out, self._err))
-        return Result(self.code, out, err)
+        return Result(self._code, out, err)
+
+    def _give_up(self) -> NoReturn:
+        self.send(signal.SIGTERM)
+        raise TimeoutError(self._out.read_text() + self._err.read_text())
 
 
 class CommandLine:
@@ -136,7 +165,9 @@ class CommandLine:
         cwd: Path | None = None,
         stdin: bytes = b"",
         environment: dict[str, str] | None = None,
+        session: bool = False,
     ) -> Running:
+        """With a `session` of its own, all that it starts can be killed with it."""
         self.number += 1
         given, out, err = (self.folder / f"{self.number}.{name}" for name in ("in", "out", "err"))
         given.write_bytes(stdin)
@@ -146,6 +177,7 @@ class CommandLine:
         if sys.platform == "linux":
             streams = [str(given), str(out), str(err)]
             job = {"arguments": words, "streams": streams, "environment": settings, "folder": str(place)}
+            job["session"] = session
             pid = self._ask(job)
             assert pid is not None
             return Running(pid, lambda: self._ask({"wait": pid}), out, err)
@@ -157,10 +189,11 @@ class CommandLine:
                 stderr=errors,
                 cwd=place,
                 env=os.environ | settings,
+                start_new_session=session,
             )
         return Running(process.pid, process.poll, out, err)
 
-    def __call__(self, *arguments: object, seconds: float = 120, **options: object) -> Result:
+    def __call__(self, *arguments: object, seconds: float = LONGEST, **options: object) -> Result:
         return self.start(*arguments, **options).wait(seconds)  # type: ignore[arg-type]
 
     def close(self) -> None:

@@ -35,7 +35,7 @@ paddings = st.integers(0, 5)
 dilations = st.integers(1, 4)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(sizes, kernels, strides, paddings, dilations)
 def test_a_convolution_has_the_size_that_torch_gives_it(
     size: int, kernel: int, stride: int, padding: int, dilation: int
@@ -66,7 +66,7 @@ def answer_of(function: Callable[..., int], *arguments: Any) -> int | None:
         return None
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(sizes, kernels, st.none() | strides, paddings, dilations, st.booleans())
 def test_a_pooling_layer_has_the_size_that_torch_gives_it(
     size: int, kernel: int, stride: int | None, padding: int, dilation: int, ceil: bool
@@ -84,7 +84,7 @@ def test_an_average_pooling_has_the_size_that_torch_gives_it(
     assert answer_of(pool_output_size, size, kernel, stride, padding, 1, ceil) == truth_of(layer, size)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(sizes, kernels, strides, st.integers(0, 8), st.integers(0, 5), dilations)
 def test_a_transposed_convolution_has_the_size_that_torch_gives_it(
     size: int, kernel: int, stride: int, padding: int, output_padding: int, dilation: int

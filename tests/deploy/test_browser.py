@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from conftest import CommandLine
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -24,19 +25,19 @@ SIZES = {"desktop": (1280, 900), "phone": (375, 740)}
 class Server:
     """`cnnlab demo` as a process of its own."""
 
+    command: CommandLine
     run: Path
     more: list[str] = field(default_factory=list)
 
     def __enter__(self) -> Server:
-        words = [sys.executable, "-m", "cnnlab", "demo", str(self.run), "--port", "0", *self.more]
-        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        self.address = self.process.stdout.readline().split()[0] + "/"
+        self.process = self.command.start("demo", self.run, "--port", 0, *self.more)
+        assert self.process.wait_until(lambda: "\n" in self.process.printed()), self.process.wait()
+        self.address = self.process.printed().split()[0] + "/"
         return self
 
     def stop(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(30)
+        self.process.send(signal.SIGTERM)
+        self.process.wait()
 
     def __exit__(self, *rest: object) -> None:
         self.stop()
@@ -53,8 +54,8 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def server(good_run: Path) -> Iterator[Server]:
-    with Server(good_run) as started:
+def server(command: CommandLine, good_run: Path) -> Iterator[Server]:
+    with Server(command, good_run) as started:
         yield started
 
 
@@ -98,6 +99,9 @@ def page(request: pytest.FixtureRequest, browser: Any, server: Server) -> Iterat
     made.open(server.address)
     yield made
     made.context.close()
+
+
+desktop = pytest.mark.parametrize("page", ["desktop"], indirect=True)  # what no size of the window changes
 
 
 def answer(page: Any) -> str:
@@ -210,6 +214,7 @@ def test_what_is_drawn_is_answered_after_each_stroke(page: Page) -> None:
     assert page.complaints == []
 
 
+@desktop
 def test_the_camera_gives_a_picture(page: Page) -> None:
     seen = page.page
     seen.locator("#camera").click()
@@ -220,6 +225,7 @@ def test_the_camera_gives_a_picture(page: Page) -> None:
     assert page.complaints == []
 
 
+@desktop
 def test_a_picture_can_be_dropped_and_pasted(page: Page, digit_files: list[Path]) -> None:
     for event, carrier in (("drop", "DragEvent"), ("paste", "ClipboardEvent")):
         name, number = ("dataTransfer", 3) if event == "drop" else ("clipboardData", 4)
@@ -250,8 +256,8 @@ def test_the_page_can_be_used_with_the_keyboard_and_every_control_has_a_name(pag
     assert page.fits()
 
 
-def test_a_server_that_was_stopped_meanwhile_is_said_so(browser: Any, good_run: Path) -> None:
-    with Server(good_run) as server:
+def test_a_server_that_was_stopped_meanwhile_is_said_so(browser: Any, command: CommandLine, good_run: Path) -> None:
+    with Server(command, good_run) as server:
         made = Page(browser)
         seen = made.open(server.address)
         server.stop()
@@ -260,8 +266,8 @@ def test_a_server_that_was_stopped_meanwhile_is_said_so(browser: Any, good_run: 
         made.context.close()
 
 
-def test_the_token_is_asked_for_and_remembered(browser: Any, good_run: Path) -> None:
-    with Server(good_run, ["--token", "secret"]) as server:
+def test_the_token_is_asked_for_and_remembered(browser: Any, command: CommandLine, good_run: Path) -> None:
+    with Server(command, good_run, ["--token", "secret"]) as server:
         made = Page(browser, color_scheme="dark")
         seen = made.page
         seen.goto(server.address)

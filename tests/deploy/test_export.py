@@ -76,7 +76,10 @@ def pictures() -> list[np.ndarray]:
 # ---- every model
 
 
-@pytest.mark.parametrize("name", list_models())
+DEEPER = {"vgg13", "vgg16", "vgg19", "resnet34"}  # the same layers as vgg11 and resnet18, more often
+
+
+@pytest.mark.parametrize("name", [name for name in list_models() if name not in DEEPER])
 def test_logits_of_an_export_are_those_of_the_model_at_any_batch(name: str) -> None:
     torch.manual_seed(0)
     given = {"in_channels": 3, "num_classes": 3, "image_size": [32, 32]}

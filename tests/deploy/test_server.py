@@ -591,8 +591,8 @@ def test_a_picture_is_answered_whatever_its_size(size: tuple[int, int], service_
 def test_demo_serves_until_it_is_stopped(command: CommandLine, good_run: Path, tmp_path: Path) -> None:
     running = command.start("demo", good_run, "--port", 0)
     try:
-        assert running.wait_until(lambda: running._out.exists() and "http://" in running._out.read_text())
-        address = re.findall(r"http://[\d.:]+", running._out.read_text())[0]
+        assert running.wait_until(lambda: "http://" in running.printed())
+        address = re.findall(r"http://[\d.:]+", running.printed())[0]
         assert address.startswith("http://127.0.0.1:")
         answer = httpx.post(f"{address}/predict", content=digit(2), timeout=30)
         assert answer.json()["label"] in "0123456789"

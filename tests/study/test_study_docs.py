@@ -46,7 +46,7 @@ def test_its_example_is_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def script(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
     (folder / "script.py").write_text(text, encoding="utf-8")
-    return subprocess.run([sys.executable, "script.py"], cwd=folder, capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "script.py"], cwd=folder, capture_output=True, text=True, timeout=300)
 
 
 def test_its_python_runs_as_a_script(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_a_narrow_residual_net_trains_on_odd_batches_with_two_threads(tmp_path: 
     words += ["trainer.batch_size=25", "trainer.epochs=2", "data.limit=800", "trainer.threads=2", "run.dir=run"]
     environment = os.environ | {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
     command = [sys.executable, "-m", "cnnlab", *words, "logger=none"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, (done.returncode, done.stderr[-500:])
 
 

@@ -6,11 +6,11 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -23,6 +23,9 @@ from cnnlab.data.plan import share_of
 from cnnlab.errors import ConfigError
 from cnnlab.training.exchange import Exchange
 from cnnlab.training.synchronise import SynchronisedBatchNorm
+
+if TYPE_CHECKING:
+    from conftest import CommandLine, Result, Running
 
 BASE = [
     "model=resnet",
@@ -41,13 +44,9 @@ TIMES = ("seconds", "images_per_second")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are started as on Linux")
 
 
-def command(*words: object) -> list[str]:
-    return [sys.executable, "-m", "cnnlab", *map(str, words)]
-
-
-def cnnlab_command(*words: object, code: int = 0, cwd: Path) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command(*words), cwd=cwd, capture_output=True, text=True, timeout=180)
-    assert done.returncode == code, done.stdout + done.stderr
+def finished(command: CommandLine, *words: object, cwd: Path) -> Result:
+    done = command(*words, cwd=cwd)
+    assert done.code == 0, done.out + done.err
     return done
 
 
@@ -83,9 +82,9 @@ def assert_alike(one: Path, two: Path, tolerance: float = 1e-5) -> None:
     ],
     ids=["augmented, averaged, clipped, accumulated", "mixed, Muon, weighted classes"],
 )
-def test_two_processes_give_the_losses_of_one(tmp_path: Path, more: list[str]) -> None:
+def test_two_processes_give_the_losses_of_one(command: CommandLine, tmp_path: Path, more: list[str]) -> None:
     for name, devices in (("one", 1), ("two", 2)):
-        cnnlab_command("train", *BASE, *more, f"trainer.devices={devices}", f"run.dir={name}", cwd=tmp_path)
+        finished(command, "train", *BASE, *more, f"trainer.devices={devices}", f"run.dir={name}", cwd=tmp_path)
     assert_alike(tmp_path / "one", tmp_path / "two")
 
 
@@ -223,56 +222,79 @@ def processes_of(parent: int) -> list[int]:
     return found
 
 
-def started(place: Path, *more: str) -> subprocess.Popen[str]:
+def started(command: CommandLine, place: Path, *more: str, session: bool = False) -> Running:
     words = ["train", *BASE, "trainer.devices=2", "trainer.checkpoint_minutes=0.001", "run.dir=run", *more]
-    running = subprocess.Popen(command(*words), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    limit = time.monotonic() + 120
-    while not (place / "run" / "metrics.jsonl").exists():
-        assert running.poll() is None, running.communicate()
-        assert time.monotonic() < limit
-        time.sleep(0.02)
+    running = command.start(*words, cwd=place, session=session)
+    assert running.wait_until((place / "run" / "metrics.jsonl").exists), running.wait()
     return running
 
 
-@pytest.mark.slow
-def test_a_killed_process_is_replaced_and_the_run_ends_as_an_unbroken_one(tmp_path: Path) -> None:
-    epochs = "trainer.epochs=12"
-    running = started(tmp_path, epochs)
-    os.kill(processes_of(running.pid)[1], signal.SIGKILL)
-    out, err = running.communicate(timeout=180)
-    assert running.returncode == 0, out + err
-    assert "a process was lost; training goes on from the last saved state" in out
-    cnnlab_command("train", *BASE, epochs, "trainer.devices=2", "run.dir=whole", cwd=tmp_path)
-    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
-    weights = [(tmp_path / name / "best" / "model.safetensors").read_bytes() for name in ("run", "whole")]
+EPOCHS = "trainer.epochs=12"
+
+
+@pytest.fixture(scope="module")
+def whole(command: CommandLine, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes that nothing disturbed."""
+    place = tmp_path_factory.mktemp("whole")
+    finished(command, "train", *BASE, EPOCHS, "trainer.devices=2", "run.dir=run", cwd=place)
+    return place / "run"
+
+
+def assert_same(run: Path, whole: Path) -> None:
+    assert rows(run) == rows(whole)
+    weights = [(folder / "best" / "model.safetensors").read_bytes() for folder in (run, whole)]
     assert weights[0] == weights[1]
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_and_the_run_goes_on_in_one_process(tmp_path: Path) -> None:
-    running = started(tmp_path, "trainer.epochs=300")
-    running.send_signal(signal.SIGINT)
-    _, err = running.communicate(timeout=120)
-    assert running.returncode == 130
-    lines = [line for line in err.splitlines() if line.strip()]
+def test_a_killed_process_is_replaced_and_the_run_ends_as_an_unbroken_one(
+    command: CommandLine, whole: Path, tmp_path: Path
+) -> None:
+    running = started(command, tmp_path, EPOCHS)
+    os.kill(processes_of(running.pid)[1], signal.SIGKILL)
+    done = running.wait()
+    assert done.code == 0, done.out + done.err
+    assert "a process was lost; training goes on from the last saved state" in done.out
+    assert_same(tmp_path / "run", whole)
+
+
+@pytest.mark.slow
+def test_where_all_are_killed_at_once_the_resumed_run_ends_as_an_unbroken_one(
+    command: CommandLine, whole: Path, tmp_path: Path
+) -> None:
+    running = started(command, tmp_path, EPOCHS, session=True)
+    os.killpg(running.pid, signal.SIGKILL)
+    assert running.wait().code == -signal.SIGKILL
+    assert 0 < len(rows(tmp_path / "run")) < 12
+    finished(command, "resume", "run", cwd=tmp_path)
+    assert_same(tmp_path / "run", whole)
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_the_run_goes_on_in_one_process(command: CommandLine, tmp_path: Path) -> None:
+    running = started(command, tmp_path, "trainer.epochs=300")
+    running.send(signal.SIGINT)
+    stopped = running.wait()
+    assert stopped.code == 130
+    lines = [line for line in stopped.error_lines if line.strip()]
     assert lines == ["stopped; everything is saved. Go on with `cnnlab resume run`."]
     done = len(rows(tmp_path / "run"))
     assert 0 < done < 300
     config = tmp_path / "run" / "config.yaml"
     config.write_text(re.sub(r"epochs: 300", f"epochs: {done + 2}", config.read_text()))  # an end that is near
-    resumed = cnnlab_command("resume", "run", "--devices", 1, cwd=tmp_path)
-    assert "resumed with 1 processes instead of 2" in resumed.stdout
+    resumed = finished(command, "resume", "run", "--devices", 1, cwd=tmp_path)
+    assert "resumed with 1 processes instead of 2" in resumed.out
     assert len(rows(tmp_path / "run")) == done + 2
 
 
 @pytest.mark.slow
-def test_processes_whose_launcher_is_killed_at_once_do_not_wait_for_each_other(tmp_path: Path) -> None:
-    words = ["train", *BASE, "trainer.devices=2", "run.dir=run"]
-    with subprocess.Popen(command(*words), cwd=tmp_path, stdout=subprocess.PIPE, text=True) as running:
-        while not (begun := processes_of(running.pid)):
-            assert running.poll() is None
-            time.sleep(0.005)
-        running.kill()  # before they have asked to be told of its end
+def test_processes_whose_launcher_is_killed_at_once_do_not_wait_for_each_other(
+    command: CommandLine, tmp_path: Path
+) -> None:
+    running = command.start("train", *BASE, "trainer.devices=2", "run.dir=run", cwd=tmp_path)
+    assert running.wait_until(lambda: processes_of(running.pid))
+    begun = processes_of(running.pid)
+    running.send(signal.SIGKILL)  # before they have asked to be told of its end
     limit = time.monotonic() + 60
     while any(Path(f"/proc/{process}").exists() for process in begun):
         assert time.monotonic() < limit
@@ -292,18 +314,19 @@ def test_processes_whose_launcher_is_killed_at_once_do_not_wait_for_each_other(t
         (["trainer.devices=2", "model.depth=9"], "depth must be 6n+2"),
     ],
 )
-def test_a_mistake_costs_one_line(command: object, tmp_path: Path, words: list[str], wanted: str) -> None:
-    done = command("train", *BASE, *words, cwd=tmp_path)  # type: ignore[operator]
+def test_a_mistake_costs_one_line(command: CommandLine, tmp_path: Path, words: list[str], wanted: str) -> None:
+    done = command("train", *BASE, *words, cwd=tmp_path)
     assert done.code == 2
     assert len(done.error_lines) == 1 and wanted in done.error_lines[0]
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_loss_that_diverges_is_said_once(tmp_path: Path) -> None:
+def test_a_loss_that_diverges_is_said_once(command: CommandLine, tmp_path: Path) -> None:
     words = ["model=mlp", "data.limit=60", "trainer.batch_size=20", "trainer.loss=mse", "optimizer.lr=999999"]
     more = ["trainer.epochs=6", "logger=none", "trainer.devices=2", "run.dir=run"]
-    done = cnnlab_command("train", *words, *more, code=2, cwd=tmp_path)
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    done = command("train", *words, *more, cwd=tmp_path)
+    assert done.code == 2, done.out + done.err
+    lines = [line for line in done.error_lines if line.strip()]
     assert len(lines) == 1 and "the loss is not finite" in lines[0]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import median
 from typing import Any
 
@@ -30,12 +31,9 @@ class Fact:
     interval: str = ""
 
 
-def render(report: Report) -> str:
-    """Return the page as one HTML string that encodes to UTF-8.
-
-    Raises:
-        ValueError: a sample image or the confusion matrix has an impossible shape.
-    """
+@cache
+def template() -> Any:
+    """The compiled page: a study, or a notebook, renders it many times."""
     from jinja2 import Environment, PackageLoader, StrictUndefined  # 60 ms that only this function owes
 
     environment = Environment(
@@ -47,7 +45,16 @@ def render(report: Report) -> str:
     )
     filters = (count, percent, number, duration, formatting.plain, formatting.share, formatting.breakable)
     environment.filters |= {function.__name__: function for function in filters}
-    page = environment.get_template("page.html.j2").render(
+    return environment.get_template("page.html.j2")
+
+
+def render(report: Report) -> str:
+    """Return the page as one HTML string that encodes to UTF-8.
+
+    Raises:
+        ValueError: a sample image or the confusion matrix has an impossible shape.
+    """
+    page = template().render(
         title=report.title,
         subject=subject(report),
         headline=headline(report),
