@@ -20,6 +20,7 @@ FLOORS = {
     "study": 8,
     "deploy": 8,
     "processes": 8,
+    "folds": 8,
     "experiment": 7,
     "report": 6,
     "evaluation": 5,

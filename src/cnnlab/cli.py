@@ -38,6 +38,7 @@ EXAMPLES = {
   cnnlab train --config runs/mine/config.yaml seed=1        those of a run, with another seed
   cnnlab train data=cifar10 --explain                       where each value comes from; --options: what each key means
   cnnlab train data=mydata:Photos data.root=photos          a torch Dataset of your own, from mydata.py
+  cnnlab train data=folder data.root=photos data.folds=5    cross-validation, then one network on all
   cnnlab train data=cifar10 trainer.devices=4               four processes, or GPUs, share every batch
   cnnlab train data=folder data.root=gs://bucket/photos run.dir=gs://bucket/runs/mine
   cnnlab train run.dir=gs://bucket/runs/mine --spec vertex --image IMAGE --accelerator NVIDIA_L4 > job.yaml""",
@@ -439,6 +440,12 @@ def _train(options: argparse.Namespace, words: Sequence[str]) -> None:
             from cnnlab.processes import train_together
 
             run = train_together(settings, bar.update, ["cnnlab", *words], options.resume)
+        elif settings.data.folds:
+            from cnnlab.folds import run_folds, text
+
+            called = ["cnnlab", *words]
+            run, found = run_folds(settings, lambda: [ConsoleTracker()], bar.update, called, options.resume)
+            print(f"\n{text(found)}")
         else:
             run = run_experiment(settings, [ConsoleTracker()], bar.update, ["cnnlab", *words], options.resume)
     if speaks():

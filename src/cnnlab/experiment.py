@@ -150,6 +150,8 @@ def fit(
         config, data = _load_own(model, own, overrides, batch_size)
     if loss is not None and data.segments:
         raise ConfigError("loss= is for one label a picture, and this set has a class for every pixel; leave it out.")
+    if config.data.folds:
+        raise ConfigError("data.folds trains several networks: cnnlab train data.folds=5, or cnnlab.folds.run_folds.")
     if epochs is None and not _names(overrides, "trainer.epochs=", "recipe=", "experiment="):
         epochs = _epochs_of(config, data)
     config = _with_model(config, model, loss, epochs, dir)
@@ -649,6 +651,7 @@ def write_report(
             samples=samples,
             filters=None if filters is None else filters.float().cpu().numpy(),
             insight=insight,
+            folds=folder.read_folds(),
             hints=[(hint.text, hint.fix) for hint in diagnose(history, Setup.of(data, config))],
         )
     )

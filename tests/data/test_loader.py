@@ -649,7 +649,7 @@ def test_what_does_not_fit_on_the_disk_streams(tmp_path: Path, monkeypatch: pyte
         ({"name": ""}, "data"),
         ({"image_sise": 8}, "'image_size'"),
         ({"batchsize": 8}, "batchsize"),
-        ({"augment": "Standard"}, "'standard'"),
+        ({"augment": "standart"}, "standard"),
         ({"batch_size": 0}, "batch_size"),
         ({"batch_size": -3}, "batch_size"),
         ({"batch_size": "many"}, "batch_size"),

@@ -44,6 +44,10 @@ class DataConfig:
         0.1, "share of the official training split, or of all images where there is none", within="[0, 1)"
     )
     test_fraction: float = key(0.2, "share of all images; only where there is no official test split", within="[0, 1)")
+    folds: int | None = key(
+        None, "cross-validation in so many folds, and a final network on all of their images", within="[2, 100]"
+    )
+    fold: int | None = key(None, "set by data.folds: the fold that is validated, from 0", within="[0, 100)")
     image_size: Any = key(
         None,
         "side of the images; null: the set's own",
@@ -86,6 +90,8 @@ class DataConfig:
                 f"data.val_fraction + data.test_fraction must leave pictures to train on,"
                 f" got {self.val_fraction} + {self.test_fraction}."
             )
+        if self.fold is not None and (self.folds is None or self.fold >= self.folds):
+            raise ConfigError(f"data.fold={self.fold} is one of data.folds, which is {self.folds}; leave it out.")
         object.__setattr__(self, "image_size", _image_size(self.image_size))
 
 

@@ -238,7 +238,7 @@ def load_data(
         raise DataError(f"val=, test=, transform= and classes= are for a Dataset of your own, and {name!r} is a name.")
     words = [f"data={name}"] if own is None else ["data=any", f"data.name={OWN_SET}"]
     overrides = [*words, f"seed={seed}"]
-    overrides += [f"trainer.batch_size={batch_size}"] if batch_size else []
+    overrides += [] if batch_size is None else [f"trainer.batch_size={batch_size}"]
     overrides += [f"augment={augment}"] if augment else ["augment=none"] if own else []
 
     def with_keys(derived: dict[str, tuple[Any, str]]) -> Config:

@@ -13,6 +13,8 @@ from cnnlab.config import DataConfig
 from cnnlab.errors import DataError
 
 NAMES = ("train", "val", "test")
+PROTOCOL = ("val_fraction", "test_fraction", "per_class_train", "per_class_test", "limit", "background")
+FOLDS = ("folds", "fold")
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,12 @@ def make_split(labels: np.ndarray, ok: np.ndarray, official: np.ndarray | None, 
             pool["test"] = rest if limit is None else _draw_per_class(rest, labels, limit, seed, "per_class_test")[0]
     elif not has_test and config.test_fraction:
         pool["train"], pool["test"] = _cut(pool["train"], labels, config.test_fraction, seed, "test")
-    if not has_val and config.val_fraction:
+    if config.folds:
+        if has_val:
+            raise DataError("data.folds draws validation images, and this set has a validation split; leave it out.")
+        if config.fold is not None:
+            pool["train"], pool["val"] = _cut_fold(pool["train"], labels, config.folds, config.fold, seed)
+    elif not has_val and config.val_fraction:
         share = config.val_fraction
         if not has_test and not config.per_class_train:
             share /= 1 - config.test_fraction  # both fractions are of all pictures
@@ -103,6 +110,16 @@ def _cut(pool: np.ndarray, labels: np.ndarray, share: float, seed: int, purpose:
     return np.concatenate(rest or [pool]), np.concatenate(part or [pool])
 
 
+def _cut_fold(pool: np.ndarray, labels: np.ndarray, folds: int, fold: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(rest, fold): each image is in one fold, each class as evenly as it goes; one that is alone stays in the rest."""
+    groups = _by_class(pool, labels, seed, "folds")
+    several = np.concatenate([group for group in groups if len(group) > 1] or [pool[:0]])
+    part = several[fold::folds]
+    if not len(part):
+        raise DataError(f"data.folds={folds} are more than there are images to validate; lower it.")
+    return np.setdiff1d(pool, part), part
+
+
 def _draw_per_class(
     pool: np.ndarray, labels: np.ndarray, count: int, seed: int, purpose: str
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -131,10 +148,7 @@ def manifest(
         "version": 1,
         "data": config.name,
         "seed": seed,
-        "protocol": {
-            key: getattr(config, key)
-            for key in ("val_fraction", "test_fraction", "per_class_train", "per_class_test", "limit", "background")
-        },
+        "protocol": {key: getattr(config, key) for key in (*PROTOCOL, *(FOLDS if config.folds else ()))},
         "classes": list(classes),
         "sizes": {part: len(split[part]) for part in NAMES},
         "sha256": {part: part_hash(split[part], names, digest) for part in NAMES},

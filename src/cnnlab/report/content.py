@@ -119,4 +119,5 @@ class Report:
     samples: Sequence[Sample]
     filters: np.ndarray[Any, Any] | None = None  # (units, C, h, w) float weights of the first layer
     insight: Insight = field(default_factory=Insight)
+    folds: Mapping[str, Any] | None = None  # folds.json of a cross-validation
     hints: Sequence[tuple[str, str]] = ()  # what is wrong with the training, and what to try

@@ -164,7 +164,14 @@ def facts(report: Report) -> list[Fact]:
     def tested(label: str, key: str, note: str, write: Callable[[Any], str] = percent) -> Fact:
         return Fact(label, write(test.get(key)), note, between(intervals.get(key), write))
 
+    folds = report.folds or {}
     found = [
+        Fact(
+            "Cross-validation",
+            percent(folds.get("mean")),
+            f"mean accuracy of {len(folds.get('accuracies', []))} folds",
+            between(folds.get("interval"), percent),
+        ),
         Fact("Validation accuracy", percent(best.get("val_accuracy")), f"best epoch, {report.best_epoch}"),
         tested("Top-5 accuracy", "top5_accuracy", "true class among five answers"),
         Fact(

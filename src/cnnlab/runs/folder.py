@@ -20,7 +20,7 @@ from cnnlab.remote import is_remote, whole_address
 from cnnlab.runs import remote
 from cnnlab.runs.artifact import fetch_artifact, is_artifact
 from cnnlab.runs.files import read_record, refuse_links, write_error, write_json, write_whole
-from cnnlab.runs.form import CARD, ENVIRONMENT, EPOCH, SPLIT, TEST, misfit
+from cnnlab.runs.form import CARD, ENVIRONMENT, EPOCH, FOLDS, SPLIT, TEST, misfit
 from cnnlab.values import to_json
 
 
@@ -45,6 +45,10 @@ class RunFolder:
     @property
     def init(self) -> Path:
         return self.path / "init.json"
+
+    @property
+    def folds(self) -> Path:
+        return self.path / "folds.json"
 
     @property
     def metrics(self) -> Path:
@@ -120,6 +124,7 @@ class RunFolder:
             self.environment.name,
             self.split.name,
             self.init.name,
+            self.folds.name,
             self.state.parent.name,
             remote.RECORD,
         }  # what a run killed at its start leaves
@@ -161,6 +166,10 @@ class RunFolder:
     def test_figures(self) -> dict[str, Any] | None:
         """The content of test.json, None before the test."""
         return read_record(self.test, TEST) if self.test.exists() else None
+
+    def read_folds(self) -> dict[str, Any] | None:
+        """The content of folds.json, None where there were no folds."""
+        return read_record(self.folds, FOLDS) if self.folds.exists() else None
 
     def read_card(self) -> dict[str, Any]:
         """The content of best/model.json."""

@@ -36,6 +36,7 @@ EPOCH = {
     "images_per_second": NUMBER,
     "gradient_norm?": NUMBER,
 }
+FOLDS = {"accuracies": [NUMBER], "mean": NUMBER, "standard_deviation": NUMBER, "interval": (NUMBER, NUMBER)}
 TEST = {
     "loss": Maybe(NUMBER),
     "accuracy": NUMBER,
