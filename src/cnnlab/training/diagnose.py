@@ -72,8 +72,8 @@ def diagnose(history: Sequence[Row], setup: Setup) -> list[Hint]:
         pairs.append((max(row["val_accuracy"] for row in history), setup.val_counts))
     if not any(_learned(accuracy, counts) for accuracy, counts in pairs):
         better = "hardly" if any(_above_chance(accuracy, counts) for accuracy, counts in pairs) else "no"
-        share = max(setup.counts) / sum(setup.counts)
-        text = f"The network is {better} better than always answering the most common class ({share:.1%} of the images)"
+        share = f"{100 * max(setup.counts) / sum(setup.counts):.1f} % of the images"
+        text = f"The network is {better} better than always answering the most common class ({share})"
         return [_cause_of_chance(text, history, setup)]
     hints = []
     if validated and _learned(*pairs[0]) and (hint := _apart(history, setup)):
@@ -175,23 +175,24 @@ def _apart(history: Sequence[Row], setup: Setup) -> Hint | None:
     gap = last["train_accuracy"] - last["val_accuracy"]
     error = math.sqrt(max(last["val_accuracy"] * (1 - last["val_accuracy"]), 0.25 / n) / n)
     if not _above_chance(last["val_accuracy"], setup.val_counts):
+        right = f"{100 * last['train_accuracy']:.0f} %"
         if last["val_loss"] > 2 * uniform or last["step"] < FEW_STEPS:
             text = (
-                f"Training images are answered right ({last['train_accuracy']:.0%}) and validation images at random, at"
+                f"Training images are answered right ({right}) and validation images at random, at"
                 f" a loss of {last['val_loss']:.3g}: after {last['step']} steps the statistics of batch norm, or the"
                 " average of the weights, lag behind the weights."
             )
             return _more_steps("diverged", text, setup)
         text = (
-            f"Training images are answered right ({last['train_accuracy']:.0%}) and validation images at random: the"
+            f"Training images are answered right ({right}) and validation images at random: the"
             " two splits differ, or the network learns by heart."
         )
         return Hint("diverged", text, f"cnnlab data {config.data.name} --check --show, and more images")
     if gap <= max(APART, 1.96 * error):
         return None
     text = (
-        f"Overfitting: {last['train_accuracy']:.0%} of the training images are answered right, and"
-        f" {last['val_accuracy']:.0%} of the validation images."
+        f"Overfitting: {100 * last['train_accuracy']:.0f} % of the training images are answered right, and"
+        f" {100 * last['val_accuracy']:.0f} % of the validation images."
     )
     ways = [] if config.augment.name == "strong" else ["augment=strong"]
     ways += ["more images", "trained weights (init.from=RUN)"]
