@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from cnnlab.config import AugmentConfig, Config, compose, from_dict
+from cnnlab.config import AugmentConfig, Config, DataConfig, compose, from_dict
 from cnnlab.data.augment import Augmentation
 from cnnlab.data.batches import BatchLoader
 from cnnlab.data.decode import Layout
@@ -28,7 +28,7 @@ from cnnlab.data.own import OWN_SET, OwnData, Source, class_names, import_datase
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.data.recommend import facts_of, follows_from_set, recommend
 from cnnlab.data.sources import open_pictures
-from cnnlab.data.sources.base import PictureSet
+from cnnlab.data.sources.base import FileSet, PictureSet
 from cnnlab.data.sources.folder import DEFAULT_SIDE
 from cnnlab.data.split import NAMES, Split, check_classes, make_split, manifest
 from cnnlab.data.store import (
@@ -388,7 +388,7 @@ def build_data(
         if isinstance(opened, OwnData):
             return build_own(config, opened, device, progress, preprocess, processes)
         pictures = opened
-    pictures = pictures or open_pictures(settings)
+    pictures = _needed(pictures or open_pictures(settings), settings, config.seed)
     layout = preprocess.layout if preprocess else choose_layout(pictures, config)
     masked = pictures.pixel_classes is not None
     if masked and layout.mode != "RGB":
@@ -438,6 +438,22 @@ def build_data(
     if config.adapt.method != "none":
         data.target = build_data(target_config(config), device, progress, preprocess, processes)
     return data
+
+
+def _needed(pictures: PictureSet, settings: DataConfig, seed: int) -> PictureSet:
+    """Of files that data.limit cuts down those of the split: the others are neither read nor decoded.
+
+    Who is in the split is settled before, as if all could be read; one that cannot be is not replaced.
+    """
+    if settings.limit is None or settings.folds or not isinstance(pictures, FileSet):
+        return pictures
+    split = make_split(pictures.labels, np.ones(len(pictures), bool), pictures.official, settings, seed)
+    check_classes(split, pictures.labels, pictures.classes)
+    part_of = np.full(len(pictures), "", "<U5")
+    for part in NAMES:
+        part_of[split[part]] = part
+    chosen = np.flatnonzero(part_of)
+    return pictures.only(chosen, part_of[chosen])
 
 
 @dataclass(frozen=True)
