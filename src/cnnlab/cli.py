@@ -420,8 +420,9 @@ def _train(options: argparse.Namespace, words: Sequence[str]) -> None:
         _print_job(options, ["cnnlab", "train", *options.overrides, "--resume"])
         return
     from cnnlab.data.recommend import resolve_for_set
+    from cnnlab.runs.source import network_of
 
-    composed, recommended = resolve_for_set(options.overrides, options.config_dir, options.config)
+    composed, recommended = resolve_for_set(options.overrides, options.config_dir, options.config, network_of)
     settings = composed.config
     if options.explain:
         from cnnlab.config.describe import explain_text
@@ -616,6 +617,10 @@ def _check_predict_files(options: argparse.Namespace) -> None:
         raise ConfigError(f"--out {options.out} must be a .csv file, such as --out answers.csv; it holds the answers.")
     if options.sort is not None and "-" in options.paths:
         raise ConfigError("--sort copies files, and standard input is none; give the image as a file.")
+    if options.sort is not None:
+        place = Path(options.sort).resolve()
+        if around := [path for path in options.paths if Path(path).resolve() in (place, *place.parents)]:
+            raise ConfigError(f"--sort {options.sort} is in {around[0]}, whose images are read; choose another folder.")
     if options.sort is not None and Path(options.sort).exists() and not Path(options.sort).is_dir():
         raise ConfigError(f"--sort {options.sort} is no folder; give the name of one, new or not.")
 

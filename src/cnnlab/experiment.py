@@ -53,7 +53,7 @@ from cnnlab.tracking.notebook import curves, progress_tracker
 from cnnlab.training.build import build_model, check_fit, classes_of, initialise
 from cnnlab.training.diagnose import Setup, diagnose
 from cnnlab.training.distributed import ALONE, Group, device_of, joined, started_together, threads_of
-from cnnlab.training.precision import prepare_process, use_one_thread_if_tiny
+from cnnlab.training.precision import prepare_process, threads_for
 from cnnlab.training.task import OwnLoss
 from cnnlab.training.trainer import Trainer, train
 
@@ -505,10 +505,10 @@ def _run(
         folder.refuse_if_taken()
         check_space(folder, model)
     begun = initialise(model, config, data)
-    use_one_thread_if_tiny(config.trainer, data.train.device, model, (data.in_channels, *data.image_size))
     trainer = Trainer(model, data, config, folder, group, own_loss)
     listeners = [*trackers, *folder_trackers(config, folder)] if group.first else []
-    with _locked(folder, group):
+    shape = (data.in_channels, *data.image_size)
+    with threads_for(config.trainer, data.train.device, model, shape), _locked(folder, group):
         if group.first:
             folder.refuse_if_taken()
         trainer.save()  # before config.yaml makes it a run: where its weights begin may not be there at a resume

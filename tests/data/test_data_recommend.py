@@ -31,7 +31,7 @@ def settings(facts: Facts) -> dict[str, object]:
     return {one.key: one.value for one in recommend(facts, FOLDER, lambda key: False)}
 
 
-PHOTOGRAPHS = Facts(images=168, classes=6, side=200, common=False, written=False)
+PHOTOGRAPHS = Facts(images=168, side=200, common=False, written=False)
 
 
 def test_a_few_photographs_get_a_small_network_for_photographs_small_batches_and_many_epochs() -> None:
@@ -44,12 +44,12 @@ def test_a_few_photographs_get_a_small_network_for_photographs_small_batches_and
 
 
 def test_a_set_as_large_as_the_recipe_was_tuned_on_is_left_to_the_recipe() -> None:
-    assert settings(Facts(images=45_000, classes=10, side=32, common=True, written=False)) == {}
+    assert settings(Facts(images=45_000, side=32, common=True, written=False)) == {}
 
 
 @pytest.mark.parametrize("images", [6, 24, 30, 100, 168, 500, 2_000, 10_000, 45_000, 300_000])
 def test_every_number_of_images_gets_enough_steps(images: int) -> None:
-    found = settings(Facts(images, 2, 32, True, False))
+    found = settings(Facts(images, 32, True, False))
     batch, epochs = found.get("trainer.batch_size", 128), found.get("trainer.epochs", 15)
     steps = max(1, images // batch)  # type: ignore[operator]
     assert steps >= 10 or batch == 8
@@ -57,7 +57,7 @@ def test_every_number_of_images_gets_enough_steps(images: int) -> None:
 
 
 def test_more_images_never_mean_smaller_batches_or_more_epochs() -> None:
-    found = [settings(Facts(images, 2, 32, True, False)) for images in range(8, 60_000, 97)]
+    found = [settings(Facts(images, 32, True, False)) for images in range(8, 60_000, 97)]
     batches = [one.get("trainer.batch_size", 128) for one in found]
     assert batches == sorted(batches)  # type: ignore[type-var]
     epochs = [one.get("trainer.epochs", 15) for one in found]
@@ -68,7 +68,7 @@ def test_more_images_never_mean_smaller_batches_or_more_epochs() -> None:
 
 @pytest.mark.parametrize(("side", "wanted"), [(20, 32), (50, 48), (64, 64), (90, 96), (200, None), (4000, None)])
 def test_images_are_not_enlarged_beyond_what_they_hold(side: int, wanted: int | None) -> None:
-    found = settings(Facts(500, 4, side, False, False))
+    found = settings(Facts(500, side, False, False))
     assert found.get("data.image_size") == wanted
     assert (found.get("model") == "convnet") == (side >= 56)
 
@@ -131,4 +131,22 @@ def test_the_facts_of_a_folder(tmp_path: Path) -> None:
     (root / "cat" / "broken.png").write_bytes(b"no image")
     config = compose(["data=folder", f"data.root={root}"])
     facts = facts_of(open_pictures(config.data), config.data, 0)
-    assert facts == Facts(images=15, classes=2, side=100, common=False, written=False)
+    assert facts == Facts(images=15, side=100, common=False, written=False)
+
+
+def test_a_key_of_the_network_does_not_change_the_network(tmp_path: Path) -> None:
+    root = save_images(tmp_path / "photos", ["cat", "dog"], 12, (150, 100))
+    config = compose_for_set(["data=folder", f"data.root={root}", "model.width=32"])
+    assert config.model == {"name": "convnet", "width": 32}
+    grey = save_images(tmp_path / "grey", ["zero", "one"], 12, (20, 20), "L")
+    config = compose_for_set(["data=folder", f"data.root={grey}", "augment.rotation=3"])
+    assert (config.augment.name, config.augment.flip, config.augment.rotation) == ("light", "none", 3)
+
+
+def test_the_network_that_init_names_is_taken_as_it_is(tmp_path: Path) -> None:
+    root = save_images(tmp_path / "photos", ["cat", "dog"], 12, (150, 100))
+    words = ["data=folder", f"data.root={root}", "init.from=runs/first"]
+    known = {"name": "vgg", "width": 8}
+    assert resolve_for_set(words, network_of=lambda source: known)[0].config.model == known
+    unknown = resolve_for_set(words)[0].config.model
+    assert unknown == compose(["data=folder"]).model

@@ -1,4 +1,4 @@
-"""Settings that follow from a set: how many images, of how many classes, how large.
+"""Settings that follow from a set: how many images there are, how large, and of what kind.
 
 The recipes are tuned on tens of thousands of images. A set of a few hundred needs smaller batches, more epochs and a
 smaller network, or it ends after a handful of steps. The rules were measured over a grid of sets (docs/results.md,
@@ -7,7 +7,7 @@ smaller network, or it ends after a handful of steps. The rules were measured ov
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,14 +37,12 @@ class Facts:
 
     Attributes:
         images: to train on.
-        classes: their number.
         side: pixels of the shorter side of a typical image.
         common: whether all images are small and share their size, so that they are used as they are.
         written: images in grey, or classes named by single characters: a mirror image would be something else.
     """
 
     images: int
-    classes: int
     side: int
     common: bool
     written: bool
@@ -63,7 +61,9 @@ class Recommended:
         return f"{self.key}={self.value}"
 
 
-def recommend(facts: Facts, config: Config, said: Callable[[str], bool]) -> list[Recommended]:
+def recommend(
+    facts: Facts, config: Config, said: Callable[[str], bool], begun_from: Mapping[str, Any] | None = None
+) -> list[Recommended]:
     """Settings for a set of these facts, each with its reason.
 
     A folder gets all of them; a set that has a recipe of its own, and is cut down, those that follow from the number of
@@ -72,6 +72,7 @@ def recommend(facts: Facts, config: Config, said: Callable[[str], bool]) -> list
     Args:
         config: what the recipe and the user's words gave.
         said: whether the user has decided on a key; it is then left alone.
+        begun_from: name and arguments of the network whose weights init.from loads; it is taken as it is.
     """
     found: list[Recommended] = []
 
@@ -89,7 +90,10 @@ def recommend(facts: Facts, config: Config, said: Callable[[str], bool]) -> list
             near = min(DEFAULT_SIDE, max(32, 16 * round(facts.side / 16)))
             side = take("data.image_size", near, f"the shorter side of an image has about {facts.side} pixels", side)
             take("data.fit", "squash", "the whole image, at any ratio of its sides", "crop")
-        if side >= PHOTOGRAPH:
+        if config.init.source is not None:
+            for key, value in (begun_from or {}).items():
+                take("model" if key == "name" else f"model.{key}", value, "the network that init.from names")
+        elif side >= PHOTOGRAPH:
             take("model", "convnet", "the network for photographs")
             if facts.images < MANY:
                 take("model.width", 16, f"half the width for fewer than {MANY:,} images")
@@ -123,7 +127,10 @@ def epochs_for(images: int, steps: int, usual: int, tuned_on_many: bool) -> int:
 
 
 def resolve_for_set(
-    words: Sequence[str], config_dir: str | Path | None = None, config_file: str | Path | None = None
+    words: Sequence[str],
+    config_dir: str | Path | None = None,
+    config_file: str | Path | None = None,
+    network_of: Callable[[str], Mapping[str, Any] | None] = lambda source: None,
 ) -> tuple[Composed, list[Recommended]]:
     """What these words and files say, above what follows from the set that they name, and that.
 
@@ -132,6 +139,7 @@ def resolve_for_set(
 
     Args:
         config_dir, config_file: see `cnnlab.config.compose`.
+        network_of: gives name and arguments of the network that lies at init.from, None where it does not say.
 
     Raises:
         ConfigError, DataError: see `cnnlab.config.compose` and `cnnlab.data.sources`.
@@ -141,7 +149,8 @@ def resolve_for_set(
     if _said(composed, "recipe") or not follows_from_set(config):
         return composed, []
     facts = facts_of(open_pictures(config.data), config.data, config.seed)
-    found = recommend(facts, config, lambda key: _said(composed, key))
+    begun_from = network_of(config.init.source) if config.init.source is not None else None
+    found = recommend(facts, config, lambda key: _said(composed, key), begun_from)
     derived = {one.key: (one.value, one.reason) for one in found}
     return resolve(words, config_dir, config_file, derived), found
 
@@ -159,10 +168,9 @@ def compose_for_set(words: Sequence[str], config_dir: str | Path | None = None) 
 
 
 def _said(composed: Composed, key: str) -> bool:
-    """Whether the user decides on a key or, for the name of a group, on its option or on any key of it."""
+    """Whether the user decides on a key or, for the name of a group, on its option."""
     if key in GROUPS and key != "data":
-        asked = key in composed.chosen and not _is_recipe(composed.chosen[key][1])
-        return asked or any(_said(composed, one) for one in composed.sources if one.startswith(f"{key}."))
+        return _said(composed, f"{key}.name")
     group = key.split(".")[0]
     source = composed.sources.get(key, "default")
     if source.startswith("option "):
@@ -183,7 +191,7 @@ def facts_of(pictures: PictureSet, config: DataConfig, seed: int) -> Facts:
     classes = list(pictures.classes)
     side = min(pictures.size) if pictures.size else _typical_side(pictures)
     written = pictures.mode == "L" or all(len(name) == 1 for name in classes)
-    return Facts(len(split.train), len(classes), side, pictures.size is not None, written)
+    return Facts(len(split.train), side, pictures.size is not None, written)
 
 
 def _typical_side(pictures: PictureSet) -> int:

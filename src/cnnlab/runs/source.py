@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from cnnlab.errors import RunError
 from cnnlab.files import given_path
+from cnnlab.models.registry import list_models
 from cnnlab.remote import is_remote
 from cnnlab.runs.artifact import is_artifact
 from cnnlab.runs.folder import open_folder
@@ -55,3 +57,17 @@ def read_source(source: str) -> tuple[dict[str, Tensor], list[str] | None]:
         raise RunError(f"there is no file {path}; init.from takes a run folder or a .safetensors file.") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read as safetensors ({error}); restore it or convert it.") from None
+
+
+def network_of(source: str) -> dict[str, Any] | None:
+    """Name and arguments of the network in a run folder of this machine, less what the new set decides.
+
+    None for any other source, and for a network of the user's own.
+    """
+    if source.startswith(LIBRARY) or is_remote(source) or is_artifact(source) or source.endswith(".safetensors"):
+        return None
+    network = open_folder(source).read_card()["model"]
+    if ":" in network["name"] or network["name"] not in list_models():
+        return None
+    of_data = ("in_channels", "num_classes", "image_size")
+    return {"name": network["name"], **{k: v for k, v in network["arguments"].items() if k not in of_data}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -94,7 +95,8 @@ def early_hint(history: Sequence[Row], setup: Setup) -> Hint | None:
     if done >= epochs or not due(done) or (done > 1 and due(done - 1)):
         return None
     best = max(row["val_accuracy"] or 0.0 for row in history)
-    if _above_chance(history[-1]["train_accuracy"], setup.counts) and _above_chance(best, setup.val_counts):
+    validates = _above_chance(best, setup.val_counts) or history[-1]["val_accuracy"] is None
+    if _above_chance(history[-1]["train_accuracy"], setup.counts) and validates:
         return None  # it has begun to learn
     return next((hint for hint in diagnose(history, setup) if hint.kind in ("chance", "diverged")), None)
 
@@ -131,8 +133,15 @@ def _cause_of_chance(text: str, history: Sequence[Row], setup: Setup) -> Hint:
     lower = f"optimizer.lr={float(config.optimizer.get('lr') or usual_rate(config) or 0.01) / 10:g}"
     if last > 1.2 * math.log(max(2, len(setup.counts))) or (len(history) > 1 and last > first):
         return Hint("chance", f"{text}: its training loss does not fall ({first:.2f} to {last:.2f}).", lower)
-    look = f"see whether images and labels belong together: cnnlab data {config.data.name} --show"
-    return Hint("chance", f"{text}.", f"{lower}, and {look}")
+    return Hint("chance", f"{text}.", f"{lower}, and see whether images and labels belong together{_look(config)}")
+
+
+def _look(config: Config, *more: str) -> str:
+    """The command that shows a set; nothing for one that only the user's code knows."""
+    if config.data.name not in options("data"):
+        return ""
+    root = [] if config.data.name == "digits" else [f"data.root={config.data.root}"]
+    return ": " + shlex.join(["cnnlab", "data", config.data.name, *root, *more, "--show"])
 
 
 def _wrong_settings(setup: Setup) -> Iterator[tuple[bool, str, str]]:
@@ -187,14 +196,15 @@ def _apart(history: Sequence[Row], setup: Setup) -> Hint | None:
             f"Training images are answered right ({right}) and validation images at random: the"
             " two splits differ, or the network learns by heart."
         )
-        return Hint("diverged", text, f"cnnlab data {config.data.name} --check --show, and more images")
+        return Hint("diverged", text, f"more images, and see what is in the two{_look(config, '--check')}")
     if gap <= max(APART, 1.96 * error):
         return None
     text = (
         f"Overfitting: {100 * last['train_accuracy']:.0f} % of the training images are answered right, and"
         f" {100 * last['val_accuracy']:.0f} % of the validation images."
     )
-    ways = [] if config.augment.name == "strong" else ["augment=strong"]
+    augments = config.data.name in options("data") and config.augment.name != "strong"
+    ways = ["augment=strong" + " augment.flip=none" * (config.augment.flip == "none")] if augments else []
     ways += ["more images", "trained weights (init.from=RUN)"]
     return Hint("overfit", text, " or ".join(ways))
 

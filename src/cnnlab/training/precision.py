@@ -7,6 +7,7 @@ import ctypes
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -78,25 +79,34 @@ def prepare_process(config: TrainerConfig, threads: int | None = None) -> None:
     torch.backends.cudnn.benchmark = not config.deterministic
 
 
-def use_one_thread_if_tiny(
+@contextlib.contextmanager
+def threads_for(
     config: TrainerConfig, device: torch.device, model: nn.Module, shape: tuple[int, ...]
-) -> None:
-    """One thread for steps so small that a second one would wait longer than it helps; on a busy machine far longer.
+) -> Iterator[None]:
+    """Within, one thread for steps so small that a second one would wait longer than it helps.
 
-    A function of configuration and model, as the number of threads shows in the last digits of what is computed. A
-    number that is given, by trainer.threads or OMP_NUM_THREADS, holds.
+    On a busy machine it would wait far longer. A function of configuration and model, as the number of threads shows in
+    the last digits of what is computed. A number that is given, by trainer.threads or OMP_NUM_THREADS, holds.
 
     Args:
         shape: (C, H, W) of an image.
     """
-    if device.type != "cpu" or config.threads or "OMP_NUM_THREADS" in os.environ or torch.get_num_threads() == 1:
-        return
-    try:
-        work = multiply_adds(model, shape) * config.batch_size // config.devices
-    except Exception:  # a model of the user's own can ask what a tensor without numbers cannot answer
-        return
-    if work < TINY_STEP:
+    before = torch.get_num_threads()
+    chosen = device.type != "cpu" or config.threads or "OMP_NUM_THREADS" in os.environ or before == 1
+    if not chosen and _work(model, shape) * config.batch_size // config.devices < TINY_STEP:
         torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _work(model: nn.Module, shape: tuple[int, ...]) -> int:
+    """Multiply-adds of an image; more than TINY_STEP where a model of the user's own cannot be asked."""
+    try:
+        return multiply_adds(model, shape)
+    except Exception:  # it may ask what a tensor without numbers cannot answer
+        return TINY_STEP
 
 
 def keep_freed_memory() -> None:
