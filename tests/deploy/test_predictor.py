@@ -355,7 +355,7 @@ def test_a_class_names_a_folder_on_every_system(label: str, folder: str) -> None
         (["--out", "answers"], "--out answers.csv"),
         (["--sort", "file"], "is no folder"),
         (["-", "--sort", "sorted"], "standard input"),
-        (["--sort", "in/sorted"], "whose images are read"),
+        (["in", "--sort", "in/sorted"], "whose images are read"),
     ],
 )
 def test_what_cannot_be_kept_is_refused_before_an_image_is_read(
