@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import pickle
 import signal
@@ -20,12 +21,16 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import cnnlab
 from cnnlab.cli import main
+from cnnlab.config import compose
 from cnnlab.data.batches import BatchLoader, as_tensor
 from cnnlab.data.own import DATASETS, DatasetPictures, OwnData, as_picture, read_pictures
 from cnnlab.errors import CnnlabError, ConfigError, DataError, Interrupted, ModelError, RunError
 from cnnlab.models.plain import describe_plain
 from cnnlab.models.registry import MODELS, OWN_MODULE, model_spec
+from cnnlab.study.worker import Order, Reporter, carry_out
 from cnnlab.tracking.base import EpochEnded
+from cnnlab.training.build import resume_command
+from cnnlab.training.distributed import Group
 
 QUICK = ["logger=none", "trainer.precision=fp32"]
 SIDE, CLASSES = 6, 3
@@ -380,6 +385,12 @@ class Floats(Photos):
 class Breaks(Photos):
     def __getitem__(self, i):
         return 1 / 0
+
+class Few(Photos):
+    def __init__(self, count=20, names=("0", "1", "2")):
+        self.count, self.side, self.classes = count, {SIDE}, list(names)
+    def __getitem__(self, i):
+        return np.asarray(super().__getitem__(i)[0], np.float32) / 255, i % 3
 """
 SHORT = ["trainer.epochs=1", "trainer.batch_size=10", "logger=none", "model=mlp", "model.hidden=[4]"]
 
@@ -433,6 +444,111 @@ def test_a_dataset_by_name_that_fails_says_how_in_a_line(
     assert not (here / "run" / "config.yaml").exists()
 
 
+# ---- another set than the run's
+
+
+def test_batches_given_to_evaluate_never_replace_the_test_of_the_run(tmp_path: Path) -> None:
+    run = fit(loader(30), tmp_path / "run", val=loader(10, 50), test=loader(20, 100))
+    before = [(run.dir / name).read_bytes() for name in ("test.json", "predictions.csv")]
+    other = cnnlab.load_data(loader(30), val=loader(10, 50), test=loader(20, 900))
+    figures = cnnlab.evaluate(run.dir, data=other, model=Net())
+    assert [(run.dir / name).read_bytes() for name in ("test.json", "predictions.csv")] == before
+    assert (run.dir / "evaluation-test-other.json").exists()
+    assert figures["own_test"]["accuracy"] == run.test["accuracy"]  # type: ignore[index]
+    assert figures["calibration"]["temperature"] == run.test["calibration"]["temperature"]  # type: ignore[index]
+
+
+def test_another_set_by_name_is_tested_whole_and_only_with_images_of_the_same_kind(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("Floats", "Parts"):
+        assert main(["train", f"data=mydata:{name}", *SHORT, f"run.dir={name}"]) == 0
+    assert main(["test", "Floats", "--trust-code", "--data", "mydata:Few"]) == 0
+    assert len((here / "Floats" / "predictions-test-mydata.Few.csv").read_text().splitlines()) == 1 + 20
+    capfd.readouterr()
+    for run, data, said in (
+        ("Floats", "mydata:Parts", "code of your own"),
+        ("Floats", "digits", "code of your own"),
+        ("Parts", "mydata:Few", "made by your own code"),
+    ):
+        assert main(["test", run, "--trust-code", "--data", data]) == 2
+        assert said in capfd.readouterr().err
+    with pytest.raises(DataError, match="in its order"):
+        cnnlab.evaluate("Floats", data="mydata:Few", trust_code=True, args={"names": ["2", "1", "0"]})
+
+
+def test_each_process_takes_its_share_of_a_batch_of_ones_own() -> None:
+    def labels(rank: int, processes: int) -> list[list[int]]:
+        batches = BatchLoader(Squares(47, to_tensor), 9, shuffle=True, num_classes=CLASSES)
+        batches.share = (rank, processes)
+        return [batch.labels.tolist() for batch in batches.epoch(1)]
+
+    halves = [a + b for a, b in zip(labels(0, 2), labels(1, 2), strict=True)]
+    assert halves == labels(0, 1)
+    data = cnnlab.load_data(Squares(60, to_tensor), batch_size=10)
+    data.evaluation_loader("val").share = (1, 2)
+    assert sum(len(batch.labels) for batch in data.evaluation_loader("val").epoch()) == data.val.count
+
+
+def test_several_processes_refuse_a_dataloader() -> None:
+    data = cnnlab.load_data(loader(30, shuffle=True))
+    with pytest.raises(ConfigError, match="DataLoader cannot be shared by 2 processes"):
+        Group(size=2).take_share(data)
+    Group().take_share(data)
+
+
+def test_a_rare_class_of_a_dataset_of_tensors_is_counted() -> None:
+    for rare in range(12):  # wherever it falls: in an incomplete batch, or in another split
+        labels = torch.zeros(12, dtype=torch.int64)
+        labels[rare], labels[rare - 1] = 3, 1
+        data = cnnlab.load_data(TensorDataset(torch.rand(12, 1, 4, 4), labels), batch_size=5)
+        assert data.num_classes == 4
+
+
+def test_a_check_of_tensors_is_refused_in_a_line(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "mydata:Floats", "--check"]) == 2
+    assert "gives tensors" in capfd.readouterr().err
+    assert main(["data", "mydata:Photos", "--show"]) == 0
+    assert (here / "mydata.Photos-batch.png").exists()
+
+
+def test_the_target_domain_may_be_a_dataset_of_ones_own(here: Path) -> None:
+    words = ["data=mydata:Photos", "adapt.method=dann", "adapt.data=mydata:Parts"]
+    network = ["model=resnet", "model.depth=8", "model.width=2"]
+    assert main(["train", *words, *SHORT[:3], *network, "run.dir=run"]) == 0
+    assert json.loads((here / "run" / "test.json").read_text())["target"]["data"] == "mydata:Parts"
+
+
+@pytest.mark.parametrize(
+    ("words", "trusted"),
+    [
+        ([], False),
+        (["data=any", "data.name=mydata:Photos"], True),
+        (["model=any", "model.name=mymodels:Net"], True),
+        (["adapt.method=dann", "adapt.data=mydata:Photos"], True),
+        (["adapt.data=mydata:Photos"], False),
+    ],
+)
+def test_the_command_that_resumes_a_run_of_ones_own_code_trusts_it(words: list[str], trusted: bool) -> None:
+    assert resume_command(Path("runs/x"), compose(words)).endswith(" --trust-code") == trusted
+
+
+def test_a_study_on_a_dataset_of_ones_own_resumes_and_tests_elsewhere(here: Path) -> None:
+    class Silent:
+        def send(self, message: object) -> None:
+            pass
+
+    config = compose(["data=mydata:Floats", *SHORT]).to_dict()
+    order = Order(config, here / "run", threads=1, test_on=("data=mydata:Few",))
+    elsewhere = here / "run" / "evaluation-test-mydata.Few.json"
+    assert carry_out(order, Reporter(Silent())).kind == "done"
+    (here / "run" / "report.html").unlink()
+    elsewhere.rename(here / "before.json")
+    DATASETS.clear()
+    assert carry_out(order, Reporter(Silent())).kind == "done"
+    assert elsewhere.read_bytes() == (here / "before.json").read_bytes()
+
+
 # ---- what is refused
 
 
@@ -467,7 +583,9 @@ def bad(give: Callable[[int], Any]) -> Dataset[Any]:
         (DataLoader(TensorDataset(torch.rand(9, 1, SIDE, SIDE), torch.arange(9)), batch_size=9), {}, "a label is"),
         (Squares(), {"classes": ["a", "b"]}, "2 class names"),
         (Squares(), {"classes": "abc\n"}, "classes="),
-        (Squares(0), {}, "."),
+        (Squares(), {"classes": ["a", "b", "a"]}, "two classes are named 'a'"),
+        (Squares(0), {}, "Squares has no image"),
+        (Squares(0), {"transform": to_tensor}, "Squares has no image"),
     ],
 )
 def test_data_that_cannot_be_trained_on_are_refused_in_a_line(

@@ -103,7 +103,7 @@ EXAMPLES = {
 
 
 RUN = "run folder, gs://BUCKET/RUN, or wandb:ENTITY/PROJECT/ARTIFACT:ALIAS"
-TRUST = "run the code of a model of your own that the run names (module:Class)"
+TRUST = "run the code of a model or a data set of your own that the run names (module:Class)"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -750,7 +750,7 @@ def _data(options: argparse.Namespace, words: Sequence[str]) -> None:
     if options.show is not None:
         from cnnlab.figure import format_of
 
-        picture = options.show or f"{options.name}-batch.png"
+        picture = options.show or f"{options.name.replace(':', '.')}-batch.png"
         try:
             format_of(picture)
         except ValueError as error:

@@ -287,7 +287,7 @@ def run_experiment(
             folder.refuse_if_taken()
         prepare_process(config.trainer, threads_of(config.trainer, group))
         device = device_of(config.trainer.device, group)
-        import_dataset(config.data.name)  # the user's own word names it, and the model
+        import_dataset(config.data.name, config.adapt.data)  # the user's own word names them, and the model
         data = build_data(config, device, progress or _silent, processes=group.local_size)
         model = build_model(config, data, trust_code=True)  # the user's own word names it
         drawn = config.init.source is None and config.model["name"] != "pretrained" and not config.init.whiten
@@ -329,7 +329,7 @@ def try_experiment(config: Config, progress: Progress, validates: bool = False) 
         The number of test images.
     """
     prepare_process(config.trainer)
-    import_dataset(config.data.name)
+    import_dataset(config.data.name, config.adapt.data)
     data = build_data(with_whole_addresses(config), device_of(config.trainer.device, ALONE), progress)
     if validates and not data.val.count:
         raise ConfigError(
@@ -455,7 +455,7 @@ def _resume(
         device = device_of(config.trainer.device, group)
         sources = config if fetch or is_remote(config.data.root) else without_download(config)
         if trust_code:
-            import_dataset(config.data.name)
+            import_dataset(config.data.name, config.adapt.data)
         data = build_data(sources, device, progress or _silent, processes=group.local_size)
         if data.manifest["sha256"] != group.from_first(lambda: read_split(folder)["sha256"]):
             raise RunError(

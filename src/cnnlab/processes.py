@@ -43,7 +43,7 @@ from cnnlab.runs.artifact import is_artifact
 from cnnlab.runs.files import write_whole
 from cnnlab.runs.folder import RunFolder, new_folder, open_folder, read_config
 from cnnlab.tracking.console import ConsoleTracker
-from cnnlab.training.build import build_model
+from cnnlab.training.build import build_model, resume_command
 from cnnlab.training.distributed import Group, device_of, lost_another
 
 RESTARTS = 3  # times that lost processes are replaced
@@ -65,9 +65,12 @@ def train_together(config: Config, progress: Progress, command: Sequence[str], r
         return resume_together(str(config.run.dir), config.trainer.devices, True, config.data.root, fetch=True)[0]
     folder = new_folder(config)
     folder.refuse_if_taken()
-    device = device_of(config.trainer.device, Group(size=config.trainer.devices, local_size=config.trainer.devices))
-    import_dataset(config.data.name)  # the user's own word names it, and the model
-    build_model(config, build_data(config, device, progress, processes=config.trainer.devices), trust_code=True)
+    group = Group(size=config.trainer.devices, local_size=config.trainer.devices)
+    device = device_of(config.trainer.device, group)
+    import_dataset(config.data.name, config.adapt.data)  # the user's own word names them, and the model
+    data = build_data(config, device, progress, processes=config.trainer.devices)
+    group.take_share(data)
+    build_model(config, data, trust_code=True)
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(folder.path)))
     _launch(folder, config.trainer.devices, {"command": list(command)}, config)
     return Run(folder.path, folder.history(), folder.test_figures())
@@ -125,7 +128,8 @@ def _launch(folder: RunFolder, count: int, task: dict[str, Any], config: Config 
         except SignalException:
             if not folder.config.exists():
                 raise KeyboardInterrupt from None
-            raise Interrupted(f"stopped; everything is saved. Go on with `cnnlab resume {folder.path}`.") from None
+            again = resume_command(folder.path, read_config(folder))
+            raise Interrupted(f"stopped; everything is saved. Go on with `{again}`.") from None
         except ChildFailedError as error:
             raise RuntimeError(f"processes of this run were lost {RESTARTS + 1} times:\n{error}") from None
         job.raise_what_ended_it()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cnnlab.data.load import Data
 from cnnlab.data.split import NAMES
+from cnnlab.errors import DataError
 
 THUMBNAIL = 16  # pixels a side
 ALIKE_SMALL = 0.99  # correlation of grey thumbnails above which a pair is looked at closely …
@@ -40,7 +41,8 @@ class Audit:
 
 
 def audit(data: Data) -> Audit:
-    """Compare every picture of the three splits with every other."""
+    """Compare every picture of the three splits with every other. Raises DataError for batches of the user's own."""
+    refuse_batches(data)
     numbers = np.concatenate([data.split[part] for part in NAMES])
     where = {int(i): part for part in NAMES for i in data.split[part]}
     names, labels = data.pictures.names, data.pictures.labels
@@ -65,6 +67,15 @@ def audit(data: Data) -> Audit:
         class_counts=class_counts(data),
         near_checked=comparable,
     )
+
+
+def refuse_batches(data: Data) -> None:
+    """Raise DataError where there are no pictures to look at."""
+    if data.in_batches:
+        raise DataError(
+            f"{data.config.data.name} gives tensors, and what is shown here is about pictures; let it give Pillow"
+            " pictures, without transform."
+        )
 
 
 def class_counts(data: Data) -> dict[str, dict[str, int]]:

@@ -15,7 +15,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSample
 from cnnlab.data.decode import upright
 from cnnlab.data.loader import Batch, Loader
 from cnnlab.data.own import read_item
-from cnnlab.data.plan import plan_epoch
+from cnnlab.data.plan import plan_epoch, share_of
 from cnnlab.errors import CnnlabError, DataError
 
 
@@ -54,7 +54,7 @@ class BatchLoader(Loader):
             self.count, self.batch_size = size_of(source)
         else:
             self.count = len(source)  # type: ignore[arg-type]
-            self.batch_size = min(batch_size, self.count) if shuffle else batch_size
+            self.batch_size = max(1, min(batch_size, self.count)) if shuffle else batch_size
         self.weights: np.ndarray | None = None
         self.share = (0, 1)
         self.epochs = 1
@@ -82,7 +82,7 @@ class BatchLoader(Loader):
             yield Batch(
                 images.to(self.device).contiguous(memory_format=torch.channels_last), labels.to(self.device), members
             )
-        if number < len(self):
+        if isinstance(self.source, DataLoader) and number < len(self):
             raise DataError(f"the DataLoader gave {number} batches, and its length says {len(self)}; correct __len__.")
         if start == 0 and isinstance(self.source, DataLoader):
             self.count = first
@@ -100,8 +100,12 @@ class BatchLoader(Loader):
 
     def in_order(self, batch_size: int | None = None) -> BatchLoader:
         """The same split to be evaluated: in order where it is a Dataset."""
+        return self.of(self.source, batch_size)
+
+    def of(self, source: Any, batch_size: int | None = None) -> BatchLoader:
+        """Another Dataset or DataLoader, in order and with the same settings."""
         return BatchLoader(
-            self.source,
+            source,
             batch_size or self.batch_size,
             transform=self.transform,
             seed=self.seed,
@@ -109,6 +113,10 @@ class BatchLoader(Loader):
             workers=self.workers,
             num_classes=self.num_classes,
         )
+
+    def largest_label(self) -> int:
+        """Of all images, also those that an epoch of training leaves out; -1 where there is none."""
+        return max((int(batch.labels.max()) for batch in self.in_order().epoch()), default=-1)
 
     def _items_at(self, places: list[int]) -> list[tuple[Tensor, int]]:
         """Images that only a pass over the DataLoader can find."""
@@ -129,7 +137,9 @@ class BatchLoader(Loader):
         if self.shuffle:
             order = plan_epoch(self.count, None, self.seed, epoch).order
         size = self.batch_size
-        slices = [order[i * size : (i + 1) * size].tolist() for i in range(start, len(self))]
+        whole = [slice(i * size, min((i + 1) * size, self.count)) for i in range(start, len(self))]
+        shares = [share_of(part, *self.share) for part in whole]
+        slices = [order[part].tolist() for part in shares if part.stop > part.start]
         items = Transformed(self.source, self.transform)
         workers = min(self.workers, len(slices))
         yield from _in_one_line(iter(DataLoader(items, batch_sampler=slices, num_workers=workers)), "a batch")

@@ -7,22 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from cnnlab.data.audit import Audit, class_counts
+from cnnlab.data.audit import Audit, class_counts, refuse_batches
 from cnnlab.data.catalog import CATALOG, DatasetInfo
 from cnnlab.data.load import Data
 from cnnlab.data.split import NAMES
-from cnnlab.errors import DataError, one_line
+from cnnlab.errors import one_line
 
 SHOWN = 10
 
 
 def facts(data: Data, findings: Audit | None = None) -> dict[str, Any]:
     """What `cnnlab data NAME --json` prints."""
-    if data.in_batches:
-        raise DataError(
-            f"{data.config.data.name} gives tensors, and what is shown here is about pictures; let it give Pillow"
-            " pictures, without transform."
-        )
+    refuse_batches(data)
     info = CATALOG.get(data.config.data.name) or DatasetInfo("a Dataset of your own", 3, (), "", "your code", "yours")
     sizes = data.index.size[data.index.ok]
     known: dict[str, Any] = {

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Subset
+from torch.utils.data import DataLoader, Subset
 
 from cnnlab.config import AugmentConfig, Config, DataConfig, compose, from_dict
 from cnnlab.data.augment import Augmentation
@@ -177,12 +177,29 @@ class Data:
         if isinstance(pictures, str):
             loader = self.loader(pictures)
             assert isinstance(loader, BatchLoader)
-            return loader if pictures != "train" else loader.in_order()
+            if pictures != "train" and isinstance(loader.source, DataLoader):
+                return loader  # it learns its count while it is read
+            return loader.in_order()
         first = 0 if not len(pictures) else int(pictures[0])
         part = next((name for name in NAMES if first in self.split[name]), "test")
         loader = self.loader(part)
         assert isinstance(loader, BatchLoader)
         return loader.picked((pictures - self.split[part][:1]).tolist())
+
+    def all_to_test(self) -> Data:
+        """The same, with every image in the test split; for batches of the user's own, of one Dataset or DataLoader."""
+        train, test = self.train, self.test
+        assert isinstance(train, BatchLoader)
+        assert isinstance(test, BatchLoader)
+        if isinstance(train.source, DataLoader):
+            test = train.in_order()
+        else:
+            numbers = sorted(i for part in NAMES for i in self.loader(part).source.indices)  # type: ignore[attr-defined]
+            test = test.of(Subset(train.source.dataset, numbers))  # type: ignore[attr-defined]
+        none, everything = np.arange(0), np.arange(test.count)
+        empty = test.of([])
+        split = dataclasses.replace(self.split, train=none, val=none, test=everything)
+        return dataclasses.replace(self, split=split, train=empty, val=empty, test=test)
 
     def without_test(self) -> Data:
         """The same, with an empty test split."""
@@ -318,7 +335,7 @@ def _build_batches(
     known = own.known_classes()
     if known is None:
         count = num_classes(first.images) if num_classes else 0
-        classes = class_names(None, count or 1 + max(int(batch.labels.max()) for batch in loaders["train"].epoch()))
+        classes = class_names(None, count or 1 + max(loader.largest_label() for loader in loaders.values()))
     else:
         classes = class_names(known, 0)
     for loader in loaders.values():
@@ -332,12 +349,15 @@ def _build_batches(
     split = Split(*(np.arange(start, start + count) for start, count in zip(starts, counts, strict=False)))
     pictures = PictureSet()
     pictures.classes, pictures.labels = classes, np.zeros(0, np.int64)
+    pictures.official = np.repeat(NAMES, counts) if "test" in own.parts else None
     pictures.names = [f"{part}/{i}" for part, count in zip(NAMES, counts, strict=True) for i in range(count)]
     total = int(starts[-1])
     index = Index(np.ones(total, bool), np.zeros((total, 16), np.uint8), np.zeros((total, 2), np.int32), {})
     facts = manifest(split, pictures.names, index.digest, classes, settings, config.seed)
     facts |= {"quarantined": [], "contents": "not hashed: batches of the user's own code"}
-    preprocess = preprocess or Preprocess.for_showing(first.images)
+    showing = Preprocess.for_showing(first.images)
+    if preprocess is None or (preprocess.own, preprocess.layout) != (True, showing.layout):
+        preprocess = showing  # of a trained model's that does not belong to these images, the caller can say so
     train, val, test = (loaders[part] for part in NAMES)
     return Data(config, pictures, index, split, facts, preprocess, train, val, test)
 
@@ -388,7 +408,9 @@ def build_data(
         if isinstance(opened, OwnData):
             return build_own(config, opened, device, progress, preprocess, processes)
         pictures = opened
-    pictures = _needed(pictures or open_pictures(settings), settings, config.seed)
+    if preprocess is not None:
+        preprocess.refuse_own()
+    pictures = _needed(open_pictures(settings) if pictures is None else pictures, settings, config.seed)
     layout = preprocess.layout if preprocess else choose_layout(pictures, config)
     masked = pictures.pixel_classes is not None
     if masked and layout.mode != "RGB":

@@ -58,6 +58,8 @@ class OwnData:
                     f"{part} must be a torch Dataset (with __len__ and __getitem__) or a DataLoader, got a"
                     f" {type(source).__name__}."
                 )
+        if not self.in_batches and not len(self.train):  # type: ignore[arg-type]
+            raise DataError(f"{self.name} has no image; see to its length (__len__).")
         loaders = {part for part, source in self.parts.items() if isinstance(source, DataLoader)}
         if loaders and len(loaders) < len(self.parts):
             raise DataError("train, val and test must be all Datasets or all DataLoaders; wrap the Datasets too.")
@@ -243,6 +245,8 @@ def class_names(known: Sequence[str] | None, count: int) -> list[str]:
     """The known names, else numbers. Raises DataError if there are fewer names than classes."""
     if known is None:
         return [str(number) for number in range(max(2, count))]
+    if double := next((name for place, name in enumerate(known) if name in known[:place]), None):
+        raise DataError(f"two classes are named {double!r}; give each a name of its own: classes=[…].")
     if len(known) < count:
         raise DataError(
             f"there are labels up to {count - 1} and {len(known)} class names; name each class: classes=[…]."
@@ -253,10 +257,11 @@ def class_names(known: Sequence[str] | None, count: int) -> list[str]:
 # ---- by name
 
 
-def import_dataset(name: object) -> None:
-    """Make "package.module:Class" known as a data set; its module is imported. Any other name passes."""
-    if names_code(name) and name not in DATASETS:
-        DATASETS[str(name)] = import_named(str(name), "data", DataError)
+def import_dataset(*names: object) -> None:
+    """Make each "package.module:Class" known as a data set; its module is imported. Any other name passes."""
+    for name in names:
+        if names_code(name) and name not in DATASETS:
+            DATASETS[str(name)] = import_named(str(name), "data", DataError)
 
 
 def open_named(settings: DataConfig) -> OwnData | PictureSet:
@@ -271,8 +276,9 @@ def open_named(settings: DataConfig) -> OwnData | PictureSet:
     name = settings.name
     if name not in DATASETS:
         raise DataError(
-            f"{name} is code outside of cnnlab, which is run only where you trust it: pass --trust-code on the command"
-            " line, or trust_code=True in Python."
+            f"{name} is code outside of cnnlab, which is run only where you trust it: name it yourself, as in"
+            f" data={name} or load_data({name!r}); where a run names it, pass --trust-code,"
+            " or trust_code=True in Python."
         )
     builder = DATASETS[name]
     facts = {"root": settings.root, "download": settings.download}

@@ -115,7 +115,7 @@ def evaluate(
         publish_results(folder.path)
         return pixels.figures
     settings = pictures.config.test if views is None else dataclasses.replace(pictures.config.test, views=views)
-    outputs = evaluate_model(net, pictures, split, card["classes"], settings, known_temperature(folder, pictures))
+    outputs = evaluate_model(net, pictures, split, card["classes"], settings, known_temperature(folder, pictures, own))
     if not own and (before := folder.test_figures()) is not None:
         outputs.figures["own_test"] = against_own_test(outputs.figures, before)
     write_outputs(folder, outputs, card["classes"], suffix)
@@ -129,7 +129,7 @@ def file_name(data: str | Data | None) -> str:
 
 
 def as_in_run(data: Data, folder: RunFolder, card: dict[str, Any], split: str) -> tuple[Data, bool]:
-    """Loaded data as the run's model takes them, and whether they are the run's own.
+    """Loaded data as the run's model takes them, and whether they are the run's own (never, where nothing was hashed).
 
     Raises:
         DataError: other classes, or images that were brought to another size or made by other code.
@@ -139,14 +139,21 @@ def as_in_run(data: Data, folder: RunFolder, card: dict[str, Any], split: str) -
         raise DataError(
             f"the data have the classes {data.classes[:5]}…, and the run {card['classes'][:5]}…; use the same."
         )
-    if data.preprocess.layout != preprocess.layout or data.preprocess.own != preprocess.own:
-        raise DataError(
-            f"the data give images of {data.image_size[0]}×{data.image_size[1]}×{data.in_channels}, and the run was"
-            f" trained on {preprocess.layout.height}×{preprocess.layout.width}×{preprocess.layout.channels}, made"
-            f" {'by your own code' if preprocess.own else 'by cnnlab'}; load them in the same way."
-        )
-    own = data.manifest["sha256"][split] == read_split(folder)["sha256"][split]
+    check_images(data, preprocess)
+    own = not data.in_batches and data.manifest["sha256"][split] == read_split(folder)["sha256"][split]
     return dataclasses.replace(data, preprocess=preprocess), own
+
+
+def check_images(data: Data, preprocess: Preprocess) -> None:
+    """Raise DataError where the images have another size than those of `preprocess`, or were made by other code."""
+    if data.preprocess.layout == preprocess.layout and data.preprocess.own == preprocess.own:
+        return
+    raise DataError(
+        f"the data give images of {data.image_size[0]}×{data.image_size[1]}×{data.in_channels}, made"
+        f" {'by your own code' if data.preprocess.own else 'by cnnlab'}, and the run was trained on"
+        f" {preprocess.layout.height}×{preprocess.layout.width}×{preprocess.layout.channels}, made"
+        f" {'by your own code' if preprocess.own else 'by cnnlab'}; load them in the same way."
+    )
 
 
 def run_test(folder: RunFolder, model: nn.Module, data: Data, classes: list[str]) -> Outputs | SegmentationOutputs:
@@ -233,12 +240,13 @@ def temperature_of(model: nn.Module, data: Data, known: tuple[Tensor, Tensor] | 
     return fit_temperature(logits.cpu(), labels.cpu())
 
 
-def known_temperature(folder: RunFolder, data: Data) -> Temperature | None:
+def known_temperature(folder: RunFolder, data: Data, own: bool) -> Temperature | None:
     """What test.json says of the run's temperature where `data` has another validation split than the run; else None.
 
     Pictures of another set must not mend the figures of that set.
     """
-    if data.manifest["sha256"]["val"] == read_split(folder)["sha256"]["val"] and len(data.split.val):
+    same = data.manifest["sha256"]["val"] == read_split(folder)["sha256"]["val"]
+    if same and (own or not data.in_batches) and len(data.split.val):
         return None
     known = (folder.test_figures() or {}).get("calibration") or {}
     return Temperature(known.get("temperature"), known.get("n", 0))
@@ -313,7 +321,9 @@ def data_of_run(
         return as_other_set(config, preprocess, card["classes"], device, changes.get("limit")), False
     try:
         data = build_data(config, device, preprocess=preprocess)
-        if data.manifest["sha256"][split] == read_split(folder)["sha256"][split]:
+        same = data.manifest["sha256"][split] == read_split(folder)["sha256"][split]
+        if same and not (changes and data.in_batches):  # batches are not hashed
+            check_images(data, preprocess)
             return data, True
     except DataError:  # another set can be too small for the run's own way of splitting
         if not changes:
@@ -354,6 +364,12 @@ def as_other_set(
         val_fraction=0.0,
     )
     data = build_data(dataclasses.replace(config, data=whole), device, preprocess=preprocess)
+    check_images(data, preprocess)
+    if data.in_batches and data.classes != classes[: data.num_classes]:
+        raise DataError(
+            f"labels of batches are used as they come, so that the classes must be those of the run, in its order; they"
+            f" are {data.classes[:5]}…, and the run's {classes[:5]}…."
+        )
     if data.classes != classes:
         odd = sorted(set(data.classes) - set(classes))
         if odd or data.segments:
@@ -363,6 +379,8 @@ def as_other_set(
             )
         data.pictures = numbered_as(data.pictures, classes)
     if data.pictures.official is None or "test" not in data.pictures.official:
+        if data.in_batches:
+            return data.all_to_test()
         everything = data.index.ok.nonzero()[0]
         data.split = dataclasses.replace(data.split, test=everything, train=everything[:0], val=everything[:0])
     return data

@@ -99,7 +99,7 @@ def measure(
 ) -> tuple[list[float], list[float], bool]:
     """The rates and losses of the steps up to where the loss diverges, if it does, and whether it did."""
     prepare_process(config.trainer)
-    import_dataset(config.data.name)
+    import_dataset(config.data.name, config.adapt.data)
     data = build_data(config, choose_device(config.trainer.device), decoding or _nobody)
     model = build_model(config, data, trust_code=True)
     initialise(model, config, data)

@@ -164,6 +164,7 @@ def _train(order: Order, reporter: Reporter, device: str | None) -> bool:
 
     from cnnlab.config import from_dict
     from cnnlab.experiment import resume_experiment, run_experiment, try_experiment
+    from cnnlab.training.build import runs_own_code
 
     config = from_dict(order.config)
     trainer = config.trainer
@@ -177,24 +178,23 @@ def _train(order: Order, reporter: Reporter, device: str | None) -> bool:
         return not tests and not order.test_on
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(order.folder)))
     if (order.folder / "config.yaml").exists():
-        trust_code = ":" in config.model["name"]
-        resume_experiment(order.folder, [reporter], trust_code=trust_code, test=not order.trial)
+        resume_experiment(order.folder, [reporter], trust_code=runs_own_code(config), test=not order.trial)
     else:
         run_experiment(config, [reporter], command=["cnnlab", "study"], test=not order.trial)
     if order.test_on and not order.trial:
-        test_elsewhere(order.folder, order.test_on, ":" in config.model["name"])
+        test_elsewhere(order.folder, order.test_on, runs_own_code(config))
     return False
 
 
 def test_elsewhere(folder: Path, words: Sequence[str], trust_code: bool = False) -> None:
     """Test a run on the set that the study names, unless that is done or is the run's own."""
     from cnnlab.config import data_keys
-    from cnnlab.evaluation.evaluate import evaluate
+    from cnnlab.evaluation.evaluate import evaluate, file_name
     from cnnlab.runs.folder import RunFolder, read_config
 
     name = set_named(words)
     config = read_config(RunFolder(folder))
-    if config.data.name == name or (folder / f"evaluation-test-{name}.json").exists():
+    if config.data.name == name or (folder / f"evaluation-test-{file_name(name)}.json").exists():
         return
     keys = {"limit": config.data.limit, **data_keys([word for word in words if not word.startswith("data=")])}
     evaluate(folder, data=name, trust_code=trust_code, **keys)

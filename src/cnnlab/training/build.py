@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from cnnlab.config import Config
 from cnnlab.data.load import Data
 from cnnlab.errors import CnnlabError, ConfigError
+from cnnlab.imports import names_code
 from cnnlab.models.initial import begin_as_identity, whiten_first_layer
 from cnnlab.models.registry import create_model, find_model, import_model, model_arguments, rebuild_arguments
 from cnnlab.models.transfer import transfer
@@ -35,6 +37,17 @@ def build_model(config: Config, data: Data, trust_code: bool = False, resumed: b
     model = create_model(name, **model_arguments(name, given, **facts))
     check_fit(model, data)
     return model
+
+
+def runs_own_code(config: Config) -> bool:
+    """Whether the network or a data set is named as "package.module:Class", which a resume imports only if trusted."""
+    adapted = config.adapt.data if config.adapt.method != "none" else None
+    return any(names_code(name) for name in (config.model["name"], config.data.name, adapted))
+
+
+def resume_command(run: Path, config: Config) -> str:
+    """What goes on with this run on the command line."""
+    return f"cnnlab resume {run}{' --trust-code' if runs_own_code(config) else ''}"
 
 
 def check_fit(model: nn.Module, data: Data) -> None:

@@ -20,8 +20,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
 from cnnlab.config import TrainerConfig
+from cnnlab.data.batches import BatchLoader
 from cnnlab.data.load import Data
 from cnnlab.device import choose_device
 from cnnlab.errors import ConfigError, DeviceError
@@ -108,8 +110,14 @@ class Group:
         """Let the training loaders give this process's part of each batch.
 
         Raises:
-            ConfigError: a batch has fewer pictures than there are processes.
+            ConfigError: a batch has fewer pictures than there are processes, or batches come from a DataLoader, which
+                gives each process whole ones.
         """
+        if self.size > 1 and isinstance(data.train, BatchLoader) and isinstance(data.train.source, DataLoader):
+            raise ConfigError(
+                f"the batches of a DataLoader cannot be shared by {self.size} processes; give a Dataset, or set"
+                " trainer.devices=1."
+            )
         for loader in (data.train, *([data.target.train] if data.target else [])):
             if loader.batch_size < self.size:
                 raise ConfigError(

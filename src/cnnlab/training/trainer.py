@@ -26,6 +26,7 @@ from cnnlab.runs.weights import save_weights
 from cnnlab.tracking.base import EpochEnded, Gradient, Noted, Started, Stepped, Trackers
 from cnnlab.training.adapt import Learners, check_target, new_adversary, reversal_strength, with_target
 from cnnlab.training.average import WeightAverage
+from cnnlab.training.build import resume_command
 from cnnlab.training.convolution import mend_convolutions
 from cnnlab.training.diagnose import Setup, diagnose, early_hint
 from cnnlab.training.distributed import ALONE, Group
@@ -110,7 +111,7 @@ def _stopped(trainer: Trainer) -> Interrupted:
             f"stopped; the best weights so far are in {path}: cnnlab.load_run gives them back. What was given as an"
             " object no command can open again, so that this run cannot be resumed."
         )
-    return Interrupted(f"stopped; everything is saved. Go on with `cnnlab resume {path}`.")
+    return Interrupted(f"stopped; everything is saved. Go on with `{resume_command(path, config)}`.")
 
 
 @dataclass
@@ -454,9 +455,9 @@ class Trainer:
         rate = float(self.optimizer.defaults["lr"])
         raise NonFiniteLoss(
             f"{what} is not finite at step {step} (epoch {self.epoch + 1}); the last good state stays in"
-            f" {self.folder.state}. Go on from it at a lower rate (optimizer.lr is {rate:.3g}): cnnlab resume"
-            f" {self.folder.path} optimizer.lr={rate / 10:.3g}, or with trainer.grad_clip=1; where its weights have"
-            " grown too large already, start a new run with that."
+            f" {self.folder.state}. Go on from it at a lower rate (optimizer.lr is {rate:.3g}):"
+            f" {resume_command(self.folder.path, self.config)} optimizer.lr={rate / 10:.3g}, or with"
+            " trainer.grad_clip=1; where its weights have grown too large already, start a new run with that."
         )
 
     def _stop_out_of_memory(self, images: Tensor) -> NoReturn:

@@ -69,7 +69,9 @@ def _open(config: DataConfig) -> PictureSet:
         from cnnlab.data.sources.folder import open_folder
 
         return open_folder(root)
-    if config.name == "own":
+    from cnnlab.data.own import OWN_SET  # it imports this package
+
+    if config.name == OWN_SET:
         raise DataError(
             "the pictures of this run were given from Python as objects, which no file can name; test there, with"
             " cnnlab.evaluate(RUN, data=...), or train with data=package.module:Class, which can be opened again."
