@@ -256,7 +256,14 @@ def class_names(known: Sequence[str] | None, count: int) -> list[str]:
 def import_dataset(name: object) -> None:
     """Make "package.module:Class" known as a data set; its module is imported. Any other name passes."""
     if names_code(name) and name not in DATASETS:
-        DATASETS[str(name)] = import_named(str(name), "data", DataError)
+        DATASETS[str(name)] = import_named(str(name), "data", DataError, is_set)
+
+
+def is_set(found: type) -> bool:
+    """Whether the objects of a class can be trained on."""
+    return issubclass(found, Dataset | DataLoader | PictureSet) or (
+        hasattr(found, "__getitem__") and hasattr(found, "__len__")
+    )
 
 
 def open_named(settings: DataConfig) -> OwnData | PictureSet:

@@ -44,6 +44,7 @@ def find_learning_rate(
     decoding: Progress | None = None,
     command: Sequence[str] = (),
     config_dir: str | None = None,
+    trust_code: bool = False,
 ) -> RateRange:
     """Run a learning-rate range test and write rates.csv, rate_range.png and report.html.
 
@@ -54,16 +55,19 @@ def find_learning_rate(
         decoding: is told the pictures decoded and their number.
         command: what was called, for the report.
         config_dir: folder of your own options, recipes and experiments; None: ./conf where there is one.
+        trust_code: let files name code to run; else the words alone may.
 
     Raises:
         ConfigError: an unknown key or value, or a configuration in which nothing learns.
     """
     named = bool(words) and "=" not in words[0]
-    definition = define(words if named else ["learning_rate_range", *words], config_dir=config_dir)
+    definition = define(
+        words if named else ["learning_rate_range", *words], config_dir=config_dir, trust_code=trust_code
+    )
     if definition.rates is None:
         raise ConfigError(f"the study {definition.name} is no range test; call cnnlab.run_study.")
     try:
-        config = compose_for_set(definition.overrides, config_dir)
+        config = compose_for_set(definition.overrides, config_dir, trust_code)
     except ConfigError as error:
         raise ConfigError(f"{definition.name}: {error}") from None
     if config.adapt.method == "batch_norm":
