@@ -246,6 +246,60 @@ def test_settings_that_follow_from_the_images_stand_between_recipe_and_what_is_s
 # ---- the user's own files
 
 
+@pytest.mark.parametrize(
+    ("files", "words", "named"),
+    [
+        ({"data__x": "name: os:system\n"}, ["data=x"], "conf/data/x.yaml"),
+        ({"data__digits": "name: os:system\n"}, [], "conf/data/digits.yaml"),
+        ({"model__x": "name: os:system\n"}, ["model=x"], "conf/model/x.yaml"),
+        ({"experiment__x": "data: {name: os:system}\n"}, ["experiment=x"], "conf/experiment/x.yaml"),
+        ({"experiment__x": "adapt: {method: dann, data: os:system}\n"}, ["experiment=x"], "conf/experiment/x.yaml"),
+        ({"experiment__x": "defaults: [override /data: os:system]\n"}, ["experiment=x"], "conf/experiment/x.yaml"),
+        ({"recipe__x": "defaults: [override /model: os:system]\n"}, ["recipe=x"], "conf/recipe/x.yaml"),
+        ({"recipe__x": "tuned: {model.mlp: {name: os:system}}\n"}, ["recipe=x", "model=mlp"], "conf/recipe/x.yaml"),
+    ],
+)
+def test_a_file_names_no_code_unless_it_is_trusted(
+    files: dict[str, str], words: list[str], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "conf", **files)
+    message = refusal(*words)
+    assert named in message and "os:system yourself, or pass --trust-code" in message
+    assert "os:system" in str(compose(words, trust_code=True))
+
+
+def test_a_config_file_names_no_code_unless_a_word_says_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "evil.yaml"
+    file.write_text("data: {name: 'os:system', args: {command: 'exit 1'}}\nmodel: {name: 'mine:Net'}\n")
+    with pytest.raises(ConfigError, match=r"data=os:system is code that config .*evil.yaml names"):
+        compose([], config_file=file)
+    with pytest.raises(ConfigError, match=r"model=mine:Net is code"):
+        compose(["data=mnist"], config_file=file)
+    assert compose(["data=mnist", "model=mine:Net"], config_file=file).model == {"name": "mine:Net"}
+
+
+# ---- the option of a set puts aside what others say of theirs
+
+
+def test_a_set_that_is_given_puts_aside_what_lower_files_say_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(
+        tmp_path / "conf",
+        data__scans="name: folder\nroot: scans\nimage_size: 32\n",
+        experiment__first="defaults: [override /data: scans]\ndata: {fit: squash}\nseed: 3\n",
+    )
+    config = compose(["experiment=first", "data=mnist"])
+    assert config.data == compose(["data=mnist"]).data and config.seed == 3
+    assert compose(["experiment=first"]).data.root == "scans"
+    file = tmp_path / "run.yaml"
+    file.write_text("data: {name: folder, root: photos, image_size: [96, 96], fit: squash}\n")
+    assert compose(["data=mnist"], config_file=file).data == compose(["data=mnist"]).data
+    assert compose(["data=caltech101"]).data.fit == "squash"  # the recipe says so, and it stays
+
+
 @pytest.fixture
 def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -279,7 +333,7 @@ def test_own_options_are_found_in_conf_and_in_the_folder_that_is_named(conf: Pat
     assert (config.augment.name, config.augment.rotation) == ("turned", 90)
     assert config.optimizer == {"name": "NAdam", "lr": 0.004}
     assert (config.schedule.milestones, config.logger.tensorboard) == ([2, 3], False)
-    assert compose(["model=tiny"]).model == {"name": "mymodels:Tiny", "hidden": [3]}
+    assert compose(["model=tiny"], trust_code=True).model == {"name": "mymodels:Tiny", "hidden": [3]}
     elsewhere = conf.rename(tmp_path / "other")
     assert "wide" not in refusal("model=wide").split("Known")[0].replace("'wide'", "")
     assert compose(words, elsewhere) == config

@@ -22,6 +22,7 @@ from cnnlab.signals import CtrlC
 from cnnlab.values import to_json
 
 if TYPE_CHECKING:
+    from cnnlab.config import Composed
     from cnnlab.data.recommend import Recommended
     from cnnlab.deploy.predictor import Prediction, Predictor
     from cnnlab.experiment import Run
@@ -145,6 +146,8 @@ def build_parser() -> argparse.ArgumentParser:
     def add_config_dir(command: argparse.ArgumentParser) -> None:
         what = "folder of your own options, recipes and experiments (default: ./conf where there is one)"
         command.add_argument("--config-dir", metavar="DIR", help=what)
+        trust = "run code (module:Class) that those files or --config name; what you name yourself runs anyway"
+        command.add_argument("--trust-code", action="store_true", help=trust)
 
     train = add("train", "train, validate every epoch, test once at the end")
     train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="group=option or key=value")
@@ -413,22 +416,23 @@ def _train(options: argparse.Namespace, words: Sequence[str]) -> None:
     if options.spec:
         from cnnlab.deploy.spec import check_train
 
-        composed = config.resolve(options.overrides, options.config_dir, options.config)
+        composed = config.resolve(options.overrides, options.config_dir, options.config, trust_code=options.trust_code)
         if composed.paths:
             raise ConfigError(f"the job cannot see {composed.paths[0]}; give its options and keys themselves.")
         check_train(composed.config)
         _print_job(options, ["cnnlab", "train", *options.overrides, "--resume"])
         return
-    from cnnlab.data.recommend import resolve_for_set
-    from cnnlab.runs.source import network_of
-
-    composed, recommended = resolve_for_set(options.overrides, options.config_dir, options.config, network_of)
-    settings = composed.config
     if options.explain:
         from cnnlab.config.describe import explain_text
 
-        print(explain_text(composed))
+        print(explain_text(_resolve_to_show(options)))
         return
+    from cnnlab.data.recommend import resolve_for_set
+    from cnnlab.runs.source import network_of
+
+    given = options.overrides, options.config_dir, options.config, options.trust_code
+    composed, recommended = resolve_for_set(*given, network_of=network_of)
+    settings = composed.config
     from cnnlab.tracking.console import ConsoleTracker, DecodeBar
 
     with DecodeBar() as bar:
@@ -742,7 +746,7 @@ def _data(options: argparse.Namespace, words: Sequence[str]) -> None:
     options.name = options.name.removeprefix("data=")  # as other commands have it
     for word in options.overrides:
         if not word.lstrip("+").startswith(("data.", "augment=", "augment.", *KEYS_OF_A_BATCH)):
-            config.compose([word], options.config_dir)  # a mistyped key is named as that
+            config.compose([word], options.config_dir, trust_code=options.trust_code)  # a mistyped key is named as that
             raise ConfigError(
                 f"{word!r} changes nothing here: a set is loaded by data.* and augment keys, recipe, seed and"
                 " trainer.batch_size; leave it out."
@@ -760,14 +764,14 @@ def _data(options: argparse.Namespace, words: Sequence[str]) -> None:
     from cnnlab.data.recommend import compose_for_set
     from cnnlab.tracking.console import DecodeBar
 
-    settings = compose_for_set(words, options.config_dir)
+    settings = compose_for_set(words, options.config_dir, trust_code=options.trust_code)
     with DecodeBar() as bar:
         import torch
 
         from cnnlab.data.load import build_data
         from cnnlab.data.own import import_dataset
 
-        import_dataset(settings.data.name)  # the user's own word names it
+        import_dataset(settings.data.name)  # the user's own word names it, or --trust-code allows it
         data = build_data(settings, torch.device("cpu"), bar.update)
         findings = None
         if options.check:
@@ -804,7 +808,7 @@ def _study(options: argparse.Namespace, words: Sequence[str]) -> None:
             what = " × ".join(definition.axes or definition.search) or "one short run"
             print(f"{name:<20} {definition.title}: {what}")
         return
-    definition = define(options.overrides, options.seeds, options.config_dir)
+    definition = define(options.overrides, options.seeds, options.config_dir, options.trust_code)
     if definition.search or definition.rates:
         (_search if definition.search else _rate_range)(options, words)
         return
@@ -827,6 +831,7 @@ def _study(options: argparse.Namespace, words: Sequence[str]) -> None:
         progress=StudyProgress(),
         command=["cnnlab", *words],
         config_dir=options.config_dir,
+        trust_code=options.trust_code,
     )
     print()
     print_whole(terminal_table(done.definition, done.cells), fold=False)
@@ -842,13 +847,17 @@ def _search(options: argparse.Namespace, words: Sequence[str]) -> None:
     from cnnlab.study.search_results import summary, terminal_table, verdicts
 
     if options.dry_run:
-        for line in search.outline(options.overrides, options.config_dir):
+        for line in search.outline(options.overrides, options.config_dir, options.trust_code):
             _print_line(line)
         return
     from cnnlab.evaluation.tables import print_whole
 
     done = search.run_search(
-        *options.overrides, progress=StudyProgress(), command=["cnnlab", *words], config_dir=options.config_dir
+        *options.overrides,
+        progress=StudyProgress(),
+        command=["cnnlab", *words],
+        config_dir=options.config_dir,
+        trust_code=options.trust_code,
     )
     print(f"\n{summary(done)}")
     print_whole(terminal_table(done), fold=False)
@@ -875,6 +884,7 @@ def _rate_range(options: argparse.Namespace, words: Sequence[str]) -> None:
             decoding=bar.update,
             command=["cnnlab", *words],
             config_dir=options.config_dir,
+            trust_code=options.trust_code,
         )
     for sentence in found.sentences():
         _print_line(sentence)
@@ -936,6 +946,19 @@ def _demo(options: argparse.Namespace, words: Sequence[str]) -> None:
     serve(options.run, options.host or "127.0.0.1", port, token, options.trust_code)
 
 
+def _resolve_to_show(options: argparse.Namespace) -> Composed:
+    """What the words lead to; nothing is downloaded, and a set that is not there is left out, with a line about it."""
+    from cnnlab import config
+    from cnnlab.data.recommend import resolve_for_set
+
+    where = options.overrides, options.config_dir, options.config
+    try:
+        return resolve_for_set(*where, trust_code=options.trust_code, download=False)[0]
+    except DataError as error:
+        print(f"# without what follows from the images, as they cannot be looked at: {one_line(str(error))}")
+        return config.resolve(*where, trust_code=options.trust_code)
+
+
 def _options_text(options: argparse.Namespace) -> str:
     """Every group with its options, and every key with its meaning, for the words that were given."""
     from cnnlab import config
@@ -943,7 +966,7 @@ def _options_text(options: argparse.Namespace) -> str:
     from cnnlab.models.arguments import argument_rows
     from cnnlab.training.optim import argument_defaults
 
-    composed = config.resolve(options.overrides, options.config_dir, options.config)
+    composed = _resolve_to_show(options)
     settings = composed.config
     optimizer = argument_defaults(str(settings.optimizer["name"]))
     arguments = {

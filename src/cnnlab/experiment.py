@@ -14,10 +14,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cnnlab.config import Config, compose, from_dict, options, with_changes
+from cnnlab.config import Composed, Config, from_dict, options, resolve, with_changes
 from cnnlab.data.load import Data, build_data, build_own, target_config
 from cnnlab.data.own import OWN_SET, OwnData, Source, import_dataset
-from cnnlab.data.recommend import batch_for, epochs_for, follows_from_set
+from cnnlab.data.recommend import batch_for, epochs_for, follows_from_set, is_said
 from cnnlab.device import choose_device
 from cnnlab.errors import ConfigError, ModelError, RunError
 from cnnlab.evaluation.evaluate import Outputs, run_test
@@ -59,6 +59,7 @@ from cnnlab.training.trainer import Trainer, train
 
 Progress = Callable[[int, int], None]
 DATA_KEYS = ("data", "augment", "seed=", "trainer.batch_size=", "trainer.device=")  # what load_data has settled
+SETTLED = ("seed", "trainer.batch_size")  # of these what an experiment may say all the same: the same value
 
 
 @dataclass(frozen=True, repr=False)
@@ -131,28 +132,29 @@ def fit(
     if isinstance(data, Data):
         _refuse_own_parts(val=val, test=None if isinstance(test, bool) else test, transform=transform, classes=classes)
         _refuse_settled(overrides, batch_size)
+        _refuse_of_experiment(overrides, data.config)
         if not is_built(model):
             describe_plain(model, next(data.test.epoch() if data.test.count else data.train.epoch()).images[:2].cpu())
-        config = _config_for(model, data.config.data.name, overrides)
+        composed = _compose_for(model, _words_of(data), overrides)
         config = dataclasses.replace(
-            config,
+            composed.config,
             data=data.config.data,
             augment=data.config.augment,
             seed=data.config.seed,
             trainer=dataclasses.replace(
-                config.trainer, batch_size=data.config.trainer.batch_size, device=str(data.train.device)
+                composed.config.trainer, batch_size=data.config.trainer.batch_size, device=str(data.train.device)
             ),
         )
     elif isinstance(data, str):
         raise ConfigError(f"{data!r} is the name of a set; load it first: cnnlab.load_data({data!r}).")
     else:
         own = OwnData(data, val, None if isinstance(test, bool) else test, transform, classes)
-        config, data = _load_own(model, own, overrides, batch_size)
+        composed, config, data = _load_own(model, own, overrides, batch_size)
     if loss is not None and data.segments:
         raise ConfigError("loss= is for one label a picture, and this set has a class for every pixel; leave it out.")
     if config.data.folds:
         raise ConfigError("data.folds trains several networks: cnnlab train data.folds=5, or cnnlab.folds.run_folds.")
-    if epochs is None and not _names(overrides, "trainer.epochs=", "recipe=", "experiment="):
+    if epochs is None and not (is_said(composed, "trainer.epochs") or is_said(composed, "recipe")):
         epochs = _epochs_of(config, data)
     config = _with_model(config, model, loss, epochs, dir)
     if config.trainer.devices > 1 or started_together():
@@ -192,21 +194,50 @@ def _refuse_model(override: str) -> None:
         raise ConfigError(f"{override!r} comes after the model: give it to cnnlab.create_model instead.")
 
 
-def _config_for(model: nn.Module, data: str, overrides: Sequence[str]) -> Config:
+def _refuse_of_experiment(overrides: Sequence[str], settled: Config | None = None) -> None:
+    """Raise ConfigError for what an experiment says of the data and `settled` does not have, as it would be ignored.
+
+    Args:
+        settled: the config of data that was loaded; None: objects of the user's own, which keep their seed and batches.
+    """
+    composed = resolve(overrides, trust_code=True)  # nothing of it is run
+    said, loaded = composed.config.to_dict(), settled.to_dict() if settled else None
+    for key, source in composed.sources.items():
+        section, _, name = key.partition(".")
+        origin = composed.chosen[section][1] if source.startswith("option ") else source
+        of_data = section == "data" or (loaded is not None and (section == "augment" or key in SETTLED))
+        if not origin.startswith("experiment ") or not of_data or key == "augment.name":
+            continue
+        value, now = (values and (values[section][name] if name else values[section]) for values in (said, loaded))
+        if loaded is None:
+            raise ConfigError(
+                f"{key}={value} of {origin} is for a set with a name; say it in overrides, if it is meant."
+            )
+        if value != now:
+            raise ConfigError(f"{key}={value} of {origin} comes after the data: give it to cnnlab.load_data instead.")
+
+
+def _words_of(data: Data) -> list[str]:
+    """The words that name loaded data, and with it the recipe."""
+    name = data.option or data.config.data.name
+    return ["data=any", f"data.name={OWN_SET}"] if name == OWN_SET else [f"data={name}"]
+
+
+def _compose_for(model: nn.Module, data: Sequence[str], overrides: Sequence[str]) -> Composed:
     """What the recipe of the data set says for the model, and the overrides.
 
     A user's own network may have no batch norm, and the rates of the recipes are for those that have: it gets AdamW.
+
+    Args:
+        data: the words that name the set.
     """
     name, _ = model_spec(model)
     known = [f"model={name}"] if name in options("model") else []  # what the recipe found good for it
-    named_optimizer = _names(overrides, "optimizer=", "recipe=")
-    safe = [] if (name in MODELS and ":" not in name) or named_optimizer else ["optimizer=adamw"]
-    named = ["data=any", f"data.name={OWN_SET}"] if data == OWN_SET else [f"data={data}"]
-    return compose([*named, *known, *safe, *overrides])
-
-
-def _names(overrides: Sequence[str], *starts: str) -> bool:
-    return any(word.lstrip("+").startswith(starts) for word in overrides)
+    words = [*data, *known, *overrides]
+    composed = resolve(words, trust_code=True)  # model and data are there: no code is run
+    if (name in MODELS and ":" not in name) or is_said(composed, "optimizer.name") or is_said(composed, "recipe"):
+        return composed
+    return resolve(words, derived={"optimizer": ("adamw", "for a network of your own")}, trust_code=True)
 
 
 def _epochs_of(config: Config, data: Data) -> int:
@@ -218,30 +249,37 @@ def _epochs_of(config: Config, data: Data) -> int:
     return epochs_for(data.train.count, steps, usual, tuned_on_many=own)
 
 
-def _load_own(model: nn.Module, own: OwnData, overrides: Sequence[str], batch_size: int | None) -> tuple[Config, Data]:
-    """The config and the data of what the user gave as objects; a plain module gets its name and arguments."""
+def _load_own(
+    model: nn.Module, own: OwnData, overrides: Sequence[str], batch_size: int | None
+) -> tuple[Composed, Config, Data]:
+    """The settings, the config and the data of what the user gave as objects; a plain module gets its name."""
     if own.in_batches and batch_size is not None:
         raise ConfigError(f"batch_size={batch_size} is for a Dataset, and a DataLoader has its own; leave it out.")
     for override in overrides:
         _refuse_model(override)
-    if batch_size is None and not own.in_batches and not _names(overrides, "trainer.batch_size="):
-        batch_size = batch_for(len(own.parts["train"]), 128)  # type: ignore[arg-type]  # it is no DataLoader
-    sizes = [] if batch_size is None else [f"trainer.batch_size={batch_size}"]
-    words = [*sizes, *overrides]
-    config = compose(["data=any", f"data.name={OWN_SET}", *words])
+    _refuse_of_experiment(overrides)
+    named = ["data=any", f"data.name={OWN_SET}"]
+    words = [*([] if batch_size is None else [f"trainer.batch_size={batch_size}"]), *overrides]
+    composed = resolve([*named, *words], trust_code=True)
+    if not (own.in_batches or is_said(composed, "trainer.batch_size")):
+        size = batch_for(len(own.parts["train"]), 128)  # type: ignore[arg-type]  # it is no DataLoader
+        derived = {"trainer.batch_size": (size, "the number of images")}
+        composed = resolve([*named, *words], derived=derived, trust_code=True)
     with DecodeBar() as bar:
         data = build_own(
-            config,
+            composed.config,
             own,
-            choose_device(config.trainer.device),
+            choose_device(composed.config.trainer.device),
             bar.update,
             num_classes=lambda images: classes_of(model, images),
         )
     if not is_built(model):
         describe_plain(model, next(data.train.epoch()).images[:2].cpu())
-    config = _config_for(model, OWN_SET, words)
+    composed = _compose_for(model, named, words)
+    config = composed.config
     trainer = dataclasses.replace(config.trainer, batch_size=data.config.trainer.batch_size)
-    return dataclasses.replace(config, data=data.config.data, augment=data.config.augment, trainer=trainer), data
+    config = dataclasses.replace(config, data=data.config.data, augment=data.config.augment, trainer=trainer)
+    return composed, config, data
 
 
 def _with_model(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import re
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from cnnlab.errors import CnnlabError
@@ -18,14 +20,15 @@ def names_code(name: object) -> bool:
     return isinstance(name, str) and re.fullmatch(NAMED, name) is not None
 
 
-def import_named(name: str, what: str, error_class: type[CnnlabError]) -> Any:
+def import_named(name: str, what: str, error_class: type[CnnlabError], fits: Callable[[type], bool]) -> Any:
     """The class or function of that name; its module is imported, the working folder is searched first.
 
     Args:
         what: the key that named it, for the message: "model" or "data".
+        fits: whether a class is one of those that are looked for. Of functions those that the module defines are taken.
 
     Raises:
-        error_class: no such module or class, its code fails, or it is nothing to call.
+        error_class: no such module or class, its code fails, or it is nothing that could be meant.
     """
     module, _, attribute = name.partition(":")
     if (here := os.getcwd()) not in sys.path:
@@ -40,4 +43,11 @@ def import_named(name: str, what: str, error_class: type[CnnlabError]) -> Any:
         ) from error
     if not callable(found):
         raise error_class(f"{what}={name} must name a class or a function, got a {type(found).__name__}.")
+    defined_there = inspect.isroutine(found) and f"{found.__module__}.".startswith(f"{module}.")
+    if not (fits(found) if inspect.isclass(found) else defined_there):
+        kinds = {"model": "an nn.Module", "data": "a torch Dataset or DataLoader"}
+        raise error_class(
+            f"{what}={name} must name {kinds[what]}, or a function that {module} defines and that gives one; it is"
+            " neither."
+        )
     return found

@@ -7,7 +7,7 @@ compose   words and files → `Config`, and where each value comes from
 describe  the same for a person to read: `cnnlab train --options` and `--explain`
 """
 
-from cnnlab.config.compose import RESUMABLE, Composed, compose, data_keys, resolve, with_changes
+from cnnlab.config.compose import NAMES_OF_CODE, RESUMABLE, Composed, Source, compose, data_keys, resolve, with_changes
 from cnnlab.config.options import EXPERIMENT, GROUPS, optimizer_names, options, own_folder, resource
 from cnnlab.config.schema import (
     ALIASES,
@@ -38,6 +38,7 @@ __all__ = [
     "EXPERIMENT",
     "GROUPS",
     "MODEL_CHOICES",
+    "NAMES_OF_CODE",
     "OPEN_GROUPS",
     "RESUMABLE",
     "VIEWS",
@@ -50,6 +51,7 @@ __all__ = [
     "LoggerConfig",
     "RunConfig",
     "ScheduleConfig",
+    "Source",
     "TestConfig",
     "TrainerConfig",
     "compose",

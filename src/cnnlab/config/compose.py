@@ -40,10 +40,24 @@ from cnnlab.config.schema import (
 )
 from cnnlab.errors import ConfigError, nearest
 
+GIVEN = "given"  # source of the user's words
 RESUMABLE = ("optimizer.lr", "trainer.grad_clip")  # what a run may change on its way
 ADDS_UP = ("data",)  # its option chose the recipe, so what the recipe says of the data stays
+NAMES_OF_CODE = ("data.name", "model.name", "adapt.data")  # keys whose value may be "package.module:Class"
 
-Settings = dict[str, tuple[Any, str]]  # whole key → value and source
+
+class Source(str):
+    """Where a value comes from, in words for a person; `own`: the user says it, in words or in a file."""
+
+    own: bool
+
+    def __new__(cls, text: str, own: bool) -> Source:
+        source = super().__new__(cls, text)
+        source.own = own
+        return source
+
+
+Settings = dict[str, tuple[Any, Source]]  # whole key → value and source
 
 
 @dataclass(frozen=True)
@@ -57,8 +71,8 @@ class Composed:
     """
 
     config: Config
-    sources: Mapping[str, str]
-    chosen: Mapping[str, tuple[str, str]]
+    sources: Mapping[str, Source]
+    chosen: Mapping[str, tuple[str, Source]]
     paths: tuple[Path, ...]
 
 
@@ -67,6 +81,7 @@ def compose(
     config_dir: str | Path | None = None,
     config_file: str | Path | None = None,
     derived: Mapping[str, tuple[Any, str]] | None = None,
+    trust_code: bool = False,
 ) -> Config:
     """Overrides such as ["data=mnist", "trainer.epochs=3"] → one frozen config.
 
@@ -79,11 +94,12 @@ def compose(
         config_file: a run's config.yaml, or another file of keys and values, below the overrides.
         derived: values that follow from the images, each with the reason; above the recipe. A key may be a group, and
             its value an option.
+        trust_code: let files name code to run, as `name: package.module:Class`; else the overrides alone may.
 
     Raises:
-        ConfigError: an unknown key or option, a value of the wrong type or out of range.
+        ConfigError: an unknown key or option, a value of the wrong type or out of range, or code that a file names.
     """
-    return resolve(overrides, config_dir, config_file, derived).config
+    return resolve(overrides, config_dir, config_file, derived, trust_code).config
 
 
 def resolve(
@@ -91,12 +107,15 @@ def resolve(
     config_dir: str | Path | None = None,
     config_file: str | Path | None = None,
     derived: Mapping[str, tuple[Any, str]] | None = None,
+    trust_code: bool = False,
 ) -> Composed:
     """`compose`, with the source of each value."""
     layers = _layers(overrides, own_folder(config_dir), config_file, derived)
     names = {key: value for key, (value, _) in _stack(layers, {}).items() if key.endswith(".name")}
     settings = _stack(layers, _tuned(layers, names))
     sources = {key: source for key, (_, source) in settings.items()}
+    if not trust_code:
+        _refuse_code(settings, layers)
     values = _nested(settings)
     if not sources["optimizer.name"].startswith("option "):  # whose names are right
         name = values["optimizer"]["name"]
@@ -107,9 +126,30 @@ def resolve(
     except ConfigError as error:
         source = sources.get(str(error).split(maxsplit=1)[0].split("=")[0], "given")
         raise ConfigError(f"{error}" if source == "given" else f"{error} It comes from {source}.") from None
-    chosen = {group: (one.name, layer.source) for layer in layers for group, one in layer.options.items()}
+    chosen = {group: (one.name, _source(layer)) for layer in layers for group, one in layer.options.items()}
     found = (layer.path for layer in layers), (one.path for layer in layers for one in layer.options.values())
     return Composed(config, sources, chosen, tuple(path for paths in found for path in paths if path))
+
+
+def _refuse_code(settings: Settings, layers: Iterable[Layer]) -> None:
+    """Raise ConfigError for code that a file names: files are data, and only the user's own word runs code."""
+    for key in NAMES_OF_CODE:
+        value, source = settings.get(key, (None, ""))
+        if not (isinstance(value, str) and ":" in value) or source == GIVEN:
+            continue
+        group = key.removesuffix(".name")
+        by = [(layer, layer.options[group]) for layer in layers if group in layer.options]
+        if by and by[-1][1].path is None and source == str(by[-1][1]):  # the option's name is the code's
+            source = by[-1][0].source
+        if source != GIVEN:
+            raise ConfigError(
+                f"{group}={value} is code that {source} names, and a file runs no code by itself; where you trust it"
+                f" say {group}={value} yourself, or pass --trust-code (trust_code=True in Python)."
+            )
+
+
+def _source(layer: Layer) -> Source:
+    return Source(layer.source, layer.own)
 
 
 def _layers(
@@ -160,9 +200,9 @@ def _derived(values: Mapping[str, tuple[Any, str]] | None, own: Path | None) -> 
     for key, (value, reason) in (values or {}).items():
         source = f"set: {reason}"
         if key in GROUPS:
-            yield Layer(source, {key: find_option(key, value, own)})
+            yield Layer(source, {key: find_option(key, value, own)}, of_set=True)
         else:
-            yield Layer(source, values={ALIASES.get(key, key): value})
+            yield Layer(source, values={ALIASES.get(key, key): value}, of_set=True)
 
 
 def _given(overrides: Sequence[str], own: Path | None) -> tuple[Layer, dict[str, Option]]:
@@ -172,7 +212,8 @@ def _given(overrides: Sequence[str], own: Path | None) -> tuple[Layer, dict[str,
     groups = (*GROUPS, EXPERIMENT)
     chosen = {key: find_option(key, value, own) for key, value in words.items() if key in groups}
     values = {key: parse_value(key, value) for key, value in words.items() if key not in groups}
-    return Layer("given", {group: one for group, one in chosen.items() if group != EXPERIMENT}, values), chosen
+    options = {group: one for group, one in chosen.items() if group != EXPERIMENT}
+    return Layer(GIVEN, options, values, own=True), chosen
 
 
 def _stack(layers: Iterable[Layer], tuned: Mapping[str, Settings]) -> Settings:
@@ -183,14 +224,18 @@ def _stack(layers: Iterable[Layer], tuned: Mapping[str, Settings]) -> Settings:
             own file; those of another section above what the recipe that holds them says.
     """
     found: Settings = {}
+    stays: Settings = {}
     for layer in layers:
         for group, option in layer.options.items():
-            if group not in ADDS_UP:
-                found = {key: pair for key, pair in found.items() if not key.startswith(f"{group}.")}
+            found = {key: pair for key, pair in found.items() if not key.startswith(f"{group}.")}
+            found |= stays if group in ADDS_UP else {}
             source = str(option) if option.path != layer.path or option.path is None else layer.source
-            found |= {key: (value, source) for key, value in option.values.items()}
+            found |= {key: (value, Source(source, layer.own)) for key, value in option.values.items()}
             found |= tuned.get(group, {}) if option.path is None else {}
-        found |= {key: (value, layer.source) for key, value in layer.values.items()}
+        values = {key: (value, _source(layer)) for key, value in layer.values.items()}
+        found |= values
+        if layer.of_set:
+            stays |= {key: pair for key, pair in values.items() if key.split(".")[0] in ADDS_UP}
         for section in {key.split(".")[0] for targets in layer.tuned for key in targets.split()[-1:]} - set(GROUPS):
             found |= tuned.get(section, {})
     return found
@@ -208,7 +253,7 @@ def _tuned(layers: Iterable[Layer], names: Mapping[str, Any]) -> dict[str, Setti
             pairs = [target.partition(".")[::2] for target in str(targets).split()]
             section = pairs[-1][0]
             if all(names.get(f"{group}.name") == name for group, name in pairs if name):
-                source = f"{layer.source}, for {targets}"
+                source = Source(f"{layer.source}, for {targets}", layer.own)
                 whole = ((ALIASES.get(key := f"{section}.{name}", key), value) for name, value in values.items())
                 found.setdefault(section, {}).update({key: (value, source) for key, value in whole})
     return found

@@ -53,7 +53,8 @@ class Option:
 class Layer:
     """One source of settings: the options that it chooses, and above them the values that it sets, by whole key.
 
-    `tuned` is a recipe's: what it found good for single options, in effect where they are in use.
+    `tuned` is a recipe's: what it found good for single options, in effect where they are in use. `own`: the user says
+    it, in words or in a file. `of_set`: it is chosen with the data set, or follows from it.
     """
 
     source: str
@@ -61,6 +62,8 @@ class Layer:
     values: Mapping[str, Any] = field(default_factory=dict)
     tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     path: Path | None = None
+    own: bool = False
+    of_set: bool = False
 
 
 def own_folder(config_dir: str | Path | None) -> Path | None:
@@ -211,7 +214,7 @@ def read_layers(group: str, name: str, own: Path | None, seen: tuple[str, ...] =
             raise
         raise ConfigError(f"{path}: {error}") from None
     source = f"{group} {name}" + (f" ({path})" if is_own else "")
-    return [*before, Layer(source, chosen, found, tuned, path if is_own else None), *after]
+    return [*before, Layer(source, chosen, found, tuned, path if is_own else None, is_own, group == "recipe"), *after]
 
 
 read_shipped = functools.cache(read_yaml)
@@ -295,4 +298,4 @@ def read_file(path: str | Path) -> tuple[Layer, bool]:
         if f"{group}.name" in values or (group == "logger" and complete):
             taken = {name: values.pop(name) for name in list(values) if name.startswith(f"{group}.")}
             chosen[group] = Option(group, str(taken.get(f"{group}.name", "")), taken, file)
-    return Layer(f"config {file}", chosen, values, path=file), complete
+    return Layer(f"config {file}", chosen, values, path=file, own=True), complete

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from cnnlab.config import AugmentConfig, Config, DataConfig, compose, from_dict
+from cnnlab.config import AugmentConfig, Config, DataConfig, from_dict, resolve
 from cnnlab.data.augment import Augmentation
 from cnnlab.data.batches import BatchLoader
 from cnnlab.data.decode import Layout
@@ -26,7 +26,7 @@ from cnnlab.data.loader import Loader, Streamed
 from cnnlab.data.measure import measure
 from cnnlab.data.own import OWN_SET, OwnData, Source, class_names, import_dataset, open_named, read_pictures
 from cnnlab.data.preprocess import Preprocess
-from cnnlab.data.recommend import facts_of, follows_from_set, recommend
+from cnnlab.data.recommend import facts_of, follows_from_set, is_said, recommend
 from cnnlab.data.sources import open_pictures
 from cnnlab.data.sources.base import FileSet, PictureSet
 from cnnlab.data.sources.folder import DEFAULT_SIDE
@@ -80,6 +80,7 @@ class Data:
     test: Loader
     target: Data | None = None  # the domain that training adapts to
     rest: Rest | None = None  # evaluation pixels that no split needed; None where all are there
+    option: str | None = None  # of the group data, by which load_data found it; it chooses the recipe
 
     def __repr__(self) -> str:
         return as_text(self._title, self._facts)
@@ -226,6 +227,7 @@ def load_data(
     batch_size: int | None = None,
     seed: int = 0,
     device: str = "cpu",
+    trust_code: bool = False,
     **keys: Any,
 ) -> Data:
     """Load a set of pictures by name, or from a Dataset or DataLoaders of your own.
@@ -241,6 +243,7 @@ def load_data(
         batch_size: images per batch; None takes 128, or fewer for a small set.
         seed: of the split, the order and the augmentation.
         device: where the batches are given.
+        trust_code: let files of the folder conf name code to run; what `name` itself names is run anyway.
         keys: any `data.*` key, such as root="data", val_fraction=0.25, image_size=64 or limit=1000; beside
             "package.module:Class" any argument of its constructor as well. Size, fit and augmentation of a folder's
             images follow from them where they are not given.
@@ -258,8 +261,12 @@ def load_data(
     overrides += [] if batch_size is None else [f"trainer.batch_size={batch_size}"]
     overrides += [f"augment={augment}"] if augment else ["augment=none"] if own else []
 
+    composed = resolve(overrides, trust_code=trust_code)
+    usual = {"trainer.batch_size": (128, "what load_data gives")}
+    usual = {key: pair for key, pair in usual.items() if not is_said(composed, key)}
+
     def with_keys(derived: dict[str, tuple[Any, str]]) -> Config:
-        values = compose(overrides, derived={"trainer.batch_size": (128, "what load_data gives")} | derived).to_dict()
+        values = resolve(overrides, derived=usual | derived, trust_code=trust_code).config.to_dict()
         unknown = sorted(set(keys) - set(values["data"]))
         if unknown and names_code(name):
             values["data"]["args"] = {key: keys[key] for key in unknown}
@@ -271,13 +278,17 @@ def load_data(
 
     config = with_keys({})
     if own is None and follows_from_set(config):
-        given = {f"data.{key}" for key in keys} | {word.partition("=")[0] for word in overrides[1:]}
+        given = {f"data.{key}" for key in keys} | {"model", "model.width", "trainer.epochs"}  # or of no use here
         facts = facts_of(open_pictures(config.data), config.data, seed)
-        found = recommend(facts, config, lambda key: key in given or key in ("model", "model.width", "trainer.epochs"))
+        found = recommend(facts, config, lambda key: key in given or is_said(composed, key))
         config = with_keys({one.key: (one.value, one.reason) for one in found})
-    import_dataset(name)  # the user's own word names it
+    import_dataset(config.data.name)  # the user's own word names it, or trust_code allows it
     place = choose_device(str(device))
-    return build_data(config, place) if own is None else build_own(config, own, place)
+    if own is not None:
+        return build_own(config, own, place)
+    data = build_data(config, place)
+    data.option = name if isinstance(name, str) else None
+    return data
 
 
 def build_own(

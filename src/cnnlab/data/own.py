@@ -261,7 +261,14 @@ def import_dataset(*names: object) -> None:
     """Make each "package.module:Class" known as a data set; its module is imported. Any other name passes."""
     for name in names:
         if names_code(name) and name not in DATASETS:
-            DATASETS[str(name)] = import_named(str(name), "data", DataError)
+            DATASETS[str(name)] = import_named(str(name), "data", DataError, is_set)
+
+
+def is_set(found: type) -> bool:
+    """Whether the objects of a class can be trained on."""
+    return issubclass(found, Dataset | DataLoader | PictureSet) or (
+        hasattr(found, "__getitem__") and hasattr(found, "__len__")
+    )
 
 
 def open_named(settings: DataConfig) -> OwnData | PictureSet:

@@ -7,6 +7,7 @@ smaller network, or it ends after a handful of steps. The rules were measured ov
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cnnlab.config import GROUPS, Composed, Config, DataConfig, resolve
+from cnnlab.config import GROUPS, Composed, Config, DataConfig, Source, resolve
 from cnnlab.data.catalog import CATALOG
 from cnnlab.data.sources import open_pictures
 from cnnlab.data.sources.base import FileSet, PictureSet
@@ -130,6 +131,8 @@ def resolve_for_set(
     words: Sequence[str],
     config_dir: str | Path | None = None,
     config_file: str | Path | None = None,
+    trust_code: bool = False,
+    download: bool = True,
     network_of: Callable[[str], Mapping[str, Any] | None] = lambda source: None,
 ) -> tuple[Composed, list[Recommended]]:
     """What these words and files say, above what follows from the set that they name, and that.
@@ -138,21 +141,23 @@ def resolve_for_set(
     followed.
 
     Args:
-        config_dir, config_file: see `cnnlab.config.compose`.
+        config_dir, config_file, trust_code: see `cnnlab.config.compose`.
+        download: let a set that is not there be fetched, where data.download allows it too.
         network_of: gives name and arguments of the network that lies at init.from, None where it does not say.
 
     Raises:
         ConfigError, DataError: see `cnnlab.config.compose` and `cnnlab.data.sources`.
     """
-    composed = resolve(words, config_dir, config_file)
+    composed = resolve(words, config_dir, config_file, trust_code=trust_code)
     config = composed.config
     if _said(composed, "recipe") or not follows_from_set(config):
         return composed, []
-    facts = facts_of(open_pictures(config.data), config.data, config.seed)
+    data = dataclasses.replace(config.data, download=config.data.download and download)
+    facts = facts_of(open_pictures(data), data, config.seed)
     begun_from = network_of(config.init.source) if config.init.source is not None else None
     found = recommend(facts, config, lambda key: _said(composed, key), begun_from)
     derived = {one.key: (one.value, one.reason) for one in found}
-    return resolve(words, config_dir, config_file, derived), found
+    return resolve(words, config_dir, config_file, derived, trust_code), found
 
 
 def follows_from_set(config: Config) -> bool:
@@ -162,9 +167,14 @@ def follows_from_set(config: Config) -> bool:
     return config.adapt.method == "none" and known and (config.data.name == "folder" or cut)
 
 
-def compose_for_set(words: Sequence[str], config_dir: str | Path | None = None) -> Config:
-    """The config of `resolve_for_set`."""
-    return resolve_for_set(words, config_dir)[0].config
+def compose_for_set(words: Sequence[str], config_dir: str | Path | None = None, **how: Any) -> Config:
+    """The config of `resolve_for_set`, which takes the same arguments."""
+    return resolve_for_set(words, config_dir, **how)[0].config
+
+
+def is_said(composed: Composed, key: str) -> bool:
+    """Whether the user decides on a key, or on the option of a group: in words, or in a file of the user's own."""
+    return _said(composed, key)
 
 
 def _said(composed: Composed, key: str) -> bool:
@@ -172,16 +182,16 @@ def _said(composed: Composed, key: str) -> bool:
     if key in GROUPS and key != "data":
         return _said(composed, f"{key}.name")
     group = key.split(".")[0]
-    source = composed.sources.get(key, "default")
+    source = composed.sources.get(key, Source("default", own=False))
     if source.startswith("option "):
         source = composed.chosen[group][1]
     asked = group in composed.chosen and group != "data" and not _is_recipe(composed.chosen[group][1])
     return asked or not _is_recipe(source)
 
 
-def _is_recipe(source: str) -> bool:
-    """Whether this is said by cnnlab itself; a recipe of the user's own names its file in brackets."""
-    return source.startswith(("default", "recipe ", "that of ")) and not source.endswith(")")
+def _is_recipe(source: Source) -> bool:
+    """Whether this is said by cnnlab itself, and not in the user's words or files."""
+    return not source.own
 
 
 def facts_of(pictures: PictureSet, config: DataConfig, seed: int) -> Facts:

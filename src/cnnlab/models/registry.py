@@ -156,8 +156,7 @@ def import_model(name: str) -> None:
     """
     if not isinstance(name, str) or ":" not in name or name in MODELS:
         return
-    builder = import_named(name, "model", ModelError)
-    MODELS[name] = builder
+    MODELS[name] = import_named(name, "model", ModelError, lambda found: issubclass(found, nn.Module))
 
 
 def find_model(name: str) -> Callable[..., nn.Module]:

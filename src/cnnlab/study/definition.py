@@ -40,7 +40,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cnnlab.config import EXPERIMENT, GROUPS, known_keys, options, read_yaml, resource
+from cnnlab.config import EXPERIMENT, GROUPS, NAMES_OF_CODE, known_keys, options, read_yaml, resource
 from cnnlab.errors import ConfigError, nearest
 from cnnlab.files import given_path
 from cnnlab.runs.form import Each, misfit
@@ -142,6 +142,7 @@ class Definition:
     launcher: str = "local"
     address: str | None = None
     config_dir: str | None = None  # the user's own options, see config/options.py
+    trust_code: bool = False  # its files may name code to run
 
     @property
     def folder(self) -> Path:
@@ -153,15 +154,20 @@ def names() -> list[str]:
     return options("study")
 
 
-def define(words: Sequence[str], seeds: int | None = None, config_dir: str | None = None) -> Definition:
+def define(
+    words: Sequence[str], seeds: int | None = None, config_dir: str | None = None, trust_code: bool = False
+) -> Definition:
     """["residual_depth", "trainer.epochs=2"] or ["model.depth=20,56", "model=resnet"] → a definition.
 
     A first word without "=" is the name of a study or a YAML file. `key=a,b` is an axis, of the study's own key the
     values to take; `key=value` goes to every run, `study.*` to the study itself. With a range, `key=low..high`, or
     with study.trials it is a search, and axes are what it chooses from.
 
+    Args:
+        config_dir, trust_code: see `cnnlab.config.compose`; the words of a study's file are words of a file.
+
     Raises:
-        ConfigError: an unknown study, key or value.
+        ConfigError: an unknown study, key or value, or code that a file names.
     """
     named = bool(words) and "=" not in words[0]
     base = _read(words[0]) if named else Definition(name="")
@@ -196,7 +202,9 @@ def define(words: Sequence[str], seeds: int | None = None, config_dir: str | Non
     rates = _rates(base.rates, own, axes or search)
     settings = _own(own, bool(search))
     found = replace(base, axes=axes, search=search, rates=rates, overrides=tuple(overrides), **settings)
-    found = replace(found, config_dir=config_dir)
+    found = replace(found, config_dir=config_dir, trust_code=trust_code)
+    if not trust_code:
+        _refuse_code(found, rest, words[0] if named else "")
     if found.trials < 1:
         raise ConfigError(f"a search needs at least one trial, got {found.trials}.")
     if search and seeds is not None:
@@ -224,6 +232,26 @@ def define(words: Sequence[str], seeds: int | None = None, config_dir: str | Non
     if found.compare is not None and found.compare not in known:
         found = replace(found, compare=None)
     return found
+
+
+def _refuse_code(definition: Definition, given: Sequence[str], file: str) -> None:
+    """Raise ConfigError for code that the study's file names and the words that were given do not."""
+    places = [
+        values for values in (*definition.axes.values(), *definition.search.values()) if isinstance(values, tuple)
+    ]
+    words = [
+        *definition.overrides,
+        *definition.test_on,
+        *(word for values in places for one in values for word in one.words),
+    ]
+    for word in words:
+        key, _, value = word.lstrip("+").partition("=")
+        said = any(one.lstrip("+").startswith(f"{key}=") and value in _parts(one.partition("=")[2]) for one in given)
+        if key in ("data", "model", *NAMES_OF_CODE) and ":" in value and not said:
+            raise ConfigError(
+                f"{word} of {file} is code, and a file runs none by itself; where you trust it say {word} yourself, or"
+                " pass --trust-code (trust_code=True in Python)."
+            )
 
 
 def _rates(rates: Rates | None, own: dict[str, str], several: Mapping[str, Any]) -> Rates | None:

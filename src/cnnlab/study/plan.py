@@ -13,6 +13,7 @@ from pathlib import Path
 from cnnlab.config import ALIASES, Config, compose
 from cnnlab.data.recommend import compose_for_set
 from cnnlab.errors import ConfigError, nearest
+from cnnlab.runs.source import network_of
 from cnnlab.study.definition import Definition, Value, refuse_own
 
 REFERENCE = re.compile(r"init\.from=run\((.+)\)")
@@ -99,7 +100,7 @@ def plan(definition: Definition) -> list[Planned]:
     Raises:
         ConfigError: a key, option or value that no run can have, or two combinations that are the same.
     """
-    cells = [(cell, *_composed(cell, definition.config_dir)) for cell in combinations(definition)]
+    cells = [(cell, *_composed(cell, definition)) for cell in combinations(definition)]
     for cell, config, _ in cells:
         if config.trainer.devices > 1:
             raise ConfigError(
@@ -135,7 +136,7 @@ def plan_trial(definition: Definition, cell: Combination) -> Planned:
     Raises:
         ConfigError: a key, option or value that no run can have.
     """
-    config, reference = _composed(cell, definition.config_dir)
+    config, reference = _composed(cell, definition)
     if reference is not None:
         raise ConfigError(f"{cell.label!r} begins with the run {reference!r}, and a trial of a search stands alone.")
     return replace(_placed(definition, cell, replace(config, seed=definition.seed), None), trial=True)
@@ -148,14 +149,16 @@ def _placed(definition: Definition, cell: Combination, config: Config, after: Pl
     return Planned(cell, config.seed, config, digest, folder, after.folder if after else None)
 
 
-def _composed(cell: Combination, config_dir: str | None) -> tuple[Config, str | None]:
+def _composed(cell: Combination, definition: Definition) -> tuple[Config, str | None]:
     """The config of a combination, and the label of the run that it begins with."""
     refuse_own(cell.words)
     references = [match[1] for word in cell.words if (match := REFERENCE.fullmatch(word))]
     try:
-        config = compose(cell.words, config_dir)
+        config = compose(cell.words, definition.config_dir, trust_code=definition.trust_code)
         if config.data.name == "folder":
-            config = compose_for_set(cell.words, config_dir)
+            known = network_of if not references else lambda source: None  # a run of this study may not be there yet
+            how = {"trust_code": definition.trust_code, "network_of": known}
+            config = compose_for_set(cell.words, definition.config_dir, **how)
         return config, references[0] if references else None
     except ConfigError as error:
         raise ConfigError(f"{cell.label}: {error}") from None

@@ -25,6 +25,7 @@ from cnnlab.errors import ConfigError, NonFiniteLoss
 from cnnlab.runs.environment import describe, processor_name
 from cnnlab.runs.files import refuse_links, write_whole
 from cnnlab.runs.folder import RunFolder
+from cnnlab.runs.source import network_of
 from cnnlab.study.definition import Rates, define
 from cnnlab.study.rate_page import picture, render
 from cnnlab.study.rate_result import LAST, RateRange, judge, smooth
@@ -44,6 +45,7 @@ def find_learning_rate(
     decoding: Progress | None = None,
     command: Sequence[str] = (),
     config_dir: str | None = None,
+    trust_code: bool = False,
 ) -> RateRange:
     """Run a learning-rate range test and write rates.csv, rate_range.png and report.html.
 
@@ -54,16 +56,19 @@ def find_learning_rate(
         decoding: is told the pictures decoded and their number.
         command: what was called, for the report.
         config_dir: folder of your own options, recipes and experiments; None: ./conf where there is one.
+        trust_code: let files name code to run; else the words alone may.
 
     Raises:
         ConfigError: an unknown key or value, or a configuration in which nothing learns.
     """
     named = bool(words) and "=" not in words[0]
-    definition = define(words if named else ["learning_rate_range", *words], config_dir=config_dir)
+    definition = define(
+        words if named else ["learning_rate_range", *words], config_dir=config_dir, trust_code=trust_code
+    )
     if definition.rates is None:
         raise ConfigError(f"the study {definition.name} is no range test; call cnnlab.run_study.")
     try:
-        config = compose_for_set(definition.overrides, config_dir)
+        config = compose_for_set(definition.overrides, config_dir, trust_code=trust_code, network_of=network_of)
     except ConfigError as error:
         raise ConfigError(f"{definition.name}: {error}") from None
     if config.adapt.method == "batch_norm":

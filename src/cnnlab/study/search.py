@@ -28,6 +28,7 @@ def run_search(
     progress: StudyProgress | None = None,
     command: Sequence[str] = (),
     config_dir: str | None = None,
+    trust_code: bool = False,
 ) -> Search:
     """Run the trials that a search still lacks, test the best, and write results.csv, table.md and report.html.
 
@@ -36,6 +37,7 @@ def run_search(
         progress: what a person sees meanwhile; None: nothing.
         command: what was called, for the report.
         config_dir: folder of your own options, recipes and experiments; None: ./conf where there is one.
+        trust_code: let files name code to run; else the words alone may.
 
     Raises:
         ConfigError: an unknown key or value, a range that is none, no validation split, Optuna is not installed, or no
@@ -43,7 +45,7 @@ def run_search(
         RunError: another process runs this study, or its folder cannot be written.
         Interrupted: Ctrl-C; results are written as far as they are.
     """
-    definition = define(words, config_dir=config_dir)
+    definition = define(words, config_dir=config_dir, trust_code=trust_code)
     if not definition.search:
         raise ConfigError("this is a grid and no search; give a range, as in optimizer.lr=0.001..1:log.")
     corners = [plan_trial(definition, corner(definition, last)) for last in (False, True)]
@@ -75,9 +77,9 @@ def run_search(
         lock.release()
 
 
-def outline(words: Sequence[str], config_dir: str | None = None) -> list[str]:
+def outline(words: Sequence[str], config_dir: str | None = None, trust_code: bool = False) -> list[str]:
     """What a search would do, a line each, without doing it."""
-    definition = define(words, config_dir=config_dir)
+    definition = define(words, config_dir=config_dir, trust_code=trust_code)
     corner_runs = [plan_trial(definition, corner(definition, last)) for last in (False, True)]
     lines = [f"{key:<24} {space}" for key, space in spaces(definition)]
     ended = 0

@@ -67,6 +67,7 @@ def run_study(
     progress: StudyProgress | None = None,
     command: Sequence[str] = (),
     config_dir: str | None = None,
+    trust_code: bool = False,
 ) -> Study:
     """Run what is missing of a study and write results.csv, table.md and report.html into its folder.
 
@@ -76,13 +77,14 @@ def run_study(
         progress: what a person sees meanwhile; None: nothing.
         command: what was called, for the report.
         config_dir: folder of your own options, recipes and experiments; None: ./conf where there is one.
+        trust_code: let files name code to run; else the words alone may.
 
     Raises:
         ConfigError: an unknown study, key or value, or what no run could begin with.
         RunError: another process runs this study, or its folder cannot be written.
         Interrupted: Ctrl-C; results are written as far as they are.
     """
-    definition = define(words, seeds, config_dir)
+    definition = define(words, seeds, config_dir, trust_code)
     if definition.search:
         raise ConfigError("this is a search and no grid; from Python call cnnlab.run_search.")
     if definition.rates:
