@@ -1,8 +1,8 @@
 """Settings that follow from a set: how many images there are, how large, and of what kind.
 
 The recipes are tuned on tens of thousands of images. A set of a few hundred needs smaller batches, more epochs and a
-smaller network, or it ends after a handful of steps. The rules were measured over a grid of sets (docs/results.md,
-`benchmarks/defaults.py`). What the user says, as a key or as an option, is never overruled.
+smaller network, or it ends after a handful of steps. docs/results.md says what was measured; `benchmarks/defaults.py`
+measures a grid of sets, or any folder. What the user says, as a key or as an option, is never overruled.
 """
 
 from __future__ import annotations
