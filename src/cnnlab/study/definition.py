@@ -145,6 +145,11 @@ class Definition:
     trust_code: bool = False  # its files may name code to run
 
     @property
+    def own_options(self) -> list[str]:
+        """What a command needs to find the user's own options."""
+        return [] if self.config_dir is None else ["--config-dir", str(self.config_dir)]
+
+    @property
     def folder(self) -> Path:
         return given_path(self.dir, "study.dir") if self.dir else Path("studies") / self.name
 

@@ -61,7 +61,8 @@ class RateRange:
         """A training at the suggested rate."""
         if self.suggested is None:
             return []
-        return ["cnnlab", "train", *merged(self.definition.overrides, [f"optimizer.lr={self.suggested:.2g}"])]
+        words = merged(self.definition.overrides, [f"optimizer.lr={self.suggested:.2g}"])
+        return ["cnnlab", "train", *words, *self.definition.own_options]
 
 
 def smooth(rates: Sequence[float], losses: Sequence[float]) -> list[float]:

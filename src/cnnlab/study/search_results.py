@@ -13,6 +13,8 @@ from typing import Any
 
 from rich.table import Table
 
+from cnnlab.config import options
+from cnnlab.data.recommend import follows_from_set
 from cnnlab.errors import RunError
 from cnnlab.evaluation.tables import plain_table
 from cnnlab.report.formatting import DASH, between, duration, percent
@@ -76,7 +78,10 @@ class Search:
         if self.best is None:
             return []
         run = self.best.run
-        return ["cnnlab", "train", *run.combination.words, f"seed={run.seed}"]
+        words, name = [*run.combination.words, f"seed={run.seed}"], run.config.data.name
+        if name != "folder" and follows_from_set(run.config) and not any(word.startswith("recipe=") for word in words):
+            words.append(f"recipe={name if name in options('recipe') else 'default'}")  # as the trial took it
+        return ["cnnlab", "train", *words, *self.definition.own_options]
 
     def ranked(self) -> list[Tried]:
         """Trials that were done first, the best first; then those that were stopped, by how far and how well."""
