@@ -118,7 +118,7 @@ def test_the_page_about_photographs_works_from_the_folder_to_the_answers(
     shutil.copytree(place / "photos", tmp_path / "other" / "test")
     shutil.copy(place / "photos" / "dogs" / "0.png", tmp_path / "cat.jpg")
     monkeypatch.chdir(tmp_path)
-    assert [words[1] for words in commands_of(PHOTOGRAPHS)][:3] == ["data", "train", "predict"]
+    assert [words[1] for words in commands_of(PHOTOGRAPHS)][:4] == ["data", "train", "train", "predict"]
     for words in commands_of(PHOTOGRAPHS):
         if words[1] == "demo":
             serves(words)
