@@ -25,8 +25,6 @@ from typing import Any
 
 import numpy as np
 
-from photographs import fastai_python
-
 TEST_SHARE = 1 / 3
 
 
@@ -57,6 +55,10 @@ SETS = [  # 24
 
 def class_folders(source: str, place: Path) -> dict[str, list[Path]]:
     """Class → image files of a source. Sets that are arrays are written out as PNG once."""
+    if "CNNLAB_DATA" not in os.environ:
+        sys.exit(
+            "the grid is drawn from Caltech-101, CIFAR-10 and MNIST; set CNNLAB_DATA to their root, or name folders"
+        )
     root = Path(os.environ["CNNLAB_DATA"])
     if source in ("caltech", "cifar"):
         below = root / ("caltech101/101_ObjectCategories" if source == "caltech" else "cifar10-jpeg/train")
@@ -116,7 +118,9 @@ def run_cnnlab(root: Path, seed: int) -> dict[str, float]:
 
 
 def run_fastai(root: Path, seed: int, found: dict[str, float]) -> float:
-    """The rival's test accuracy in percent, from a process of its own."""
+    """The rival's test accuracy in percent, from a process of its own, which has no cnnlab."""
+    from photographs import fastai_python
+
     command = [*fastai_python(), __file__, "--as-fastai", str(root), str(seed)]
     command += [str(int(found["side"])), str(found["parameters"]), str(found["seconds"])]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -150,7 +154,7 @@ def as_fastai(root: str, seed: str, side: str, parameters: str, seconds: str) ->
     )  # fmt: skip
 
     def new_learner() -> Any:
-        model = XResNet(ResBlock, 1, [2, 2, 2, 2], c_out=loaders.c, widen=widen)
+        model = XResNet(ResBlock, 1, [2, 2, 2, 2], n_out=loaders.c, widen=widen)
         return Learner(loaders, model, loss_func=CrossEntropyLossFlat())
 
     widen = 1.0
