@@ -242,7 +242,7 @@ def _in_one_line(batches: Iterator[Any], what: str) -> Iterator[tuple[Any, Any]]
             return
         except CnnlabError as error:  # one from a worker brings its traceback as text
             raise DataError(str(error).strip().splitlines()[-1].split("DataError: ")[-1]) from error.__cause__
-        except Exception as error:
+        except Exception as error:  # the user's own code can fail in any way
             reason = str(error).strip().splitlines()[-1].rstrip(".") if str(error).strip() else "no message"
             raise DataError(f"{what} cannot be made ({type(error).__name__}: {reason}).") from error
         if not isinstance(batch, tuple | list) or len(batch) != 2:

@@ -159,7 +159,7 @@ def _one_line_errors(file: object) -> Iterator[None]:
         yield
     except (DataError, MemoryError):
         raise
-    except Exception as error:
+    except Exception as error:  # a damaged file can make a decoder raise nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(file, bytes) and "cannot identify" in reason:
             reason = "not a picture file"
