@@ -481,13 +481,13 @@ def test_each_process_takes_its_share_of_a_batch_of_ones_own() -> None:
     def labels(rank: int, processes: int) -> list[list[int]]:
         batches = BatchLoader(Squares(47, to_tensor), 9, shuffle=True, num_classes=CLASSES)
         batches.share = (rank, processes)
-        return [batch.labels.tolist() for batch in batches.epoch(1)]
+        return [batch.targets.tolist() for batch in batches.epoch(1)]
 
     halves = [a + b for a, b in zip(labels(0, 2), labels(1, 2), strict=True)]
     assert halves == labels(0, 1)
     data = cnnlab.load_data(Squares(60, to_tensor), batch_size=10)
     data.evaluation_loader("val").share = (1, 2)
-    assert sum(len(batch.labels) for batch in data.evaluation_loader("val").epoch()) == data.val.count
+    assert sum(len(batch.targets) for batch in data.evaluation_loader("val").epoch()) == data.val.count
 
 
 def test_several_processes_refuse_a_dataloader() -> None:

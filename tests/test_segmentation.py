@@ -183,12 +183,11 @@ def test_a_scene_shows_the_picture_the_truth_the_answer_and_where_they_differ(ru
     scenes, colours = gather_scenes(model, data, outputs)
     assert colours[0] == "rgb(0, 0, 0)" and len(colours) == 3
     batch = next(data.evaluation_loader("test").epoch())
-    assert batch.masks is not None
     answers = model(batch.images).argmax(1)
     shown = data.preprocess.denormalise(batch.images).numpy()
     for scene in scenes:
         place = outputs.names.index(scene.name)
-        truth, answer = batch.masks[place].numpy(), answers[place].numpy()
+        truth, answer = batch.targets[place].numpy(), answers[place].numpy()
         assert np.array_equal(scene.picture, shown[place])
         assert np.array_equal(scene.truth, paint_classes(shown[place], truth, class_colours(3)))
         assert np.array_equal(scene.answer, paint_classes(shown[place], answer, class_colours(3)))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cnnlab.study.rate_range import find_learning_rate
     from cnnlab.study.search import run_search
     from cnnlab.study.study import Study, run_study
+    from cnnlab.tasks import register_loss, register_metric, register_task
 
 _HOME = {
     "Classifier": "cnnlab.models.base",
@@ -48,7 +49,10 @@ _HOME = {
     "load_data": "cnnlab.data.load",
     "load_run": "cnnlab.runs.weights",
     "plot_curves": "cnnlab.evaluation.plots",
+    "register_loss": "cnnlab.tasks",
+    "register_metric": "cnnlab.tasks",
     "register_model": "cnnlab.models.registry",
+    "register_task": "cnnlab.tasks",
     "run_search": "cnnlab.study.search",
     "run_study": "cnnlab.study.study",
     "show_batch": "cnnlab.data.show",
@@ -77,7 +81,10 @@ __all__ = [
     "load_data",
     "load_run",
     "plot_curves",
+    "register_loss",
+    "register_metric",
     "register_model",
+    "register_task",
     "run_search",
     "run_study",
     "show_batch",

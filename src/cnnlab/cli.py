@@ -782,11 +782,10 @@ def _data(options: argparse.Namespace, words: Sequence[str]) -> None:
 
     described = facts(data, findings)
     if options.show is not None:
-        from cnnlab.data.show import show_batch
+        from cnnlab.data.show import show_training_batch
 
-        batch = next(data.train.epoch(0))
         try:
-            show_batch(batch.images, batch.labels, data.pictures.classes, data.preprocess, picture, masks=batch.masks)
+            show_training_batch(data, picture)
         except (OSError, ValueError) as error:
             raise _unwritable(picture, error) from None
     _print_json(described, indent=1) if options.json else print(as_text(described))

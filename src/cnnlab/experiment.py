@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from cnnlab.config import Composed, Config, from_dict, options, resolve, with_changes
 from cnnlab.data.load import Data, build_data, build_own, target_config
-from cnnlab.data.own import OWN_SET, OwnData, Source, import_dataset
+from cnnlab.data.own import OWN_SET, OwnData, Source
 from cnnlab.data.recommend import batch_for, epochs_for, follows_from_set, is_said
 from cnnlab.device import choose_device
 from cnnlab.errors import ConfigError, ModelError, RunError
-from cnnlab.evaluation.evaluate import Outputs, run_test
-from cnnlab.evaluation.segmentation import SegmentationOutputs
+from cnnlab.evaluation.evaluate import run_test
+from cnnlab.evaluation.outputs import Outputs
 from cnnlab.models.base import count_parameters
 from cnnlab.models.first_layer import first_layer_weights
 from cnnlab.models.plain import describe_plain, is_built, is_own
@@ -47,14 +47,15 @@ from cnnlab.runs.folder import (
 from cnnlab.runs.form import INIT
 from cnnlab.runs.remote import address_of, publish, uploading
 from cnnlab.runs.weights import load_run
+from cnnlab.tasks import task_of
+from cnnlab.tasks.losses import LossFunction
 from cnnlab.tracking.base import Noted, Tested, Tracker, Trackers
 from cnnlab.tracking.console import DecodeBar, percent
 from cnnlab.tracking.notebook import curves, progress_tracker
-from cnnlab.training.build import build_model, check_fit, classes_of, initialise
+from cnnlab.training.build import build_model, check_fit, classes_of, import_code, initialise
 from cnnlab.training.diagnose import Setup, diagnose
 from cnnlab.training.distributed import ALONE, Group, device_of, joined, started_together, threads_of
 from cnnlab.training.precision import prepare_process, threads_for
-from cnnlab.training.task import OwnLoss
 from cnnlab.training.trainer import Trainer, train
 
 Progress = Callable[[int, int], None]
@@ -81,10 +82,10 @@ class Run:
         facts = {"epochs": str(len(self.history))}
         known = [row["val_accuracy"] for row in self.history if row.get("val_accuracy") is not None]
         facts |= {"validation accuracy": f"{percent(max(known))} (best epoch)"} if known else {}
-        if self.test is not None and "accuracy" in self.test:
+        if self.test is not None:
             low, high = (percent(value) for value in self.test["accuracy_interval"])
             facts["test accuracy"] = f"{percent(self.test['accuracy'])} (95 %: {low} to {high})"
-        elif self.test is None:
+        else:
             facts["test accuracy"] = "not tested"
         return facts | {"report": str(self.dir / "report.html")}
 
@@ -97,7 +98,7 @@ def fit(
     test: Source | bool = True,
     transform: Callable[[Any], Any] | None = None,
     classes: Sequence[str] | None = None,
-    loss: OwnLoss | None = None,
+    loss: LossFunction | None = None,
     batch_size: int | None = None,
     epochs: int | None = None,
     dir: str | Path | None = None,
@@ -150,8 +151,6 @@ def fit(
     else:
         own = OwnData(data, val, None if isinstance(test, bool) else test, transform, classes)
         composed, config, data = _load_own(model, own, overrides, batch_size)
-    if loss is not None and data.segments:
-        raise ConfigError("loss= is for one label a picture, and this set has a class for every pixel; leave it out.")
     if config.data.folds:
         raise ConfigError("data.folds trains several networks: cnnlab train data.folds=5, or cnnlab.folds.run_folds.")
     if epochs is None and not (is_said(composed, "trainer.epochs") or is_said(composed, "recipe")):
@@ -163,7 +162,7 @@ def fit(
             " command line: cnnlab train trainer.devices=2."
         )
     prepare_process(config.trainer)
-    check_fit(model, data)
+    check_fit(model, data, task_of(config, data, loss))
     if config.adapt.method != "none" and data.target is None:  # load_data knows nothing of another domain
         target = build_data(target_config(config), data.train.device, preprocess=data.preprocess)
         data = dataclasses.replace(data, target=target)
@@ -283,7 +282,7 @@ def _load_own(
 
 
 def _with_model(
-    config: Config, model: nn.Module, loss: OwnLoss | None, epochs: int | None, dir: str | Path | None
+    config: Config, model: nn.Module, loss: LossFunction | None, epochs: int | None, dir: str | Path | None
 ) -> Config:
     """The config as the run folder keeps it."""
     name, arguments = model_spec(model)
@@ -325,7 +324,7 @@ def run_experiment(
             folder.refuse_if_taken()
         prepare_process(config.trainer, threads_of(config.trainer, group))
         device = device_of(config.trainer.device, group)
-        import_dataset(config.data.name, config.adapt.data)  # the user's own word names them, and the model
+        import_code(config)  # the user's own word names it, and the model
         data = build_data(config, device, progress or _silent, processes=group.local_size)
         model = build_model(config, data, trust_code=True)  # the user's own word names it
         drawn = config.init.source is None and config.model["name"] != "pretrained" and not config.init.whiten
@@ -367,7 +366,7 @@ def try_experiment(config: Config, progress: Progress, validates: bool = False) 
         The number of test images.
     """
     prepare_process(config.trainer)
-    import_dataset(config.data.name, config.adapt.data)
+    import_code(config)
     data = build_data(with_whole_addresses(config), device_of(config.trainer.device, ALONE), progress)
     if validates and not data.val.count:
         raise ConfigError(
@@ -493,7 +492,7 @@ def _resume(
         device = device_of(config.trainer.device, group)
         sources = config if fetch or is_remote(config.data.root) else without_download(config)
         if trust_code:
-            import_dataset(config.data.name, config.adapt.data)
+            import_code(config)
         data = build_data(sources, device, progress or _silent, processes=group.local_size)
         if data.manifest["sha256"] != group.from_first(lambda: read_split(folder)["sha256"]):
             raise RunError(
@@ -537,7 +536,7 @@ def _run(
     command: Sequence[str],
     group: Group = ALONE,
     test: bool = True,
-    own_loss: OwnLoss | None = None,
+    own_loss: LossFunction | None = None,
 ) -> Run:
     if group.first:
         folder.refuse_if_taken()
@@ -609,9 +608,9 @@ def _tracked(trainer: Trainer, trackers: Trackers, resumed: bool, test: bool) ->
         figures = None
         outputs = None
         same = copy.deepcopy(trainer.model) if is_own(trainer.model) else None  # no name builds it
-        best, card = load_run(folder, data.test.device, model=same)
+        best, _ = load_run(folder, data.test.device, model=same)
         if data.test.count:
-            outputs = run_test(folder, best, data, card["classes"])
+            outputs = run_test(folder, best, data)
             figures = outputs.figures
             trackers.log(Tested({k: v for k, v in figures.items() if isinstance(v, int | float)}, str(folder.weights)))
         write_report(folder, data, outputs, best)
@@ -665,9 +664,7 @@ def limits_of(model: nn.Module, data: Data) -> list[str]:
     return limits
 
 
-def write_report(
-    folder: RunFolder, data: Data, outputs: Outputs | SegmentationOutputs | None, model: nn.Module
-) -> None:
+def write_report(folder: RunFolder, data: Data, outputs: Outputs | None, model: nn.Module) -> None:
     """report.html of the run and its best model. It comes last: where it is, the run is done."""
     config = read_config(folder)
     history = folder.history()

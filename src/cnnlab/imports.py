@@ -1,4 +1,4 @@
-"""Code of the user's own by name: "package.module:Class"."""
+"""Code of the user's own by name: "package.module:Class", and what is known by a name."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from cnnlab.errors import CnnlabError
+from cnnlab.errors import CnnlabError, ConfigError, nearest
 
+T = TypeVar("T")
 NAMED = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
 
 
@@ -24,7 +25,7 @@ def import_named(name: str, what: str, error_class: type[CnnlabError], fits: Cal
     """The class or function of that name; its module is imported, the working folder is searched first.
 
     Args:
-        what: the key that named it, for the message: "model" or "data".
+        what: the key that named it, for the message, such as "model" or "data".
         fits: whether a class is one of those that are looked for. Of functions those that the module defines are taken.
 
     Raises:
@@ -45,9 +46,45 @@ def import_named(name: str, what: str, error_class: type[CnnlabError], fits: Cal
         raise error_class(f"{what}={name} must name a class or a function, got a {type(found).__name__}.")
     defined_there = inspect.isroutine(found) and f"{found.__module__}.".startswith(f"{module}.")
     if not (fits(found) if inspect.isclass(found) else defined_there):
-        kinds = {"model": "an nn.Module", "data": "a torch Dataset or DataLoader"}
-        raise error_class(
-            f"{what}={name} must name {kinds[what]}, or a function that {module} defines and that gives one; it is"
-            " neither."
-        )
+        gives = f"or a function that {module} defines and that gives one"
+        kinds = {
+            "model": f"an nn.Module, {gives}",
+            "data": f"a torch Dataset or DataLoader, {gives}",
+        }
+        raise error_class(f"{what}={name} must name {kinds.get(what, f'a class, {gives}')}; it is neither.")
     return found
+
+
+class Registry(Generic[T]):
+    """Functions and classes by name; those of the user's own by "package.module:name", once they are imported.
+
+    Args:
+        key: of the configuration, whose value the name is.
+    """
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.known: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator: make a function or class known by `name`."""
+
+        def register(found: T) -> T:
+            self.known[name] = found
+            return found
+
+        return register
+
+    def find(self, name: str) -> T:
+        """Raises ConfigError for a name that is not known."""
+        if name in self.known:
+            return self.known[name]
+        if names_code(name):
+            raise ConfigError(f"{self.key}={name} is code of your own and is not imported; add --trust-code.")
+        names = ", ".join([*(one for one in self.known if not names_code(one)), "or module:name"]).removeprefix("or ")
+        raise ConfigError(f"{self.key} must be {names}, got {name!r}.{nearest(name, self.known)}")
+
+    def load(self, name: str | None) -> None:
+        """Import the module that a "package.module:name" is of, which runs its code; other names are let pass."""
+        if name is not None and names_code(name) and name not in self.known:
+            self.known[name] = import_named(name, self.key, ConfigError, lambda kind: True)

@@ -34,7 +34,6 @@ from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-d
 from cnnlab import errors, streams
 from cnnlab.config import Config, load_yaml, to_yaml, with_changes
 from cnnlab.data.load import build_data
-from cnnlab.data.own import import_dataset
 from cnnlab.errors import CnnlabError, Interrupted
 from cnnlab.experiment import Run, finished, has_begun, resume_experiment, run_experiment
 from cnnlab.remote import is_remote
@@ -43,7 +42,7 @@ from cnnlab.runs.artifact import is_artifact
 from cnnlab.runs.files import write_whole
 from cnnlab.runs.folder import RunFolder, new_folder, open_folder, read_config
 from cnnlab.tracking.console import ConsoleTracker
-from cnnlab.training.build import build_model, resume_command
+from cnnlab.training.build import build_model, import_code, resume_command
 from cnnlab.training.distributed import Group, device_of, lost_another
 
 RESTARTS = 3  # times that lost processes are replaced
@@ -67,7 +66,7 @@ def train_together(config: Config, progress: Progress, command: Sequence[str], r
     folder.refuse_if_taken()
     group = Group(size=config.trainer.devices, local_size=config.trainer.devices)
     device = device_of(config.trainer.device, group)
-    import_dataset(config.data.name, config.adapt.data)  # the user's own word names them, and the model
+    import_code(config)  # the user's own word names it, and the model
     data = build_data(config, device, progress, processes=config.trainer.devices)
     group.take_share(data)
     build_model(config, data, trust_code=True)

@@ -173,12 +173,12 @@ def test_a_batch_has_the_promised_shapes_and_types(augmentation: str) -> None:
     assert batch.images.dtype == torch.float32
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
     assert torch.isfinite(batch.images).all()
-    assert batch.labels.dtype == batch.members.dtype == torch.int64
-    assert batch.labels.tolist() == LABELS[NUMBERS[batch.members.numpy()]].tolist()
+    assert batch.targets.dtype == batch.members.dtype == torch.int64
+    assert batch.targets.tolist() == LABELS[NUMBERS[batch.members.numpy()]].tolist()
     mixed = AUGMENTATIONS[augmentation] is not None and bool(
         AUGMENTATIONS[augmentation].mixup or AUGMENTATIONS[augmentation].cutmix  # type: ignore[union-attr]
     )
-    assert (batch.other is not None) == (batch.share is not None) == mixed
+    assert (batch.second is not None) == (batch.share is not None) == mixed
 
 
 def test_a_training_epoch_visits_each_picture_once_but_for_the_last_incomplete_batch() -> None:
@@ -190,7 +190,7 @@ def test_a_training_epoch_visits_each_picture_once_but_for_the_last_incomplete_b
 def test_fewer_pictures_than_a_batch_are_one_batch() -> None:
     loader = make_loader("none", 100)
     assert len(loader) == 1
-    assert [len(batch.labels) for batch in loader.epoch(0)] == [COUNT]
+    assert [len(batch.targets) for batch in loader.epoch(0)] == [COUNT]
 
 
 def test_without_augmentation_a_training_picture_is_the_stored_one() -> None:
@@ -258,23 +258,23 @@ def constant_loader(config: AugmentConfig) -> Loader:
 
 def test_mixup_adds_two_pictures_in_the_stated_shares() -> None:
     batch = next(constant_loader(AugmentConfig(mixup=0.8)).epoch(0))
-    assert batch.other is not None
+    assert batch.second is not None
     assert batch.share is not None
     level = batch.images[:, 0] * 255
-    expected = 5 * (batch.share * batch.labels + (1 - batch.share) * batch.other)
+    expected = 5 * (batch.share * batch.targets + (1 - batch.share) * batch.second)
     torch.testing.assert_close(level, expected[:, None, None].expand_as(level), atol=1e-3, rtol=0)
-    assert batch.labels.tolist() == NUMBERS[batch.members.numpy()].tolist()
+    assert batch.targets.tolist() == NUMBERS[batch.members.numpy()].tolist()
     assert len(batch.share.unique()) > 20
-    assert sorted(batch.other.tolist()) == sorted(batch.labels.tolist())
+    assert sorted(batch.second.tolist()) == sorted(batch.targets.tolist())
 
 
 def test_cutmix_states_the_share_that_is_truly_left() -> None:
     batch = next(constant_loader(AugmentConfig(cutmix=1.0)).epoch(0))
-    assert batch.other is not None
+    assert batch.second is not None
     assert batch.share is not None
     level = (batch.images[:, 0] * 255).round().long()
     for i in range(COUNT):
-        first, second = 5 * int(batch.labels[i]), 5 * int(batch.other[i])
+        first, second = 5 * int(batch.targets[i]), 5 * int(batch.second[i])
         assert set(level[i].flatten().tolist()) <= {first, second}
         if first != second:
             assert (level[i] == first).float().mean() == pytest.approx(float(batch.share[i]), abs=1e-6)
@@ -310,7 +310,7 @@ def test_an_evaluation_loader_is_in_order_whole_and_the_same_every_time() -> Non
     assert pictures.array is not None
     loader = Loader(pack(pictures.array), LABELS, NUMBERS, preprocess(), 7, Augmentation(shipped("strong"), 8, 8))
     assert len(loader) == 4
-    assert [len(batch.labels) for batch in loader.epoch()] == [7, 7, 7, 5]
+    assert [len(batch.targets) for batch in loader.epoch()] == [7, 7, 7, 5]
     for epoch in (0, 1):
         images, labels, members = whole(loader, epoch)
         assert members.tolist() == list(range(COUNT))
@@ -766,7 +766,7 @@ def test_every_picture_is_asked_for_before_it_is_needed(tmp_path: Path, name: st
     needed = 0
     for batch, expected in zip(loader.epoch(4, start), plain, strict=True):
         assert torch.equal(batch.images, expected.images)
-        needed += len(batch.labels) * (1 if batch.other is None else 2)
+        needed += len(batch.targets) * (1 if batch.second is None else 2)
         assert set(loader.numbers[batch.members].tolist()) <= set(asked)
         assert len(asked) >= needed
         assert len(asked) - needed <= AHEAD * 6  # and no more than some batches before it

@@ -83,31 +83,29 @@ def seen_classes(batch: Batch) -> tuple[Tensor, Tensor]:
 def test_masks_and_pictures_stay_aligned_under_every_augmentation(name: str) -> None:
     for epoch in (0, 1):
         for batch in loader(name).epoch(epoch):
-            assert batch.masks is not None and batch.masks.dtype == torch.int64
-            assert batch.masks.shape == batch.images.shape[:1] + batch.images.shape[2:]
-            assert set(batch.masks.unique().tolist()) <= {0, 1, 2}  # no class between two others
+            assert batch.targets.dtype == torch.int64
+            assert batch.targets.shape == batch.images.shape[:1] + batch.images.shape[2:]
+            assert set(batch.targets.unique().tolist()) <= {0, 1, 2}  # no class between two others
             seen, plain = seen_classes(batch)
             inside = F.max_pool2d((~plain)[:, None].float(), 3, 1, 1)[:, 0] == 0  # a pixel away from every edge
             assert inside.float().mean() > 0.45
-            wrong = (seen != batch.masks) & inside
+            wrong = (seen != batch.targets) & inside
             assert wrong.sum() <= 0.002 * inside.sum()
-            assert (batch.masks[inside] > 0).float().mean() > 0.05  # the discs are there
+            assert (batch.targets[inside] > 0).float().mean() > 0.05  # the discs are there
 
 
 def test_a_mask_that_stays_behind_is_noticed() -> None:
     """The test above can fail: a mask mirrored alone, or shifted by two pixels, does not pass it."""
     batch = next(loader("pad, reflect").epoch(0))
-    assert batch.masks is not None
     seen, plain = seen_classes(batch)
-    for moved in (batch.masks.flip(2), batch.masks.roll(2, dims=1)):
+    for moved in (batch.targets.flip(2), batch.targets.roll(2, dims=1)):
         assert ((seen != moved) & plain).sum() > 0.01 * plain.sum()
 
 
 @pytest.mark.parametrize("name", ["nothing", "pad, reflect", "resized", "turned", "cutmix"])
 def test_streamed_masks_are_the_resident_ones(name: str) -> None:
     for one, other in zip(loader(name).epoch(1), loader(name, streamed=True).epoch(1), strict=True):
-        assert one.masks is not None and other.masks is not None
-        assert torch.equal(one.masks, other.masks)
+        assert torch.equal(one.targets, other.targets)
         assert torch.equal(one.images, other.images)
 
 
@@ -213,14 +211,13 @@ def pets_config(root: Path, *more: str) -> Any:
 
 def test_pets_are_read_with_their_trimaps(tmp_path: Path) -> None:
     data = build_data(pets_config(write_pets(tmp_path)), torch.device("cpu"))
-    assert data.segments and data.classes == ["background", "pet", "border"]
+    assert data.pixel_targets and data.classes == ["background", "pet", "border"]
     assert list(data.pictures.classes) == ["Beagle", "Bengal"]
     assert len(data.split.test) == 4
     for batch in data.evaluation_loader("test").epoch():
-        assert batch.masks is not None
-        assert set(batch.masks.unique().tolist()) == {0, 1, 2}
+        assert set(batch.targets.unique().tolist()) == {0, 1, 2}
         bright = data.preprocess.denormalise(batch.images)[..., 0] > 180
-        assert (batch.masks[bright] == 1).float().mean() > 0.95
+        assert (batch.targets[bright] == 1).float().mean() > 0.95
 
 
 @pytest.mark.parametrize(

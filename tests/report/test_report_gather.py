@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import cnnlab
 from cnnlab.data.load import Data
-from cnnlab.evaluation.evaluate import Outputs, evaluate_model
+from cnnlab.evaluation.classification import LabelOutputs as Outputs
+from cnnlab.evaluation.evaluate import evaluate_split
 from cnnlab.evaluation.metrics import picture_losses
 from cnnlab.explain.cam import activation_maps
 from cnnlab.models.base import Classifier
@@ -33,7 +34,7 @@ def model() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def outputs(model: nn.Module, data: Data) -> Outputs:
-    return evaluate_model(model, data, "test", data.classes)
+    return evaluate_split(model, data, "test")
 
 
 def test_samples_are_half_mistakes_in_order_and_the_same_again(model: nn.Module, data: Data, outputs: Outputs) -> None:
@@ -52,7 +53,7 @@ def test_samples_are_half_mistakes_in_order_and_the_same_again(model: nn.Module,
 def test_a_picture_is_shown_as_the_model_sees_it() -> None:
     data = cnnlab.load_data("digits", limit=20, image_size=[16, 12], batch_size=20)
     model = create_model("vgg", in_channels=1, image_size=[16, 12], width=4).eval()
-    samples, _ = gather(model, data, evaluate_model(model, data, "test", data.classes))
+    samples, _ = gather(model, data, evaluate_split(model, data, "test"))
     assert samples[0].image.shape == (16, 12)
     assert samples[0].overlay is not None
     assert samples[0].overlay.shape == (128, 96, 3)  # eight pixels for one
@@ -114,7 +115,7 @@ def test_layers_are_those_of_the_summary(model: nn.Module, data: Data, outputs: 
 
 def test_a_model_without_feature_maps_says_so(data: Data) -> None:
     mlp = create_model("mlp", hidden=[8], image_size=8).eval()
-    samples, insight = gather(mlp, data, evaluate_model(mlp, data, "test", data.classes))
+    samples, insight = gather(mlp, data, evaluate_split(mlp, data, "test"))
     assert insight.without_maps.startswith("MLP has no spatial features")
     assert all(sample.overlay is None for sample in [*samples, *insight.mistakes])
     assert (insight.method, insight.stages, insight.faithfulness) == (None, (), None)
@@ -142,7 +143,7 @@ class Stubborn(Classifier):
 
 def test_a_model_that_fails_under_a_hook_still_gets_its_report(data: Data) -> None:
     model = Stubborn().eval()
-    samples, insight = gather(model, data, evaluate_model(model, data, "test", data.classes))
+    samples, insight = gather(model, data, evaluate_split(model, data, "test"))
     assert len(samples) == SAMPLES
     assert insight.without_maps == "RuntimeError: no gradients here"
     assert insight.layers == [] and insight.totals == {}

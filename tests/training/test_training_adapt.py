@@ -24,7 +24,6 @@ from cnnlab.training.adapt import (
     new_adversary,
     reversal_strength,
     reverse_gradient,
-    with_target,
 )
 
 
@@ -85,11 +84,12 @@ def loader(count: int, size: int) -> Loader:
 
 def test_batch_n_of_all_gets_the_same_target_pictures_from_wherever_one_begins() -> None:
     source, target = loader(20, 4), loader(9, 4)
-    whole = [b.target for e in range(3) for b in with_target(source.epoch(e), target, e * len(source))]
-    assert len(whole) == 15 and all(one is not None and one.shape == (4, 3, 4, 4) for one in whole)
-    resumed = [b.target for b in with_target(source.epoch(1, start=2), target, len(source) + 2)]
-    for one, other in zip(whole[7:10], resumed, strict=True):
-        assert one is not None and other is not None and torch.equal(one, other)
+    stream = endless(target, 0)
+    whole = [next(stream).images for _ in range(3 * len(source))]
+    assert all(one.shape == (4, 3, 4, 4) for one in whole)
+    resumed = endless(target, len(source) + 2)
+    for one in whole[7:10]:
+        assert torch.equal(one, next(resumed).images)
 
 
 def test_each_epoch_goes_on_with_the_target_where_the_last_one_ended(
@@ -99,11 +99,11 @@ def test_each_epoch_goes_on_with_the_target_where_the_last_one_ended(
 
     starts: list[int] = []
 
-    def spy(batches: Iterator[Batch], target: Loader, start: int) -> Iterator[Batch]:
+    def spy(target: Loader, start: int) -> Iterator[Batch]:
         starts.append(start)
-        return with_target(batches, target, start)
+        return endless(target, start)
 
-    monkeypatch.setattr(trainer, "with_target", spy)
+    monkeypatch.setattr(trainer, "endless", spy)
     words = ["adapt.method=dann", "adapt.data=digits", "model=vgg", "model.width=4", "data.limit=60", "logger=none"]
     run_experiment(compose([*words, "trainer.epochs=3", "trainer.batch_size=20", f"run.dir={tmp_path / 'run'}"]))
     assert starts == [0, 3, 6]

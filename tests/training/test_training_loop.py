@@ -75,12 +75,12 @@ def test_the_loop_does_what_a_plain_loop_does(tmp_path: Path) -> None:
         for batch in data.train.epoch(epoch):
             optimizer.zero_grad()
             logits = plain(batch.images)
-            loss = F.cross_entropy(logits, batch.labels)
+            loss = F.cross_entropy(logits, batch.targets)
             loss.backward()
             optimizer.step()
             if epoch == 2:
                 losses.append(loss.item())
-                correct += int((logits.argmax(1) == batch.labels).sum())
+                correct += int((logits.argmax(1) == batch.targets).sum())
     run = fit(tmp_path / "run", net, data, epochs=3)
     assert_close(last_weights(run.dir), plain.state_dict(), rtol=1e-4, atol=1e-5)
     row = run.history[-1]
@@ -128,7 +128,7 @@ def norms_of_a_plain_loop(net: nn.Module, data: Data) -> list[float]:
     norms = []
     for batch in data.train.epoch(0):
         optimizer.zero_grad()
-        F.cross_entropy(net(batch.images), batch.labels).backward()
+        F.cross_entropy(net(batch.images), batch.targets).backward()
         norms.append(float(torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None]).norm()))
         optimizer.step()
     return norms

@@ -43,7 +43,8 @@ from cnnlab.errors import ConfigError, nearest
 GIVEN = "given"  # source of the user's words
 RESUMABLE = ("optimizer.lr", "trainer.grad_clip")  # what a run may change on its way
 ADDS_UP = ("data",)  # its option chose the recipe, so what the recipe says of the data stays
-NAMES_OF_CODE = ("data.name", "model.name", "adapt.data")  # keys whose value may be "package.module:Class"
+# Keys whose value may be "package.module:Class", or a list of such.
+NAMES_OF_CODE = ("data.name", "model.name", "adapt.data", "task", "trainer.loss", "test.metrics")
 
 
 class Source(str):
@@ -135,7 +136,8 @@ def _refuse_code(settings: Settings, layers: Iterable[Layer]) -> None:
     """Raise ConfigError for code that a file names: files are data, and only the user's own word runs code."""
     for key in NAMES_OF_CODE:
         value, source = settings.get(key, (None, ""))
-        if not (isinstance(value, str) and ":" in value) or source == GIVEN:
+        named = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str) and ":" in one]
+        if not named or source == GIVEN:
             continue
         group = key.removesuffix(".name")
         by = [(layer, layer.options[group]) for layer in layers if group in layer.options]

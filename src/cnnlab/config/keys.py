@@ -23,6 +23,7 @@ KINDS = {  # an annotation in words
     "bool": "true or false",
     "str": "text",
     "list[float]": "a list of numbers",
+    "list[str]": "a list of texts",
     "dict[str, str]": "keys and values",
     "dict[str, Any]": "keys and values",
 }
@@ -152,6 +153,11 @@ def _numbers(value: Any) -> list[float]:
     return [_number(one) for one in value]
 
 
+def _names(value: Any) -> list[str]:
+    """One text stands for a list of one."""
+    return [_text(one) for one in (value if isinstance(value, list | tuple) else [value])]
+
+
 def _texts(value: Any) -> dict[str, str]:
     if not isinstance(value, Mapping):
         raise ValueError
@@ -181,6 +187,7 @@ READERS = {
     "bool": _truth,
     "str": _text,
     "list[float]": _numbers,
+    "list[str]": _names,
     "dict[str, str]": _texts,
     "dict[str, Any]": _arguments,
     "Any": plain,

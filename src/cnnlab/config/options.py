@@ -247,7 +247,7 @@ def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in values.items():
         name = f"{prefix}{name}"
-        if not prefix and name != "seed":
+        if not prefix and name not in known_keys():
             if not isinstance(value, Mapping):
                 sections = {key.split(".")[0] for key in known_keys()} | set(OPEN_GROUPS)
                 hint = "" if name in sections else nearest(name, sections)

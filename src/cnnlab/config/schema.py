@@ -202,8 +202,8 @@ class TrainerConfig:
     threads: int | None = key(None, "processor threads; null: one per physical core", within="[1, 1024]")
     loss: str = key(
         "cross_entropy",
-        "what is minimized (own: the function that cnnlab.fit was given)",
-        choices=("cross_entropy", "focal", "mse", "own"),
+        "what is minimized; a function of your own as module:function (own: the one that cnnlab.fit was given)",
+        kind="cross_entropy | focal | mse | module:function",
     )
     focal_gamma: float = key(2.0, "of the focal loss: its exponent", within="[0, inf)")
     dice: float = key(
@@ -308,6 +308,7 @@ class AdaptConfig:
 class TestConfig:
     views: str = key("none", "further views of each test image whose answers are averaged", choices=VIEWS)
     share: float = key(1.0, "of the images that get them: those that the model is least sure of", within="(0, 1]")
+    metrics: list[str] = key([], "further metrics of your own", kind="a list of module:function")
 
     def __post_init__(self) -> None:
         check_keys("test", self)
@@ -330,6 +331,11 @@ class Config:
     """Everything one run is made from."""
 
     seed: int = key(0, "of the split, the weights, the order and the augmentation", within="[0, inf)")
+    task: str | None = key(
+        None,
+        "what is learned; null: what the targets of the set are for",
+        kind="classification | segmentation | module:Class, or null",
+    )
     run: RunConfig = field(default_factory=RunConfig)
     data: DataConfig = field(default_factory=DataConfig)
     model: dict[str, Any] = field(default_factory=dict)  # name and the constructor's own arguments
@@ -384,7 +390,7 @@ def known_keys() -> dict[str, dataclasses.Field[Any]]:
 
 
 def _schema(entry: dataclasses.Field[Any]) -> Any:
-    """The dataclass of a section; None for `seed` and for an open group."""
+    """The dataclass of a section; None for a single key and for an open group."""
     return entry.default_factory if dataclasses.is_dataclass(entry.default_factory) else None
 
 

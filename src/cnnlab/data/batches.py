@@ -116,16 +116,16 @@ class BatchLoader(Loader):
 
     def largest_label(self) -> int:
         """Of all images, also those that an epoch of training leaves out; -1 where there is none."""
-        return max((int(batch.labels.max()) for batch in self.in_order().epoch()), default=-1)
+        return max((int(batch.targets.max()) for batch in self.in_order().epoch()), default=-1)
 
     def _items_at(self, places: list[int]) -> list[tuple[Tensor, int]]:
         """Images that only a pass over the DataLoader can find."""
         wanted, found, first = set(places), {}, 0
         for batch in self.epoch():
-            for row, label in enumerate(batch.labels.tolist()):
+            for row, label in enumerate(batch.targets.tolist()):
                 if first + row in wanted:
                     found[first + row] = (batch.images[row].cpu(), label)
-            first += len(batch.labels)
+            first += len(batch.targets)
         return [found[place] for place in places]
 
     def _batches(self, epoch: int, start: int) -> Iterator[tuple[Any, Any]]:

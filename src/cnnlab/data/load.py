@@ -22,7 +22,7 @@ from cnnlab.config import AugmentConfig, Config, DataConfig, from_dict, resolve
 from cnnlab.data.augment import Augmentation
 from cnnlab.data.batches import BatchLoader
 from cnnlab.data.decode import Layout
-from cnnlab.data.loader import Loader, Streamed
+from cnnlab.data.loader import Batch, Loader, Streamed
 from cnnlab.data.measure import measure
 from cnnlab.data.own import OWN_SET, OwnData, Source, class_names, import_dataset, open_named, read_pictures
 from cnnlab.data.preprocess import Preprocess
@@ -65,7 +65,7 @@ class Rest:
 class Data:
     """Loaders `train`, `val` and `test` give (images, labels) batches; `classes[label]` is a name.
 
-    Where the classes are those of pixels (`segments`), they give (images, masks). Where they are `BatchLoader`s, the
+    Where every pixel has a class (`pixel_targets`), they give (images, masks). Where they are `BatchLoader`s, the
     batches are the user's own, `preprocess` is for showing them alone, and `pictures` knows no picture.
     """
 
@@ -120,8 +120,8 @@ class Data:
         return np.bincount(self.pictures.labels[self.split.train], minlength=len(self.pictures.classes)).tolist()
 
     @property
-    def segments(self) -> bool:
-        """Whether what is learned is a class for every pixel."""
+    def pixel_targets(self) -> bool:
+        """Whether every pixel has a class, and these are what is learned."""
         return self.pictures.pixel_classes is not None
 
     @property
@@ -146,6 +146,13 @@ class Data:
         """Name and reason of each picture that could not be read; none of them is in a split."""
         return [{"name": self.pictures.names[i], "reason": why} for i, why in sorted(self.index.reasons.items())]
 
+    def label_names(self, batch: Batch) -> list[str]:
+        """What each training image of a batch is labelled as, also where the classes of its pixels are learned."""
+        labels = batch.targets.tolist()
+        if self.pixel_targets:
+            labels = self.pictures.labels[self.split.train[batch.members.cpu()]].tolist()
+        return [self.pictures.classes[label] for label in labels]
+
     def loader(self, part: str) -> Loader:
         return {"train": self.train, "val": self.val, "test": self.test}[part]
 
@@ -162,7 +169,7 @@ class Data:
         numbers = self.split[pictures] if isinstance(pictures, str) else pictures
         pixels, labels = self.evaluation_pixels(numbers), self.pictures.labels
         return Loader(
-            pixels, labels, numbers, self.preprocess, batch_size, device=self.test.device, masked=self.segments
+            pixels, labels, numbers, self.preprocess, batch_size, device=self.test.device, masked=self.pixel_targets
         )
 
     def evaluation_pixels(self, numbers: np.ndarray) -> Tensor | Streamed:
@@ -351,7 +358,7 @@ def _build_batches(
         classes = class_names(known, 0)
     for loader in loaders.values():
         loader.num_classes = len(classes)
-    loaders["train"].check(first.images, first.labels)
+    loaders["train"].check(first.images, first.targets)
     if own.in_batches:
         trainer = dataclasses.replace(config.trainer, batch_size=loaders["train"].batch_size)
         config = dataclasses.replace(config, trainer=trainer)

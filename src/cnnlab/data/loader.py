@@ -34,20 +34,25 @@ AHEAD = 4  # batches that are asked for before they are needed
 
 
 class Batch(NamedTuple):
-    """`images` (B, C, H, W) float32 normalised; `labels` (B,) int64; `members` (B,) places in the split.
+    """`images` (B, C, H, W) float32 normalised; `targets` (B, …), what the task learns; `members` (B,) places in the
+    split.
 
-    `masks` (B, H, W) int64 are the classes of the pixels, where these are what is learned;
-    `target` (B', C, H, W) are pictures of another domain, where training adapts to one.
-    With mixup or cutmix, `other` holds the label of the second picture and `share` the part of the first in the mix.
+    Targets are labels (B,), or classes of pixels (B, H, W), int64 both. After mixup or cutmix of images with labels,
+    `second` holds the label of the second image and `share` (B,) how much of the first is in the mix.
     """
 
     images: Tensor
-    labels: Tensor
+    targets: Tensor
     members: Tensor
-    other: Tensor | None = None
+    second: Tensor | None = None
     share: Tensor | None = None
-    target: Tensor | None = None
-    masks: Tensor | None = None
+
+    @property
+    def parts(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Targets, and how much of each image is what they say (None: all of it)."""
+        if self.second is None or self.share is None:
+            return [(self.targets, None)]
+        return [(self.targets, self.share), (self.second, 1 - self.share)]
 
 
 class Streamed(Dataset[Tensor]):
@@ -87,7 +92,7 @@ class Loader:
         numbers: (n,) numbers of the pictures of this split.
         preprocess: the evaluation transform; its normalisation ends every batch.
         augmentation: None for evaluation.
-        masked: the fourth byte of a pixel is its class, and masks ride along through every change of place.
+        masked: the fourth byte of a pixel is its class; these are the targets, and move as the images do.
         shuffle: a new order each epoch; drops the last, incomplete batch so that each step sees the same batch size.
 
     Attributes:
@@ -157,7 +162,7 @@ class Loader:
         epoch = self.next_epoch
         self.next_epoch += 1
         for batch in self.epoch(epoch):
-            yield batch.images, batch.labels if batch.masks is None else batch.masks
+            yield batch.images, batch.targets
 
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `start` on; the same (seed, epoch) always gives the same ones."""
@@ -180,12 +185,12 @@ class Loader:
             members = plan.order[part]
             draws = {name: draw[part] for name, draw in plan.draws.items()}
             images, masks = self._augment(self.pixels, numbers[members], draws, augmentation)
-            batch = Batch(images, labels[members], members, masks=masks)
+            batch = Batch(images, labels[members] if masks is None else masks, members)
             if "partner" in draws:
                 second = plan.order[draws["partner"]]
                 partner_draws = {name: draw[draws["partner"]] for name, draw in plan.draws.items()}
-                other = self._augment(self.pixels, numbers[second], partner_draws, augmentation)
-                batch = self._mixed(batch, *other, labels[second], draws)
+                other, masks = self._augment(self.pixels, numbers[second], partner_draws, augmentation)
+                batch = self._mixed(batch, other, labels[second] if masks is None else masks, draws)
             yield batch
 
     def _read_ahead(self, plan: EpochPlan, slices: list[slice]) -> Iterator[slice]:
@@ -216,12 +221,12 @@ class Loader:
             draws = {name: draw[part].to(self.device) for name, draw in plan.draws.items()}
             rows = torch.arange(len(member), device=self.device)
             images, masks = self._augment(block, rows, draws, augmentation)
-            batch = Batch(images, labels[member], member, masks=masks)
+            batch = Batch(images, labels[member] if masks is None else masks, member)
             if isinstance(second, Tensor):
                 partner = plan.draws["partner"][part]
                 partner_draws = {name: draw[partner].to(self.device) for name, draw in plan.draws.items()}
-                other = self._augment(block, rows + len(member), partner_draws, augmentation)
-                batch = self._mixed(batch, *other, labels[second], draws)
+                other, masks = self._augment(block, rows + len(member), partner_draws, augmentation)
+                batch = self._mixed(batch, other, labels[second] if masks is None else masks, draws)
             yield batch
 
     def _augment(
@@ -292,19 +297,22 @@ class Loader:
         scale, shift = (torch.tensor(v, device=self.device)[:, None, None] for v in self.preprocess.scale_and_shift())
         return images.mul_(scale * 255).add_(shift)
 
-    def _mixed(
-        self, batch: Batch, other: Tensor, other_masks: Tensor | None, other_labels: Tensor, draws: dict[str, Tensor]
-    ) -> Batch:
-        images, masks = batch.images, batch.masks
+    def _mixed(self, batch: Batch, other: Tensor, second: Tensor, draws: dict[str, Tensor]) -> Batch:
+        """The batch mixed with the images `other` and their targets `second`.
+
+        Classes of pixels are cut out as the images are; of labels both stay.
+        """
+        images = batch.images
         share = draws["mix"].to(self.device)
         if "cutmix" in draws:
             boxes = draws["cutmix"].to(self.device)
             inside = box_mask(boxes, images.shape[2], images.shape[3])
             images = torch.where(inside, other, images)
-            if masks is not None and other_masks is not None:
-                masks = torch.where(inside[:, 0], other_masks, masks)
+            if self.masked:
+                targets = torch.where(inside[:, 0], second, batch.targets)
+                return batch._replace(images=images.contiguous(memory_format=torch.channels_last), targets=targets)
             share = 1 - inside.float().mean(dim=(1, 2, 3))  # what is truly left of the first picture
         else:
             images = torch.lerp(other, images, share[:, None, None, None])
         images = images.contiguous(memory_format=torch.channels_last)
-        return batch._replace(images=images, masks=masks, other=other_labels, share=share)
+        return batch._replace(images=images, second=second, share=share)

@@ -16,10 +16,19 @@ from cnnlab.data.preprocess import Preprocess
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from cnnlab.data.load import Data
+
+
+def show_training_batch(data: Data, path: str | Path | None = None) -> Figure:
+    """Draw the first augmented training batch with its labels and the classes of its pixels; see `show_batch`."""
+    batch = next(data.train.epoch(0))
+    masks = batch.targets if data.pixel_targets else None
+    return show_batch(batch.images, data.label_names(batch), preprocess=data.preprocess, path=path, masks=masks)
+
 
 def show_batch(
     images: Tensor,
-    labels: Tensor | Sequence[int],
+    labels: Tensor | Sequence[int] | Sequence[str],
     classes: Sequence[str] | None = None,
     preprocess: Preprocess | None = None,
     path: str | Path | None = None,
@@ -31,7 +40,7 @@ def show_batch(
 
     Args:
         images: (B, C, H, W) float: normalised if `preprocess` is given (it is undone), else stretched to its own range.
-        labels: (B,) class numbers.
+        labels: (B,) class numbers, or what to write under each image.
         classes: their names.
         path: also save it there, as PNG, SVG or PDF.
         limit: pictures at the most.
@@ -57,7 +66,7 @@ def show_batch(
     for axis, picture, label in zip(axes, pixels, labels, strict=False):
         grey = picture.shape[-1] == 1
         axis.imshow(picture[..., 0] if grey else picture, cmap="gray" if grey else None, vmin=0, vmax=255)
-        text = classes[int(label)] if classes else str(int(label))
+        text = label if isinstance(label, str) else classes[int(label)] if classes else str(int(label))
         axis.set_title(text if len(text) < 19 else text[:17] + "…", fontsize=8, pad=3, parse_math=False)
     for axis, mask in zip(axes, [] if masks is None else masks[: len(pixels)].cpu().numpy(), strict=False):
         for number in np.unique(mask[mask > 0]):

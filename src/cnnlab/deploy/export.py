@@ -158,15 +158,13 @@ def file_name(format: str, int8: bool, fully_convolutional: bool) -> str:
 
 
 def some_pictures(data: Data, split: str, count: int) -> tuple[Tensor, Tensor]:
-    """At most `count` pictures of a split, evenly spaced: (n, C, H, W) preprocessed, and (n,) labels or, where pixels
-    have classes, (n, H, W) masks."""
+    """At most `count` pictures of a split, evenly spaced: (n, C, H, W) preprocessed, and their (n, …) targets."""
     members = data.split[split]
     if not len(members):
         raise ExportError(f"the {split} split is empty: there are no pictures to hold the export to.")
     chosen = members[np.linspace(0, len(members) - 1, min(count, len(members))).astype(int)]
     batches = list(data.evaluation_loader(chosen).epoch())
-    truths = [batch.labels if batch.masks is None else batch.masks for batch in batches]
-    return torch.cat([batch.images for batch in batches]), torch.cat(truths)
+    return torch.cat([batch.images for batch in batches]), torch.cat([batch.targets for batch in batches])
 
 
 def check_out(place: Path) -> Path:

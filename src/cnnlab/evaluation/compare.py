@@ -37,7 +37,7 @@ class ComparedRun:
 def at_chance(test: dict[str, Any]) -> bool:
     """Whether a test is no better than always answering its most common class: its interval reaches down to that."""
     counts = [row["n"] for row in test.get("per_class", []) if "n" in row]
-    if not counts or test.get("task") == "segmentation":
+    if not counts or "accuracy_interval" not in test:
         return False
     return bool(test["accuracy_interval"][0] <= max(counts) / max(1, sum(counts)))
 

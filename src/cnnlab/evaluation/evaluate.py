@@ -8,50 +8,40 @@ import dataclasses
 import io
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cnnlab.config import AdaptConfig, Config, DataConfig, TestConfig, from_dict
 from cnnlab.data.load import Data, build_data
-from cnnlab.data.loader import Loader
 from cnnlab.data.own import import_dataset
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.data.sources.base import PictureSet
 from cnnlab.data.sources.folder import SPLIT_NAMES, subfolders
 from cnnlab.device import choose_device
 from cnnlab.errors import ConfigError, DataError, RunError, nearest
-from cnnlab.evaluation.calibration import Temperature, calibration_figures, fit_temperature
-from cnnlab.evaluation.hardest import hardest_pictures
-from cnnlab.evaluation.intervals import difference_interval, metric_intervals, paired_change
-from cnnlab.evaluation.metrics import accuracy_figures, classification_figures
-from cnnlab.evaluation.segmentation import ROW, SegmentationOutputs, evaluate_segmentation
-from cnnlab.evaluation.views import average_views
-from cnnlab.finite import check_answers
+from cnnlab.evaluation.calibration import Temperature
+from cnnlab.evaluation.classification import evaluate_classification
+from cnnlab.evaluation.metrics import accuracy_figures, score_interval
+from cnnlab.evaluation.outputs import PLAIN, Evaluator, Outputs, refuse_views
+from cnnlab.evaluation.segmentation import evaluate_segmentation
 from cnnlab.remote import is_remote, local_path
 from cnnlab.runs.addresses import check_root, refuse_root
 from cnnlab.runs.files import write_json, write_whole
 from cnnlab.runs.folder import RunFolder, open_folder, read_config, read_split
 from cnnlab.runs.remote import publish_results
 from cnnlab.runs.weights import load_run
-from cnnlab.training.forward import forward_all
+from cnnlab.tasks import Task, load_code, task_of
+from cnnlab.training.forward import forward_all, measure
 
-PLAIN = TestConfig()
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What a model says of a split: (n, K) logits and (n,) labels on the processor, and the pictures' names."""
-
-    logits: Tensor
-    labels: Tensor
-    names: list[str]
-    figures: dict[str, Any]
+EVALUATORS: dict[str, Evaluator] = {  # by the task's name; any other task is evaluated by its metrics alone
+    "classification": evaluate_classification,
+    "segmentation": evaluate_segmentation,
+}
 
 
 def evaluate(
@@ -82,7 +72,7 @@ def evaluate(
     Returns:
         The content of test.json. For the run's own test split, test.json and predictions.csv are written too;
         for any other, evaluation-<split>.json and predictions-<split>.csv. Figures of another set also have own_test,
-        see `against_own_test`.
+        see `LabelOutputs.against`.
 
     Raises:
         RunError, DataError: no weights, or pictures that are not those of the run.
@@ -103,24 +93,73 @@ def evaluate(
         changes |= {"name": data} if data is not None else {}
         if data is not None or trust_code:
             import_dataset(data if data is not None else read_config(folder).data.name)
+        if trust_code:
+            load_code(read_config(folder))
         pictures, own = data_of_run(folder, card, place, split, changes)
     if not own and not len(pictures.split[split]):
         raise DataError(f"the other set has no {split} split of its own; test on all of it with --split test.")
     suffix = "" if own and split == "test" else f"-{split}" if own else f"-{split}-{file_name(data)}"
-    if pictures.segments:
-        if views not in (None, "none"):
-            raise ConfigError("views are for classes of whole pictures, and this model classifies every pixel.")
-        pixels = evaluate_segmentation(net, pictures, split)
-        write_segmentation(folder, pixels, suffix)
-        publish_results(folder.path)
-        return pixels.figures
     settings = pictures.config.test if views is None else dataclasses.replace(pictures.config.test, views=views)
-    outputs = evaluate_model(net, pictures, split, card["classes"], settings, known_temperature(folder, pictures, own))
+    outputs = evaluate_split(net, pictures, split, settings, known_temperature(folder, pictures, own))
     if not own and (before := folder.test_figures()) is not None:
-        outputs.figures["own_test"] = against_own_test(outputs.figures, before)
-    write_outputs(folder, outputs, card["classes"], suffix)
+        outputs.figures.update(outputs.against(before))
+    write_outputs(folder, outputs, suffix)
     publish_results(folder.path)
     return outputs.figures
+
+
+def evaluate_split(
+    model: nn.Module,
+    data: Data,
+    split: str,
+    settings: TestConfig = PLAIN,
+    temperature: Temperature | None = None,
+) -> Outputs:
+    """What a model answers to a split, as its task evaluates it.
+
+    Args:
+        settings: of further views of each image.
+        temperature: None fits it on the validation split of the data.
+
+    Raises:
+        DataError: a split without images.
+    """
+    if not data.evaluation_loader(split).count:
+        mend = f"raise data.{split}_fraction or choose another split" if split != "train" else "choose another split"
+        raise DataError(f"the {split} split is empty; {mend}.")
+    task = task_of(data.config, data)
+    return EVALUATORS.get(task.name, evaluate_any)(task, model, data, split, settings, temperature)
+
+
+def evaluate_any(
+    task: Task, model: nn.Module, data: Data, split: str, settings: TestConfig, temperature: Temperature | None
+) -> Outputs:
+    """What every task has: the metrics of its accumulator, and an interval of the accuracy.
+
+    A mean of numbers from 0 to 1 varies at most as a proportion does, so that Wilson's interval is wide enough.
+    """
+    refuse_views(settings)
+    metrics = measure(model, data.evaluation_loader(split), task.metrics()).compute()
+    names = data.names(split)
+    bounds = {"accuracy_interval": list(score_interval(float(metrics["accuracy"] or 0), len(names)))}
+    return Outputs({"split": split, "task": task.name, **metrics, **bounds, "n": len(names)}, names)
+
+
+def run_test(folder: RunFolder, model: nn.Module, data: Data) -> Outputs:
+    """The test at the end of a run: evaluate the test split and write test.json and predictions.csv.
+
+    Where training adapted to another domain, `target` holds the figures of that one's test split.
+    """
+    outputs = evaluate_split(model, data, "test", data.config.test)
+    if data.target is not None and data.target.test.count:
+        logits, labels = (value.cpu() for value in forward_all(model, data.target.evaluation_loader("test")))
+        outputs.figures["target"] = {
+            "data": data.target.config.data.name,
+            **accuracy_figures(logits, labels),
+            "n": len(labels),
+        }
+    write_outputs(folder, outputs)
+    return outputs
 
 
 def file_name(data: str | Data | None) -> str:
@@ -156,90 +195,6 @@ def check_images(data: Data, preprocess: Preprocess) -> None:
     )
 
 
-def run_test(folder: RunFolder, model: nn.Module, data: Data, classes: list[str]) -> Outputs | SegmentationOutputs:
-    """The test at the end of a run: evaluate the test split and write test.json and predictions.csv.
-
-    Where training adapted to another domain, `target` holds the figures of that one's test split.
-    """
-    if data.segments:
-        pixels = evaluate_segmentation(model, data, "test")
-        write_segmentation(folder, pixels)
-        return pixels
-    outputs = evaluate_model(model, data, "test", classes, data.config.test)
-    if data.target is not None and data.target.test.count:
-        logits, labels = (value.cpu() for value in forward_all(model, data.target.evaluation_loader("test")))
-        outputs.figures["target"] = {
-            "data": data.target.config.data.name,
-            **accuracy_figures(logits, labels),
-            "n": len(labels),
-        }
-    write_outputs(folder, outputs, classes)
-    return outputs
-
-
-def evaluate_model(
-    model: nn.Module,
-    data: Data,
-    split: str,
-    classes: list[str],
-    settings: TestConfig = PLAIN,
-    temperature: Temperature | None = None,
-) -> Outputs:
-    """Logits and figures of a model over one split.
-
-    The figures are those of the pictures as they are, as `predict` and an export answer; what further views give stands
-    beside them, under `views`, and what a temperature gives, under `calibration`.
-
-    Args:
-        temperature: None fits it on the validation split of the data.
-    """
-    loader = data.evaluation_loader(split)
-    if not loader.count:
-        mend = f"raise data.{split}_fraction or choose another split" if split != "train" else "choose another split"
-        raise DataError(f"the {split} split is empty; {mend}.")
-    logits, labels = (value.cpu() for value in forward_all(model, loader))
-    check_answers(logits)
-    names = data.names(split)
-    if temperature is None:
-        temperature = temperature_of(model, data, (logits, labels) if split == "val" else None)
-    figures = {
-        "split": split,
-        **classification_figures(logits, labels, classes),
-        "intervals": metric_intervals(logits, labels),
-        "calibration": calibration_figures(logits, labels, temperature),
-        "hardest": hardest_pictures(logits, labels, names, classes),
-    }
-    if settings.views != "none":
-        figures["views"] = views_figures(model, loader, logits, labels, settings)
-        if split != "val" and data.val.count:
-            known = data.evaluation_loader("val")
-            answers, truth = (value.cpu() for value in forward_all(model, known))
-            figures["views"]["validation"] = views_figures(model, known, answers, truth, settings)["change"]
-    return Outputs(logits, labels, names, figures)
-
-
-def views_figures(
-    model: nn.Module, loader: Loader, logits: Tensor, labels: Tensor, settings: TestConfig
-) -> dict[str, Any]:
-    """loss and accuracy with further views, and under `change` how much larger the accuracy is than without, with its
-    95 % interval over the same images."""
-    averaged = average_views(model, loader, logits.to(loader.device), settings.views, settings.share).cpu()
-    change, interval = paired_change(logits.argmax(1) == labels, averaged.argmax(1) == labels)
-    return {
-        **dataclasses.asdict(settings),
-        **accuracy_figures(averaged, labels),
-        "change": {"accuracy": change, "interval": list(interval)},
-    }
-
-
-def temperature_of(model: nn.Module, data: Data, known: tuple[Tensor, Tensor] | None = None) -> Temperature:
-    """The temperature fitted on the validation split, whose logits and labels may be known already."""
-    if not data.val.count:
-        return Temperature(None, 0)
-    logits, labels = known or forward_all(model, data.evaluation_loader("val"))
-    return fit_temperature(logits.cpu(), labels.cpu())
-
-
 def known_temperature(folder: RunFolder, data: Data, own: bool) -> Temperature | None:
     """What test.json says of the run's temperature where `data` has another validation split than the run; else None.
 
@@ -252,38 +207,10 @@ def known_temperature(folder: RunFolder, data: Data, own: bool) -> Temperature |
     return Temperature(known.get("temperature"), known.get("n", 0))
 
 
-def against_own_test(figures: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
-    """The accuracy in test.json, how much larger that of another set is (negative: it fell), and its 95 % interval."""
-    right, known = (round(part["accuracy"] * part["n"]) for part in (figures, before))
-    return {
-        "accuracy": before["accuracy"],
-        "difference": figures["accuracy"] - before["accuracy"],
-        "interval": list(difference_interval((right, figures["n"]), (known, before["n"]))),
-    }
-
-
-def write_outputs(folder: RunFolder, outputs: Outputs, classes: list[str], suffix: str = "") -> None:
+def write_outputs(folder: RunFolder, outputs: Outputs, suffix: str = "") -> None:
     """predictions.csv first: test.json, which says that the test is done, comes last."""
-    probabilities = outputs.logits.softmax(1)
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["picture", "true", "predicted", *classes])
-    guesses = probabilities.argmax(1).tolist()
-    for name, label, guess, row in zip(
-        outputs.names, outputs.labels.tolist(), guesses, probabilities.tolist(), strict=True
-    ):
-        writer.writerow([name, classes[label], classes[guess], *(f"{p:.6g}" for p in row)])
-    write_whole(folder.path / f"predictions{suffix}.csv", text.getvalue())
-    write_json(folder.path / (f"evaluation{suffix}.json" if suffix else "test.json"), outputs.figures)
-
-
-def write_segmentation(folder: RunFolder, outputs: SegmentationOutputs, suffix: str = "") -> None:
-    """predictions.csv, a row of figures a picture, then test.json."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["picture", *ROW])
-    for name, row in zip(outputs.names, outputs.rows, strict=True):
-        writer.writerow([name, *(f"{value:.6g}" for value in row)])
+    csv.writer(text, lineterminator="\n").writerows(outputs.table())
     write_whole(folder.path / f"predictions{suffix}.csv", text.getvalue())
     write_json(folder.path / (f"evaluation{suffix}.json" if suffix else "test.json"), outputs.figures)
 
@@ -372,7 +299,7 @@ def as_other_set(
         )
     if data.classes != classes:
         odd = sorted(set(data.classes) - set(classes))
-        if odd or data.segments:
+        if odd or data.pixel_targets:
             name = (odd or sorted(set(classes) - set(data.classes)) or classes)[0]
             raise DataError(
                 f"the other set has other classes than the model, {name!r} among them; use one with the same classes."

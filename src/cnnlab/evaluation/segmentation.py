@@ -1,8 +1,8 @@
-"""One split through a model that classifies every pixel: figures, and a row a picture."""
+"""One split through a model that classifies every pixel: figures, and a row per image."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,77 +11,74 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cnnlab.config import TestConfig
 from cnnlab.data.load import Data
-from cnnlab.errors import DataError
 from cnnlab.evaluation.intervals import ratio_interval
+from cnnlab.evaluation.outputs import PLAIN, Outputs, refuse_views
 from cnnlab.finite import check_answers
-from cnnlab.training.segment import dice_loss, iou, mean_iou
+from cnnlab.tasks import Task
+from cnnlab.tasks.segmentation import PixelMetrics, iou, mean_iou
+from cnnlab.training.forward import measure
 
 TOLERANCE = 0.0075  # of the picture's diagonal: so far apart two boundaries still match (Csurka et al. 2013, section 3)
 ROW = ("pixel_accuracy", "mean_iou", "dice", "boundary_f1")
 
 
 @dataclass(frozen=True)
-class SegmentationOutputs:
-    """Figures of a split, and for each picture its name and ROW's figures."""
+class PixelOutputs(Outputs):
+    """With ROW's figures of each image."""
 
-    figures: dict[str, Any]
-    names: list[str]
     rows: Sequence[tuple[float, ...]]
 
+    def table(self) -> Iterator[Sequence[object]]:
+        yield ["picture", *ROW]
+        for name, row in zip(self.names, self.rows, strict=True):
+            yield [name, *(f"{value:.6g}" for value in row)]
 
-@torch.inference_mode()
-def evaluate_segmentation(model: nn.Module, data: Data, split: str) -> SegmentationOutputs:
-    """Raises DataError for a split without pictures.
+
+class SplitMetrics(PixelMetrics):
+    """The metrics of training, and the F1 of the boundaries in each image."""
+
+    def __init__(self, num_classes: int, dice_weight: float) -> None:
+        super().__init__(num_classes, dice_weight)
+        self.boundaries: list[float] = []
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        check_answers(logits)
+        super().update(logits, targets)
+        self.boundaries += boundary_f1(logits.argmax(1), targets, self.num_classes).tolist()
+
+
+def evaluate_segmentation(
+    task: Task, model: nn.Module, data: Data, split: str, settings: TestConfig = PLAIN, temperature: object = None
+) -> PixelOutputs:
+    """Figures of a split, and a row per image.
 
     Returns:
         In `figures`: loss (cross-entropy and Dice as in training), accuracy (of pixels), mean_iou, dice (mean over the
-        classes), boundary_f1 (mean over pictures and their classes), each of accuracy and mean_iou with a 95 % interval
-        (over the images), n pictures, per_class (class, n pixels, precision, recall, f1 = Dice, iou) and
+        classes), boundary_f1 (mean over images and their classes), each of accuracy and mean_iou with a 95 % interval
+        (over the images), n images, per_class (class, n pixels, precision, recall, f1 = Dice, iou) and
         confusion_matrix (pixels, rows true).
     """
-    loader = data.evaluation_loader(split)
-    if not loader.count:
-        raise DataError(f"the {split} split is empty; raise data.{split}_fraction or choose another split.")
+    refuse_views(settings)
     classes = data.classes
-    k = len(classes)
-    was_training = model.training
-    model.eval()
-    surprise = lost = 0.0
-    matrices: list[Tensor] = []
-    boundaries: list[float] = []
-    try:
-        for batch in loader.epoch():
-            assert batch.masks is not None
-            logits = check_answers(model(batch.images).float())
-            guesses, masks = logits.argmax(1), batch.masks
-            surprise += F.cross_entropy(logits, masks, reduction="sum").item()
-            lost += dice_loss(logits, masks, each=True).sum().item()
-            picture = torch.arange(len(masks), device=masks.device)[:, None, None]
-            cells = (picture * k + masks) * k + guesses
-            matrices.append(torch.bincount(cells.flatten(), minlength=len(masks) * k * k).view(-1, k, k).cpu())
-            boundaries += boundary_f1(guesses, masks, k).tolist()
-    finally:
-        model.train(was_training)
-    each = torch.cat(matrices)  # (n, K, K)
-    whole = each.sum(0)
-    rows = [(*_row(matrix), boundary) for matrix, boundary in zip(each, boundaries, strict=True)]
+    metrics = measure(model, data.evaluation_loader(split), SplitMetrics(len(classes), data.config.trainer.dice))
+    each, whole = metrics.each, metrics.matrix
+    rows = [(*_row(matrix), boundary) for matrix, boundary in zip(each, metrics.boundaries, strict=True)]
     accuracy, overlap = _intervals(each)
     figures = {
         "split": split,
-        "task": "segmentation",
-        "loss": surprise / int(whole.sum()) + data.config.trainer.dice * lost / len(each),
-        "accuracy": whole.diagonal().sum().item() / whole.sum().item(),
+        "task": task.name,
+        **metrics.compute(),
         "accuracy_interval": accuracy,
-        "mean_iou": mean_iou(whole),
         "mean_iou_interval": overlap,
         "dice": _f1(whole).nanmean().item(),
-        "boundary_f1": float(np.nanmean(boundaries)),
+        "boundary_f1": float(np.nanmean(metrics.boundaries)),
         "n": len(each),
         "per_class": per_class(whole, classes),
         "confusion_matrix": whole.tolist(),
     }
-    return SegmentationOutputs(figures, data.names(split), rows)
+    return PixelOutputs(figures, data.names(split), rows)
 
 
 def per_class(matrix: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:

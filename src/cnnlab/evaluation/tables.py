@@ -51,8 +51,10 @@ def result_table(history: Sequence[Mapping[str, Any]], best_epoch: int, test: Ma
 
 def figures_text(figures: Mapping[str, Any]) -> str:
     """What `cnnlab test` prints."""
-    if figures.get("task") == "segmentation":
-        return _segmentation_text(figures)
+    return TEXTS.get(figures.get("task", "classification"), _plain_text)(figures)
+
+
+def _classification_text(figures: Mapping[str, Any]) -> str:
     bounds = {"accuracy": figures["accuracy_interval"], **figures["intervals"]}
     several = {key: value for key, value in figures["topk_accuracy"].items() if key not in ("1", "5")}
     further = "accuracy of " * bool(several) + ", ".join(f"top-{k} {percent(v)}" for k, v in several.items())
@@ -71,6 +73,7 @@ def figures_text(figures: Mapping[str, Any]) -> str:
             line("macro F1", "macro_f1", number),
             line("loss", "loss", number),
             line("ECE", "ece", number, f"expected calibration error, 15 bins{_without_chance(figures)}"),
+            *(_own_metric(name, **one) for name, one in figures.get("metrics", {}).items()),
             _temperature(figures["calibration"]),
             *(_views(figures["views"]) if "views" in figures else []),
             *([f"  {fall_text(figures['own_test'])}"] if "own_test" in figures else []),
@@ -90,6 +93,23 @@ def _segmentation_text(figures: Mapping[str, Any]) -> str:
             f"  loss         {number(figures['loss'])}",
         ]
     )
+
+
+def _own_metric(name: str, value: float, interval: Sequence[float]) -> str:
+    return f"  {name.split(':')[-1]:<12}{number(value):>9}  {'–'.join(number(bound) for bound in interval)}"
+
+
+def _plain_text(figures: Mapping[str, Any]) -> str:
+    interval = interval_text(figures["accuracy_interval"])
+    others = {key: value for key, value in figures.items() if isinstance(value, float) and key != "accuracy"}
+    return "\n".join(
+        [f"{figures['split']} split, {figures['n']:,} pictures"]
+        + [f"  {'accuracy':<12}{percent(figures['accuracy']):>9}  (95 % interval {interval})"]
+        + [f"  {key.replace('_', ' '):<12}{number(value):>9}" for key, value in others.items()]
+    )
+
+
+TEXTS = {"classification": _classification_text, "segmentation": _segmentation_text}  # by the task's name
 
 
 def _without_chance(figures: Mapping[str, Any]) -> str:

@@ -49,13 +49,13 @@ def average_views(model: nn.Module, loader: Loader, logits: Tensor, kind: str, s
         for batch in loader.epoch():
             if not done:
                 quick = fold_batch_norm(model, batch.images[:2])
-            here = chosen[done : done + len(batch.labels)].nonzero()[:, 0]
+            here = chosen[done : done + len(batch.targets)].nonzero()[:, 0]
             views = views_of(batch.images[here], kind) if len(here) else []
             if views:
                 own = 1 - sum(weight for weight, _ in views)
                 further = [weight * quick(view).float().log_softmax(1) for weight, view in views]
                 answers[done + here] = own * answers[done + here] + torch.stack(further).sum(0)
-            done += len(batch.labels)
+            done += len(batch.targets)
     finally:
         model.train(was_training)
     return answers

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -10,11 +11,11 @@ from torch import Tensor, nn
 
 from cnnlab.data.load import Data
 from cnnlab.errors import ModelError
-from cnnlab.evaluation.evaluate import Outputs
+from cnnlab.evaluation.classification import LabelOutputs
 from cnnlab.evaluation.hardest import first_places
 from cnnlab.evaluation.intervals import mean_interval
 from cnnlab.evaluation.metrics import picture_losses
-from cnnlab.evaluation.segmentation import SegmentationOutputs
+from cnnlab.evaluation.outputs import Outputs
 from cnnlab.explain.cam import activation_maps, method_of
 from cnnlab.explain.faithfulness import deletion_insertion, random_maps
 from cnnlab.explain.overlay import legend_colours, overlay
@@ -37,7 +38,7 @@ COST = 4.5e11  # multiply-adds that this may take on a processor: about a quarte
 NAMES = {"cam": "CAM", "gradcam": "Grad-CAM"}
 
 
-def gather(model: nn.Module, data: Data, outputs: Outputs | SegmentationOutputs | None) -> tuple[list[Sample], Insight]:
+def gather(model: nn.Module, data: Data, outputs: Outputs | None) -> tuple[list[Sample], Insight]:
     """Sample pictures of the test split and what lies behind the answers; nothing of what the model cannot give.
 
     Args:
@@ -48,12 +49,15 @@ def gather(model: nn.Module, data: Data, outputs: Outputs | SegmentationOutputs 
         summary = summarise(model, shape)
     except (ModelError, ArithmeticMismatch):  # a model of the user's own can look at numbers, and there are none then
         summary = Summary(shape)
-    layers, totals = layer_rows(summary), totals_of(summary)
-    if outputs is None:
-        return [], Insight(layers=layers, totals=totals)
-    if isinstance(outputs, SegmentationOutputs):
-        scenes, colours = gather_scenes(model, data, outputs)
-        return [], Insight(scenes=scenes, colours=colours, layers=layers, totals=totals)
+    gathered = GATHERERS.get(outputs.figures.get("task", "classification")) if outputs is not None else None
+    samples, insight = gathered(model, data, outputs, summary) if gathered is not None else ([], Insight())
+    return samples, dataclasses.replace(insight, layers=layer_rows(summary), totals=totals_of(summary))
+
+
+def gather_labels(
+    model: nn.Module, data: Data, outputs: LabelOutputs, summary: Summary
+) -> tuple[list[Sample], Insight]:
+    """Samples, the worst mistakes, where the network looks, and what its stages see."""
     chosen, worst = sample_places(outputs, data.config.seed), worst_places(outputs)
     images = pictures_at(data, [*chosen, *worst])
     try:
@@ -64,8 +68,7 @@ def gather(model: nn.Module, data: Data, outputs: Outputs | SegmentationOutputs 
     except Exception as error:  # a run must get its report, whatever a model of the user's own does with a hook
         reason = str(error) if isinstance(error, ModelError) else f"{type(error).__name__}: {error}"
         samples = as_samples(data, outputs, [*chosen, *worst], images, None)
-        insight = Insight(samples[len(chosen) :], without_maps=reason, layers=layers, totals=totals)
-        return samples[: len(chosen)], insight
+        return samples[: len(chosen)], Insight(samples[len(chosen) :], without_maps=reason)
     samples = as_samples(data, outputs, [*chosen, *worst], images, maps)
     insight = Insight(
         mistakes=samples[len(chosen) :],
@@ -74,16 +77,20 @@ def gather(model: nn.Module, data: Data, outputs: Outputs | SegmentationOutputs 
         traced=samples[traced_place(outputs, chosen)],
         stages=stages,
         faithfulness=judged,
-        layers=layers,
-        totals=totals,
     )
     return samples[: len(chosen)], insight
+
+
+GATHERERS: dict[str, Callable[..., tuple[list[Sample], Insight]]] = {  # by the task's name
+    "classification": gather_labels,
+    "segmentation": gather_scenes,
+}
 
 
 # ---- pictures
 
 
-def sample_places(outputs: Outputs, seed: int) -> list[int]:
+def sample_places(outputs: LabelOutputs, seed: int) -> list[int]:
     """Places in the split, in order, drawn by chance; half of them wrongly answered if there are so many."""
     missed = outputs.logits.argmax(1).numpy() != outputs.labels.numpy()
     random = np.random.Generator(np.random.PCG64(seed))
@@ -92,14 +99,14 @@ def sample_places(outputs: Outputs, seed: int) -> list[int]:
     return np.sort(np.concatenate([wrong, others])).tolist()
 
 
-def worst_places(outputs: Outputs) -> list[int]:
+def worst_places(outputs: LabelOutputs) -> list[int]:
     """Places of the wrong answers with the highest loss, the worst first."""
     wrong = (outputs.logits.argmax(1) != outputs.labels).nonzero()[:, 0]
     losses = picture_losses(outputs.logits, outputs.labels)[wrong]
     return wrong[first_places(losses, MISTAKES, descending=True)].tolist()
 
 
-def traced_place(outputs: Outputs, places: Sequence[int]) -> int:
+def traced_place(outputs: LabelOutputs, places: Sequence[int]) -> int:
     """Number among `places` of the first picture that is answered right, else of the first."""
     right = (outputs.logits.argmax(1) == outputs.labels)[list(places)].int()
     return int(right.argmax())
@@ -112,7 +119,7 @@ def pictures_at(data: Data, places: Sequence[int]) -> Tensor:
 
 
 def as_samples(
-    data: Data, outputs: Outputs, places: Sequence[int], images: Tensor, maps: Tensor | None
+    data: Data, outputs: LabelOutputs, places: Sequence[int], images: Tensor, maps: Tensor | None
 ) -> list[Sample]:
     shown = data.preprocess.denormalise(images).cpu().numpy()
     losses = picture_losses(outputs.logits, outputs.labels)
@@ -147,7 +154,7 @@ def maps_of(model: nn.Module, images: Tensor) -> Tensor:
     return torch.cat([activation_maps(model, part) for part in torch.split(images, size)])
 
 
-def faithfulness(model: nn.Module, data: Data, outputs: Outputs, multiply_adds: int) -> Faithfulness:
+def faithfulness(model: nn.Module, data: Data, outputs: LabelOutputs, multiply_adds: int) -> Faithfulness:
     """Deletion and insertion over test pictures drawn by chance; fewer of them where a large model is slow."""
     passes = 4 * (STEPS + 1)  # two curves of two kinds of map
     fewest, most = JUDGED

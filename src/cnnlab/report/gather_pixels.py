@@ -7,16 +7,19 @@ import torch
 from torch import nn
 
 from cnnlab.data.load import Data
-from cnnlab.evaluation.segmentation import ROW, SegmentationOutputs
+from cnnlab.evaluation.segmentation import ROW, PixelOutputs
 from cnnlab.explain.overlay import class_colours, paint_classes
-from cnnlab.report.content import Scene
+from cnnlab.models.summary import Summary
+from cnnlab.report.content import Insight, Sample, Scene
 
 WORST, OTHERS = 6, 6  # scenes: those of the lowest mean IoU, and others by chance
 
 
 @torch.inference_mode()
-def gather_scenes(model: nn.Module, data: Data, outputs: SegmentationOutputs) -> tuple[list[Scene], list[str]]:
-    """Scenes of the test split and the CSS colours of the classes."""
+def gather_scenes(
+    model: nn.Module, data: Data, outputs: PixelOutputs, summary: Summary
+) -> tuple[list[Sample], Insight]:
+    """Scenes of the test split and the CSS colours of the classes; no samples, since these are whole images."""
     overlap = np.array([row[ROW.index("mean_iou")] for row in outputs.rows])
     worst = np.argsort(overlap, kind="stable")[:WORST]
     random = np.random.Generator(np.random.PCG64(data.config.seed))
@@ -24,8 +27,7 @@ def gather_scenes(model: nn.Module, data: Data, outputs: SegmentationOutputs) ->
     places = np.concatenate([worst, others])
     numbers = data.split.test[places]
     batch = next(data.evaluation_loader(numbers, len(places)).epoch())
-    assert batch.masks is not None
-    answers, truths = model(batch.images).argmax(1).cpu().numpy(), batch.masks.cpu().numpy()
+    answers, truths = model(batch.images).argmax(1).cpu().numpy(), batch.targets.cpu().numpy()
     pictures = data.preprocess.denormalise(batch.images).cpu().numpy()
     colours = class_colours(data.num_classes)
     scenes = []
@@ -42,4 +44,4 @@ def gather_scenes(model: nn.Module, data: Data, outputs: SegmentationOutputs) ->
                 error=np.where(wrong, np.uint8(255), picture // 4),
             )
         )
-    return scenes, [f"rgb({r}, {g}, {b})" for r, g, b in colours.tolist()]
+    return [], Insight(scenes=scenes, colours=[f"rgb({r}, {g}, {b})" for r, g, b in colours.tolist()])

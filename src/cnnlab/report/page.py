@@ -17,6 +17,7 @@ from cnnlab.report import charts, formatting, sections
 from cnnlab.report.content import Report
 from cnnlab.report.formatting import SPACE, as_interval, between, count, duration, finite, number, percent
 from cnnlab.report.sections import best_row, markup
+from cnnlab.report.tasks import view_of
 
 MAX_SAMPLES = 100  # a photograph of 256 pixels is about 25 kB on the page
 
@@ -64,7 +65,7 @@ def render(report: Report) -> str:
         curves=sections.curves(report),
         history=report.history,
         best_epoch=report.best_epoch,
-        counted="pixels" if segments(report) else "pictures",
+        counted=view_of(report).counted,
         confusion=sections.confusion_view(report),
         per_class=(report.test or {}).get("per_class") or [],
         calibration=sections.calibration_view(report.test),
@@ -113,43 +114,26 @@ def headline(report: Report) -> dict[str, Any]:
             "strip": None,
         }
     test = report.test
-    figure = "mean_iou" if segments(report) else "accuracy"
-    accuracy, pictures = finite(test.get(figure)), finite(test.get("n"))
+    view = view_of(report)
+    accuracy, pictures = finite(test.get(view.figure)), finite(test.get("n"))
     digits = 2 if (pictures or 0) >= 10_000 else 1
-    interval = as_interval(test.get(f"{figure}_interval"))
-    baseline = None if segments(report) else majority_share(report)
+    interval = as_interval(test.get(f"{view.figure}_interval"))
+    baseline = view.baseline(report)
     parts = []
     if interval:
         parts.append(f"95{SPACE}% interval {percent(interval[0], digits)} to {percent(interval[1], digits)}.")
-    if segments(report):
-        parts.append(f"Mean over the classes of intersection over union; n = {count(pictures)} pictures.")
-    elif accuracy is not None and pictures:
-        parts.append(f"n = {count(pictures)} pictures, {count(accuracy * pictures)} of them right.")
-    elif pictures is not None:
-        parts.append(f"n = {count(pictures)} pictures.")
+    if pictures is not None:
+        parts.append(view.sentence(accuracy, pictures))
     if baseline is not None:
         parts.append(f"Always answering the most common class (the upright tick) would score {percent(baseline)}.")
     split = str(test.get("split") or "test")
     named_split = {"test": "Test", "val": "Validation", "train": "Training"}.get(split)
-    what = "mean IoU" if segments(report) else "accuracy"
     return {
-        "label": f"{named_split} {what}" if named_split else f"{what.capitalize()} on {split}",
+        "label": f"{named_split} {view.label}" if named_split else f"{view.label.capitalize()} on {split}",
         "value": percent(accuracy, digits),
         "sentence": " ".join(parts),
         "strip": None if accuracy is None else markup(charts.interval_strip(accuracy, interval, baseline)),
     }
-
-
-def segments(report: Report) -> bool:
-    """Whether the classes are those of pixels."""
-    return (report.test or {}).get("task") == "segmentation"
-
-
-def majority_share(report: Report) -> float | None:
-    from cnnlab.report import confusion
-
-    matrix = (report.test or {}).get("confusion_matrix")
-    return confusion.majority_share(matrix, report.classes) if matrix else None
 
 
 def facts(report: Report) -> list[Fact]:
@@ -182,7 +166,7 @@ def facts(report: Report) -> list[Fact]:
         ),
         Fact(
             "Pixel accuracy",
-            percent(test.get("accuracy")) if segments(report) else formatting.DASH,
+            percent(test.get("accuracy") if "mean_iou" in test else None),
             "",
             between(test.get("accuracy_interval"), percent),
         ),
@@ -193,8 +177,12 @@ def facts(report: Report) -> list[Fact]:
         tested(
             "Loss",
             "loss",
-            "cross-entropy and Dice" if segments(report) else "cross-entropy per picture",
-            lambda value: number(value, 3),
+            view_of(report).loss,
+            as_number,
+        ),
+        *(
+            Fact(name.split(":")[-1], number(one["value"], 3), "your metric", between(one["interval"], as_number))
+            for name, one in (test.get("metrics") or {}).items()
         ),
         tested("Calibration error", "ece", f"confidence against accuracy, 0 is best{_without_chance(test)}"),
         Fact("Epochs", count(len(report.history)), f"of {planned} planned" if planned else ""),
@@ -206,6 +194,10 @@ def facts(report: Report) -> list[Fact]:
         "Top-5 accuracy": len(report.classes) <= 5,  # always 100 %
     }
     return [fact for fact in found if fact.value != formatting.DASH and not left_out.get(fact.label)]
+
+
+def as_number(value: Any) -> str:
+    return number(value, 3)
 
 
 def _without_chance(test: Mapping[str, Any]) -> str:

@@ -18,7 +18,6 @@ import numpy as np
 
 from cnnlab.config import Config
 from cnnlab.data.load import build_data
-from cnnlab.data.own import import_dataset
 from cnnlab.data.recommend import compose_for_set
 from cnnlab.device import choose_device
 from cnnlab.errors import ConfigError, NonFiniteLoss
@@ -29,7 +28,7 @@ from cnnlab.runs.source import network_of
 from cnnlab.study.definition import Rates, define
 from cnnlab.study.rate_page import picture, render
 from cnnlab.study.rate_result import LAST, RateRange, judge, smooth
-from cnnlab.training.build import build_model, initialise
+from cnnlab.training.build import build_model, import_code, initialise
 from cnnlab.training.precision import prepare_process
 from cnnlab.training.trainer import Trainer
 
@@ -104,7 +103,7 @@ def measure(
 ) -> tuple[list[float], list[float], bool]:
     """The rates and losses of the steps up to where the loss diverges, if it does, and whether it did."""
     prepare_process(config.trainer)
-    import_dataset(config.data.name, config.adapt.data)
+    import_code(config)
     data = build_data(config, choose_device(config.trainer.device), decoding or _nobody)
     model = build_model(config, data, trust_code=True)
     initialise(model, config, data)

@@ -128,13 +128,6 @@ def check_target(data: Data) -> None:
         )
 
 
-def with_target(batches: Iterator[Batch], target: Loader, start: int) -> Iterator[Batch]:
-    """Give each batch the next pictures of the target domain; batch `start` of all gets the same ones in every run."""
-    others = endless(target, start)
-    for batch in batches:
-        yield batch._replace(target=next(others).images)
-
-
 def endless(loader: Loader, start: int) -> Iterator[Batch]:
     """Epoch after epoch, from batch number `start` on, counted from the first epoch's first."""
     epoch, batch = divmod(start, len(loader))

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from cnnlab.config import Config
 from cnnlab.data.load import Data
+from cnnlab.data.own import import_dataset
 from cnnlab.errors import CnnlabError, ConfigError
 from cnnlab.imports import names_code
 from cnnlab.models.initial import begin_as_identity, whiten_first_layer
 from cnnlab.models.registry import create_model, find_model, import_model, model_arguments, rebuild_arguments
 from cnnlab.models.transfer import transfer
 from cnnlab.runs.source import read_source
+from cnnlab.tasks import Task, load_code, task_of
 from cnnlab.training.reproduce import seed_step
 
 WHITENED = 2000  # pictures that init.whiten looks at
@@ -35,14 +37,25 @@ def build_model(config: Config, data: Data, trust_code: bool = False, resumed: b
         given |= rebuild_arguments(find_model(name))
     seed_step(config.seed, -1)
     model = create_model(name, **model_arguments(name, given, **facts))
-    check_fit(model, data)
+    check_fit(model, data, task_of(config, data))
     return model
 
 
+def import_code(config: Config) -> None:
+    """Import what the config names as "package.module:name", except for the model. Its code runs.
+
+    Raises:
+        CnnlabError: it cannot be imported, or a name is not known.
+    """
+    import_dataset(config.data.name, config.adapt.data)
+    load_code(config)
+
+
 def runs_own_code(config: Config) -> bool:
-    """Whether the network or a data set is named as "package.module:Class", which a resume imports only if trusted."""
+    """Whether something is named as "package.module:Class", which a resume imports only if trusted."""
     adapted = config.adapt.data if config.adapt.method != "none" else None
-    return any(names_code(name) for name in (config.model["name"], config.data.name, adapted))
+    named = (config.model["name"], config.data.name, adapted, config.task, config.trainer.loss, *config.test.metrics)
+    return any(names_code(name) for name in named)
 
 
 def resume_command(run: Path, config: Config) -> str:
@@ -50,8 +63,8 @@ def resume_command(run: Path, config: Config) -> str:
     return f"cnnlab resume {run}{' --trust-code' if runs_own_code(config) else ''}"
 
 
-def check_fit(model: nn.Module, data: Data) -> None:
-    """Raise ConfigError unless the model takes the data's pictures, also while they grow, and answers for each class.
+def check_fit(model: nn.Module, data: Data, task: Task) -> None:
+    """Raise ConfigError unless the model takes the data's pictures, also while they grow, and answers as the task asks.
 
     Two grey pictures go through a copy of it. (On the meta device that would cost no arithmetic, but torch imports its
     compiler there, which takes longer.)
@@ -86,26 +99,8 @@ def check_fit(model: nn.Module, data: Data) -> None:
         ) from error
     if not isinstance(logits, Tensor):
         raise ConfigError(f"the model must give one tensor (B, num_classes), it gives a {type(logits).__name__}.")
-    if logits.ndim == 4 and not data.segments:
-        raise ConfigError(
-            "this model classifies every pixel, and the set has one label a picture; choose another model."
-        )
-    if data.segments:
-        if logits.ndim != 4:
-            raise ConfigError(
-                "this set has a class for every pixel, and the model answers once a picture; use model=unet."
-            )
-        if logits.shape != (2, data.num_classes, *data.image_size):
-            raise ConfigError(
-                f"the model gives {tuple(logits.shape)[1:]} numbers a picture for {data.num_classes} classes and"
-                f" {data.image_size[0]}×{data.image_size[1]} pixels; it must answer at every pixel."
-            )
-        return
-    if logits.shape != (2, data.num_classes):
-        raise ConfigError(
-            f"the model gives {tuple(logits.shape)[1:]} numbers a picture for {data.num_classes} classes;"
-            f" build it with num_classes={data.num_classes}."
-        )
+    if wrong := task.misfit(logits.shape, data.image_size):
+        raise ConfigError(wrong)
 
 
 def _try_out(model: nn.Module, channels: int, sizes: set[tuple[int, int]], data: Data) -> Any:

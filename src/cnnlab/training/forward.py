@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 
 from cnnlab.data.loader import Loader
 from cnnlab.models.folding import fold_batch_norm
+from cnnlab.tasks import Accumulator
+
+Metrics = TypeVar("Metrics", bound=Accumulator)
 
 
-@torch.inference_mode()
+def measure(model: nn.Module, loader: Loader, metrics: Metrics) -> Metrics:
+    """Take the answers to every image of a split into `metrics`, which is returned."""
+    for logits, targets in forward_each(model, loader):
+        metrics.update(logits, targets)
+    return metrics
+
+
 def forward_all(model: nn.Module, loader: Loader) -> tuple[Tensor, Tensor]:
-    """(n, K) float32 logits and (n,) labels of every picture of the split, in its order.
+    """(n, K) float32 logits and (n,) labels of every image of the split, in its order."""
+    pairs = list(forward_each(model, loader))
+    return torch.cat([logits for logits, _ in pairs]), torch.cat([targets for _, targets in pairs])
+
+
+def forward_each(model: nn.Module, loader: Loader) -> Iterator[tuple[Tensor, Tensor]]:
+    """Float32 logits and targets of each batch, in order.
 
     The figures of a run are float32 whatever it was trained in: they are then the same for predict and for an export.
     """
     was_training = model.training
     model.eval()
+    quick: nn.Module | None = None
     try:
-        logits: list[Tensor] = []
-        labels: list[Tensor] = []
         for batch in loader.epoch():
-            if not logits:
-                quick = fold_batch_norm(model, batch.images[:2])
-            logits.append(quick(batch.images).float())
-            labels.append(batch.labels)
-        if not logits:  # of several processes, one may have no picture of a small split
-            return torch.empty(0, 1, device=loader.device), torch.empty(0, dtype=torch.int64, device=loader.device)
-        return torch.cat(logits), torch.cat(labels)
+            with torch.inference_mode():
+                quick = quick or fold_batch_norm(model, batch.images[:2])
+                logits = quick(batch.images).float()
+            yield logits, batch.targets
     finally:
         model.train(was_training)

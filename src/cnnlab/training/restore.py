@@ -17,7 +17,7 @@ from cnnlab.values import overgrown
 States = dict[int, dict[str, Any]]  # by number of the parameter: what the optimizer remembers of it
 
 
-def wrong_history(history: Any, best: Any, validates: bool, segments: bool) -> str:
+def wrong_history(history: Any, best: Any, validates: bool, best_metric: str) -> str:
     """Why these are no rows of metrics.jsonl, or not the figures of one of them; "" where they are."""
     if overgrown([history, best]):
         return "its history is too large"
@@ -27,8 +27,8 @@ def wrong_history(history: Any, best: Any, validates: bool, segments: bool) -> s
         return "its history has other epochs than one after the other"
     if any((row["val_loss"] is None or row["val_accuracy"] is None) == validates for row in history):
         return "its history has another validation split"
-    if segments and not all("val_mean_iou" in row for row in history):
-        return "its history is not one of pixels"
+    if validates and not all(best_metric in row for row in history):
+        return f"its history has no {best_metric}, and this task goes by it"
     if not history:
         return "" if best == {} else "it has a best epoch before the first"
     if best == {} and validates and not any(math.isfinite(row["val_loss"]) for row in history):

@@ -23,13 +23,16 @@ from cnnlab.models.transfer import frozen_stages
 from cnnlab.runs.folder import RunFolder, read_environment
 from cnnlab.runs.state import differs, load_state, save_state
 from cnnlab.runs.weights import save_weights
+from cnnlab.tasks import Loss, mean_loss, task_of
+from cnnlab.tasks.losses import LossFunction
 from cnnlab.tracking.base import EpochEnded, Gradient, Noted, Started, Stepped, Trackers
-from cnnlab.training.adapt import Learners, check_target, new_adversary, reversal_strength, with_target
+from cnnlab.training.adapt import Learners, check_target, endless, new_adversary, reversal_strength
 from cnnlab.training.average import WeightAverage
 from cnnlab.training.build import resume_command
 from cnnlab.training.convolution import mend_convolutions
 from cnnlab.training.diagnose import Setup, diagnose, early_hint
 from cnnlab.training.distributed import ALONE, Group
+from cnnlab.training.forward import measure
 from cnnlab.training.gradients import gradient_norm, layer_gradients
 from cnnlab.training.interrupt import InterruptGuard
 from cnnlab.training.optim import add_parameters, create_optimizer, set_rate, step_of
@@ -37,8 +40,6 @@ from cnnlab.training.precision import Precision, choose_compile, choose_precisio
 from cnnlab.training.reproduce import seed_step
 from cnnlab.training.restore import first_states, restore_optimizer, wrong_counters, wrong_history, wrong_optimizer
 from cnnlab.training.schedule import rate_factor
-from cnnlab.training.segment import Segmentation
-from cnnlab.training.task import Classification, OwnLoss, Task
 
 STATE_VERSION = 1
 STEP_EVENTS_A_SECOND = 5
@@ -126,6 +127,12 @@ class Sums:
     seconds: float = 0.0
 
 
+def balancing_weights(data: Data) -> np.ndarray[Any, Any]:
+    """(n,) sampling weight of each training image, by which every class is drawn equally often."""
+    counts = np.array(data.class_counts())
+    return 1 / counts[data.pictures.labels[data.split.train]]  # type: ignore[no-any-return]
+
+
 class Trainer:
     """One run in progress. `epoch`, `step` and `batch` count what is done.
 
@@ -139,7 +146,7 @@ class Trainer:
         config: Config,
         folder: RunFolder,
         group: Group = ALONE,
-        own_loss: OwnLoss | None = None,
+        own_loss: LossFunction | None = None,
     ) -> None:
         self.config, self.settings, self.folder, self.data = config, config.trainer, folder, data
         self.group = group
@@ -151,20 +158,13 @@ class Trainer:
         if self.device.type == "cpu":
             mend_convolutions(self.model)
         self.precision = Precision(choose_precision(self.settings.precision, self.device, model), self.device)
-        counted = self.settings.balanced_sampling or self.settings.class_weights == "balanced" or not data.in_batches
-        counts = np.array(data.class_counts()) if counted else np.zeros(data.num_classes, np.int64)
-        labels = data.pictures.labels[data.split.train] if counted else np.zeros(0, np.int64)
-        data.train.weights = 1 / counts[labels] if self.settings.balanced_sampling else None
+        data.train.weights = balancing_weights(data) if self.settings.balanced_sampling else None
         data.train.epochs = self.settings.epochs
         if self.settings.early_stopping is not None and not data.val.count:
             raise ConfigError(
                 "trainer.early_stopping watches the validation split, and it is empty; raise data.val_fraction."
             )
-        self.task: Task = (
-            Segmentation(self.settings, data.num_classes, self.device, group)
-            if data.segments
-            else Classification(self.settings, counts.tolist(), self.device, group, own_loss)
-        )
+        self.task = task_of(config, data, own_loss)
         self.frozen = frozen_stages(self.model, config.init.freeze)
         self.thawed = [p for stage in self.frozen for p in stage.parameters() if p.requires_grad]
         if config.init.unfreeze_epoch is None:  # else the optimizer has to know them all
@@ -213,15 +213,17 @@ class Trainer:
         began = last_event = time.monotonic()
         last_batch = self.steps_per_epoch * self.accumulate
         batches = self.data.train.epoch(self.epoch, start=self.batch)
+        others: Iterator[Batch] | None = None  # of the target domain; a step gets the same ones in every run
         if self.data.target is not None:
-            batches = with_target(batches, self.data.target.train, self.epoch * last_batch + self.batch)
+            others = endless(self.data.target.train, self.epoch * last_batch + self.batch)
         while self.batch < last_batch:
             self.rate = set_rate(self.optimizer, self.rate_factor())
             seed_step(self.config.seed, self.step, self.group.rank)
             of_step = [next(batches) for _ in range(self.accumulate)]
+            domain = [next(others).images for _ in of_step] if others is not None else None
             full = False
             try:
-                self.train_step(of_step)
+                self.train_step(of_step, domain)
             except (MemoryError, RuntimeError) as error:
                 if not _ran_out_of_memory(error):
                     raise
@@ -245,19 +247,23 @@ class Trainer:
         """Learning rate of this step as a share of the highest one."""
         return rate_factor(self.config.schedule, self.step, self.total_steps, self.steps_per_epoch)
 
-    def train_step(self, batches: list[Batch]) -> None:
-        """One step of the optimizer over the mean gradient of `batches`."""
+    def train_step(self, batches: list[Batch], domain: list[Tensor] | None = None) -> None:
+        """One step of the optimizer over the mean gradient of `batches`.
+
+        Args:
+            domain: images of the target domain beside each batch, where training adapts to one.
+        """
         if self.config.adapt.method == "batch_norm":
-            self._renew_statistics(batches)
+            assert domain is not None
+            self._renew_statistics(batches, domain)
             return
         for number, batch in enumerate(batches, 1):
             with self.group.batch(self.forward, last=number == len(batches)):
-                logits, loss = self._losses(batch)
-                figure = self._count(loss.detach(), logits.detach(), batch)
-                if self.device.type == "cpu" and not math.isfinite(figure.item()):
+                logits, loss = self._forward_loss(batch, domain[number - 1] if domain is not None else None)
+                self._count(loss.detach(), logits.detach(), batch)
+                if self.device.type == "cpu" and not math.isfinite(loss.item()):
                     self._stop_non_finite("the loss", self.step + 1)  # unsaved: batch norm has seen this batch
-                # The gradients of the processes are averaged, and their shares of the loss are to be summed.
-                self.scaler.scale(loss * self.group.size / len(batches)).backward()  # type: ignore[no-untyped-call]
+                self.scaler.scale(loss / len(batches)).backward()  # type: ignore[no-untyped-call]
         last_of_epoch = self.batch + len(batches) >= self.steps_per_epoch * self.accumulate
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
@@ -281,47 +287,51 @@ class Trainer:
             self.average.update(self.step)
 
     @torch.no_grad()
-    def _renew_statistics(self, batches: list[Batch]) -> None:
+    def _renew_statistics(self, batches: list[Batch], domain: list[Tensor]) -> None:
         """Batch norm takes in the target's pictures, and nothing learns (Li et al. 2016, Adaptive Batch Normalization).
 
         The figures of the epoch are those of the source as the model answers it now.
         """
-        for batch in batches:
-            assert batch.target is not None
+        for batch, images in zip(batches, domain, strict=True):
             self.model.eval()
             logits = self.model(batch.images)
-            self._count(self.task.loss(logits, batch), logits, batch)
+            self._count(self._task_loss(logits, batch), logits, batch)
             self._set_modes()
             with self.group.batch(self.model):
-                self.model(batch.target)
+                self.model(images)
         self.step += 1
         self.batch += len(batches)
         if self.average is not None:
             self.average.update(self.step)
 
-    def _count(self, loss: Tensor, logits: Tensor, batch: Batch) -> Tensor:
-        """Add the figures of one batch to the sums, and return the loss of the whole batch."""
+    def _count(self, loss: Tensor, logits: Tensor, batch: Batch) -> None:
+        """Add the figures of one batch to the sums: its loss over all processes, and the logits of this one."""
         count = len(batch.images) if self.group.size == 1 else self.data.train.batch_size  # of all processes together
-        correct = self.task.count_correct(logits, batch)
-        if self.group.size > 1:
-            loss, correct = self.group.total(torch.stack([loss.double(), correct.double()]))
         self.sums.loss += loss * count
-        self.sums.correct += correct
+        self.sums.correct += self.group.total(self.task.count_correct(logits, batch.targets).double())
         self.sums.count += count
-        return loss
 
-    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits of the batch, and the scalar to lower; of several processes each has its share of both."""
-        if self.adversary is None:
+    def _forward_loss(self, batch: Batch, domain: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Logits of this process's part of the batch, and the loss of the whole batch, a scalar."""
+        if domain is None:
             with self.precision.autocast():
                 logits = self._forward(batch.images)
-            return logits, self.task.loss(logits, batch)
-        assert batch.target is not None
+            return logits, self._task_loss(logits, batch)
         strength = reversal_strength(self.step / self.total_steps)
         with self.precision.autocast():
-            logits, domain = self.forward(batch.images, batch.target, strength)
-        weight = self.config.adapt.weight * self.group.share(len(batch.images) + len(batch.target))
-        return logits, self.task.loss(logits, batch) + weight * domain
+            logits, apart = self.forward(batch.images, domain, strength)
+        count = torch.full_like(apart, len(batch.images) + len(domain))
+        apart = self._whole(mean_loss(apart * count, count))
+        return logits, self._task_loss(logits, batch) + self.config.adapt.weight * apart
+
+    def _task_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The loss of the whole batch; an image that is mixed of two counts for both, each by its share."""
+        losses = [self._whole(self.task.loss(logits, targets, share)) for targets, share in batch.parts]
+        return losses[0] if len(losses) == 1 else losses[0] + losses[1]
+
+    def _whole(self, loss: Loss) -> Tensor:
+        """The scalar of a loss whose sums all processes have added up."""
+        return loss.value(self.group.summed(loss.sums))
 
     def end_epoch(self) -> EpochEnded:
         """Validate, keep the weights if they are the best so far, and save the state."""
@@ -370,18 +380,18 @@ class Trainer:
             return {"val_loss": None, "val_accuracy": None}
         loader = self.data.evaluation_loader("val")
         loader.share = (self.group.rank, self.group.size)
-        figures = self.task.validate(self.best_model, loader)
-        return {f"val_{name}": value for name, value in figures.items()}
+        metrics = measure(self.best_model, loader, self.task.metrics())
+        if self.group.size > 1:
+            metrics.merge(self.group.total)
+        return {f"val_{name}": value for name, value in metrics.compute().items()}
 
     def _is_better(self, row: dict[str, Any]) -> bool:
-        """Higher validation accuracy (mean IoU, where pixels have classes), then lower validation loss; without a
-        validation split the latest is best."""
+        """By the task's best metric, then lower validation loss; without a validation split the latest is best."""
         if row["val_accuracy"] is None:
             return True
         if not math.isfinite(row["val_loss"]) or not self.best or not math.isfinite(self.best["val_loss"]):
             return math.isfinite(row["val_loss"])
-        figure = "val_mean_iou" if "val_mean_iou" in row else "val_accuracy"
-        return (row[figure], -row["val_loss"]) > (self.best[figure], -self.best["val_loss"])
+        return self.task.best_metric.rank(row) > self.task.best_metric.rank(self.best)
 
     # ---- details
 
@@ -483,7 +493,7 @@ class Trainer:
     def started(self, facts: dict[str, str]) -> Started:
         batch = next(self.data.train.epoch(0))
         pictures = self.data.preprocess.denormalise(batch.images[:32]).cpu().numpy()
-        names = [self.data.pictures.classes[label] for label in batch.labels[:32].tolist()]
+        names = self.data.label_names(batch)[:32]
         facts = facts | {"computes": self.describe()}
         return Started(
             str(self.folder.path),
@@ -509,7 +519,7 @@ class Trainer:
         name, arguments = model_spec(self.model)
         return {
             "model": {"name": name, "arguments": arguments},
-            "task": "segmentation" if self.data.segments else "classification",
+            "task": self.task.name,
             "classes": self.data.classes,
             "preprocess": self.data.preprocess.to_dict(),
             "data": self.config.data.name,
@@ -565,7 +575,7 @@ class Trainer:
         history, best = state.get("history"), state.get("best")
         wrong = (
             differs(of_like, like, "it")
-            or wrong_history(history, best, bool(self.data.val.count), self.data.segments)
+            or wrong_history(history, best, bool(self.data.val.count), self.task.best_metric.column)
             or wrong_counters(state["counters"], len(history or ()), self.steps_per_epoch, self.accumulate)
             or wrong_optimizer(state.get("optimizer"), first, self.optimizer, state["counters"]["step"])
         )

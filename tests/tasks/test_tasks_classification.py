@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cnnlab.config import TrainerConfig
-from cnnlab.data.loader import Batch
 from cnnlab.errors import ConfigError
-from cnnlab.training.task import Classification, count_correct
+from cnnlab.tasks.base import Loss
+from cnnlab.tasks.classification import Classification, count_correct
+from cnnlab.tasks.losses import LOSSES, find_loss, register_loss
 
 CPU = torch.device("cpu")
 LOGITS = torch.tensor([[0.0, math.log(3)], [math.log(4), 0.0]])  # probabilities ¼ ¾ and ⅘ ⅕
@@ -24,12 +25,17 @@ def task(counts: tuple[int, ...] = (1, 1), **settings: Any) -> Classification:
     return Classification(TrainerConfig(**settings), counts, CPU)
 
 
-def batch(labels: Tensor, other: Tensor | None = None, share: Tensor | None = None) -> Batch:
-    return Batch(torch.zeros(len(labels), 1, 1, 1), labels, torch.arange(len(labels)), other, share)
+def scalar(loss: Loss) -> Tensor:
+    return loss.value(loss.sums)
 
 
 def loss(logits: Tensor = LOGITS, labels: Tensor = LABELS, counts: tuple[int, ...] = (1, 1), **settings: Any) -> float:
-    return task(counts, **settings).loss(logits, batch(labels)).item()
+    return scalar(task(counts, **settings).loss(logits, labels)).item()
+
+
+def mixed(chosen: Classification, other: Tensor, share: Tensor) -> Tensor:
+    """The loss of images that are mixed of two: what the loop adds up."""
+    return scalar(chosen.loss(LOGITS, LABELS, share)) + scalar(chosen.loss(LOGITS, other, 1 - share))
 
 
 def test_cross_entropy() -> None:
@@ -79,37 +85,49 @@ def test_a_wrong_number_of_class_weights_is_refused_with_both() -> None:
 @pytest.mark.parametrize("name", ["cross_entropy", "focal", "mse"])
 def test_a_mixed_picture_has_the_share_of_both_losses(name: str) -> None:
     other, share = torch.tensor([1, 0]), torch.tensor([0.7, 0.4])
-    mixed = task(loss=name).loss(LOGITS, batch(LABELS, other, share)).item()
+    found = mixed(task(loss=name), other, share).item()
     first = [loss(LOGITS[i : i + 1], LABELS[i : i + 1], loss=name) for i in range(2)]
     second = [loss(LOGITS[i : i + 1], other[i : i + 1], loss=name) for i in range(2)]
-    assert mixed == pytest.approx((0.7 * first[0] + 0.3 * second[0] + 0.4 * first[1] + 0.6 * second[1]) / 2)
+    assert found == pytest.approx((0.7 * first[0] + 0.3 * second[0] + 0.4 * first[1] + 0.6 * second[1]) / 2)
 
 
 def test_mixup_of_cross_entropy_is_cross_entropy_with_the_mixed_target() -> None:
     other, share = torch.tensor([1, 1]), torch.tensor([0.7, 0.4])
     target = torch.tensor([[0.7, 0.3], [0.4, 0.6]])
-    mixed = task().loss(LOGITS, batch(LABELS, other, share))
-    torch.testing.assert_close(mixed, F.cross_entropy(LOGITS, target))
+    torch.testing.assert_close(mixed(task(), other, share), F.cross_entropy(LOGITS, target))
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "focal", "mse"])
 def test_the_validation_loss_leaves_smoothing_and_weights_out(name: str) -> None:
     strange = task(loss=name, label_smoothing=0.3, class_weights=[3.0, 0.1])
-    each = strange.validation_loss(LOGITS, torch.tensor([0, 1]))
-    expected = [loss(LOGITS[:1], torch.tensor([0]), loss=name), loss(LOGITS[1:], torch.tensor([1]), loss=name)]
-    assert each.tolist() == pytest.approx(expected)
+    metrics = strange.metrics()
+    for place in range(2):
+        metrics.update(LOGITS[place : place + 1], torch.tensor([place]))
+    expected = loss(LOGITS, torch.tensor([0, 1]), loss=name)
+    assert metrics.compute() == {"loss": pytest.approx(expected), "accuracy": 0.0}
+
+
+def test_metrics_of_several_processes_are_those_of_all_images() -> None:
+    whole, halves = task().metrics(), [task().metrics() for _ in range(3)]
+    whole.update(LOGITS, torch.tensor([1, 1]))
+    for place in range(2):  # the third process has no image
+        halves[place].update(LOGITS[place : place + 1], torch.tensor([1]))
+    total = sum(half._sums() for half in halves)
+    for half in halves:
+        half.merge(lambda _: total)
+        assert half.compute() == pytest.approx(whole.compute())
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "focal", "mse"])
 def test_the_gradient_is_that_of_numbers(name: str) -> None:
     logits = LOGITS.clone().requires_grad_()
     chosen = task(loss=name, label_smoothing=0.1)
-    chosen.loss(logits, batch(LABELS)).backward()
+    scalar(chosen.loss(logits, LABELS)).backward()
     for place in range(4):
         nudge = torch.zeros(4)
         nudge[place] = 1e-2
-        up = chosen.loss(LOGITS + nudge.view(2, 2), batch(LABELS)).item()
-        down = chosen.loss(LOGITS - nudge.view(2, 2), batch(LABELS)).item()
+        up = scalar(chosen.loss(LOGITS + nudge.view(2, 2), LABELS)).item()
+        down = scalar(chosen.loss(LOGITS - nudge.view(2, 2), LABELS)).item()
         assert logits.grad is not None
         assert logits.grad.flatten()[place].item() == pytest.approx((up - down) / 2e-2, abs=2e-4)
 
@@ -117,7 +135,7 @@ def test_the_gradient_is_that_of_numbers(name: str) -> None:
 @pytest.mark.parametrize("name", ["cross_entropy", "focal", "mse"])
 def test_sure_and_right_costs_nothing_and_stays_finite(name: str) -> None:
     logits = torch.tensor([[1e4, -1e4], [-1e4, 1e4]], requires_grad=True)
-    value = task(loss=name).loss(logits, batch(torch.tensor([0, 1])))
+    value = scalar(task(loss=name).loss(logits, torch.tensor([0, 1])))
     value.backward()
     assert value.item() == pytest.approx(0, abs=1e-6)
     assert logits.grad is not None
@@ -125,9 +143,45 @@ def test_sure_and_right_costs_nothing_and_stays_finite(name: str) -> None:
 
 
 def test_a_loss_in_bfloat16_is_taken_in_float32() -> None:
-    assert task().loss(LOGITS.bfloat16(), batch(LABELS)).dtype == torch.float32
+    assert task().loss(LOGITS.bfloat16(), LABELS).sums.dtype == torch.float32
 
 
 def test_correct_pictures_are_counted() -> None:
     assert count_correct(LOGITS, torch.tensor([1, 0])).item() == 2
     assert count_correct(LOGITS, torch.tensor([0, 0])).item() == 1
+
+
+def test_a_batch_in_parts_has_the_loss_of_the_whole() -> None:
+    chosen = task(class_weights=[3.0, 0.5])
+    labels = torch.tensor([0, 1])
+    halves = [chosen.loss(LOGITS[i : i + 1], labels[i : i + 1]) for i in range(2)]
+    whole = chosen.loss(LOGITS, labels)
+    torch.testing.assert_close(whole.value(halves[0].sums + halves[1].sums), scalar(whole))
+
+
+def test_a_registered_loss_is_known_by_its_name() -> None:
+    @register_loss("margin")
+    def margin(logits: Tensor, labels: Tensor, gamma: float = 9.0) -> Tensor:
+        return F.multi_margin_loss(logits, labels, margin=gamma, reduction="none")
+
+    try:
+        expected = F.multi_margin_loss(LOGITS, LABELS, margin=0.5).item()
+        assert loss(loss="margin", focal_gamma=0.5) == pytest.approx(expected)
+        with pytest.raises(ConfigError, match="smooth in your loss"):
+            task(loss="margin", label_smoothing=0.1)
+    finally:
+        del LOSSES.known["margin"]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("focla", "must be cross_entropy, focal, mse, or module:name, got 'focla'. Did you mean 'focal'?"),
+        ("own", "a function given from Python"),
+        ("losses:mine", "is code of your own and is not imported; add --trust-code"),
+    ],
+)
+def test_a_loss_that_is_not_there(name: str, reason: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        find_loss(TrainerConfig(loss=name))
+    assert reason in str(error.value)

@@ -13,19 +13,24 @@ from torch import Tensor, nn
 from cnnlab.config import TrainerConfig
 from cnnlab.data.decode import Layout
 from cnnlab.data.load import pack
-from cnnlab.data.loader import Batch, Loader
+from cnnlab.data.loader import Loader
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.errors import ConfigError
-from cnnlab.training.segment import Segmentation, confusion, count_pixels, dice_loss, iou, mean_iou
+from cnnlab.tasks.segmentation import Segmentation, confusion, dice_of, dice_sums, iou, mean_iou
+from cnnlab.training.forward import measure
 
 
 def task(num_classes: int = 2, **settings: object) -> Segmentation:
     return Segmentation(TrainerConfig(**settings), num_classes, torch.device("cpu"))  # type: ignore[arg-type]
 
 
-def batch(masks: Tensor) -> Batch:
-    count = len(masks)
-    return Batch(torch.zeros(count, 3, *masks.shape[1:]), torch.zeros(count).long(), torch.arange(count), masks=masks)
+def dice_loss(logits: Tensor, masks: Tensor, each: bool = False) -> Tensor:
+    return dice_of(dice_sums(logits, masks, each))
+
+
+def loss(chosen: Segmentation, logits: Tensor, masks: Tensor) -> float:
+    found = chosen.loss(logits, masks)
+    return found.value(found.sums).item()
 
 
 def test_the_dice_loss_by_hand() -> None:
@@ -58,23 +63,23 @@ def test_dice_has_a_gradient_where_nothing_is_right() -> None:
 def test_the_loss_is_cross_entropy_and_dice() -> None:
     logits, masks = torch.randn(2, 3, 5, 5), torch.randint(3, (2, 5, 5))
     expected = F.cross_entropy(logits, masks)
-    assert task(3, dice=0.0).loss(logits, batch(masks)).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert loss(task(3, dice=0.0), logits, masks) == pytest.approx(expected.item(), rel=1e-6)
     both = expected + 0.7 * dice_loss(logits, masks)
-    assert task(3, dice=0.7).loss(logits, batch(masks)).item() == pytest.approx(both.item(), rel=1e-6)
+    assert loss(task(3, dice=0.7), logits, masks) == pytest.approx(both.item(), rel=1e-6)
     weighted = F.cross_entropy(logits, masks, torch.tensor([1.0, 2, 3]), label_smoothing=0.1)
     given = task(3, dice=0.0, class_weights=[1, 2, 3], label_smoothing=0.1)
-    assert given.loss(logits, batch(masks)).item() == pytest.approx(weighted.item(), rel=1e-6)
+    assert loss(given, logits, masks) == pytest.approx(weighted.item(), rel=1e-6)
 
 
 def test_counts_by_hand() -> None:
     masks, guesses = torch.tensor([[[0, 0, 1], [1, 2, 2]]]), torch.tensor([[[0, 1, 1], [1, 1, 2]]])
-    matrix = confusion(guesses, masks, 4)
+    (matrix,) = confusion(guesses, masks, 4)
     assert matrix.tolist() == [[1, 1, 0, 0], [0, 2, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
     assert iou(matrix)[:3].tolist() == [1 / 2, 2 / 4, 1 / 2]
     assert iou(matrix)[3].isnan()
     assert mean_iou(matrix) == pytest.approx(0.5)
     logits = F.one_hot(guesses, 4).permute(0, 3, 1, 2).float()
-    assert task(4).count_correct(logits, batch(masks)).item() == pytest.approx(4 / 6)
+    assert task(4).count_correct(logits, masks).item() == pytest.approx(4 / 6)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +87,7 @@ def test_counts_by_hand() -> None:
     [
         ({"loss": "focal"}, "for classes of pictures; for pixels use cross_entropy"),
         ({"class_weights": "balanced"}, "give a number a class"),
-        ({"class_weights": [1, 2, 3]}, "3 numbers for 2 classes of pixels"),
+        ({"class_weights": [1, 2, 3]}, "3 numbers for 2 classes"),
     ],
 )
 def test_what_is_for_pictures_alone_is_refused(settings: dict[str, object], reason: str) -> None:
@@ -106,13 +111,34 @@ def test_a_split_is_counted_whole_whatever_the_batch() -> None:
     found = []
     for size in (4, 11):
         loader = Loader(pack(images, masks=masks), np.zeros(11, int), np.arange(11), preprocess, size, masked=True)
-        found.append(count_pixels(Threshold(), loader, 2))
+        found.append(measure(Threshold(), loader, task().metrics()))
     assert found[0].matrix.tolist() == found[1].matrix.tolist()
     assert found[0].matrix.sum() == 11 * 36
     assert found[0].matrix.diagonal().sum() == 10 * 36
-    assert found[0].loss(1.0) == pytest.approx(found[1].loss(1.0), rel=1e-5)
-    assert found[0].loss(0.0) == pytest.approx(found[0].surprise / (11 * 36))
-    figures = task().validate(Threshold(), loader)
-    assert figures["accuracy"] == pytest.approx(10 / 11)
-    assert figures["mean_iou"] == pytest.approx(mean_iou(found[0].matrix))
-    assert all(value is not None and math.isfinite(value) for value in figures.values())
+    one, other = (metrics.compute() for metrics in found)
+    assert one == pytest.approx(other, rel=1e-5)
+    assert one["loss"] == pytest.approx(found[0].nll / (11 * 36) + found[0].dice / 11)
+    assert one["accuracy"] == pytest.approx(10 / 11)
+    assert one["mean_iou"] == pytest.approx(mean_iou(found[0].matrix))
+    assert all(value is not None and math.isfinite(value) for value in one.values())
+
+
+def test_parts_of_a_batch_have_the_loss_of_the_whole() -> None:
+    logits, masks = torch.randn(4, 3, 5, 5), torch.randint(3, (4, 5, 5))
+    chosen = task(3, dice=0.7, class_weights=[1, 2, 3])
+    halves = [chosen.loss(logits[part], masks[part]) for part in (slice(0, 1), slice(1, 4))]
+    whole = chosen.loss(logits, masks)
+    torch.testing.assert_close(whole.value(halves[0].sums + halves[1].sums), whole.value(whole.sums))
+
+
+def test_metrics_of_two_processes_are_those_of_all_images() -> None:
+    logits, masks = torch.randn(5, 3, 4, 4), torch.randint(3, (5, 4, 4))
+    whole, parts = task(3).metrics(), [task(3).metrics() for _ in range(2)]
+    whole.update(logits, masks)
+    for metrics, part in zip(parts, (slice(0, 2), slice(2, 5)), strict=True):
+        metrics.update(logits[part], masks[part])
+    sums = torch.tensor([[m.nll, m.dice, m.count] for m in parts], dtype=torch.float64).sum(0)
+    matrix = parts[0].matrix + parts[1].matrix
+    for metrics in parts:
+        metrics.merge(lambda values: sums if values.ndim == 1 else matrix)
+        assert metrics.compute() == pytest.approx(whole.compute(), rel=1e-6)

@@ -1,0 +1,135 @@
+"""One split through a model that gives each image one label: figures, and a row per image."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from cnnlab.config import TestConfig
+from cnnlab.data.load import Data
+from cnnlab.data.loader import Loader
+from cnnlab.errors import CnnlabError, ConfigError
+from cnnlab.evaluation.calibration import Temperature, calibration_figures, fit_temperature
+from cnnlab.evaluation.hardest import hardest_pictures
+from cnnlab.evaluation.intervals import difference_interval, mean_interval_of_skewed, metric_intervals, paired_change
+from cnnlab.evaluation.metrics import accuracy_figures, classification_figures
+from cnnlab.evaluation.outputs import PLAIN, Outputs
+from cnnlab.evaluation.views import average_views
+from cnnlab.finite import check_answers
+from cnnlab.tasks import Task
+from cnnlab.tasks.metrics import METRICS
+from cnnlab.training.forward import forward_all
+
+
+@dataclass(frozen=True)
+class LabelOutputs(Outputs):
+    """With (n, K) logits and (n,) labels on the processor, and the K classes."""
+
+    logits: Tensor
+    labels: Tensor
+    classes: list[str]
+
+    def table(self) -> Iterator[Sequence[object]]:
+        probabilities = self.logits.softmax(1)
+        columns = self.names, self.labels.tolist(), probabilities.argmax(1).tolist(), probabilities.tolist()
+        yield ["picture", "true", "predicted", *self.classes]
+        for name, label, answer, row in zip(*columns, strict=True):
+            yield [name, self.classes[label], self.classes[answer], *(f"{p:.6g}" for p in row)]
+
+    def against(self, before: Mapping[str, Any]) -> dict[str, Any]:
+        """`own_test`: the accuracy before, how much larger this one is (negative: it fell), and its 95 % interval."""
+        right, known = (round(part["accuracy"] * part["n"]) for part in (self.figures, before))
+        change = {
+            "accuracy": before["accuracy"],
+            "difference": self.figures["accuracy"] - before["accuracy"],
+            "interval": list(difference_interval((right, self.figures["n"]), (known, before["n"]))),
+        }
+        return {"own_test": change}
+
+
+def evaluate_classification(
+    task: Task,
+    model: nn.Module,
+    data: Data,
+    split: str,
+    settings: TestConfig = PLAIN,
+    temperature: Temperature | None = None,
+) -> LabelOutputs:
+    """Logits and figures of a model over one split.
+
+    The figures are those of the pictures as they are, as `predict` and an export answer; what further views give stands
+    beside them, under `views`, and what a temperature gives, under `calibration`.
+
+    Args:
+        temperature: None fits it on the validation split of the data.
+    """
+    loader, classes = data.evaluation_loader(split), data.classes
+    logits, labels = (value.cpu() for value in forward_all(model, loader))
+    check_answers(logits)
+    names = data.names(split)
+    if temperature is None:
+        temperature = temperature_of(model, data, (logits, labels) if split == "val" else None)
+    figures = {
+        "split": split,
+        **classification_figures(logits, labels, classes),
+        "intervals": metric_intervals(logits, labels),
+        **({"metrics": own_metrics(settings.metrics, logits, labels)} if settings.metrics else {}),
+        "calibration": calibration_figures(logits, labels, temperature),
+        "hardest": hardest_pictures(logits, labels, names, classes),
+    }
+    if settings.views != "none":
+        figures["views"] = views_figures(model, loader, logits, labels, settings)
+        if split != "val" and data.val.count:
+            known = data.evaluation_loader("val")
+            answers, truth = (value.cpu() for value in forward_all(model, known))
+            figures["views"]["validation"] = views_figures(model, known, answers, truth, settings)["change"]
+    return LabelOutputs(figures, names, logits, labels, classes)
+
+
+def views_figures(
+    model: nn.Module, loader: Loader, logits: Tensor, labels: Tensor, settings: TestConfig
+) -> dict[str, Any]:
+    """loss and accuracy with further views, and under `change` how much larger the accuracy is than without, with its
+    95 % interval over the same images."""
+    averaged = average_views(model, loader, logits.to(loader.device), settings.views, settings.share).cpu()
+    change, interval = paired_change(logits.argmax(1) == labels, averaged.argmax(1) == labels)
+    return {
+        **dataclasses.asdict(settings),
+        **accuracy_figures(averaged, labels),
+        "change": {"accuracy": change, "interval": list(interval)},
+    }
+
+
+def temperature_of(model: nn.Module, data: Data, known: tuple[Tensor, Tensor] | None = None) -> Temperature:
+    """The temperature fitted on the validation split, whose logits and labels may be known already."""
+    if not data.val.count:
+        return Temperature(None, 0)
+    logits, labels = known or forward_all(model, data.evaluation_loader("val"))
+    return fit_temperature(logits.cpu(), labels.cpu())
+
+
+def own_metrics(names: Sequence[str], logits: Tensor, labels: Tensor) -> dict[str, dict[str, Any]]:
+    """Name → mean over the images and its 95 % interval, of the metrics that test.metrics names.
+
+    Raises:
+        ConfigError: one that is not known, fails, or gives no number for each image.
+    """
+    found = {}
+    for name in names:
+        try:
+            values = METRICS.find(name)(logits, labels)
+        except CnnlabError:
+            raise
+        except Exception as error:  # the user's own code can fail in any way
+            reason = str(error).splitlines()[0].rstrip(".") if str(error) else "no message"
+            raise ConfigError(f"test.metrics={name} fails ({type(error).__name__}: {reason}).") from error
+        if not isinstance(values, Tensor) or values.shape != labels.shape or not values.double().isfinite().all():
+            what = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
+            raise ConfigError(f"test.metrics={name} must give a finite number per image, ({len(labels)},), got {what}.")
+        interval = mean_interval_of_skewed(values.double())
+        found[name] = {"value": values.double().mean().item(), "interval": list(interval)}
+    return found

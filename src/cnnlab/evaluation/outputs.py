@@ -1,0 +1,38 @@
+"""What an evaluation of one split gives, whatever the task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cnnlab.config import TestConfig
+from cnnlab.errors import ConfigError
+
+PLAIN = TestConfig()
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Figures of a split, the content of test.json, and the names of its images, in order."""
+
+    figures: dict[str, Any]
+    names: list[str]
+
+    def table(self) -> Iterator[Sequence[object]]:
+        """predictions.csv: the heading, and a row per image."""
+        yield ["picture"]
+        yield from ([name] for name in self.names)
+
+    def against(self, before: Mapping[str, Any]) -> dict[str, Any]:
+        """What further figures say of another set than the run's own, whose test gave `before`."""
+        return {}
+
+
+Evaluator = Callable[..., Outputs]  # task, model, data, split, TestConfig, Temperature or None
+
+
+def refuse_views(settings: TestConfig) -> None:
+    """Raise ConfigError for further views where the task has one label per image no longer."""
+    if settings.views != "none":
+        raise ConfigError("views are for one label per image, and this task has other targets; leave them out.")

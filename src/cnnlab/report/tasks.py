@@ -1,0 +1,56 @@
+"""What the head of the page says of each task. A task of the user's own is shown by its accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cnnlab.report import confusion
+from cnnlab.report.content import Report
+from cnnlab.report.formatting import count
+
+
+@dataclass(frozen=True)
+class TaskView:
+    """How the result of a task is shown.
+
+    Attributes:
+        figure: the key of test.json that stands in large; `label` says it in words.
+        counted: what the confusion matrix counts; `loss`: what the loss is.
+        sentence: figure and number of images → what the figure rests on.
+        baseline: figure of always giving the most common answer; None where that says nothing.
+    """
+
+    figure: str = "accuracy"
+    label: str = "accuracy"
+    counted: str = "pictures"
+    loss: str = ""
+    sentence: Callable[[float | None, float], str] = lambda figure, n: f"n = {count(n)} pictures."
+    baseline: Callable[[Report], float | None] = lambda report: None
+
+
+def _right(accuracy: float | None, n: float) -> str:
+    if accuracy is None or not n:
+        return f"n = {count(n)} pictures."
+    return f"n = {count(n)} pictures, {count(accuracy * n)} of them right."
+
+
+def _majority_share(report: Report) -> float | None:
+    matrix = (report.test or {}).get("confusion_matrix")
+    return confusion.majority_share(matrix, report.classes) if matrix else None
+
+
+VIEWS = {
+    "classification": TaskView(loss="cross-entropy per picture", sentence=_right, baseline=_majority_share),
+    "segmentation": TaskView(
+        figure="mean_iou",
+        label="mean IoU",
+        counted="pixels",
+        loss="cross-entropy and Dice",
+        sentence=lambda _, n: f"Mean over the classes of intersection over union; n = {count(n)} pictures.",
+    ),
+}
+
+
+def view_of(report: Report) -> TaskView:
+    return VIEWS.get((report.test or {}).get("task", "classification"), TaskView())

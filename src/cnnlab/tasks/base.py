@@ -1,0 +1,108 @@
+"""What every room asks of a task: its loss, its metrics, the rows of predictions.csv."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from cnnlab.errors import ConfigError
+
+Total = Callable[[Tensor], Tensor]  # the sum of a tensor over all processes; the tensor itself where there is one
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss of some images as sums over them: processes add theirs up, and `value` makes the scalar of the sums.
+
+    Attributes:
+        sums: float, of any shape; the gradient passes.
+        value: `sums` of the whole batch → the scalar to minimize.
+    """
+
+    sums: Tensor
+    value: Callable[[Tensor], Tensor]
+
+
+def mean_loss(total: Tensor, weight: Tensor) -> Loss:
+    """A weighted mean: the sum of the weighted losses over the sum of the weights, scalars both."""
+
+    def mean(sums: Tensor) -> Tensor:
+        return sums[0] / sums[1].clamp_min(1e-12)  # all of a batch may weigh 0
+
+    return Loss(torch.stack([total, weight]), mean)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The figure of the validation split that chooses the best epoch.
+
+    Attributes:
+        name: as in metrics.jsonl without `val_`; higher: whether more of it is better.
+    """
+
+    name: str
+    higher: bool = True
+
+    @property
+    def column(self) -> str:
+        return f"val_{self.name}"
+
+    def rank(self, row: dict[str, Any]) -> tuple[float, float]:
+        """What orders epochs: of two the higher is the better. Equal figures are told apart by the validation loss."""
+        figure = float(row[self.column])
+        return figure if self.higher else -figure, -float(row["val_loss"])
+
+
+class Accumulator(Protocol):
+    """Metrics over a split, batch by batch."""
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Take in a batch: float32 logits, and the targets of the task."""
+
+    def merge(self, total: Total) -> None:
+        """Go on with the sums of all processes."""
+
+    def compute(self) -> dict[str, float | None]:
+        """`loss`, `accuracy` (of whatever the task counts, from 0 to 1) and what else the task measures."""
+
+
+class Task(Protocol):
+    """What is learned.
+
+    Attributes:
+        name: in the card, in config.yaml, and of the modules in `evaluation` and `report` that belong to it.
+        best_metric: which epoch is kept.
+    """
+
+    name: str
+    best_metric: Metric
+
+    def misfit(self, shape: Sequence[int], image_size: tuple[int, int]) -> str:
+        """Why logits of this shape are no answers to images of (height, width) pixels; "" where they are."""
+
+    def loss(self, logits: Tensor, targets: Tensor, share: Tensor | None = None) -> Loss:
+        """The loss of a batch.
+
+        Args:
+            share: (B,) from 0 to 1, how much of each image is what the targets say, where images were mixed; None: all.
+        """
+
+    def count_correct(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Images answered correctly; one with several answers counts by the share of those that are right."""
+
+    def metrics(self) -> Accumulator:
+        """A fresh one."""
+
+
+def given_weights(setting: Any, num_classes: int, device: torch.device) -> Tensor | None:
+    """trainer.class_weights as (K,) float32, None where there are none. Raises ConfigError for another number."""
+    if setting is None:
+        return None
+    values = torch.tensor(list(setting), dtype=torch.float32, device=device)
+    if len(values) != num_classes:
+        raise ConfigError(f"trainer.class_weights has {len(values)} numbers for {num_classes} classes.")
+    return values

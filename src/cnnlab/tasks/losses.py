@@ -1,0 +1,87 @@
+"""Losses of one label per image, by name. Each maps logits (B, K) and labels (B,) to a loss per image, (B,)."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cnnlab.config import TrainerConfig
+from cnnlab.errors import ConfigError
+from cnnlab.imports import Registry
+
+LossFunction = Callable[..., Tensor]
+GIVEN = "own"  # trainer.loss of a function that cnnlab.fit was given, which no name finds again
+LOSSES: Registry[LossFunction] = Registry("trainer.loss")
+
+
+def register_loss(name: str) -> Callable[[LossFunction], LossFunction]:
+    """Decorator: make a function of (logits (B, K), labels (B,)) known as `trainer.loss=name`.
+
+    It gives a loss per image, (B,), or their mean, a scalar. Where it has arguments `smoothing` or `gamma`, these are
+    trainer.label_smoothing and trainer.focal_gamma. A class is built without arguments.
+    """
+    return LOSSES.register(name)
+
+
+@register_loss("cross_entropy")
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """−log p[label], with label smoothing (Szegedy et al. 2016, section 7)."""
+    return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+
+
+@register_loss("focal")
+def focal(logits: Tensor, labels: Tensor, smoothing: float = 0.0, gamma: float = 2.0) -> Tensor:
+    """−(1 − p[label])^γ · log p[label] (Lin et al. 2017, eq. 4)."""
+    probability = logits.softmax(1).gather(1, labels[:, None])[:, 0]
+    return (1 - probability) ** gamma * cross_entropy(logits, labels, smoothing)
+
+
+@register_loss("mse")
+def mse(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Σ (p − one-hot)², the Brier score."""
+    target = F.one_hot(labels, logits.shape[1]).float()
+    target = target * (1 - smoothing) + smoothing / logits.shape[1]
+    return ((logits.softmax(1) - target) ** 2).sum(1)
+
+
+def find_loss(config: TrainerConfig, given: LossFunction | None = None) -> LossFunction:
+    """The loss that trainer.loss names, or the one that is given; its arguments besides logits and labels are bound.
+
+    Raises:
+        ConfigError: no loss of that name, or one that takes no label smoothing where there is some.
+    """
+    function = given if given is not None else named_loss(config.loss)
+    if isinstance(function, nn.Module) and any(parameter.requires_grad for parameter in function.parameters()):
+        raise ConfigError("the loss has parameters, and only those of the model learn; make them the model's.")
+    takes = _parameters(function)
+    if config.label_smoothing and "smoothing" not in takes:
+        raise ConfigError(
+            "trainer.label_smoothing is of cnnlab's own losses; smooth in your loss, or give it an argument smoothing."
+        )
+    options = {"smoothing": config.label_smoothing, "gamma": config.focal_gamma}
+    bound = {name: value for name, value in options.items() if name in takes}
+    return functools.partial(function, **bound) if bound else function
+
+
+def named_loss(name: str) -> LossFunction:
+    """The loss that trainer.loss=`name` means. Raises ConfigError where there is none."""
+    if name == GIVEN:
+        raise ConfigError(
+            "trainer.loss=own is a function given from Python, cnnlab.fit(..., loss=...), which no command has; use"
+            " cross_entropy, focal or mse here."
+        )
+    found = LOSSES.find(name)
+    return cast(LossFunction, found() if inspect.isclass(found) else found)
+
+
+def _parameters(function: Any) -> set[str]:
+    called: Any = function.forward if isinstance(function, nn.Module) else function
+    try:
+        return set(inspect.signature(called).parameters)
+    except (TypeError, ValueError):  # of a function in C
+        return set()
