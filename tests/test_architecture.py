@@ -22,6 +22,7 @@ FLOORS = {
     "processes": 9,
     "folds": 9,
     "experiment": 8,
+    "fitting": 8.5,
     "report": 7,
     "evaluation": 6,
     "training": 5,

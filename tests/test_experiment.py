@@ -17,16 +17,14 @@ from cnnlab.config import Config, compose
 from cnnlab.data.load import Data
 from cnnlab.errors import ConfigError, RunError
 from cnnlab.evaluation.evaluate import run_test
-from cnnlab.experiment import (
-    check_space,
-    describe_run,
-    resume_experiment,
-    run_experiment,
-)
+from cnnlab.experiment import resume_experiment, run_experiment
 from cnnlab.models.registry import create_model, model_spec
 from cnnlab.runs.folder import RunFolder
+from cnnlab.runs.space import check_space
 from cnnlab.runs.state import load_state
+from cnnlab.tasks import task_of
 from cnnlab.training.build import build_model, check_fit
+from cnnlab.training.describe import describe_run
 
 SMALL = ["data.limit=60", "trainer.epochs=2", "trainer.batch_size=20", "model=mlp", "model.hidden=[8]", "logger=none"]
 
@@ -73,7 +71,7 @@ def test_first_weights_come_from_the_seed_alone(data: Data) -> None:
 )
 def test_a_model_that_does_not_fit_is_told_how(name: str, arguments: dict[str, Any], data: Data) -> None:
     with pytest.raises(cnnlab.CnnlabError) as caught:
-        check_fit(create_model(name, **arguments), data)
+        check_fit(create_model(name, **arguments), data, task_of(data.config, data))
     assert len(str(caught.value).splitlines()) == 1
     assert any(word in str(caught.value) for word in ("image_size", "num_classes", "model."))
 
@@ -81,7 +79,7 @@ def test_a_model_that_does_not_fit_is_told_how(name: str, arguments: dict[str, A
 def test_checking_the_fit_changes_nothing(data: Data) -> None:
     model = create_model("resnet", depth=8, in_channels=1)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    check_fit(model, data)
+    check_fit(model, data, task_of(data.config, data))
     assert model.training
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 

@@ -78,7 +78,7 @@ def test_an_export_is_held_to_every_pixel(run: Path, tmp_path: Path) -> None:
 
 def test_views_of_a_model_that_classifies_pixels_are_refused(command: CommandLine, run: Path) -> None:
     result = command("test", run, "--views", "mirror")
-    assert result.code == 2 and "classifies every pixel" in result.err
+    assert result.code == 2 and "views are for one label per image" in result.err
 
 
 def test_the_best_epoch_is_that_of_the_highest_mean_iou(run: Path) -> None:
@@ -171,16 +171,16 @@ def test_the_wrong_kind_of_model_is_refused(pets: Path, tmp_path: Path, finished
 
 
 def test_a_scene_shows_the_picture_the_truth_the_answer_and_where_they_differ(run: Path) -> None:
-    from cnnlab.evaluation.evaluate import data_of_run
-    from cnnlab.evaluation.segmentation import evaluate_segmentation
+    from cnnlab.evaluation.evaluate import data_of_run, evaluate_split
     from cnnlab.explain.overlay import class_colours, paint_classes
-    from cnnlab.report.gather_pixels import gather_scenes
+    from cnnlab.report.gather import gather
     from cnnlab.runs.folder import open_folder
 
     model, card = cnnlab.load_run(run)
     data, _ = data_of_run(open_folder(run), card, torch.device("cpu"))
-    outputs = evaluate_segmentation(model, data, "test")
-    scenes, colours = gather_scenes(model, data, outputs)
+    outputs = evaluate_split(model, data, "test")
+    _, insight = gather(model, data, outputs)
+    scenes, colours = insight.scenes, insight.colours
     assert colours[0] == "rgb(0, 0, 0)" and len(colours) == 3
     batch = next(data.evaluation_loader("test").epoch())
     answers = model(batch.images).argmax(1)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from cnnlab.errors import CnnlabError
     from cnnlab.evaluation.evaluate import evaluate
     from cnnlab.evaluation.plots import plot_curves
-    from cnnlab.experiment import Run, fit
+    from cnnlab.experiment import Run
+    from cnnlab.fitting import fit
     from cnnlab.models.base import Classifier, FeatureInfo
     from cnnlab.models.registry import create_model, list_models, register_model
     from cnnlab.models.summary import summarise
@@ -44,7 +45,7 @@ _HOME = {
     "evaluate": "cnnlab.evaluation.evaluate",
     "export_run": "cnnlab.deploy.export",
     "find_learning_rate": "cnnlab.study.rate_range",
-    "fit": "cnnlab.experiment",
+    "fit": "cnnlab.fitting",
     "list_models": "cnnlab.models.registry",
     "load_data": "cnnlab.data.load",
     "load_run": "cnnlab.runs.weights",

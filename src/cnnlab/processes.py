@@ -35,12 +35,13 @@ from cnnlab import errors, streams
 from cnnlab.config import Config, load_yaml, to_yaml, with_changes
 from cnnlab.data.load import build_data
 from cnnlab.errors import CnnlabError, Interrupted
-from cnnlab.experiment import Run, finished, has_begun, resume_experiment, run_experiment
+from cnnlab.experiment import Run, finished, resume_experiment, run_experiment
 from cnnlab.remote import is_remote
 from cnnlab.runs.addresses import with_whole_addresses
 from cnnlab.runs.artifact import is_artifact
 from cnnlab.runs.files import write_whole
 from cnnlab.runs.folder import RunFolder, new_folder, open_folder, read_config
+from cnnlab.runs.identity import has_begun
 from cnnlab.tracking.console import ConsoleTracker
 from cnnlab.training.build import build_model, import_code, resume_command
 from cnnlab.training.distributed import Group, device_of, lost_another

@@ -65,7 +65,7 @@ def test_mistakes_are_the_wrong_answers_with_the_highest_loss(model: nn.Module, 
     wrong = outputs.logits.argmax(1) != outputs.labels
     expected = sorted(losses[wrong].tolist(), reverse=True)[:MISTAKES]
     assert [sample.loss for sample in insight.mistakes] == expected
-    right = Outputs(torch.eye(10), torch.arange(10), [], {})
+    right = Outputs({}, [], torch.eye(10), torch.arange(10), data.classes)
     assert worst_places(right) == []
 
 

@@ -178,7 +178,7 @@ def test_the_loader_gives_a_share_and_counts_the_whole() -> None:
         loader.share = (rank, 2)
         assert len(loader) == len(whole) and loader.count == whole.count
     for all_, *parts in zip(whole.epoch(3), *(loader.epoch(3) for loader in shared), strict=True):
-        assert [len(part.labels) for part in parts] == [12, 13]
+        assert [len(part.targets) for part in parts] == [12, 13]
         assert torch.equal(torch.cat([part.members for part in parts]), all_.members)
         assert torch.allclose(torch.cat([part.images for part in parts]), all_.images, atol=1e-6)
 

@@ -33,6 +33,6 @@ Evaluator = Callable[..., Outputs]  # task, model, data, split, TestConfig, Temp
 
 
 def refuse_views(settings: TestConfig) -> None:
-    """Raise ConfigError for further views where the task has one label per image no longer."""
+    """Raise ConfigError for further views of each image: they are for tasks of one label per image."""
     if settings.views != "none":
         raise ConfigError("views are for one label per image, and this task has other targets; leave them out.")
