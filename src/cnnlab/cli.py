@@ -150,7 +150,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--trust-code", action="store_true", help=trust)
 
     train = add("train", "train, validate every epoch, test once at the end")
-    train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="group=option or key=value")
+    train.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="group=option or key=value")
     train.add_argument("--options", action="store_true", help="list every group and key with its meaning, and exit")
     train.add_argument("--explain", action="store_true", help="print the configuration and where each value is from")
     add_config_dir(train)
@@ -162,7 +162,7 @@ def build_parser() -> argparse.ArgumentParser:
     resume = add("resume", "go on with an interrupted run, as if it had never stopped")
     resume.add_argument("run", metavar="RUN", help=RUN)
     resume.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="optimizer.lr or trainer.grad_clip, from here on"
+        "overrides", nargs="*", default=[], metavar="KEY=VALUE", help="optimizer.lr or trainer.grad_clip, from here on"
     )
     resume.add_argument("--devices", type=int, metavar="N", help="processes (default: as many as it began with)")
     resume.add_argument(
@@ -173,7 +173,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     test = add("test", "test the best weights of a run; writes test.json and predictions.csv")
     test.add_argument("run", metavar="RUN", help=RUN)
-    test.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="data.* keys of the set that --data names")
+    test.add_argument(
+        "overrides", nargs="*", default=[], metavar="KEY=VALUE", help="data.* keys of the set that --data names"
+    )
     test.add_argument("--data", metavar="NAME", help="another set with the same classes, by name")
     test.add_argument("--split", default="test", choices=["test", "val", "train"], help="default: test")
     test.add_argument(
@@ -222,7 +224,11 @@ def build_parser() -> argparse.ArgumentParser:
     model = add("model", "print a layer table: sizes with their arithmetic, parameters, multiply-adds, receptive field")
     model.add_argument("name", nargs="?", metavar="NAME", help="see --list, or package.module:Class for your own")
     model.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="the constructor's arguments; image_size and in_channels"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help="the constructor's arguments; image_size and in_channels",
     )
     model.add_argument("--list", action="store_true", help="list the models, a line each, and exit")
     model.add_argument("--json", action="store_true", help="print one JSON object instead")
@@ -233,7 +239,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="digits, mnist, fashion_mnist, cifar10, cifar100, caltech101 or folder; module:Class for your own",
     )
-    data.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="data.* and augment keys, seed")
+    data.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="data.* and augment keys, seed")
     data.add_argument(
         "--show", nargs="?", const="", metavar="FILE", help="write a labelled grid of one augmented batch"
     )
@@ -348,7 +354,8 @@ def _dispatch(words: list[str]) -> int:
     if rest:
         overrides = getattr(options, "overrides", None)
         if overrides is None or any(word.startswith("-") for word in rest):
-            raise ConfigError(f"unknown argument {rest[0]!r}; see cnnlab {options.command} --help")
+            hint = _as_key(rest[0], words) if overrides is not None else ""
+            raise ConfigError(f"unknown argument {rest[0]!r}{hint}; see cnnlab {options.command} --help")
         overrides += rest
     command = {
         "train": _train,
@@ -387,6 +394,23 @@ def _ended_by(error: BaseException, name: str, pressed: bool) -> tuple[int, str]
 
 
 CLOUD = ("image", "service_account", "machine", "accelerator", "spot", "disk", "secret")  # what only --spec reads
+
+
+def _as_key(option: str, words: Sequence[str]) -> str:
+    """How a setting that was given as an option, such as --epochs 3, is written.
+
+    Args:
+        words: the whole command line.
+    """
+    if not option.startswith("--"):
+        return ""
+    from cnnlab.config import GROUPS, keys_like
+
+    name, _, value = option.lstrip("-").partition("=")
+    after = words[list(words).index(option) + 1 :][:1]
+    value = value or next((word for word in after if not word.startswith("-")), "VALUE")
+    keys = [name] if name in GROUPS else keys_like(name)
+    return f"; settings are written without dashes, as {keys[0]}={value}" if keys else ""
 
 
 def _refuse_ignored(options: argparse.Namespace, names: Sequence[str], why: str) -> None:

@@ -108,10 +108,16 @@ class Session:
                 folder.start(dataclasses.replace(config, run=run), facts, data.manifest, begun)
             return self.finish(trainer, listeners, resumed=False)
 
-    def resume(self, data: Data, trust_code: bool = False) -> Run:
-        """A run that has begun, from its last saved state to its report; the folder is locked by the caller."""
-        model = build_model(self.config, data, trust_code, resumed=True)
-        return self.finish(self.trainer(model, data), self.listeners(), resumed=True)
+    def resume(self, data: Data, trust_code: bool = False, changed: Config | None = None) -> Run:
+        """A run that has begun, from its last saved state to its report; the folder is locked by the caller.
+
+        Args:
+            changed: what config.yaml says from now on, once the training has taken it; None: what it said.
+        """
+        trainer = self.trainer(build_model(self.config, data, trust_code, resumed=True), data)
+        if self.group.first and changed is not None:
+            self.folder.write_config(changed)
+        return self.finish(trainer, self.listeners(), resumed=True)
 
     def finish(self, trainer: Trainer, listeners: Sequence[Tracker], resumed: bool) -> Run:
         """Train to the end, test once, report. Of several processes the first does what comes after the training."""
@@ -353,9 +359,8 @@ def _resume(
                 f"the pictures are not those that {folder.path} began with: some were changed, added or removed."
                 " Restore them, or start a new run."
             )
-        if group.first and changed != before:
-            folder.write_config(changed)
-        return dataclasses.replace(session, config=config).resume(data, trust_code), True
+        session = dataclasses.replace(session, config=config)
+        return session.resume(data, trust_code, changed if changed != before else None), True
 
 
 def finished(folder: RunFolder, overrides: Sequence[str]) -> RunError:

@@ -7,7 +7,17 @@ compose   words and files → `Config`, and where each value comes from
 describe  the same for a person to read: `cnnlab train --options` and `--explain`
 """
 
-from cnnlab.config.compose import NAMES_OF_CODE, RESUMABLE, Composed, Source, compose, data_keys, resolve, with_changes
+from cnnlab.config.compose import (
+    NAMES_OF_CODE,
+    RESUMABLE,
+    Composed,
+    Source,
+    compose,
+    data_keys,
+    keys_like,
+    resolve,
+    with_changes,
+)
 from cnnlab.config.options import EXPERIMENT, GROUPS, optimizer_names, options, own_folder, resource
 from cnnlab.config.schema import (
     ALIASES,
@@ -57,6 +67,7 @@ __all__ = [
     "compose",
     "data_keys",
     "from_dict",
+    "keys_like",
     "known_keys",
     "load_yaml",
     "optimizer_names",

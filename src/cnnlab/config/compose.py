@@ -41,6 +41,13 @@ from cnnlab.config.schema import (
 from cnnlab.errors import ConfigError, nearest
 
 GIVEN = "given"  # source of the user's words
+SAID = {  # a key in the words of others
+    "learning_rate": "lr",
+    "bs": "batch_size",
+    "wd": "weight_decay",
+    "num_epochs": "epochs",
+    "img_size": "image_size",
+}
 RESUMABLE = ("optimizer.lr", "trainer.grad_clip")  # what a run may change on its way
 ADDS_UP = ("data",)  # its option chose the recipe, so what the recipe says of the data stays
 # Keys whose value may be "package.module:Class", or a list of such.
@@ -281,18 +288,34 @@ def split_word(word: str) -> tuple[str, str]:
     if not match:
         if word.startswith("~"):
             raise ConfigError(f"{word!r}: no key can be taken away; leave it out, or give it a value.")
+        if Path(word).is_dir():
+            raise ConfigError(
+                f"expected key=value, got {word!r}; for the images of this folder: data=folder data.root={word}."
+            )
         raise ConfigError(f"expected key=value, got {word!r}, as in trainer.epochs=5 or model=resnet.")
     given, value = match.groups()
     key = ALIASES.get(given, given)
     groups = {*GROUPS, EXPERIMENT}
     if key not in groups and key.split(".")[0] not in OPEN_GROUPS and key not in known_keys():
-        candidates = {*known_keys(), *ALIASES, *groups, "model.", "optimizer."}
-        raise ConfigError(f"unknown key {key!r}.{nearest(key, candidates)}")
+        raise ConfigError(f"unknown key {key!r}.{_nearest_key(key)}")
     if key == "augment.name":
         raise ConfigError(f"{word!r} would change a label alone; for the option write augment={value}.")
     if not value:
         raise ConfigError(f"{given}= has no value; give one, or leave {given} out.")
     return key, value
+
+
+def keys_like(name: str) -> list[str]:
+    """Whole keys that end in this name: ["optimizer.lr"] for lr, or learning_rate."""
+    known = {*known_keys(), *ALIASES, "optimizer.lr", "optimizer.weight_decay", "model.depth", "model.width"}
+    name = name.replace("-", "_")
+    return sorted(key for key in known if key.rpartition(".")[2] == SAID.get(name, name))
+
+
+def _nearest_key(key: str) -> str:
+    if found := keys_like(key):
+        return f" Did you mean {' or '.join(map(repr, found))}?"
+    return nearest(key, {*known_keys(), *ALIASES, *GROUPS, EXPERIMENT, "model.", "optimizer."})
 
 
 def parse_value(key: str, text: str) -> Any:

@@ -126,6 +126,8 @@ def find_option(group: str, name: str, own: Path | None = None) -> Option:
         where = f"{own}/experiment holds none" if own else "there is no folder conf/experiment"
         raise ConfigError(f"unknown experiment {name!r}: {where}; name another folder with --config-dir.")
     more = optimizer_names() if group == "optimizer" else []
+    if group == "data" and Path(name).is_dir():
+        raise ConfigError(f"unknown data {name!r}, but a folder of that name is here: data=folder data.root={name}.")
     raise ConfigError(f"unknown {group} {name!r}.{nearest(name, [*known, *more])}")
 
 

@@ -228,9 +228,11 @@ def _find(path: str | Path, whole: bool) -> RunFolder:
         raise RunError(
             f"{str(path)[:80]!r} cannot be a folder's name; give the folder that `cnnlab train` printed."
         ) from None
+    if folder.path.is_file():
+        raise RunError(f"{folder.path} is a file; the run comes first: the folder that `cnnlab train` printed.")
     if not folder.path.is_dir():
         parent = folder.path.parent
-        siblings = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
+        siblings = [one.parent.name for one in parent.glob("*/config.yaml")] if parent.is_dir() else []
         # The prefix is "runs/", and "" where the folder is looked for in the working directory.
         hint = nearest(folder.path.name, siblings, str(parent / "_")[:-1]) if siblings else ""
         raise RunError(f"there is no run folder {folder.path}.{hint}")
