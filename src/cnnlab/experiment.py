@@ -152,7 +152,8 @@ class Session:
             trackers.log(Noted("a process was lost; training goes on from the last saved state", True))
         if data.quarantined:
             count = len(data.quarantined)
-            trackers.log(Noted(f"{count} pictures cannot be read and are left out; split.json names them", True))
+            what = "1 image cannot be read and is" if count == 1 else f"{count} images cannot be read and are"
+            trackers.log(Noted(f"{what} left out; split.json has names and reasons", True))
 
     def facts(self, trainer: Trainer) -> dict[str, str]:
         """The run in words, as it begins."""

@@ -97,6 +97,15 @@ def test_a_sound_run_is_told_nothing() -> None:
     assert kinds([row(e, 0.5 + e / 20, 0.5 + e / 25, 0.7 - e / 20, 0.7 - e / 30) for e in range(1, 9)], setup()) == []
 
 
+def test_a_loss_below_that_of_the_shares_is_learning_though_the_accuracy_is_not_above_chance_yet() -> None:
+    lopsided = setup("trainer.epochs=80", counts=(14, 43, 14), val=(2, 6, 2))  # the loss of its shares: 0.93
+    for loss, warned in ((0.75, False), (0.92, True)):
+        history = [row(e, 0.61, 0.6, loss, 1.0, steps=9) for e in range(1, 21)]
+        assert (early_hint(history, lopsided) is not None) == warned
+    weighted = setup("trainer.epochs=80", "trainer.class_weights=balanced", counts=(14, 43, 14), val=(2, 6, 2))
+    assert early_hint([row(e, 0.61, 0.6, 0.75, 1.0, steps=9) for e in range(1, 21)], weighted) is not None
+
+
 def test_overfitting_and_divergence_are_told_apart() -> None:
     heart = [row(e, 0.99, 0.75, 0.01, 0.9) for e in range(1, 9)]
     assert kinds(heart, setup()) == ["overfit"]

@@ -90,7 +90,7 @@ def early_hint(history: Sequence[Row], setup: Setup) -> Hint | None:
     epochs, done = setup.config.trainer.epochs, len(history)
 
     def due(epoch: int) -> bool:
-        return epoch >= epochs / 2 or (epoch >= epochs / 4 and epoch * setup.steps >= FEW_STEPS / 2)
+        return epoch >= epochs / 2 or (epoch >= epochs / 4 and epoch * setup.steps >= FEW_STEPS)
 
     if done >= epochs or not due(done) or (done > 1 and due(done - 1)):
         return None
@@ -98,7 +98,19 @@ def early_hint(history: Sequence[Row], setup: Setup) -> Hint | None:
     validates = _above_chance(best, setup.val_counts) or history[-1]["val_accuracy"] is None
     if _above_chance(history[-1]["train_accuracy"], setup.counts) and validates:
         return None  # it has begun to learn
+    if _knows_more_than_shares(history[-1]["train_loss"], setup):
+        return None  # where one class is frequent, the loss tells it before the accuracy does
     return next((hint for hint in diagnose(history, setup) if hint.kind in ("chance", "diverged")), None)
+
+
+def _knows_more_than_shares(loss: float, setup: Setup) -> bool:
+    """Whether a cross-entropy is a tenth below that of answering each class by its share of the images."""
+    trainer, augment = setup.config.trainer, setup.config.augment
+    other = trainer.label_smoothing or trainer.class_weights is not None or trainer.balanced_sampling
+    if trainer.loss != "cross_entropy" or other or augment.mixup or augment.cutmix:
+        return False
+    shares = [count / max(1, sum(setup.counts)) for count in setup.counts]
+    return loss < 0.9 * -sum(share * math.log(share) for share in shares if share)
 
 
 def _above_chance(accuracy: float, counts: Sequence[float]) -> bool:
