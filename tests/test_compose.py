@@ -634,7 +634,7 @@ def test_other_milestones_are_refused(text: str, named: str) -> None:
         ("trainer.ema=1", "trainer.ema must be at least 0 and below 1, got 1.0."),
         ("trainer.deterministic=perhaps", "trainer.deterministic must be true or false, got 'perhaps'."),
         ("augment.scale=3", "augment.scale must be a list of numbers, got 3."),
-        ("trainer.loss=hinge", "trainer.loss must be one of cross_entropy, focal, mse, own, got 'hinge'."),
+        ("trainer.precision=half", "trainer.precision must be one of auto, fp32, bf16, fp16, got 'half'."),
         ("seed=lucky", "seed must be a whole number, got 'lucky'."),
     ],
 )

@@ -383,7 +383,6 @@ def test_a_value_of_the_wrong_type_is_refused_by_its_key(wrong: str) -> None:
         "trainer.device=cuda:",
         "trainer.precision=fp8",
         "trainer.compile=maybe",
-        "trainer.loss=hinge",
         "trainer.class_weights=some",
         "trainer.class_weights=[1,-1]",
         "data.val_fraction=1",
