@@ -20,13 +20,11 @@ from PIL import Image
 
 import cnnlab
 from cnnlab import config
-from cnnlab.cli import EXAMPLES, main
+from cnnlab.cli import main
+from cnnlab.cli.commands import COMMANDS
 
 if TYPE_CHECKING:
     from conftest import CommandLine
-
-COMMANDS = ["train", "resume", "test", "predict", "data", "compare", "model"]
-
 
 # ---- help
 
@@ -43,11 +41,11 @@ def test_help_names_every_command(words: list[str], command: CommandLine) -> Non
 def test_help_of_a_command_shows_its_examples(name: str, command: CommandLine) -> None:
     result = command(name, "--help")
     assert result.code == 0
-    assert EXAMPLES[name].splitlines()[1].strip() in result.out
+    assert COMMANDS[name].EXAMPLES.splitlines()[1].strip() in result.out
 
 
 def test_the_examples_of_training_compose() -> None:
-    lines = [line.split("  #")[0].split() for line in EXAMPLES["train"].splitlines()[1:]]
+    lines = [line.split("  #")[0].split() for line in COMMANDS["train"].EXAMPLES.splitlines()[1:]]
     for words in lines:
         assert words[:2] == ["cnnlab", "train"]
         overrides = [word for word in words[2:] if "=" in word and not word.startswith(("experiment=", "runs/"))]

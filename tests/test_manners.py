@@ -191,11 +191,12 @@ def test_too_little_memory_to_load_torch_is_one_line(tmp_path: Path) -> None:
 
 CALLS = """
 import os, signal
-import cnnlab.cli as cli
-def command(options, words):
+from cnnlab.cli import main, model
+from cnnlab.errors import ConfigError
+def command(options):
     {body}
-cli._model = command
-raise SystemExit(cli.main(["model", "resnet"]))
+model.run = command
+raise SystemExit(main(["model", "resnet"]))
 """
 
 
@@ -203,7 +204,7 @@ raise SystemExit(cli.main(["model", "resnet"]))
     "body",
     [
         "signal.raise_signal(signal.SIGINT)",
-        "try: signal.raise_signal(signal.SIGINT)\n    except BaseException: raise cli.ConfigError('of a library')",
+        "try: signal.raise_signal(signal.SIGINT)\n    except BaseException: raise ConfigError('of a library')",
         "try: signal.raise_signal(signal.SIGINT)\n    except BaseException: raise RuntimeError('of a library')",
         "try: signal.raise_signal(signal.SIGINT)\n    finally: [signal.raise_signal(signal.SIGINT) for _ in range(5)]",
     ],

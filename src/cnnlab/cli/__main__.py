@@ -1,0 +1,5 @@
+"""`python -m cnnlab.cli` is `cnnlab`."""
+
+from cnnlab.cli.program import command_line
+
+command_line()

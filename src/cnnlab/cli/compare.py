@@ -1,0 +1,26 @@
+"""`cnnlab compare`: runs side by side."""
+
+from __future__ import annotations
+
+import argparse
+
+from cnnlab.cli.arguments import RUN
+
+SUMMARY = "put runs side by side: a table and a picture of their curves"
+EXAMPLES = "example:\n  cnnlab compare runs/a runs/b --out curves.png"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="RUN", help=RUN)
+    parser.add_argument(
+        "--out", default="compare.png", metavar="FILE", help="picture of the curves (default: compare.png)"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    from cnnlab.evaluation.compare import compare_runs
+    from cnnlab.evaluation.tables import comparison_table, print_whole
+
+    runs = compare_runs(options.runs, options.out)
+    print_whole(comparison_table(runs))
+    print(f"\ncurves  {options.out}")

@@ -1,0 +1,110 @@
+"""`cnnlab data`: what a data set holds."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from cnnlab.cli.arguments import add_config_dir
+from cnnlab.cli.printing import print_json
+from cnnlab.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cnnlab.data.load import Data
+
+SUMMARY = "print splits, class counts, sizes and statistics of a set"
+EXAMPLES = """\
+examples:
+  cnnlab data digits
+  cnnlab data folder data.root=photos --check
+  cnnlab data cifar10 augment=strong --show
+  cnnlab data mydata:Photos data.root=photos                a torch Dataset of your own, from mydata.py"""
+
+KEYS_OF_A_BATCH = ("recipe=", "seed=", "trainer.batch_size=")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "name",
+        metavar="NAME",
+        help="digits, mnist, fashion_mnist, cifar10, cifar100, caltech101 or folder; module:Class for your own",
+    )
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="data.* and augment keys, seed")
+    parser.add_argument(
+        "--show", nargs="?", const="", metavar="FILE", help="write a labelled grid of one augmented batch"
+    )
+    parser.add_argument("--check", action="store_true", help="find corrupt files, duplicates, and leaks between splits")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    add_config_dir(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    options.name = options.name.removeprefix("data=")  # as other commands have it
+    _refuse_ignored_keys(options)
+    picture = None if options.show is None else options.show or f"{options.name.replace(':', '.')}-batch.png"
+    if picture is not None:
+        _check_format(picture)
+    # Looking at a set refuses nothing: the share of unreadable pictures is one of the things to see.
+    words = [f"data={options.name}", "data.max_corrupt=1", *options.overrides]
+    from cnnlab.data.recommend import compose_for_set
+    from cnnlab.tracking.console import DecodeBar
+
+    settings = compose_for_set(words, options.config_dir, trust_code=options.trust_code)
+    with DecodeBar() as bar:
+        import torch
+
+        from cnnlab.data.load import build_data
+        from cnnlab.data.own import import_dataset
+
+        import_dataset(settings.data.name)  # the user's own word names it, or --trust-code allows it
+        data = build_data(settings, torch.device("cpu"), bar.update)
+        findings = None
+        if options.check:
+            from cnnlab.data.audit import audit
+
+            findings = audit(data)
+    from cnnlab.data.describe import as_text, facts
+
+    described = facts(data, findings)
+    if picture is not None:
+        _write_batch(data, picture)
+    print_json(described, indent=1) if options.json else print(as_text(described))
+    if picture is not None:
+        print(f"\none augmented training batch: {picture}", file=sys.stderr if options.json else sys.stdout)
+
+
+def _refuse_ignored_keys(options: argparse.Namespace) -> None:
+    """Raise ConfigError for the first key=value that has no part in loading a set."""
+    from cnnlab import config
+
+    for word in options.overrides:
+        if not word.lstrip("+").startswith(("data.", "augment=", "augment.", *KEYS_OF_A_BATCH)):
+            config.compose([word], options.config_dir, trust_code=options.trust_code)  # a mistyped key is named as that
+            raise ConfigError(
+                f"{word!r} changes nothing here: a set is loaded by data.* and augment keys, recipe, seed and"
+                " trainer.batch_size; leave it out."
+            )
+
+
+def _check_format(picture: str) -> None:
+    """Refuse a file name before the set is decoded."""
+    from cnnlab.figure import format_of
+
+    try:
+        format_of(picture)
+    except ValueError as error:
+        raise _unwritable(picture, error) from None
+
+
+def _write_batch(data: Data, picture: str) -> None:
+    from cnnlab.data.show import show_training_batch
+
+    try:
+        show_training_batch(data, picture)
+    except (OSError, ValueError) as error:
+        raise _unwritable(picture, error) from None
+
+
+def _unwritable(picture: str, error: Exception) -> ConfigError:
+    return ConfigError(f"cannot write the picture {picture}: {error}; give another file name after --show.")

@@ -1,0 +1,52 @@
+"""`cnnlab export`: a run's model as a file for other programs."""
+
+from __future__ import annotations
+
+import argparse
+
+from cnnlab.cli.arguments import RUN, add_trust_code
+
+SUMMARY = "write a run's model as a file for other programs, once it is shown to answer alike"
+EXAMPLES = """\
+examples:
+  cnnlab export runs/mine                                   runs/mine/export/model.onnx
+  cnnlab export runs/mine --int8                            a quarter of the size, calibrated on validation pictures
+  cnnlab export runs/mine --format pt2 --out served         for torch.export.load
+  cnnlab export runs/mine --format web                      a page that runs the network in a browser
+  cnnlab predict runs/mine/export cat.jpg                   an export answers as its run does"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help=RUN)
+    parser.add_argument("--format", default="onnx", choices=["onnx", "pt2", "web"], help="default: onnx")
+    parser.add_argument("--int8", action="store_true", help="compute in 8 bits (onnx)")
+    parser.add_argument(
+        "--fully-convolutional", action="store_true", help="answers at every place, pictures of any size"
+    )
+    parser.add_argument("--out", metavar="DIR", help="folder for the file and export.json (default: RUN/export)")
+    parser.add_argument("--data-root", metavar="DIR", help="where the pictures to test on are now")
+    add_trust_code(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    from cnnlab.deploy.export import export_run
+
+    done = export_run(
+        options.run,
+        options.format,
+        options.int8,
+        options.fully_convolutional,
+        options.out,
+        options.data_root,
+        options.trust_code,
+    )
+    right, times = done.figures["accuracy"], done.figures["latency_ms"]
+    worst = max(done.figures["parity"]["difference"].values())
+    print(f"{done.file}  {done.figures['bytes'] / 1e6:.2f} MB")
+    print(f"  logits      at most {worst:.2g} from the model's")
+    print(
+        f"  accuracy    {100 * right['export']:.2f} %, the model's {100 * right['model']:.2f} %"
+        f" ({right['n']:,} {right['split']} pictures)"
+    )
+    busy = ", the fastest calls: the machine was busy" if times["busy"] else ""
+    print(f"  one image   {times['export']['fastest']:.2f} ms, the model {times['model']['fastest']:.2f} ms{busy}")

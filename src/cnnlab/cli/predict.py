@@ -1,0 +1,145 @@
+"""`cnnlab predict`: classes of images, or of their pixels."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from cnnlab import streams
+from cnnlab.cli.arguments import RUN, add_device, add_trust_code, refuse_ignored
+from cnnlab.cli.printing import print_json, print_line
+from cnnlab.errors import ConfigError, DataError, one_line
+
+if TYPE_CHECKING:
+    from cnnlab.deploy.predictor import Prediction, Predictor
+
+SUMMARY = "classify files, folders, or standard input"
+EXAMPLES = """\
+examples:
+  cnnlab predict runs/mine cat.jpg photos/
+  cnnlab predict runs/mine cat.jpg --topk 3 --json
+  cnnlab predict runs/mine photos/ --out answers.csv
+  cnnlab predict runs/mine photos/ --sort sorted            sorted/cat/…, sorted/dog/…: copies, a folder per class
+  cat cat.jpg | cnnlab predict runs/mine -
+  cnnlab predict runs/mine/export/model-int8.onnx cat.jpg   an export instead of the run"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help=f"{RUN}; an export folder or .onnx file")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="picture, folder, or - for standard input")
+    parser.add_argument("--topk", type=int, metavar="K", help="classes to show a picture (default: 5)")
+    parser.add_argument(
+        "--out",
+        metavar="FILE.csv",
+        help="write the answers into a CSV file: path, label, probability, the next classes; of a model that"
+        " classifies pixels: the folder for its masks (default: RUN/predict)",
+    )
+    parser.add_argument("--sort", metavar="DIR", help="copy each image into DIR/CLASS of the class it is given")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    add_device(parser)
+    add_trust_code(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    from cnnlab.data.decode import find_pictures
+    from cnnlab.deploy.exported import is_export
+    from cnnlab.deploy.predictor import Predictor
+
+    if options.topk is not None and options.topk < 1:
+        raise ConfigError(f"--topk must be at least 1, got {options.topk}.")
+    if not is_export(options.run) and (answer_otherwise := OTHERWISE.get(_task_of(options.run))):
+        answer_otherwise(options)
+        return
+    _check_predict_files(options)
+    shown = 5 if options.topk is None else options.topk
+    names = ["-"] if options.paths == ["-"] else list(find_pictures(options.paths))
+    if is_export(options.run):
+        predictor = Predictor.from_export(options.run, options.device)
+    else:
+        predictor = Predictor.from_run(options.run, options.device, options.trust_code)
+    bad: list[str] = []
+    kept: list[tuple[str, Prediction]] = []
+    files = options.out or options.sort
+    quiet = files and not options.json
+    for first in range(0, len(names), 64):
+        part = names[first : first + 64]
+        pictures: list[Any] = [sys.stdin.buffer.read() if name == "-" else name for name in part]
+        for name, answer in zip(part, _answers(predictor, pictures, bad), strict=True):
+            if answer is None:
+                continue
+            ranked = list(answer.probabilities.items())[:shown]
+            kept += [(name, dataclasses.replace(answer, probabilities=dict(ranked)))] if files else []
+            if options.json:
+                facts = {"picture": name, "label": answer.label, "probability": answer.probability}
+                print_json(facts | {"probabilities": dict(ranked)})
+            elif not quiet:
+                print_line(f"{name}: " + "  ".join(f"{label} {100 * p:.1f} %" for label, p in ranked))
+        if not quiet and not streams.has_reader():
+            return
+    if kept:
+        _keep_answers(options, kept, sys.stderr if options.json else sys.stdout)
+    if bad:
+        done = f" The other {len(names) - len(bad):,} are done." if len(names) > len(bad) else ""
+        raise DataError(" ".join(bad) + done)
+
+
+def _check_predict_files(options: argparse.Namespace) -> None:
+    """Refuse what --out and --sort cannot do before the first image is read."""
+    if options.out is not None and not options.out.lower().endswith(".csv"):
+        raise ConfigError(f"--out {options.out} must be a .csv file, such as --out answers.csv; it holds the answers.")
+    if options.sort is not None and "-" in options.paths:
+        raise ConfigError("--sort copies files, and standard input is none; give the image as a file.")
+    if options.sort is not None:
+        place = Path(options.sort).resolve()
+        if around := [path for path in options.paths if Path(path).resolve() in (place, *place.parents)]:
+            raise ConfigError(f"--sort {options.sort} is in {around[0]}, whose images are read; choose another folder.")
+    if options.sort is not None and Path(options.sort).exists() and not Path(options.sort).is_dir():
+        raise ConfigError(f"--sort {options.sort} is no folder; give the name of one, new or not.")
+
+
+def _keep_answers(options: argparse.Namespace, answers: list[tuple[str, Prediction]], stream: TextIO) -> None:
+    from cnnlab.deploy.answers import sort_into, write_answers
+
+    if options.out is not None:
+        write_answers(Path(options.out), answers)
+        print(one_line(f"answers  {options.out}  ({len(answers):,} images)"), file=stream)
+    if options.sort is not None:
+        for name, count in sort_into(Path(options.sort), answers):
+            print(one_line(f"sorted   {Path(options.sort) / name}  ({count:,} images)"), file=stream)
+
+
+def _answers(predictor: Predictor, pictures: list[Any], bad: list[str]) -> list[Prediction | None]:
+    """An answer for each picture; None for one that cannot be read, and its reason goes to `bad`."""
+    try:
+        return list(predictor.predict(pictures))
+    except DataError as error:
+        if len(pictures) == 1:
+            bad.append(str(error))
+            return [None]
+    return [answer for picture in pictures for answer in _answers(predictor, [picture], bad)]
+
+
+def _task_of(run: str) -> str:
+    from cnnlab.runs.folder import open_folder
+
+    folder = open_folder(run)
+    return str(folder.read_card().get("task", "")) if folder.card.exists() else ""
+
+
+def _predict_pixels(options: argparse.Namespace) -> None:
+    from cnnlab.deploy.segmenter import segment_pictures
+
+    refuse_ignored(options, ("topk", "sort"), "is for classes of images, and this model classifies every pixel")
+    for answer in segment_pictures(options.run, options.paths, options.out, options.device, options.trust_code):
+        if options.json:
+            print_json(answer.facts())
+            continue
+        shares = sorted(answer.shares.items(), key=lambda pair: -pair[1])
+        found = "  ".join(f"{label} {100 * share:.1f} %" for label, share in shares if share)
+        print_line(f"{answer.picture}: {found}  →  {answer.overlay}")
+
+
+OTHERWISE = {"segmentation": _predict_pixels}  # by the task's name: those that give no label per image

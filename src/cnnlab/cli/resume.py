@@ -1,0 +1,88 @@
+"""`cnnlab resume`: the rest of an interrupted run."""
+
+from __future__ import annotations
+
+import argparse
+
+from cnnlab.cli.arguments import RUN, add_trust_code
+from cnnlab.cli.cloud import add_spec, print_job, refuse_without_spec
+from cnnlab.cli.printing import print_run
+from cnnlab.errors import ConfigError
+
+SUMMARY = "go on with an interrupted run, as if it had never stopped"
+EXAMPLES = """\
+examples:
+  cnnlab resume runs/mine
+  cnnlab resume runs/mine optimizer.lr=0.01                 at a lower learning rate, where the loss was not finite
+  cnnlab resume runs/mine --devices 1                       in another number of processes than it began with
+  cnnlab resume gs://bucket/runs/mine                       on any machine
+  cnnlab resume gs://bucket/runs/mine --spec vertex --image IMAGE > job.yaml"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help=RUN)
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="KEY=VALUE", help="optimizer.lr or trainer.grad_clip, from here on"
+    )
+    parser.add_argument("--devices", type=int, metavar="N", help="processes (default: as many as it began with)")
+    parser.add_argument(
+        "--data-root", metavar="DIR", help="where the pictures are now, if not where they were; the run keeps it"
+    )
+    add_trust_code(parser)
+    add_spec(parser, "vertex", "a custom job of Vertex AI")
+
+
+def run(options: argparse.Namespace) -> None:
+    if options.devices is not None and options.devices < 1:
+        raise ConfigError(f"--devices must be at least 1, got {options.devices}.")
+    if options.spec:
+        _print_spec(options)
+    else:
+        refuse_without_spec(options, "vertex")
+        _resume(options)
+
+
+def _resume(options: argparse.Namespace) -> None:
+    """Go on in this process, or in several."""
+    from cnnlab.tracking.console import ConsoleTracker, DecodeBar
+
+    with DecodeBar() as bar:
+        from cnnlab.experiment import resume_experiment
+        from cnnlab.runs.folder import open_folder, read_config
+        from cnnlab.training.distributed import speaks, wants_several
+
+        devices = options.devices or read_config(open_folder(options.run)).trainer.devices
+        if wants_several(devices):
+            from cnnlab.processes import resume_together
+
+            done, anything = resume_together(
+                options.run, devices, options.trust_code, options.data_root, overrides=options.overrides
+            )
+        else:
+            done, anything = resume_experiment(
+                options.run,
+                [ConsoleTracker()],
+                bar.update,
+                options.trust_code,
+                data_root=options.data_root,
+                overrides=options.overrides,
+            )
+    if not speaks():
+        return
+    if not anything:
+        print("this run is finished; nothing was left to do.")
+    print_run(done)
+
+
+def _print_spec(options: argparse.Namespace) -> None:
+    """The job that resumes there what these words would resume here."""
+    from cnnlab.remote import is_remote
+
+    if options.data_root is not None and not is_remote(options.data_root):
+        raise ConfigError(f"a job cannot see {options.data_root}; copy the pictures into a bucket and name that.")
+    if not is_remote(options.run):
+        raise ConfigError(f"a job cannot see {options.run}; give the run's address in a bucket.")
+    more = [*options.overrides, *(["--trust-code"] if options.trust_code else [])]
+    more += [] if options.devices is None else ["--devices", str(options.devices)]
+    more += [] if options.data_root is None else ["--data-root", options.data_root]
+    print_job(options, ["cnnlab", "resume", options.run, *more])

@@ -1,0 +1,69 @@
+"""`cnnlab test`: the metrics of a run on a split, or on another set."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from pathlib import Path
+
+from cnnlab.cli.arguments import RUN, add_device, add_trust_code
+from cnnlab.errors import CnnlabError
+
+SUMMARY = "test the best weights of a run; writes test.json and predictions.csv"
+EXAMPLES = """\
+examples:
+  cnnlab test runs/mine
+  cnnlab test runs/mine --split val
+  cnnlab test runs/mine --data-root other-photos            another set with the same classes
+  cnnlab test runs/mnist --data mnist_m data.backgrounds=photos"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help=RUN)
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="KEY=VALUE", help="data.* keys of the set that --data names"
+    )
+    parser.add_argument("--data", metavar="NAME", help="another set with the same classes, by name")
+    parser.add_argument("--split", default="test", choices=["test", "val", "train"], help="default: test")
+    parser.add_argument(
+        "--data-root", metavar="DIR", help="where the pictures are now, or another set with the same classes"
+    )
+    add_device(parser)
+    parser.add_argument(
+        "--views", metavar="KIND", help="average further views of each picture too: mirror, shift or mirror_shift"
+    )
+    add_trust_code(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    from cnnlab import config
+    from cnnlab.evaluation.evaluate import evaluate
+    from cnnlab.evaluation.tables import figures_text
+
+    keys = config.data_keys(options.overrides)
+    figures = evaluate(
+        options.run,
+        options.split,
+        options.data_root,
+        options.device,
+        options.trust_code,
+        options.views,
+        options.data,
+        **keys,
+    )
+    print(figures_text(figures))
+    with contextlib.suppress(CnnlabError):  # the figures stand, whatever is wrong with the history
+        if left := _epochs_left(options.run):
+            print(
+                f"\n{options.run} has {left} epochs to go: these are the figures of its best so far.", file=sys.stderr
+            )
+
+
+def _epochs_left(run: str) -> int:
+    """How many epochs a run that has not ended is to train yet; 0 for one in a bucket, whose history is not here."""
+    from cnnlab.runs.folder import RunFolder, read_config
+
+    folder = RunFolder(Path(run))
+    done = 0 if folder.report.exists() else len(folder.history())
+    return read_config(folder).trainer.epochs - done if done else 0
