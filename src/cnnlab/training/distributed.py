@@ -83,16 +83,9 @@ class Group:
         return self.gather(values.reshape(-1)).sum(0, dtype=values.dtype).view(values.shape)
 
     def summed(self, values: Tensor) -> Tensor:
-        """`total` through which the gradient passes, for a figure of the whole batch that every process works out;
-        its share of the loss is the figure / size."""
+        """`total` through which the gradient passes. Every process works out the loss of the whole batch from it, and the
+        mean of their gradients, which `wrap` takes, is that loss's gradient."""
         return values if self.size == 1 else cast(Tensor, _Summed.apply(values, self))  # type: ignore[no-untyped-call]
-
-    def share(self, weight: float) -> float:
-        """What part of the sum of all processes' weights this one is."""
-        if self.size == 1:
-            return 1.0
-        whole = self.total(torch.tensor([weight], dtype=torch.float64)).item()
-        return weight / whole if whole else 0.0
 
     def any(self, wish: bool) -> bool:
         """Whether one of the processes wishes it."""
@@ -172,7 +165,7 @@ class _Summed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return gradient * ctx.size, None  # the same gradient comes back in every process
+        return gradient * ctx.size, None  # the processes' gradients are averaged later, and belong summed
 
 
 ALONE = Group()
