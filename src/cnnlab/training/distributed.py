@@ -83,8 +83,10 @@ class Group:
         return self.gather(values.reshape(-1)).sum(0, dtype=values.dtype).view(values.shape)
 
     def summed(self, values: Tensor) -> Tensor:
-        """`total` through which the gradient passes. Every process works out the loss of the whole batch from it, and the
-        mean of their gradients, which `wrap` takes, is that loss's gradient."""
+        """`total` through which the gradient passes, for the loss of the whole batch, which every process works out.
+
+        `wrap` takes the mean of the processes' gradients, and that is the gradient of this loss.
+        """
         return values if self.size == 1 else cast(Tensor, _Summed.apply(values, self))  # type: ignore[no-untyped-call]
 
     def any(self, wish: bool) -> bool:
