@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import cnnlab
+from cnnlab.cli.commands import COMMANDS
 
 ROOT = Path(cnnlab.__file__).parent
 FLOORS = {
@@ -178,6 +179,14 @@ def test_only_config_and_cli_know_hydra(module: str) -> None:
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert not {name for name in names if name.split(".")[0] in ("hydra", "omegaconf")}
+
+
+def test_every_module_of_a_command_is_listed_and_named_as_its_command() -> None:
+    shared = {"__main__", "arguments", "cloud", "commands", "printing", "program"}
+    modules = {name.removeprefix("cnnlab.cli.") for name in MODULES if name.startswith("cnnlab.cli.")} - shared
+    assert {name: f"cnnlab.cli.{name}" for name in modules} == {
+        name: getattr(command, "__name__", "") for name, command in COMMANDS.items()
+    }
 
 
 def test_every_name_of_the_package_is_there() -> None:

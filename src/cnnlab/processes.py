@@ -219,7 +219,7 @@ def work(job: Job) -> int:
 
 def main() -> NoReturn:
     """`work` as a process of its own, which saves and stops when its launcher is killed."""
-    gc.set_threshold(50_000, 20, 50)  # see cnnlab.cli: start and end without needless work
+    gc.set_threshold(50_000, 20, 50)  # see cnnlab.cli.program: start and end without needless work
     streams.prepare()
     _prctl_pr_set_pdeathsig(signal.SIGTERM)
     warnings.filterwarnings("ignore", message=".*find_unused_parameters")

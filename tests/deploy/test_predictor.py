@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 import cnnlab
 from cnnlab.cli import main
 from cnnlab.data.decode import find_pictures
-from cnnlab.deploy.answers import folder_name
+from cnnlab.deploy.answers import BATCH, answer_images, folder_name
 from cnnlab.errors import CnnlabError, DataError, DeviceError, RunError
 
 if TYPE_CHECKING:
@@ -48,6 +48,22 @@ def predictor(finished_run: Path) -> cnnlab.Predictor:
 
 
 # ---- from Python
+
+
+def test_of_many_images_only_the_unreadable_one_has_no_answer(predictor: cnnlab.Predictor) -> None:
+    images = [(f"{number}", digit(number)) for number in range(BATCH + 6)]
+    images[3] = "3", np.zeros(4, np.uint8)
+    expected = predictor.predict([image for name, image in images if name != "3"])
+    answers = list(answer_images(predictor, iter(images)))
+    assert [name for name, _ in answers] == [name for name, _ in images]
+    assert isinstance(answers.pop(3)[1], DataError)
+    assert [answer.label for _, answer in answers] == [answer.label for answer in expected]
+
+
+def test_the_likeliest_classes_of_an_answer(predictor: cnnlab.Predictor) -> None:
+    answer = predictor.predict(digit(0))[0]
+    assert list(answer.top(3).probabilities.items()) == list(answer.probabilities.items())[:3]
+    assert answer.top(3).label == answer.label
 
 
 def test_every_form_of_a_picture_gives_the_same_answer(predictor: cnnlab.Predictor, files: list[Path]) -> None:

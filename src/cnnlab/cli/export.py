@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from cnnlab.deploy.export import export_run
+    from cnnlab.deploy.export import as_text, export_run
 
     done = export_run(
         options.run,
@@ -40,13 +40,4 @@ def run(options: argparse.Namespace) -> None:
         options.data_root,
         options.trust_code,
     )
-    right, times = done.figures["accuracy"], done.figures["latency_ms"]
-    worst = max(done.figures["parity"]["difference"].values())
-    print(f"{done.file}  {done.figures['bytes'] / 1e6:.2f} MB")
-    print(f"  logits      at most {worst:.2g} from the model's")
-    print(
-        f"  accuracy    {100 * right['export']:.2f} %, the model's {100 * right['model']:.2f} %"
-        f" ({right['n']:,} {right['split']} pictures)"
-    )
-    busy = ", the fastest calls: the machine was busy" if times["busy"] else ""
-    print(f"  one image   {times['export']['fastest']:.2f} ms, the model {times['model']['fastest']:.2f} ms{busy}")
+    print(as_text(done))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from cnnlab import streams
 from cnnlab.cli.arguments import RUN, add_device, add_trust_code, refuse_ignored
@@ -14,7 +13,7 @@ from cnnlab.cli.printing import print_json, print_line
 from cnnlab.errors import ConfigError, DataError, one_line
 
 if TYPE_CHECKING:
-    from cnnlab.deploy.predictor import Prediction, Predictor
+    from cnnlab.deploy.predictor import Prediction
 
 SUMMARY = "classify files, folders, or standard input"
 EXAMPLES = """\
@@ -44,49 +43,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from cnnlab.data.decode import find_pictures
     from cnnlab.deploy.exported import is_export
-    from cnnlab.deploy.predictor import Predictor
+    from cnnlab.runs.folder import open_folder
 
     if options.topk is not None and options.topk < 1:
         raise ConfigError(f"--topk must be at least 1, got {options.topk}.")
-    if not is_export(options.run) and (answer_otherwise := OTHERWISE.get(_task_of(options.run))):
-        answer_otherwise(options)
-        return
-    _check_predict_files(options)
-    shown = 5 if options.topk is None else options.topk
-    names = ["-"] if options.paths == ["-"] else list(find_pictures(options.paths))
-    if is_export(options.run):
-        predictor = Predictor.from_export(options.run, options.device)
-    else:
-        predictor = Predictor.from_run(options.run, options.device, options.trust_code)
-    bad: list[str] = []
-    kept: list[tuple[str, Prediction]] = []
-    files = options.out or options.sort
-    quiet = files and not options.json
-    for first in range(0, len(names), 64):
-        part = names[first : first + 64]
-        pictures: list[Any] = [sys.stdin.buffer.read() if name == "-" else name for name in part]
-        for name, answer in zip(part, _answers(predictor, pictures, bad), strict=True):
-            if answer is None:
-                continue
-            ranked = list(answer.probabilities.items())[:shown]
-            kept += [(name, dataclasses.replace(answer, probabilities=dict(ranked)))] if files else []
-            if options.json:
-                facts = {"picture": name, "label": answer.label, "probability": answer.probability}
-                print_json(facts | {"probabilities": dict(ranked)})
-            elif not quiet:
-                print_line(f"{name}: " + "  ".join(f"{label} {100 * p:.1f} %" for label, p in ranked))
-        if not quiet and not streams.has_reader():
-            return
-    if kept:
-        _keep_answers(options, kept, sys.stderr if options.json else sys.stdout)
-    if bad:
-        done = f" The other {len(names) - len(bad):,} are done." if len(names) > len(bad) else ""
-        raise DataError(" ".join(bad) + done)
+    answer = _classify if is_export(options.run) else ANSWERS.get(open_folder(options.run).task() or "", _classify)
+    answer(options)
 
 
-def _check_predict_files(options: argparse.Namespace) -> None:
+def _check_files(options: argparse.Namespace) -> None:
     """Refuse what --out and --sort cannot do before the first image is read."""
     if options.out is not None and not options.out.lower().endswith(".csv"):
         raise ConfigError(f"--out {options.out} must be a .csv file, such as --out answers.csv; it holds the answers.")
@@ -100,6 +66,50 @@ def _check_predict_files(options: argparse.Namespace) -> None:
         raise ConfigError(f"--sort {options.sort} is no folder; give the name of one, new or not.")
 
 
+def _classify(options: argparse.Namespace) -> None:
+    _check_files(options)
+    from cnnlab.data.decode import find_pictures
+    from cnnlab.deploy.answers import answer_images
+    from cnnlab.deploy.exported import is_export
+    from cnnlab.deploy.predictor import Predictor
+
+    names = ["-"] if options.paths == ["-"] else list(find_pictures(options.paths))
+    if is_export(options.run):
+        predictor = Predictor.from_export(options.run, options.device)
+    else:
+        predictor = Predictor.from_run(options.run, options.device, options.trust_code)
+    images = ((name, sys.stdin.buffer.read() if name == "-" else name) for name in names)
+    shown = 5 if options.topk is None else options.topk
+    keeps = bool(options.out or options.sort)
+    prints = options.json or not keeps
+    kept: list[tuple[str, Prediction]] = []
+    bad: list[str] = []
+    for name, answer in answer_images(predictor, images):
+        if isinstance(answer, DataError):
+            bad.append(str(answer))
+            continue
+        top = answer.top(shown)
+        if keeps:
+            kept.append((name, top))
+        if prints:
+            _print_answer(name, top, options.json)
+            if not streams.has_reader():
+                return
+    if kept:
+        _keep_answers(options, kept, sys.stderr if options.json else sys.stdout)
+    if bad:
+        done = f" The other {len(names) - len(bad):,} are done." if len(names) > len(bad) else ""
+        raise DataError(" ".join(bad) + done)
+
+
+def _print_answer(name: str, answer: Prediction, as_json: bool) -> None:
+    if as_json:
+        facts = {"picture": name, "label": answer.label, "probability": answer.probability}
+        print_json(facts | {"probabilities": answer.probabilities})
+    else:
+        print_line(f"{name}: " + "  ".join(f"{label} {100 * p:.1f} %" for label, p in answer.probabilities.items()))
+
+
 def _keep_answers(options: argparse.Namespace, answers: list[tuple[str, Prediction]], stream: TextIO) -> None:
     from cnnlab.deploy.answers import sort_into, write_answers
 
@@ -111,25 +121,7 @@ def _keep_answers(options: argparse.Namespace, answers: list[tuple[str, Predicti
             print(one_line(f"sorted   {Path(options.sort) / name}  ({count:,} images)"), file=stream)
 
 
-def _answers(predictor: Predictor, pictures: list[Any], bad: list[str]) -> list[Prediction | None]:
-    """An answer for each picture; None for one that cannot be read, and its reason goes to `bad`."""
-    try:
-        return list(predictor.predict(pictures))
-    except DataError as error:
-        if len(pictures) == 1:
-            bad.append(str(error))
-            return [None]
-    return [answer for picture in pictures for answer in _answers(predictor, [picture], bad)]
-
-
-def _task_of(run: str) -> str:
-    from cnnlab.runs.folder import open_folder
-
-    folder = open_folder(run)
-    return str(folder.read_card().get("task", "")) if folder.card.exists() else ""
-
-
-def _predict_pixels(options: argparse.Namespace) -> None:
+def _segment(options: argparse.Namespace) -> None:
     from cnnlab.deploy.segmenter import segment_pictures
 
     refuse_ignored(options, ("topk", "sort"), "is for classes of images, and this model classifies every pixel")
@@ -142,4 +134,4 @@ def _predict_pixels(options: argparse.Namespace) -> None:
         print_line(f"{answer.picture}: {found}  →  {answer.overlay}")
 
 
-OTHERWISE = {"segmentation": _predict_pixels}  # by the task's name: those that give no label per image
+ANSWERS = {"segmentation": _segment}  # by the task's name; any other task answers by a label per image

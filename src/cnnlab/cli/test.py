@@ -40,6 +40,7 @@ def run(options: argparse.Namespace) -> None:
     from cnnlab import config
     from cnnlab.evaluation.evaluate import evaluate
     from cnnlab.evaluation.tables import figures_text
+    from cnnlab.runs.folder import RunFolder, epochs_left
 
     keys = config.data_keys(options.overrides)
     figures = evaluate(
@@ -54,16 +55,7 @@ def run(options: argparse.Namespace) -> None:
     )
     print(figures_text(figures))
     with contextlib.suppress(CnnlabError):  # the figures stand, whatever is wrong with the history
-        if left := _epochs_left(options.run):
+        if left := epochs_left(RunFolder(Path(options.run))):
             print(
                 f"\n{options.run} has {left} epochs to go: these are the figures of its best so far.", file=sys.stderr
             )
-
-
-def _epochs_left(run: str) -> int:
-    """How many epochs a run that has not ended is to train yet; 0 for one in a bucket, whose history is not here."""
-    from cnnlab.runs.folder import RunFolder, read_config
-
-    folder = RunFolder(Path(run))
-    done = 0 if folder.report.exists() else len(folder.history())
-    return read_config(folder).trainer.epochs - done if done else 0

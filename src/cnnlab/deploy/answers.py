@@ -1,4 +1,4 @@
-"""What `cnnlab predict` leaves behind: a CSV of the answers, and images sorted into a folder per class."""
+"""Answers for many images; `cnnlab predict` writes them as a CSV, or sorts the images into a folder per class."""
 
 from __future__ import annotations
 
@@ -7,12 +7,35 @@ import filecmp
 import io
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
-from cnnlab.deploy.predictor import Prediction
-from cnnlab.errors import RunError
+from cnnlab.deploy.predictor import Picture, Prediction, Predictor
+from cnnlab.errors import DataError, RunError
 from cnnlab.files import write_whole
+
+BATCH = 64  # images that the model sees at once
+
+
+def answer_images(
+    predictor: Predictor, images: Iterable[tuple[str, Picture]]
+) -> Iterator[tuple[str, Prediction | DataError]]:
+    """Named images → their names with answers, in order. One that cannot be read gets the error that says why."""
+    rest = iter(images)
+    while batch := list(islice(rest, BATCH)):
+        try:
+            answers: Sequence[Prediction | DataError] = predictor.predict([image for _, image in batch])
+        except DataError:
+            answers = [_answer(predictor, image) for _, image in batch]
+        yield from zip((name for name, _ in batch), answers, strict=True)
+
+
+def _answer(predictor: Predictor, image: Picture) -> Prediction | DataError:
+    try:
+        return predictor.predict([image])[0]
+    except DataError as error:
+        return error
 
 
 def write_answers(file: Path, answers: Sequence[tuple[str, Prediction]]) -> None:

@@ -132,6 +132,21 @@ def export_run(
     return Export(file, figures)
 
 
+def as_text(export: Export) -> str:
+    """The file, its size, and what was measured: parity, accuracy and latency, a line each."""
+    figures = export.figures
+    right, times = figures["accuracy"], figures["latency_ms"]
+    worst = max(figures["parity"]["difference"].values())
+    busy = ", the fastest calls: the machine was busy" if times["busy"] else ""
+    return (
+        f"{export.file}  {figures['bytes'] / 1e6:.2f} MB\n"
+        f"  logits      at most {worst:.2g} from the model's\n"
+        f"  accuracy    {100 * right['export']:.2f} %, the model's {100 * right['model']:.2f} %"
+        f" ({right['n']:,} {right['split']} pictures)\n"
+        f"  one image   {times['export']['fastest']:.2f} ms, the model {times['model']['fastest']:.2f} ms{busy}"
+    )
+
+
 def exported_form(model: nn.Module, images: Tensor, fully_convolutional: bool) -> nn.Module:
     """What goes into the file: the model with batch norm folded into convolutions, or its fully-convolutional form."""
     if fully_convolutional:

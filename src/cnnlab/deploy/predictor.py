@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ class Prediction:
     label: str
     probability: float
     probabilities: dict[str, float]
+
+    def top(self, count: int) -> Prediction:
+        """The same with the `count` likeliest classes alone."""
+        return replace(self, probabilities=dict(islice(self.probabilities.items(), count)))
 
 
 class Predictor:

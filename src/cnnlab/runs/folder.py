@@ -175,6 +175,10 @@ class RunFolder:
         """The content of best/model.json."""
         return read_record(self.card, CARD)
 
+    def task(self) -> str | None:
+        """What its model was trained for, "classification" or "segmentation"; None where it has no card yet."""
+        return self.read_card().get("task") if self.card.exists() else None
+
     def write_history(self, rows: Sequence[dict[str, Any]]) -> None:
         write_whole(self.metrics, "".join(to_json(row) + "\n" for row in rows))
 
@@ -248,6 +252,12 @@ def read_config(folder: RunFolder) -> Config:
     if not isinstance(config.model.get("name"), str) or not isinstance(config.optimizer.get("name"), str):
         raise RunError(f"{folder.config} is damaged: it names no model or no optimizer; restore it from a copy.")
     return config
+
+
+def epochs_left(folder: RunFolder) -> int:
+    """How many epochs a run that was interrupted has to go; 0 for one that has ended, or has trained none here."""
+    done = 0 if folder.report.exists() else len(folder.history())
+    return read_config(folder).trainer.epochs - done if done else 0
 
 
 def read_split(folder: RunFolder) -> dict[str, Any]:
