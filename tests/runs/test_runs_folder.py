@@ -111,7 +111,9 @@ def test_the_lock_keeps_a_second_out_until_it_is_released(tmp_path: Path) -> Non
 
 
 def test_the_nearest_run_is_offered(tmp_path: Path) -> None:
-    (tmp_path / "digits-1").mkdir()
+    for name in ("digits-1", "digts-pictures"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "digits-1" / "config.yaml").touch()  # the other one is no run
     with pytest.raises(RunError, match=f"Did you mean '{tmp_path / 'digits-1'}'"):
         open_folder(tmp_path / "digts-1")
     with pytest.raises(RunError, match="no run folder"):
