@@ -119,7 +119,7 @@ def test_the_nearest_run_is_offered(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no run folder"):
         open_folder(tmp_path / "nowhere" / "run")
     with pytest.raises(RunError, match=r"no config\.yaml"):
-        open_folder(tmp_path / "digits-1")
+        open_folder(tmp_path / "digts-pictures")
 
 
 @pytest.mark.parametrize("path", ["", ".", "/", "\0", "a" * 300])
