@@ -70,7 +70,7 @@ def fit(
         progress: show a bar and the figures of each epoch; in a notebook with a live curve.
 
     Raises:
-        CnnlabError: what the user can mend; `Interrupted` after Ctrl-C, with everything saved.
+        CnnlabError: what the user can fix; `Interrupted` after Ctrl-C, with everything saved.
     """
     listeners = [*([progress_tracker()] if progress else []), *trackers]
     if isinstance(data, Data):

@@ -28,7 +28,7 @@ class _Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="cnnlab",
-        description="From a set of pictures to a trained and tested convolutional network, one command a step.",
+        description="From a set of pictures to a trained and tested convolutional network, one command per step.",
         epilog="cnnlab COMMAND --help shows the command's options and examples. Start with: cnnlab train",
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")

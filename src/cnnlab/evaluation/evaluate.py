@@ -125,8 +125,8 @@ def evaluate_split(
         DataError: a split without images.
     """
     if not data.evaluation_loader(split).count:
-        mend = f"raise data.{split}_fraction or choose another split" if split != "train" else "choose another split"
-        raise DataError(f"the {split} split is empty; {mend}.")
+        fix = f"raise data.{split}_fraction or choose another split" if split != "train" else "choose another split"
+        raise DataError(f"the {split} split is empty; {fix}.")
     task = task_of(data.config, data)
     return EVALUATORS.get(task.name, evaluate_any)(task, model, data, split, settings, temperature)
 

@@ -52,7 +52,7 @@ class Metric:
         return f"val_{self.name}"
 
     def rank(self, row: dict[str, Any]) -> tuple[float, float]:
-        """What orders epochs: of two the higher is the better. Equal figures are told apart by the validation loss."""
+        """What orders epochs: the higher, the better. Ties are broken by the lower validation loss."""
         figure = float(row[self.column])
         return figure if self.higher else -figure, -float(row["val_loss"])
 
@@ -81,7 +81,7 @@ class Task(Protocol):
     name: str
     best_metric: Metric
 
-    def misfit(self, shape: Sequence[int], image_size: tuple[int, int]) -> str:
+    def mismatch(self, shape: Sequence[int], image_size: tuple[int, int]) -> str:
         """Why logits of this shape are no answers to images of (height, width) pixels; "" where they are."""
 
     def loss(self, logits: Tensor, targets: Tensor, share: Tensor | None = None) -> Loss:

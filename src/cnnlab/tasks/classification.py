@@ -58,7 +58,7 @@ class Classification:
             return torch.tensor([total / (len(counts) * max(1, n)) for n in counts], device=device)
         return given_weights(setting, len(counts), device)
 
-    def misfit(self, shape: Sequence[int], image_size: tuple[int, int]) -> str:
+    def mismatch(self, shape: Sequence[int], image_size: tuple[int, int]) -> str:
         if len(shape) == 4:
             return "this model classifies every pixel, and the set has one label a picture; choose another model."
         if tuple(shape[1:]) == (self.num_classes,):

@@ -44,7 +44,7 @@ class Segmentation:
         self.num_classes, self.smoothing, self.dice = num_classes, config.label_smoothing, config.dice
         self.weights = given_weights(config.class_weights, num_classes, device)
 
-    def misfit(self, shape: Sequence[int], image_size: tuple[int, int]) -> str:
+    def mismatch(self, shape: Sequence[int], image_size: tuple[int, int]) -> str:
         if len(shape) != 4:
             return "this set has a class for every pixel, and the model answers once a picture; use model=unet."
         if tuple(shape[1:]) == (self.num_classes, *image_size):

@@ -99,7 +99,7 @@ def check_fit(model: nn.Module, data: Data, task: Task) -> None:
         ) from error
     if not isinstance(logits, Tensor):
         raise ConfigError(f"the model must give one tensor (B, num_classes), it gives a {type(logits).__name__}.")
-    if wrong := task.misfit(logits.shape, data.image_size):
+    if wrong := task.mismatch(logits.shape, data.image_size):
         raise ConfigError(wrong)
 
 
