@@ -72,6 +72,9 @@ def fit(
     Raises:
         CnnlabError: what the user can fix; `Interrupted` after Ctrl-C, with everything saved.
     """
+    if not isinstance(model, nn.Module):
+        built = f"cnnlab.create_model({model!r}, …)" if isinstance(model, str) else "its constructor, with ()"
+        raise ConfigError(f"the model must be an nn.Module, got {model!r}; build it first: {built}.")
     listeners = [*([progress_tracker()] if progress else []), *trackers]
     if isinstance(data, Data):
         _refuse_own_parts(val=val, test=None if isinstance(test, bool) else test, transform=transform, classes=classes)
@@ -90,7 +93,8 @@ def fit(
             ),
         )
     elif isinstance(data, str):
-        raise ConfigError(f"{data!r} is the name of a set; load it first: cnnlab.load_data({data!r}).")
+        named = f'"folder", root={data!r}' if Path(data).is_dir() else repr(data)
+        raise ConfigError(f"{data!r} names a set; load it first: cnnlab.load_data({named}).")
     else:
         own = OwnData(data, val, None if isinstance(test, bool) else test, transform, classes)
         composed, config, data = _load_own(model, own, overrides, batch_size)

@@ -138,7 +138,11 @@ def _cause_of_chance(text: str, history: Sequence[Row], setup: Setup) -> Hint:
     if steps < FEW_STEPS:
         return _more_steps("chance", f"{text}: it has taken {steps} steps.", setup)
     share = max(setup.counts) / sum(setup.counts)
-    if share > 2 / len(setup.counts) and config.trainer.class_weights is None and not config.trainer.balanced_sampling:
+    if (
+        share > 1.5 / len(setup.counts)
+        and config.trainer.class_weights is None
+        and not config.trainer.balanced_sampling
+    ):
         why = "the classes are far from equally frequent"
         return Hint("chance", f"{text}: {why}.", "trainer.class_weights=balanced, and judge by the mean over classes")
     first, last = (history[i]["train_loss"] for i in (0, -1))
@@ -196,18 +200,19 @@ def _apart(history: Sequence[Row], setup: Setup) -> Hint | None:
     gap = last["train_accuracy"] - last["val_accuracy"]
     error = math.sqrt(max(last["val_accuracy"] * (1 - last["val_accuracy"]), 0.25 / n) / n)
     if not _above_chance(last["val_accuracy"], setup.val_counts):
-        right = f"{100 * last['train_accuracy']:.0f} %"
-        if last["val_loss"] > 2 * uniform or last["step"] < FEW_STEPS:
+        seen = (
+            f"{100 * last['train_accuracy']:.0f} % of the training images are answered right, and validation images no"
+            " better than by chance"
+        )
+        if last["val_loss"] > 2 * uniform:
             text = (
-                f"Training images are answered right ({right}) and validation images at random, at"
-                f" a loss of {last['val_loss']:.3g}: after {last['step']} steps the statistics of batch norm, or the"
-                " average of the weights, lag behind the weights."
+                f"{seen}, at a loss of {last['val_loss']:.3g}: after {last['step']} steps the statistics of batch norm,"
+                " or the average of the weights, lag behind the weights."
             )
             return _more_steps("diverged", text, setup)
-        text = (
-            f"Training images are answered right ({right}) and validation images at random: the"
-            " two splits differ, or the network learns by heart."
-        )
+        if last["step"] < FEW_STEPS:
+            return _more_steps("few_steps", f"{seen}: it has taken {last['step']} steps, which are few.", setup)
+        text = f"{seen}: the two splits differ, or the network learns by heart."
         return Hint("diverged", text, f"more images, and see what is in the two{_look(config, '--check')}")
     if gap <= max(APART, 1.96 * error):
         return None
