@@ -665,3 +665,17 @@ def test_a_public_dataset_of_files_names_what_cannot_be_read(tmp_path: Path) -> 
 def test_every_public_dataset_is_documented() -> None:
     for name in cnnlab.datasets.__all__:
         assert getattr(cnnlab.datasets, name).__doc__, name
+
+
+def test_names_in_the_place_of_a_model_or_of_data_are_answered_by_calls_that_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shapes").mkdir()
+    model = cnnlab.create_model("mlp", image_size=8)
+    with pytest.raises(ConfigError, match=r"cnnlab\.load_data\(\"folder\", root='shapes'\)"):
+        cnnlab.fit(model, "shapes")
+    with pytest.raises(ConfigError, match=r"cnnlab\.load_data\('digits'\)"):
+        cnnlab.fit(model, "digits")
+    with pytest.raises(ConfigError, match=r"must be an nn\.Module, got 'mlp'; build it first: cnnlab\.create_model"):
+        cnnlab.fit("mlp", cnnlab.load_data("digits"))  # type: ignore[arg-type]

@@ -106,6 +106,19 @@ def test_a_loss_below_that_of_the_shares_is_learning_though_the_accuracy_is_not_
     assert early_hint([row(e, 0.61, 0.6, 0.75, 1.0, steps=9) for e in range(1, 21)], weighted) is not None
 
 
+def test_after_few_steps_nothing_is_blamed_but_them() -> None:
+    """A network without batch norm or an average: its validation loss is that of chance, and not beyond it."""
+    (hint,) = diagnose([row(e, 0.68, 0.5, 0.66, 0.77, steps=10) for e in range(1, 9)], setup())
+    assert hint.kind == "few_steps" and "80 steps, which are few" in hint.text and "batch norm" not in hint.text
+    (hint,) = diagnose([row(e, 0.9, 0.5, 0.3, 9.0, steps=10) for e in range(1, 9)], setup())
+    assert "batch norm" in hint.text
+
+
+def test_two_uneven_classes_are_advised_as_many_are() -> None:
+    (hint,) = diagnose([row(e, 0.9, 0.9, 0.3, 0.3) for e in range(1, 9)], setup(counts=(90, 10), val=(36, 4)))
+    assert "far from equally frequent" in hint.text and "class_weights=balanced" in hint.fix
+
+
 def test_overfitting_and_divergence_are_told_apart() -> None:
     heart = [row(e, 0.99, 0.75, 0.01, 0.9) for e in range(1, 9)]
     assert kinds(heart, setup()) == ["overfit"]

@@ -15,14 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import cnnlab
-from cnnlab.config import load_yaml
+from cnnlab.config import compose, load_yaml
 from cnnlab.data.load import Data
 from cnnlab.errors import ConfigError, NonFiniteLoss, OutOfMemory
 from cnnlab.experiment import Run
 from cnnlab.models.registry import MODELS
+from cnnlab.runs.folder import RunFolder
 from cnnlab.runs.state import load_state
 from cnnlab.runs.weights import load_run, read_weights
 from cnnlab.tracking.base import EpochEnded, Event
+from cnnlab.training.trainer import Trainer
 
 PLAIN = ["logger=none", "schedule=constant", "trainer.ema=null", "trainer.precision=fp32", "optimizer.lr=0.1"]
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -453,3 +455,17 @@ def test_the_wrong_number_of_class_weights_leaves_no_folder(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match="class_weights"):
         fit(tmp_path / "run", model(), digits(), "trainer.class_weights=[1,2,3]")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_loss_of_mixed_images_is_cross_entropy_with_the_mixed_target(tmp_path: Path) -> None:
+    data = digits(16, 64)
+    settings = compose(["model=mlp", f"run.dir={tmp_path / 'run'}", "logger=none"])
+    trainer = Trainer(model(), data, settings, RunFolder(tmp_path / "run"))
+    batch = next(data.train.epoch(0))
+    second, share = batch.targets.roll(1), torch.linspace(0.1, 0.9, 16)
+    logits = torch.randn(16, 10)
+    one_hot, other = F.one_hot(batch.targets, 10).float(), F.one_hot(second, 10).float()
+    target = share[:, None] * one_hot + (1 - share)[:, None] * other
+    found = trainer._task_loss(logits, batch._replace(second=second, share=share))
+    torch.testing.assert_close(found, F.cross_entropy(logits, target))
+    torch.testing.assert_close(trainer._task_loss(logits, batch), F.cross_entropy(logits, batch.targets))

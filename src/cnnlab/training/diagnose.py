@@ -137,12 +137,8 @@ def _cause_of_chance(text: str, history: Sequence[Row], setup: Setup) -> Hint:
             return Hint("chance", f"{text}: {why}.", fix)
     if steps < FEW_STEPS:
         return _more_steps("chance", f"{text}: it has taken {steps} steps.", setup)
-    share = max(setup.counts) / sum(setup.counts)
-    if (
-        share > 1.5 / len(setup.counts)
-        and config.trainer.class_weights is None
-        and not config.trainer.balanced_sampling
-    ):
+    uneven = max(setup.counts) / sum(setup.counts) > 1.5 / len(setup.counts)
+    if uneven and config.trainer.class_weights is None and not config.trainer.balanced_sampling:
         why = "the classes are far from equally frequent"
         return Hint("chance", f"{text}: {why}.", "trainer.class_weights=balanced, and judge by the mean over classes")
     first, last = (history[i]["train_loss"] for i in (0, -1))
