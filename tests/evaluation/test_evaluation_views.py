@@ -92,6 +92,7 @@ def test_a_run_states_both_figures_and_the_plain_one_comes_first(tmp_path: Path)
     assert run.test is not None
     views = run.test["views"]
     assert (views["views"], views["share"]) == ("mirror_shift", 1.0)
+    assert set(views) == {"views", "share", "loss", "accuracy", "accuracy_interval", "change", "validation"}
     assert views["accuracy_interval"][0] <= views["accuracy"] <= views["accuracy_interval"][1]
     assert views["loss"] != run.test["loss"]
     assert evaluate(run.dir) == run.test

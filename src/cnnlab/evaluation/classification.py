@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,7 +97,8 @@ def views_figures(
     averaged = average_views(model, loader, logits.to(loader.device), settings.views, settings.share).cpu()
     change, interval = paired_change(logits.argmax(1) == labels, averaged.argmax(1) == labels)
     return {
-        **dataclasses.asdict(settings),
+        "views": settings.views,
+        "share": settings.share,
         **accuracy_figures(averaged, labels),
         "change": {"accuracy": change, "interval": list(interval)},
     }
