@@ -44,7 +44,7 @@ class _Pictures(Dataset[tuple[Any, Any]]):
     Attributes:
         classes: names; a label is an index into them.
         class_to_idx: the label of each name.
-        targets: label of each picture of the split.
+        targets: label of each picture of the split; of a multi-label set (K,) float32 of 0 and 1.
 
     Raises:
         DataError: an unknown split, or files that are missing or damaged.
@@ -78,7 +78,8 @@ class _Pictures(Dataset[tuple[Any, Any]]):
             self.numbers = make_split(self.pictures.labels, readable, self.pictures.official, config, seed)[split]
         if not len(self.numbers):
             raise DataError(f"{self.name} has no {split} split here; raise {split}_fraction, or choose another split.")
-        self.targets: list[int] = self.pictures.labels[self.numbers].tolist()
+        targets = self.pictures.targets[self.numbers]
+        self.targets: list[Any] = targets.tolist() if targets.ndim == 1 else list(targets)
 
     def __len__(self) -> int:
         return len(self.numbers)

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from cnnlab.config import Config, with_changes
+from cnnlab.data.catalog import has_root
 from cnnlab.data.load import Data, build_data
 from cnnlab.errors import ConfigError, RunError
 from cnnlab.evaluation.evaluate import run_test
@@ -20,7 +21,7 @@ from cnnlab.models.plain import is_own
 from cnnlab.remote import is_remote, whole_address
 from cnnlab.report.write import write_report
 from cnnlab.representation import as_html, as_text
-from cnnlab.runs.addresses import check_root, has_root, refuse_root, with_whole_addresses
+from cnnlab.runs.addresses import check_root, refuse_root, with_whole_addresses
 from cnnlab.runs.artifact import is_artifact
 from cnnlab.runs.environment import describe
 from cnnlab.runs.files import read_record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -140,5 +141,5 @@ def test_metrics_of_two_processes_are_those_of_all_images() -> None:
     sums = torch.tensor([[m.nll, m.dice, m.count] for m in parts], dtype=torch.float64).sum(0)
     matrix = parts[0].matrix + parts[1].matrix
     for metrics in parts:
-        metrics.merge(lambda values: sums if values.ndim == 1 else matrix)
+        metrics.merge(SimpleNamespace(total=lambda values: sums if values.ndim == 1 else matrix))
         assert metrics.compute() == pytest.approx(whole.compute(), rel=1e-6)

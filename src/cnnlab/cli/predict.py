@@ -92,29 +92,34 @@ def _classify(options: argparse.Namespace) -> None:
         if keeps:
             kept.append((name, top))
         if prints:
-            _print_answer(name, top, options.json)
+            _print_answer(name, top, predictor.rule.multi_label, options.json)
             if not streams.has_reader():
                 return
     if kept:
-        _keep_answers(options, kept, sys.stderr if options.json else sys.stdout)
+        _keep_answers(options, kept, predictor.rule.multi_label, sys.stderr if options.json else sys.stdout)
     if bad:
         done = f" The other {len(names) - len(bad):,} are done." if len(names) > len(bad) else ""
         raise DataError(" ".join(bad) + done)
 
 
-def _print_answer(name: str, answer: Prediction, as_json: bool) -> None:
+def _print_answer(name: str, answer: Prediction, multi_label: bool, as_json: bool) -> None:
     if as_json:
-        facts = {"picture": name, "label": answer.label, "probability": answer.probability}
+        facts: dict[str, object] = {"picture": name, "label": answer.label, "probability": answer.probability}
+        facts |= {"labels": answer.labels} if multi_label else {}
         print_json(facts | {"probabilities": answer.probabilities})
-    else:
-        print_line(f"{name}: " + "  ".join(f"{label} {100 * p:.1f} %" for label, p in answer.probabilities.items()))
+        return
+    shown = "  ".join(f"{label} {100 * p:.1f} %" for label, p in answer.probabilities.items())
+    found = f"{', '.join(answer.labels) or 'none'}  ({shown})" if multi_label else shown
+    print_line(f"{name}: {found}")
 
 
-def _keep_answers(options: argparse.Namespace, answers: list[tuple[str, Prediction]], stream: TextIO) -> None:
+def _keep_answers(
+    options: argparse.Namespace, answers: list[tuple[str, Prediction]], multi_label: bool, stream: TextIO
+) -> None:
     from cnnlab.deploy.answers import sort_into, write_answers
 
     if options.out is not None:
-        write_answers(Path(options.out), answers)
+        write_answers(Path(options.out), answers, multi_label)
         print(one_line(f"answers  {options.out}  ({len(answers):,} images)"), file=stream)
     if options.sort is not None:
         for name, count in sort_into(Path(options.sort), answers):

@@ -334,7 +334,7 @@ class Config:
     task: str | None = key(
         None,
         "what is learned; null: what the targets of the set are for",
-        kind="classification | segmentation | module:Class, or null",
+        kind="classification | multilabel | segmentation | module:Class, or null",
     )
     run: RunConfig = field(default_factory=RunConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -45,7 +45,7 @@ def audit(data: Data) -> Audit:
     refuse_batches(data)
     numbers = np.concatenate([data.split[part] for part in NAMES])
     where = {int(i): part for part in NAMES for i in data.split[part]}
-    names, labels = data.pictures.names, data.pictures.labels
+    names, classes_of = data.pictures.names, data.pictures.class_names_of
     groups = exact_duplicates(numbers, data.index.digest)
     comparable = isinstance(data.test.pixels, Tensor) and len(numbers) <= LARGEST
     copies = [number for group in groups for number in group[1:]]
@@ -63,7 +63,7 @@ def audit(data: Data) -> Audit:
         exact=[[names[i] for i in group] for group in groups],
         near=[(names[i], names[j], r) for i, j, r in pairs],
         leaks=leaks,
-        label_conflicts=[[names[i] for i in g] for g in groups if len({int(labels[i]) for i in g}) > 1],
+        label_conflicts=[[names[i] for i in g] for g in groups if len({tuple(classes_of(i)) for i in g}) > 1],
         class_counts=class_counts(data),
         near_checked=comparable,
     )
@@ -80,10 +80,7 @@ def refuse_batches(data: Data) -> None:
 
 def class_counts(data: Data) -> dict[str, dict[str, int]]:
     """class → split → pictures."""
-    counts = {
-        part: np.bincount(data.pictures.labels[data.split[part]], minlength=len(data.pictures.classes))
-        for part in NAMES
-    }
+    counts = {part: data.pictures.class_counts(data.split[part]) for part in NAMES}
     return {name: {part: int(counts[part][i]) for part in NAMES} for i, name in enumerate(data.pictures.classes)}
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSample
 
 from cnnlab.data.decode import upright
 from cnnlab.data.loader import Batch, Loader
-from cnnlab.data.own import read_item
+from cnnlab.data.own import Label, read_item
 from cnnlab.data.plan import plan_epoch, share_of
 from cnnlab.errors import CnnlabError, DataError
 
@@ -118,7 +118,7 @@ class BatchLoader(Loader):
         """Of all images, also those that an epoch of training leaves out; -1 where there is none."""
         return max((int(batch.targets.max()) for batch in self.in_order().epoch()), default=-1)
 
-    def _items_at(self, places: list[int]) -> list[tuple[Tensor, int]]:
+    def _items_at(self, places: list[int]) -> list[tuple[Tensor, Any]]:
         """Images that only a pass over the DataLoader can find."""
         wanted, found, first = set(places), {}, 0
         for batch in self.epoch():
@@ -154,10 +154,14 @@ class BatchLoader(Loader):
         return itertools.chain(first, batches)
 
     def check(self, images: Any, labels: Any) -> tuple[Tensor, Tensor]:
-        """Anything → (B, C, H, W) float32 and (B,) int64. Raises DataError for what is no batch."""
+        """Anything → (B, C, H, W) float32 and (B,) int64, or (B, K) float32 of 0 and 1 where images may have several
+        classes. Raises DataError for what is no batch."""
         if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] not in (1, 3):
             what = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else f"a {type(images).__name__}"
             raise DataError(f"images must be a tensor (B, 1 or 3, H, W), got {what}; see to the Dataset or collate_fn.")
+        images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+        if isinstance(labels, Tensor) and labels.ndim == 2 and len(labels) == len(images):
+            return images, self._check_rows(labels)
         if not isinstance(labels, Tensor) or labels.shape != images.shape[:1] or labels.is_floating_point():
             what = f"{tuple(labels.shape)} {labels.dtype}" if isinstance(labels, Tensor) else type(labels).__name__
             raise DataError(f"labels must be whole numbers ({len(images)},), a class each, got {what}.")
@@ -168,10 +172,24 @@ class BatchLoader(Loader):
                 f"a label is {low if low < 0 else high}, and there are {self.num_classes or '?'} classes, from 0 on;"
                 " name all: classes=[…]."
             )
-        return images.float() / 255 if images.dtype == torch.uint8 else images.float(), labels
+        return images, labels
+
+    def _check_rows(self, labels: Tensor) -> Tensor:
+        """(B, K) of 0 and 1 → float32. Raises DataError for anything else, or another number of classes."""
+        if labels.shape[1] < 2 or not bool(((labels == 0) | (labels == 1)).all()):
+            raise DataError(
+                f"labels {tuple(labels.shape)} must be 0 or 1 for each of two or more classes; use ({len(labels)},)"
+                " class numbers where an image has one class."
+            )
+        if self.num_classes is not None and labels.shape[1] != self.num_classes:
+            raise DataError(
+                f"labels have {labels.shape[1]} numbers per image, and there are {self.num_classes} classes; name all:"
+                " classes=[…]."
+            )
+        return labels.float()
 
 
-class Transformed(Dataset[tuple[Tensor, int]]):
+class Transformed(Dataset[tuple[Tensor, Label]]):
     """The items of a user's Dataset with a transform of the images, as tensors."""
 
     def __init__(self, source: Any, transform: Callable[[Any], Any] | None) -> None:
@@ -180,7 +198,7 @@ class Transformed(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Label]:
         image, label = read_item(self.source, index)
         if self.transform is not None:
             try:

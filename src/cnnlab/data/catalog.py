@@ -19,6 +19,7 @@ class DatasetInfo:
     origin: str
     licence: str
     folder: str = ""
+    rooted: bool = True  # whether its images lie below the data root
 
 
 CATALOG = {
@@ -29,6 +30,16 @@ CATALOG = {
         "inside scikit-learn, nothing to download",
         "Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits, doi 10.24432/C50P49",
         "CC BY 4.0",
+        rooted=False,
+    ),
+    "multi_digits": DatasetInfo(
+        "5,000 images of 32×32 pixels with one to four handwritten digits each, ten classes, several per image",
+        1,
+        ("train", "test"),
+        "made from the digits inside scikit-learn, nothing to download",
+        "after Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits, doi 10.24432/C50P49",
+        "CC BY 4.0",
+        rooted=False,
     ),
     "mnist": DatasetInfo(
         "70,000 handwritten digits of 28×28 pixels, ten classes",
@@ -111,3 +122,8 @@ CATALOG = {
         "yours",
     ),
 }
+
+
+def has_root(name: str) -> bool:
+    """Whether the images of a set lie below data.root; those of some come with scikit-learn."""
+    return name not in CATALOG or CATALOG[name].rooted

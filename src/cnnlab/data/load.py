@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
@@ -65,7 +66,8 @@ class Rest:
 class Data:
     """Loaders `train`, `val` and `test` give (images, labels) batches; `classes[label]` is a name.
 
-    Where every pixel has a class (`pixel_targets`), they give (images, masks). Where they are `BatchLoader`s, the
+    Where every pixel has a class (`pixel_targets`), they give (images, masks); where an image may have several classes
+    (`multi_label`), labels are (B, K) float of 0 and 1. Where they are `BatchLoader`s, the
     batches are the user's own, `preprocess` is for showing them alone, and `pictures` knows no picture.
     """
 
@@ -117,7 +119,12 @@ class Data:
                 " batches of your own are used as they come; give class_weights as a list, or sample in your"
                 " DataLoader."
             )
-        return np.bincount(self.pictures.labels[self.split.train], minlength=len(self.pictures.classes)).tolist()
+        return self.pictures.class_counts(self.split.train).tolist()
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several classes, or none."""
+        return self.pictures.multi_hot is not None
 
     @property
     def pixel_targets(self) -> bool:
@@ -148,10 +155,12 @@ class Data:
 
     def label_names(self, batch: Batch) -> list[str]:
         """What each training image of a batch is labelled as, also where the classes of its pixels are learned."""
-        labels = batch.targets.tolist()
-        if self.pixel_targets:
-            labels = self.pictures.labels[self.split.train[batch.members.cpu()]].tolist()
-        return [self.pictures.classes[label] for label in labels]
+        if self.in_batches:
+            one_hot = batch.targets if self.multi_label else F.one_hot(batch.targets, self.num_classes)
+            rows = [row.nonzero()[:, 0].tolist() for row in one_hot]
+            return [", ".join(self.classes[label] for label in row) or "–" for row in rows]
+        numbers = self.split.train[batch.members.cpu()].tolist()
+        return [", ".join(self.pictures.class_names_of(number)) or "–" for number in numbers]
 
     def loader(self, part: str) -> Loader:
         return {"train": self.train, "val": self.val, "test": self.test}[part]
@@ -167,9 +176,9 @@ class Data:
             return self._own_batches(pictures)
         batch_size = batch_size or max(1, min(500, 2_000_000 // (height * width)))
         numbers = self.split[pictures] if isinstance(pictures, str) else pictures
-        pixels, labels = self.evaluation_pixels(numbers), self.pictures.labels
+        pixels, targets = self.evaluation_pixels(numbers), self.pictures.targets
         return Loader(
-            pixels, labels, numbers, self.preprocess, batch_size, device=self.test.device, masked=self.pixel_targets
+            pixels, targets, numbers, self.preprocess, batch_size, device=self.test.device, masked=self.pixel_targets
         )
 
     def evaluation_pixels(self, numbers: np.ndarray) -> Tensor | Streamed:
@@ -240,9 +249,10 @@ def load_data(
     """Load a set of pictures by name, or from a Dataset or DataLoaders of your own.
 
     Args:
-        name: digits, mnist, fashion_mnist, cifar10, cifar100, caltech101 or folder; "package.module:Class" for a
-            Dataset of your own; or the training set itself: a Dataset of (image, label), or a DataLoader of (images,
-            labels).
+        name: digits, multi_digits, mnist, fashion_mnist, cifar10, cifar100, caltech101 or folder;
+            "package.module:Class" for a Dataset of your own; or the training set itself: a Dataset of (image, label),
+            or a DataLoader of (images, labels). A label is a class number, or a 0 or 1 for each class where an image
+            may have several.
         val, test: beside a training set of your own, of the same kind. Without them a Dataset is split as a folder is.
         transform: of the images of a Dataset of your own; what it gives is used as it is, in each epoch anew.
         classes: names of the classes of your own set; None takes its `classes`, else numbers.
@@ -351,7 +361,10 @@ def _build_batches(
     if first is None:
         raise DataError(f"{own.name} has no training image; see to its length.")
     known = own.known_classes()
-    if known is None:
+    several = first.targets.ndim == 2
+    if several:
+        classes = class_names(known, first.targets.shape[1])
+    elif known is None:
         count = num_classes(first.images) if num_classes else 0
         classes = class_names(None, count or 1 + max(loader.largest_label() for loader in loaders.values()))
     else:
@@ -367,6 +380,7 @@ def _build_batches(
     split = Split(*(np.arange(start, start + count) for start, count in zip(starts, counts, strict=False)))
     pictures = PictureSet()
     pictures.classes, pictures.labels = classes, np.zeros(0, np.int64)
+    pictures.multi_hot = np.zeros((0, len(classes)), np.uint8) if several else None
     pictures.official = np.repeat(NAMES, counts) if "test" in own.parts else None
     pictures.names = [f"{part}/{i}" for part, count in zip(NAMES, counts, strict=True) for i in range(count)]
     total = int(starts[-1])
@@ -445,7 +459,7 @@ def build_data(
     index, evaluation_pixels, training_pixels = stored.index, stored.evaluation, stored.training
     check_quarantine(index, len(pictures), settings.max_corrupt, pictures.names)
     split = make_split(pictures.labels, index.ok, pictures.official, settings, config.seed)
-    check_classes(split, pictures.labels, pictures.classes)
+    check_classes(pictures.class_counts(split.train), pictures.classes)
     if settings.per_class_train and not len(split.test):
         raise DataError(f"data.per_class_train={settings.per_class_train} leaves no picture to test on; lower it.")
     if preprocess is None:
@@ -459,14 +473,14 @@ def build_data(
             training_pixels = training_pixels.to(device)
             evaluation_pixels = training_pixels if same else evaluation_pixels.to(device)
 
-    labels = pictures.labels
+    targets = pictures.targets
     size = min(config.trainer.batch_size, len(split.train))
     train = Loader(
-        training_pixels, labels, split.train, preprocess, size, augmentation, True, config.seed, device, masked
+        training_pixels, targets, split.train, preprocess, size, augmentation, True, config.seed, device, masked
     )
     val, test = (
         Loader(
-            evaluation_pixels, labels, split[part], preprocess, config.trainer.batch_size, device=device, masked=masked
+            evaluation_pixels, targets, split[part], preprocess, config.trainer.batch_size, device=device, masked=masked
         )
         for part in ("val", "test")
     )
@@ -488,7 +502,7 @@ def _needed(pictures: PictureSet, settings: DataConfig, seed: int) -> PictureSet
     if settings.limit is None or settings.folds or not isinstance(pictures, FileSet):
         return pictures
     split = make_split(pictures.labels, np.ones(len(pictures), bool), pictures.official, settings, seed)
-    check_classes(split, pictures.labels, pictures.classes)
+    check_classes(pictures.class_counts(split.train), pictures.classes)
     part_of = np.full(len(pictures), "", "<U5")
     for part in NAMES:
         part_of[split[part]] = part

@@ -37,8 +37,9 @@ class Batch(NamedTuple):
     """`images` (B, C, H, W) float32 normalised; `targets` (B, …), what the task learns; `members` (B,) places in the
     split.
 
-    Targets are labels (B,), or classes of pixels (B, H, W), int64 both. After mixup or cutmix of images with labels,
-    `second` holds the label of the second image and `share` (B,) how much of the first is in the mix.
+    Targets are labels (B,) or classes of pixels (B, H, W), int64 both, or (B, K) float of 0 and 1 where an image may
+    have several classes. After mixup or cutmix of images with labels, `second` holds the target of the second image
+    and `share` (B,) how much of the first is in the mix.
     """
 
     images: Tensor
@@ -88,7 +89,7 @@ class Loader:
 
     Args:
         pixels: (N, H, W, stored channels) uint8 tensor, or `Streamed`.
-        labels: (N,) label of each picture.
+        labels: (N,) label of each picture, or (N, K) of 0 and 1, see `PictureSet.targets`.
         numbers: (n,) numbers of the pictures of this split.
         preprocess: the evaluation transform; its normalisation ends every batch.
         augmentation: None for evaluation.

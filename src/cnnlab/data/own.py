@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cnnlab.config import DataConfig
 from cnnlab.data.decode import upright
-from cnnlab.data.sources.base import ArraySet, PictureSet
+from cnnlab.data.sources.base import ArraySet, PictureSet, check_multi_hot, strata_of
 from cnnlab.errors import CnnlabError, DataError
 from cnnlab.imports import import_named, names_code
 from cnnlab.values import are_names
@@ -32,6 +32,7 @@ DATASETS: dict[str, Callable[..., Any]] = {}  # "package.module:Class" → what 
 _ONE_AT_A_TIME = threading.Lock()  # pictures are decoded by threads, and a user's Dataset need not know of them
 
 Source = Dataset[Any] | DataLoader[Any]
+Label = int | np.ndarray  # a class number, or (K,) uint8 of 0 and 1
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def gives_pictures(dataset: Any) -> bool:
     return True
 
 
-def read_item(dataset: Any, index: int) -> tuple[Any, int]:
+def read_item(dataset: Any, index: int) -> tuple[Any, Label]:
     """(image, label) of an item of a user's Dataset. Raises DataError where it fails, or gives anything else."""
     name = type(dataset).__name__
     try:
@@ -143,10 +144,20 @@ def _first(error: BaseException) -> str:
     return str(error).splitlines()[0].rstrip(".") if str(error) else "no message"
 
 
-def as_label(value: Any, where: str) -> int:
-    """A class number, from 0. Raises DataError for anything else."""
+def as_label(value: Any, where: str) -> Label:
+    """A class number, from 0, or where an image may have several classes (K,) uint8 of 0 and 1.
+
+    Raises DataError for anything else.
+    """
     if isinstance(value, Tensor | np.ndarray) and value.ndim == 0:
         value = value.item()
+    if isinstance(value, Tensor | np.ndarray | list | tuple):
+        row = np.asarray(value)
+        if row.ndim != 1 or len(row) < 2 or row.dtype.kind not in "buif" or not np.isin(row, (0, 1)).all():
+            raise DataError(
+                f"the label of {where} must be a class number, or a 0 or 1 for each class, got {str(value)[:40]!r}."
+            )
+        return row.astype(np.uint8)
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer) or value < 0:
         raise DataError(f"the label of {where} must be a class number 0, 1, …, got {str(value)[:40]!r}.")
     return int(value)
@@ -217,11 +228,18 @@ def read_pictures(own: OwnData, progress: Callable[[int, int], None]) -> Picture
     """
     parts: dict[str, Any] = dict(own.parts)
     total, done, held = sum(len(dataset) for dataset in parts.values()), 0, 0
-    labels, digest = np.zeros(total, np.int64), hashlib.sha256()
+    labels: list[Label] = []
+    digest = hashlib.sha256()
     arrays: list[np.ndarray] | None = []
     for dataset in parts.values():
         for index in range(len(dataset)):
-            image, labels[done] = read_item(dataset, index)
+            image, label = read_item(dataset, index)
+            labels.append(label)
+            if np.shape(label) != np.shape(labels[0]):
+                raise DataError(
+                    f"item {index} of {type(dataset).__name__} has {_kind(label)}, and the first {_kind(labels[0])};"
+                    " give each a class number, or each a 0 or 1 for every class."
+                )
             picture = as_picture(image)
             if picture is None:
                 raise DataError(f"item {index} of {type(dataset).__name__} is no picture of 8 bits, as others are.")
@@ -233,12 +251,24 @@ def read_pictures(own: OwnData, progress: Callable[[int, int], None]) -> Picture
                     arrays = None
             done += 1
             progress(done, total)
-    classes = class_names(own.known_classes(), int(labels.max(initial=0)) + 1)
+    known, stacked = own.known_classes(), np.array(labels)
+    several = stacked.ndim == 2
+    classes = class_names(known, stacked.shape[1] if several else int(stacked.max(initial=0)) + 1)
+    if several:
+        check_multi_hot(stacked, total, classes)
+    numbers = strata_of(stacked) if several else stacked
     if arrays:
-        pictures: PictureSet = ArraySet(np.stack(arrays), labels, classes)
+        pictures: PictureSet = ArraySet(np.stack(arrays), np.zeros(total, np.int64), classes)
         pictures.names, pictures.official = names_and_splits(parts)
-        return pictures
-    return DatasetPictures(parts, labels, classes, digest.hexdigest())
+        pictures.labels = numbers
+    else:
+        pictures = DatasetPictures(parts, numbers, classes, digest.hexdigest())
+    pictures.multi_hot = stacked if several else None
+    return pictures
+
+
+def _kind(label: Label) -> str:
+    return "a class number" if isinstance(label, int) else f"a list of {len(label)}"
 
 
 def class_names(known: Sequence[str] | None, count: int) -> list[str]:

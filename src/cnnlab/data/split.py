@@ -68,9 +68,8 @@ def make_split(labels: np.ndarray, ok: np.ndarray, official: np.ndarray | None, 
     return Split(*(np.sort(pool[name]) for name in NAMES))
 
 
-def check_classes(split: Split, labels: np.ndarray, classes: Sequence[str]) -> None:
-    """Raise DataError if a class has no picture to train on."""
-    counts = np.bincount(labels[split.train], minlength=len(classes))
+def check_classes(counts: np.ndarray, classes: Sequence[str]) -> None:
+    """Raise DataError if a class has no picture to train on, by (K,) the training pictures of each."""
     if (counts == 0).any():
         empty = [classes[int(i)] for i in np.flatnonzero(counts == 0)]
         raise DataError(

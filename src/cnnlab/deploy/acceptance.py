@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cnnlab.errors import ExportError
 from cnnlab.finite import check_answers
+from cnnlab.tasks.decision import SINGLE_LABEL, DecisionRule
 
 BATCHES = (1, 3, 8)
 TOLERANCE = 1e-4  # of the largest logit; rounding in another order is below 1e-5
@@ -63,15 +64,18 @@ def check_parity(found: dict[str, Any]) -> None:
 
 
 @torch.inference_mode()
-def accuracy(model: Net, export: Net, images: Tensor, labels: Tensor, batch: int = 64) -> dict[str, Any]:
+def accuracy(
+    model: Net, export: Net, images: Tensor, labels: Tensor, rule: DecisionRule = SINGLE_LABEL, batch: int = 64
+) -> dict[str, Any]:
     """Of the model and of the export on the same pictures, in [0, 1], and the share of equal answers.
 
     Args:
-        images: (n, C, H, W); labels: (n,), or (n, H, W) for a model that classifies every pixel, whose pixels count.
+        images: (n, C, H, W); labels: (n,), or (n, H, W) for a model that classifies every pixel, whose pixels count, or
+            (n, K) of 0 and 1 for a multi-label model (`rule`), whose every yes and no counts.
     """
     sums = torch.zeros(3, dtype=torch.int64)
     for part, truth in zip(torch.split(images, batch), torch.split(labels, batch), strict=True):
-        expected, answer = _classes(model(part), truth), _classes(_answer(export, part), truth)
+        expected, answer = _classes(model(part), truth, rule), _classes(_answer(export, part), truth, rule)
         sums += torch.stack([(expected == truth).sum(), (answer == truth).sum(), (answer == expected).sum()])
     shares = (sums.double() / labels.numel()).tolist()
     return {"n": len(images), "model": shares[0], "export": shares[1], "same_answers": shares[2]}
@@ -129,8 +133,10 @@ def _answer(export: Net, images: Tensor) -> Tensor:
         ) from None
 
 
-def _classes(logits: Tensor, truth: Tensor) -> Tensor:
+def _classes(logits: Tensor, truth: Tensor, rule: DecisionRule) -> Tensor:
     """Answers in the shape of the labels; a fully-convolutional form gives one place for a picture of its window."""
+    if rule.multi_label:
+        return rule.chosen(rule.probabilities(logits.flatten(1))).to(truth.dtype)
     answers = logits.argmax(1)
     answers = answers.flatten(1)[:, 0] if answers.shape[1:] == (1, 1) and truth.ndim == 1 else answers
     assert answers.shape == truth.shape, (answers.shape, truth.shape)

@@ -38,8 +38,10 @@ def _answer(predictor: Predictor, image: Picture) -> Prediction | DataError:
         return error
 
 
-def write_answers(file: Path, answers: Sequence[tuple[str, Prediction]]) -> None:
+def write_answers(file: Path, answers: Sequence[tuple[str, Prediction]], multi_label: bool = False) -> None:
     """A row per image: path, label, probability, then label_2, probability_2, … of the next classes that are given.
+
+    Of a multi-label model, `labels` after the path holds all classes of the image, with a semicolon between them.
 
     Raises:
         RunError: the file cannot be written.
@@ -48,10 +50,11 @@ def write_answers(file: Path, answers: Sequence[tuple[str, Prediction]]) -> None
     writer = csv.writer(text, lineterminator="\n")
     wide = max((len(answer.probabilities) for _, answer in answers), default=1)
     further = [f"{name}_{rank}" for rank in range(2, wide + 1) for name in ("label", "probability")]
-    writer.writerow(["path", "label", "probability", *further])
+    writer.writerow(["path", *(["labels"] if multi_label else []), "label", "probability", *further])
     for path, answer in answers:
         ranked = answer.probabilities.items()
-        writer.writerow([path, *(cell for label, share in ranked for cell in (label, f"{share:.6g}"))])
+        labels = [";".join(answer.labels)] if multi_label else []
+        writer.writerow([path, *labels, *(cell for label, share in ranked for cell in (label, f"{share:.6g}"))])
     try:
         write_whole(file, text.getvalue())
     except OSError as error:
@@ -59,8 +62,9 @@ def write_answers(file: Path, answers: Sequence[tuple[str, Prediction]]) -> None
 
 
 def sort_into(folder: Path, answers: Sequence[tuple[str, Prediction]]) -> list[tuple[str, int]]:
-    """Copy each image into `folder`/CLASS of the class that it was given. Nothing that is there is overwritten: an
-    image of a name that is taken gets a number, and one that was copied before is left as it is.
+    """Copy each image into `folder`/CLASS of the class that it was given; of a multi-label model into that of each of
+    its classes, and into `folder`/none where it has none. Nothing that is there is overwritten: an image of a name that
+    is taken gets a number, and one that was copied before is left as it is.
 
     Returns:
         The folders of the classes, sorted, and how many of the images are in each.
@@ -70,18 +74,24 @@ def sort_into(folder: Path, answers: Sequence[tuple[str, Prediction]]) -> list[t
     """
     counts: dict[str, int] = {}
     for path, answer in answers:
-        place = folder / folder_name(answer.label)
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-            target = free_name(Path(path), place)
-            if not target.exists():
-                shutil.copy2(path, target)
-        except OSError as error:
-            raise RunError(
-                f"cannot copy {path} into {place} ({error.strerror}); give another folder with --sort."
-            ) from None
-        counts[place.name] = counts.get(place.name, 0) + 1
+        for label in answer.labels or ("none",):
+            place = folder / folder_name(label)
+            copy_into(place, path)
+            counts[place.name] = counts.get(place.name, 0) + 1
     return sorted(counts.items())
+
+
+def copy_into(place: Path, path: str) -> None:
+    """Copy an image, unless it is there. Raises RunError."""
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        target = free_name(Path(path), place)
+        if not target.exists():
+            shutil.copy2(path, target)
+    except OSError as error:
+        raise RunError(
+            f"cannot copy {path} into {place} ({error.strerror}); give another folder with --sort."
+        ) from None
 
 
 def folder_name(label: str) -> str:

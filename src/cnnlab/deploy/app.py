@@ -69,8 +69,11 @@ class Likely(BaseModel):
 
 
 class Prediction(BaseModel):
+    """`label` is the likeliest class; `labels` are those given to the picture, by a multi-label model any number."""
+
     label: str
     probability: float
+    labels: list[str]
     top: list[Likely]
     milliseconds: float
 
@@ -187,7 +190,7 @@ def create_app(
             except TimeoutError:
                 raise Refused(503, f"The answer took longer than {SECONDS:.0f} seconds; try again.", 5) from None
         top = service.top(row, topk)
-        return JSONResponse({**top[0], "top": top, "milliseconds": since(began)})
+        return JSONResponse({**top[0], "labels": service.labels(row), "top": top, "milliseconds": since(began)})
 
     @app.post("/explain", response_model=Explanation, responses=PROBLEMS, openapi_extra=BODY)
     async def explain(request: Request, target: str | None = Query(None, max_length=200)) -> Response:

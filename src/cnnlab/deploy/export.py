@@ -31,6 +31,7 @@ from cnnlab.runs.files import read_json, write_json, write_whole
 from cnnlab.runs.folder import open_folder, read_config
 from cnnlab.runs.remote import publish_results
 from cnnlab.runs.weights import load_run
+from cnnlab.tasks import DecisionRule
 
 TESTED = 5000  # pictures of the test split at the most
 CALIBRATION = 300  # pictures of the validation split
@@ -91,7 +92,8 @@ def export_run(
     images, labels = some_pictures(data, split, TESTED)
 
     net = exported_form(model, images, fully_convolutional)
-    facts = facts_of(card, int8, fully_convolutional)
+    rule = folder.decision_rule(card)
+    facts = facts_of(card, rule, int8, fully_convolutional)
     example = images[:2].repeat(2, 1, 1, 1)[:2].contiguous()
     content = to_pt2(net, example, facts) if format == "pt2" else to_onnx(net, example, facts)
     sizes = further_sizes(net)
@@ -104,7 +106,7 @@ def export_run(
         content = to_int8(content, some_pictures(data, calibration, CALIBRATION)[0], facts)
         candidate = OnnxModel(content)
         found = acceptance.parity(reference, candidate, images, sizes)  # reported; its accuracy is what counts
-    right = acceptance.accuracy(reference, candidate, images, labels)
+    right = acceptance.accuracy(reference, candidate, images, labels, rule)
     acceptance.check_accuracy(right, int8)
 
     name = file_name("onnx" if format == "web" else format, int8, fully_convolutional)
@@ -124,7 +126,7 @@ def export_run(
     }
     with _empty_again(place):
         if format == "web":
-            write_web(file.parent, content, Service(model, card, folder.test_figures(), samples_of(folder, card)))
+            write_web(file.parent, content, Service(model, card, folder.test_figures(), samples_of(folder, card), rule))
         else:
             write_whole(file, content)
         record(place, "web" if format == "web" else name, figures)
@@ -162,9 +164,12 @@ def further_sizes(net: nn.Module) -> list[tuple[int, int]]:
     return [(height + net.stride, width), (height + 5, 2 * width + 3)]
 
 
-def facts_of(card: dict[str, Any], int8: bool, fully_convolutional: bool) -> dict[str, Any]:
+def facts_of(card: dict[str, Any], rule: DecisionRule, int8: bool, fully_convolutional: bool) -> dict[str, Any]:
     """What an exported file says of itself."""
-    kept = {key: card[key] for key in ("classes", "preprocess", "model", "data", "epoch") if key in card}
+    kept: dict[str, Any] = {
+        key: card[key] for key in ("classes", "preprocess", "task", "model", "data", "epoch") if key in card
+    }
+    kept |= {"thresholds": list(rule.thresholds)} if rule.thresholds is not None else {}
     return kept | {"int8": int8, "fully_convolutional": fully_convolutional}
 
 

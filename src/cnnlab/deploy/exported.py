@@ -16,6 +16,7 @@ from cnnlab.errors import CnnlabError, ExportError
 from cnnlab.files import is_path
 from cnnlab.remote import Remote, is_remote
 from cnnlab.runs.remote import fetch_file
+from cnnlab.tasks.decision import are_thresholds
 from cnnlab.values import are_names
 
 NAMES = (
@@ -30,7 +31,8 @@ class OnnxModel(nn.Module):
     """Runs an .onnx file as if it were the model: (B, C, H, W) float32 → logits. Many threads may call it at once.
 
     Attributes:
-        facts: what the file says of itself: classes, preprocess, model, data, epoch, int8, fully_convolutional.
+        facts: what the file says of itself: classes, preprocess, task, thresholds (of a multi-label model), model,
+            data, epoch, int8, fully_convolutional.
     """
 
     def __init__(self, content: bytes, name: str | Path = "the file") -> None:
@@ -151,6 +153,8 @@ def _facts(text: str | None, name: str | Path) -> dict[str, Any]:
         Preprocess.from_dict(facts["preprocess"])
         if not classes or not are_names(classes):
             raise ValueError("classes")
+        if facts.get("thresholds") is not None and not are_thresholds(facts["thresholds"], classes):
+            raise ValueError("thresholds")
     except (ValueError, KeyError, TypeError, RecursionError, CnnlabError):
         raise ExportError(
             f"{name} does not say what its classes and its preprocess are; make it with `cnnlab export RUN`."

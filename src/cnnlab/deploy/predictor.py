@@ -19,18 +19,25 @@ from cnnlab.device import choose_device
 from cnnlab.errors import DataError, DeviceError, ModelError
 from cnnlab.finite import check_answers
 from cnnlab.representation import as_html, as_text
+from cnnlab.runs.folder import open_folder
 from cnnlab.runs.weights import load_run
+from cnnlab.tasks.decision import SINGLE_LABEL, DecisionRule
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """`label` is the likeliest class; `probabilities` maps every class to its probability, likeliest first."""
+    """`label` is the likeliest class; `probabilities` maps every class to its probability, likeliest first.
+
+    `labels` are the classes that the image is given, likeliest first: the likeliest alone, or those of a multi-label
+    model whose probability reaches the class's threshold, which may be none.
+    """
 
     label: str
     probability: float
     probabilities: dict[str, float]
+    labels: tuple[str, ...]
 
     def top(self, count: int) -> Prediction:
         """The same with the `count` likeliest classes alone."""
@@ -47,11 +54,19 @@ class Predictor:
         >>> Predictor.from_export("runs/first/export").predict("a.jpg")[0].label
     """
 
-    def __init__(self, model: nn.Module, classes: Sequence[str], preprocess: Preprocess, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        classes: Sequence[str],
+        preprocess: Preprocess,
+        device: torch.device,
+        rule: DecisionRule = SINGLE_LABEL,
+    ) -> None:
         self.model = model.to(device).eval()
         self.classes = list(classes)
         self.preprocess = preprocess
         self.device = device
+        self.rule = rule
 
     def __repr__(self) -> str:
         return as_text("Predictor", self._facts)
@@ -75,8 +90,10 @@ class Predictor:
     ) -> Predictor:
         """Raises RunError for a folder without a trained model. `trust_code`, `model`: see `load_run`."""
         place = choose_device(device)
-        net, card = load_run(run, place, trust_code, model)
-        return cls(net, card["classes"], Preprocess.from_dict(card["preprocess"]), place)
+        folder = open_folder(run)
+        net, card = load_run(folder, place, trust_code, model)
+        rule = folder.decision_rule(card)
+        return cls(net, card["classes"], Preprocess.from_dict(card["preprocess"]), place, rule)
 
     @classmethod
     def from_export(cls, path: str | Path, device: str = "auto") -> Predictor:
@@ -90,7 +107,8 @@ class Predictor:
             )
         model = read_export(path)
         preprocess = Preprocess.from_dict(model.facts["preprocess"])
-        return cls(model, model.facts["classes"], preprocess, torch.device("cpu"))
+        rule = DecisionRule.of(model.facts, model.facts.get("thresholds"))
+        return cls(model, model.facts["classes"], preprocess, torch.device("cpu"), rule)
 
     def predict(self, pictures: Picture | Iterable[Picture], batch_size: int = 64) -> list[Prediction]:
         """Paths, bytes, Pillow pictures or (H, W[, 3]) uint8 arrays → one prediction each, in order.
@@ -103,7 +121,8 @@ class Predictor:
         answers: list[Prediction] = []
         for first in range(0, len(items), batch_size):
             images = torch.stack([self._read(item) for item in items[first : first + batch_size]])
-            answers += [self._answer(row) for row in self.probabilities(images)]
+            rows = self.probabilities(images)
+            answers += [self._answer(*pair) for pair in zip(rows, self.rule.chosen(rows), strict=True)]
         return answers
 
     @torch.inference_mode()
@@ -118,7 +137,7 @@ class Predictor:
             logits = logits.flatten(1)
         if logits.ndim != 2:
             raise ModelError("this model classifies every pixel; it has no one class for a picture.")
-        return check_answers(logits).softmax(1).cpu()
+        return self.rule.probabilities(check_answers(logits)).cpu()
 
     def _read(self, picture: Picture) -> Tensor:
         try:
@@ -132,8 +151,10 @@ class Predictor:
             name = picture if isinstance(picture, str | Path) else f"the {type(picture).__name__}"
             raise DataError(f"{name} cannot be read as a picture: {error}.") from None
 
-    def _answer(self, row: Tensor) -> Prediction:
+    def _answer(self, row: Tensor, chosen: Tensor) -> Prediction:
+        """(K,) probabilities, and (K,) bool which classes they give."""
         values, order = row.sort(descending=True, stable=True)
         ranked = {self.classes[i]: value for i, value in zip(order.tolist(), values.tolist(), strict=True)}
+        labels = tuple(self.classes[i] for i in order.tolist() if chosen[i])
         label, probability = next(iter(ranked.items()))
-        return Prediction(label, probability, ranked)
+        return Prediction(label, probability, ranked, labels)

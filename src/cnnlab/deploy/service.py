@@ -30,6 +30,7 @@ from cnnlab.models.summary import summarise
 from cnnlab.models.table import facts
 from cnnlab.runs.folder import RunFolder, open_folder, read_config
 from cnnlab.runs.weights import load_run
+from cnnlab.tasks.decision import SINGLE_LABEL, DecisionRule
 
 MAX_BYTES = 10_000_000  # of an upload
 MAX_PIXELS = 50_000_000  # what a telephone takes; 200 MB while it is decoded
@@ -55,10 +56,16 @@ class Service:
         card: what `load_run` gives beside it.
         test: the content of test.json, None if the run was not tested.
         samples: pictures to try.
+        rule: how answers become classes.
     """
 
     def __init__(
-        self, model: nn.Module, card: dict[str, Any], test: dict[str, Any] | None, samples: list[Sample]
+        self,
+        model: nn.Module,
+        card: dict[str, Any],
+        test: dict[str, Any] | None,
+        samples: list[Sample],
+        rule: DecisionRule = SINGLE_LABEL,
     ) -> None:
         self.classes: list[str] = card["classes"]
         self.preprocess = Preprocess.from_dict(card["preprocess"])
@@ -67,12 +74,12 @@ class Service:
         if check_answers(model(torch.zeros(1, *self.shape))).ndim != 2:
             raise ModelError("this model classifies every pixel; the demonstration is for classes of whole pictures.")
         folded = fold_batch_norm(model, torch.randn(2, *self.shape))
-        self.predictor = Predictor(folded, self.classes, self.preprocess, torch.device("cpu"))
+        self.predictor = Predictor(folded, self.classes, self.preprocess, torch.device("cpu"), rule)
         self.samples = samples
         self._looking = threading.Lock()  # maps hook into the model's layers, so they have a copy of their own
         self._model = copy.deepcopy(model)
         self._method = _method(self._model)
-        self._localizer = _localizer(self._model, self.shape)
+        self._localizer = _localizer(self._model, self.shape, rule)
         self.card = self._describe(card, test)
 
     @classmethod
@@ -81,7 +88,7 @@ class Service:
         folder = open_folder(run)
         model, card = load_run(folder, "cpu", trust_code)
         Preprocess.from_dict(card["preprocess"]).refuse_own()
-        return cls(model, card, folder.test_figures(), samples_of(folder, card))
+        return cls(model, card, folder.test_figures(), samples_of(folder, card), folder.decision_rule(card))
 
     def probabilities(self, pictures: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
         """B pictures as `preprocess.pixels` gives them → (B, K)."""
@@ -93,6 +100,11 @@ class Service:
         order = np.argsort(-row, kind="stable")[:count]
         pairs = zip(order.tolist(), row[order].tolist(), strict=True)
         return [{"label": self.classes[number], "probability": value} for number, value in pairs]
+
+    def labels(self, row: np.ndarray[Any, Any]) -> list[str]:
+        """(K,) probabilities → the classes that the picture is given, likeliest first."""
+        chosen = self.predictor.rule.chosen(torch.from_numpy(row)[None])[0]
+        return [self.classes[number] for number in np.argsort(-row, kind="stable").tolist() if chosen[number]]
 
     def explain(self, picture: Image.Image, target: str | None) -> dict[str, Any]:
         """An activation map as a transparent picture to lay over the part `seen` of a picture of `size`.
@@ -138,6 +150,7 @@ class Service:
             "input": {"channels": layout.channels, "height": layout.height, "width": layout.width},
             "dark_background": sum(self.preprocess.mean) / len(self.preprocess.mean) < 0.5,
             "accuracy": accuracy or None,
+            "thresholds": self.predictor.rule.thresholds,
             "parameters": summary["parameters"],
             "multiply_adds": summary["multiply_adds"],
             "receptive_field": summary["receptive_field"],
@@ -149,9 +162,9 @@ class Service:
         }
 
 
-def _localizer(model: nn.Module, shape: tuple[int, int, int]) -> Localizer | None:
+def _localizer(model: nn.Module, shape: tuple[int, int, int], rule: DecisionRule) -> Localizer | None:
     try:
-        return Localizer(model, shape)
+        return Localizer(model, shape, rule)
     except ModelError:
         return None
 
@@ -174,9 +187,8 @@ def samples_of(folder: RunFolder, card: dict[str, Any]) -> list[Sample]:
         order = members[np.argsort(labels[members], kind="stable")]
         chosen = order[np.linspace(0, len(order) - 1, min(SAMPLES, len(order))).astype(int)]
         return [
-            Sample(png(data.pictures.load_image(int(i))), card["classes"][int(labels[i])])
+            Sample(png(data.pictures.load_image(int(i))), ", ".join(data.pictures.class_names_of(int(i))))
             for i in chosen
-            if int(labels[i]) < len(card["classes"])
         ]
     except CnnlabError:
         return []

@@ -15,22 +15,35 @@ from cnnlab.errors import CnnlabError, ConfigError
 from cnnlab.evaluation.calibration import Temperature, calibration_figures, fit_temperature
 from cnnlab.evaluation.hardest import hardest_pictures
 from cnnlab.evaluation.intervals import difference_interval, mean_interval_of_skewed, metric_intervals, paired_change
-from cnnlab.evaluation.metrics import accuracy_figures, classification_figures
-from cnnlab.evaluation.outputs import PLAIN, Outputs
+from cnnlab.evaluation.metrics import accuracy_figures, classification_figures, picture_losses
+from cnnlab.evaluation.outputs import PLAIN, ImageOutputs
 from cnnlab.evaluation.views import average_views
 from cnnlab.finite import check_answers
 from cnnlab.tasks import Task
+from cnnlab.tasks.decision import SINGLE_LABEL, DecisionRule
 from cnnlab.tasks.metrics import METRICS
 from cnnlab.training.forward import forward_all
 
 
 @dataclass(frozen=True)
-class LabelOutputs(Outputs):
+class LabelOutputs(ImageOutputs):
     """With (n, K) logits and (n,) labels on the processor, and the K classes."""
 
     logits: Tensor
     labels: Tensor
     classes: list[str]
+    rule: DecisionRule = SINGLE_LABEL
+
+    @property
+    def losses(self) -> Tensor:
+        return picture_losses(self.logits, self.labels)
+
+    @property
+    def wrong(self) -> Tensor:
+        return self.logits.argmax(1) != self.labels
+
+    def true_classes(self, place: int) -> list[int]:
+        return [int(self.labels[place])]
 
     def table(self) -> Iterator[Sequence[object]]:
         probabilities = self.logits.softmax(1)
@@ -41,13 +54,18 @@ class LabelOutputs(Outputs):
 
     def against(self, before: Mapping[str, Any]) -> dict[str, Any]:
         """`own_test`: the accuracy before, how much larger this one is (negative: it fell), and its 95 % interval."""
-        right, known = (round(part["accuracy"] * part["n"]) for part in (self.figures, before))
-        change = {
-            "accuracy": before["accuracy"],
-            "difference": self.figures["accuracy"] - before["accuracy"],
-            "interval": list(difference_interval((right, self.figures["n"]), (known, before["n"]))),
-        }
-        return {"own_test": change}
+        return accuracy_change(self.figures, before)
+
+
+def accuracy_change(figures: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """See `LabelOutputs.against`."""
+    right, known = (round(part["accuracy"] * part["n"]) for part in (figures, before))
+    change = {
+        "accuracy": before["accuracy"],
+        "difference": figures["accuracy"] - before["accuracy"],
+        "interval": list(difference_interval((right, figures["n"]), (known, before["n"]))),
+    }
+    return {"own_test": change}
 
 
 def evaluate_classification(
@@ -56,7 +74,7 @@ def evaluate_classification(
     data: Data,
     split: str,
     settings: TestConfig = PLAIN,
-    temperature: Temperature | None = None,
+    known: Mapping[str, Any] | None = None,
 ) -> LabelOutputs:
     """Logits and figures of a model over one split.
 
@@ -64,14 +82,17 @@ def evaluate_classification(
     beside them, under `views`, and what a temperature gives, under `calibration`.
 
     Args:
-        temperature: None fits it on the validation split of the data.
+        known: test.json of the run, whose temperature is used; None fits one on the validation split of the data.
     """
     loader, classes = data.evaluation_loader(split), data.classes
     logits, labels = (value.cpu() for value in forward_all(model, loader))
     check_answers(logits)
     names = data.names(split)
-    if temperature is None:
+    if known is None:
         temperature = temperature_of(model, data, (logits, labels) if split == "val" else None)
+    else:
+        calibration = known.get("calibration") or {}
+        temperature = Temperature(calibration.get("temperature"), calibration.get("n", 0))
     figures = {
         "split": split,
         **classification_figures(logits, labels, classes),
@@ -83,9 +104,9 @@ def evaluate_classification(
     if settings.views != "none":
         figures["views"] = views_figures(model, loader, logits, labels, settings)
         if split != "val" and data.val.count:
-            known = data.evaluation_loader("val")
-            answers, truth = (value.cpu() for value in forward_all(model, known))
-            figures["views"]["validation"] = views_figures(model, known, answers, truth, settings)["change"]
+            validation = data.evaluation_loader("val")
+            answers, truth = (value.cpu() for value in forward_all(model, validation))
+            figures["views"]["validation"] = views_figures(model, validation, answers, truth, settings)["change"]
     return LabelOutputs(figures, names, logits, labels, classes)
 
 
@@ -127,7 +148,7 @@ def own_metrics(names: Sequence[str], logits: Tensor, labels: Tensor) -> dict[st
         except Exception as error:  # the user's own code can fail in any way
             reason = str(error).splitlines()[0].rstrip(".") if str(error) else "no message"
             raise ConfigError(f"test.metrics={name} fails ({type(error).__name__}: {reason}).") from error
-        if not isinstance(values, Tensor) or values.shape != labels.shape or not values.double().isfinite().all():
+        if not isinstance(values, Tensor) or values.shape != labels.shape[:1] or not values.double().isfinite().all():
             what = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
             raise ConfigError(f"test.metrics={name} must give a finite number per image, ({len(labels)},), got {what}.")
         interval = mean_interval_of_skewed(values.double())

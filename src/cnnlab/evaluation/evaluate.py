@@ -24,9 +24,9 @@ from cnnlab.data.sources.base import PictureSet
 from cnnlab.data.sources.folder import SPLIT_NAMES, subfolders
 from cnnlab.device import choose_device
 from cnnlab.errors import ConfigError, DataError, RunError, nearest
-from cnnlab.evaluation.calibration import Temperature
 from cnnlab.evaluation.classification import evaluate_classification
 from cnnlab.evaluation.metrics import accuracy_figures, score_interval
+from cnnlab.evaluation.multilabel import evaluate_multilabel
 from cnnlab.evaluation.outputs import PLAIN, Evaluator, Outputs, refuse_views
 from cnnlab.evaluation.segmentation import evaluate_segmentation
 from cnnlab.remote import is_remote, local_path
@@ -40,6 +40,7 @@ from cnnlab.training.forward import forward_all, measure
 
 EVALUATORS: dict[str, Evaluator] = {  # by the task's name; any other task is evaluated by its metrics alone
     "classification": evaluate_classification,
+    "multilabel": evaluate_multilabel,
     "segmentation": evaluate_segmentation,
 }
 
@@ -100,7 +101,7 @@ def evaluate(
         raise DataError(f"the other set has no {split} split of its own; test on all of it with --split test.")
     suffix = "" if own and split == "test" else f"-{split}" if own else f"-{split}-{file_name(data)}"
     settings = pictures.config.test if views is None else dataclasses.replace(pictures.config.test, views=views)
-    outputs = evaluate_split(net, pictures, split, settings, known_temperature(folder, pictures, own))
+    outputs = evaluate_split(net, pictures, split, settings, known_of_run(folder, pictures, own))
     if not own and (before := folder.test_figures()) is not None:
         outputs.figures.update(outputs.against(before))
     write_outputs(folder, outputs, suffix)
@@ -113,13 +114,14 @@ def evaluate_split(
     data: Data,
     split: str,
     settings: TestConfig = PLAIN,
-    temperature: Temperature | None = None,
+    known: Mapping[str, Any] | None = None,
 ) -> Outputs:
     """What a model answers to a split, as its task evaluates it.
 
     Args:
         settings: of further views of each image.
-        temperature: None fits it on the validation split of the data.
+        known: test.json of the run, for what was fitted on its validation split (a temperature, thresholds); None fits
+            them on that of the data.
 
     Raises:
         DataError: a split without images.
@@ -128,11 +130,12 @@ def evaluate_split(
         fix = f"raise data.{split}_fraction or choose another split" if split != "train" else "choose another split"
         raise DataError(f"the {split} split is empty; {fix}.")
     task = task_of(data.config, data)
-    return EVALUATORS.get(task.name, evaluate_any)(task, model, data, split, settings, temperature)
+    evaluator: Evaluator = EVALUATORS.get(task.name, evaluate_any)
+    return evaluator(task, model, data, split, settings, known)
 
 
 def evaluate_any(
-    task: Task, model: nn.Module, data: Data, split: str, settings: TestConfig, temperature: Temperature | None
+    task: Task, model: nn.Module, data: Data, split: str, settings: TestConfig, known: Mapping[str, Any] | None
 ) -> Outputs:
     """What every task has: the metrics of its accumulator, and an interval of the accuracy.
 
@@ -195,16 +198,15 @@ def check_images(data: Data, preprocess: Preprocess) -> None:
     )
 
 
-def known_temperature(folder: RunFolder, data: Data, own: bool) -> Temperature | None:
-    """What test.json says of the run's temperature where `data` has another validation split than the run; else None.
+def known_of_run(folder: RunFolder, data: Data, own: bool) -> Mapping[str, Any] | None:
+    """The run's test.json where `data` has another validation split than the run; else None.
 
-    Pictures of another set must not mend the figures of that set.
+    What is fitted on images of another set would flatter the metrics of that set.
     """
     same = data.manifest["sha256"]["val"] == read_split(folder)["sha256"]["val"]
     if same and (own or not data.in_batches) and len(data.split.val):
         return None
-    known = (folder.test_figures() or {}).get("calibration") or {}
-    return Temperature(known.get("temperature"), known.get("n", 0))
+    return folder.test_figures() or {}
 
 
 def write_outputs(folder: RunFolder, outputs: Outputs, suffix: str = "") -> None:
@@ -299,7 +301,7 @@ def as_other_set(
         )
     if data.classes != classes:
         odd = sorted(set(data.classes) - set(classes))
-        if odd or data.pixel_targets:
+        if odd or data.pixel_targets or data.multi_label:
             name = (odd or sorted(set(classes) - set(data.classes)) or classes)[0]
             raise DataError(
                 f"the other set has other classes than the model, {name!r} among them; use one with the same classes."

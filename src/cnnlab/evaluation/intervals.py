@@ -19,6 +19,7 @@ from cnnlab.evaluation.metrics import (
     score_interval,
     wilson_interval,
 )
+from cnnlab.tasks.multilabel import average_precision
 
 Z = 1.959964
 DRAWS = 4000  # of the errors of the bins
@@ -105,10 +106,11 @@ def macro_f1_interval(labels: Tensor, guesses: Tensor, classes: int) -> tuple[fl
     return _effective_interval(f1[there].mean().item(), variance, true[true > 0])
 
 
-def _effective_interval(value: float, variance: float, counts: Tensor) -> tuple[float, float]:
+def _effective_interval(value: float, variance: float, counts: Tensor, quantile: float = Z) -> tuple[float, float]:
     """Wilson's interval of a mean over classes; where nothing varies, for images as the (K,) counts share them out."""
     alike = len(counts) ** 2 / (1 / counts).sum().item()
-    return score_interval(value, value * (1 - value) / variance if variance > 0 and 0 < value < 1 else alike)
+    known = variance > 0 and 0 < value < 1
+    return score_interval(value, value * (1 - value) / variance if known else alike, quantile)
 
 
 def ratio_interval(parts: Tensor, wholes: Tensor) -> tuple[float, float]:
@@ -132,6 +134,45 @@ def ratio_interval(parts: Tensor, wholes: Tensor) -> tuple[float, float]:
     variance = moved.square().sum().item() * images / (images - 1)
     known = variance > 0 and 0 < value < 1
     return score_interval(value, value * (1 - value) / variance if known else images, float(stdtrit(images - 1, 0.975)))
+
+
+def mean_ap_interval(scores: Tensor, targets: Tensor) -> tuple[float, float]:
+    """95 % interval of the mean over the classes of the average precision, as `class_accuracy_interval`.
+
+    The variance over the images is that of the infinitesimal jackknife (Efron 1982, section 6.2): the average precision
+    is a smooth function of how much each image counts, and its derivatives are known.
+
+    Args:
+        scores: (n, K); targets: (n, K) of 0 and 1. A class that no image has does not count.
+    """
+    known = targets.sum(0) > 0
+    scores, targets = scores[:, known].double(), targets[:, known].double()
+    images, classes = scores.shape
+    if images < 2 or not classes:
+        return 0.0, 1.0
+    value = average_precision(scores, targets).mean().item()
+    moved = torch.stack([_moved_ap(scores[:, k], targets[:, k]) for k in range(classes)], 1).mean(1)
+    variance = moved.square().sum().item() * images / (images - 1)
+    fewest = max(2, int(targets.sum(0).min()))  # with few positives the variance is itself uncertain
+    return _effective_interval(value, variance, targets.sum(0), float(stdtrit(fewest - 1, 0.975)))
+
+
+def _moved_ap(scores: Tensor, targets: Tensor) -> Tensor:
+    """(n,) derivative of the average precision by how much each image counts; its sum is 0."""
+    ordered, order = scores.sort(descending=True, stable=True)
+    truth = targets[order]
+    last = torch.searchsorted(-ordered, -ordered, right=True)  # images of at least this score
+    hits = truth.cumsum(0)[last - 1]
+    precision, positives = hits / last, truth.sum()
+    mean = (truth * precision).sum() / positives
+    # An image counts in the precision at each positive of no higher score: these lie from its first equal on.
+    first = torch.searchsorted(-ordered, -ordered)
+    gain, loss = (
+        torch.cat([part.flip(0).cumsum(0).flip(0), part.new_zeros(1)])[first]
+        for part in (truth / last, truth * hits / last.square())
+    )
+    moved = (truth * (precision - mean) + truth * gain - loss) / positives
+    return torch.empty_like(moved).scatter_(0, order, moved)
 
 
 def calibration_interval(confidence: Tensor, correct: Tensor) -> tuple[float, float]:

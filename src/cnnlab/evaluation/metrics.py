@@ -24,7 +24,8 @@ def score_interval(share: float, count: float, z: float = 1.959964) -> tuple[flo
     centre = share + z * z / (2 * count)
     spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     scale = 1 + z * z / count
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    low, high = (centre - spread) / scale, (centre + spread) / scale
+    return max(0.0, min(low, share)), min(1.0, max(high, share))  # at 0 and 1 they differ by rounding
 
 
 def classification_figures(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, Any]:

@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from cnnlab.config import TestConfig
 from cnnlab.errors import ConfigError
+from cnnlab.tasks import DecisionRule
 
 PLAIN = TestConfig()
 
@@ -29,7 +32,33 @@ class Outputs:
         return {}
 
 
-Evaluator = Callable[..., Outputs]  # task, model, data, split, TestConfig, Temperature or None
+class ImageOutputs(Outputs):
+    """Of a task that gives each image its classes."""
+
+    logits: Tensor  # (n, K), on the processor
+    rule: DecisionRule
+
+    @property
+    def probabilities(self) -> Tensor:
+        """(n, K)."""
+        return self.rule.probabilities(self.logits)
+
+    @property
+    def losses(self) -> Tensor:
+        """(n,) float64, of each image."""
+        raise NotImplementedError
+
+    @property
+    def wrong(self) -> Tensor:
+        """(n,) bool, which images are not given exactly their classes."""
+        raise NotImplementedError
+
+    def true_classes(self, place: int) -> list[int]:
+        """Numbers of the classes that an image has."""
+        raise NotImplementedError
+
+
+Evaluator = Callable[..., Outputs]  # task, model, data, split, TestConfig, what is known of the run or None
 
 
 def refuse_views(settings: TestConfig) -> None:

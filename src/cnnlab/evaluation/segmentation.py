@@ -50,7 +50,7 @@ class SplitMetrics(PixelMetrics):
 
 
 def evaluate_segmentation(
-    task: Task, model: nn.Module, data: Data, split: str, settings: TestConfig = PLAIN, temperature: object = None
+    task: Task, model: nn.Module, data: Data, split: str, settings: TestConfig = PLAIN, known: object = None
 ) -> PixelOutputs:
     """Figures of a split, and a row per image.
 

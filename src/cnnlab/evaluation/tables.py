@@ -35,9 +35,10 @@ def result_table(history: Sequence[Mapping[str, Any]], best_epoch: int, test: Ma
     if test is not None:
         interval = interval_text(test["accuracy_interval"])
         table.add_row("test", number(test["loss"]), percent(test["accuracy"]), interval, f"{test['n']:,}")
-        if "mean_iou" in test:
-            interval = interval_text(test["mean_iou_interval"])
-            table.add_row("test, mean IoU", "", percent(test["mean_iou"]), interval, f"{test['n']:,}")
+        for key, name in (("mean_iou", "mean IoU"), ("mean_ap", "mean AP")):
+            if test.get(key) is not None:
+                interval = interval_text(test[f"{key}_interval"])
+                table.add_row(f"test, {name}", "", percent(test[key]), interval, f"{test['n']:,}")
         if target := test.get("target"):
             interval = interval_text(target["accuracy_interval"])
             words = number(target["loss"]), percent(target["accuracy"]), interval, f"{target['n']:,}"
@@ -95,6 +96,30 @@ def _segmentation_text(figures: Mapping[str, Any]) -> str:
     )
 
 
+def _multi_label_text(figures: Mapping[str, Any]) -> str:
+    bounds = {key: figures[f"{key}_interval"] for key in ("accuracy", "mean_ap")} | figures["intervals"]
+    fitted = figures["thresholds"]["n"]
+    rows = [
+        ("mean AP", "mean_ap", "average precision, mean over the classes"),
+        ("micro F1", "micro_f1", "over all pictures and classes"),
+        ("macro F1", "macro_f1", "mean over the classes"),
+        ("exact", "accuracy", "pictures whose classes are all right"),
+        ("loss", "loss", ""),
+    ]
+    lines = [f"{figures['split']} split, {figures['n']:,} pictures", f"{'':<25}95 % interval"]
+    for label, key, note in rows:
+        write = number if key == "loss" else percent
+        interval = "–".join(write(bound).removesuffix(" %") for bound in bounds[key])
+        lines.append(f"  {label:<12}{write(figures[key]):>9}  {interval:<15}  {note}".rstrip())
+    lines += [_own_metric(name, **one) for name, one in figures.get("metrics", {}).items()]
+    lines.append(
+        f"  thresholds of the classes fitted on {fitted:,} validation pictures"
+        if fitted
+        else "  thresholds are 0.5: there is no validation split to fit them on"
+    )
+    return "\n".join([*lines, *([f"  {fall_text(figures['own_test'])}"] if "own_test" in figures else [])])
+
+
 def _own_metric(name: str, value: float, interval: Sequence[float]) -> str:
     return f"  {name.split(':')[-1]:<12}{number(value):>9}  {'–'.join(number(bound) for bound in interval)}"
 
@@ -109,7 +134,11 @@ def _plain_text(figures: Mapping[str, Any]) -> str:
     )
 
 
-TEXTS = {"classification": _classification_text, "segmentation": _segmentation_text}  # by the task's name
+TEXTS = {  # by the task's name
+    "classification": _classification_text,
+    "multilabel": _multi_label_text,
+    "segmentation": _segmentation_text,
+}
 
 
 def _without_chance(figures: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnlab.explain.hooks import evaluation_mode
+from cnnlab.tasks.decision import SINGLE_LABEL, DecisionRule
 
 BLUR = 0.1  # standard deviation of the blur that insertion begins with, in sides of the picture
 BATCH = 64
@@ -18,7 +19,12 @@ BATCH = 64
 
 @torch.no_grad()
 def deletion_insertion(
-    model: nn.Module, images: Tensor, maps: Tensor, targets: Tensor, steps: int = 16
+    model: nn.Module,
+    images: Tensor,
+    maps: Tensor,
+    targets: Tensor,
+    steps: int = 16,
+    rule: DecisionRule = SINGLE_LABEL,
 ) -> dict[str, Tensor]:
     """Areas under the curves of the target's probability over the share of pixels deleted or inserted.
 
@@ -27,6 +33,7 @@ def deletion_insertion(
         maps: (B, H, W); pixels go from the largest value on, equal ones in random order.
         targets: (B,) classes.
         steps: parts in which all pixels go; the curve has one point more.
+        rule: that of the model, which makes probabilities of its logits.
 
     Returns:
         "deletion" and "insertion": (B,) float32 in [0, 1], by the trapezoidal rule, on the processor.
@@ -50,7 +57,7 @@ def deletion_insertion(
                 ("insertion", blurred, images),
             ):
                 logits = [model(part) for part in torch.split(torch.where(gone, present, without), BATCH)]
-                probabilities = torch.cat(logits).float().softmax(1)
+                probabilities = rule.probabilities(torch.cat(logits).float())
                 curves[name].append(probabilities.gather(1, targets.to(images.device)[:, None])[:, 0].cpu())
     return {name: torch.trapezoid(torch.stack(points), dx=1 / steps, dim=0) for name, points in curves.items()}
 

@@ -29,6 +29,7 @@ from cnnlab.explain.fcn import FullyConvolutional, layer_fields
 from cnnlab.explain.hooks import evaluation_mode, record_outputs
 from cnnlab.finite import check_answers
 from cnnlab.geometry import ReceptiveField
+from cnnlab.tasks.decision import SINGLE_LABEL, DecisionRule
 
 PLAIN = 0.1  # of the largest distance from the background: below it lies more than half of a plain picture
 FINE_THRESHOLD = 0.4  # of the largest value of the first stage's map
@@ -95,7 +96,7 @@ class Localizer:
     """Finds objects of the classes of a trained classifier on pictures of any size.
 
     Args:
-        model: the classifier; shape: (C, h, w) of the pictures it was trained with.
+        model: the classifier; shape: (C, h, w) of the pictures it was trained with; rule: that of its answers.
 
     Raises:
         ModelError: a model without a feature map, or a head without a fully-convolutional form.
@@ -103,8 +104,9 @@ class Localizer:
     Source: Oquab et al. 2015 and Zhou et al. 2016 for boxes from a classifier's maps; the rest is described above.
     """
 
-    def __init__(self, model: nn.Module, shape: tuple[int, int, int]) -> None:
+    def __init__(self, model: nn.Module, shape: tuple[int, int, int], rule: DecisionRule = SINGLE_LABEL) -> None:
         self.net = FullyConvolutional(model, shape)
+        self.rule = rule
         self.model, self.shape = model, shape
         self.first, self.fine = _first_map(model, shape)
         self._last: tuple[object, tuple[Tensor, Tensor]] | None = None
@@ -151,7 +153,7 @@ class Localizer:
         view = _resize(image, *self.shape[1:])[None]
         colour = view.flatten(2).median(dim=2).values[:, :, None, None]
         logits, plain = check_answers(self.model(torch.cat([view, colour.expand(view.shape)])).float())
-        probabilities, gain = logits.softmax(0), (logits - plain).abs().max().item()
+        probabilities, gain = self.rule.probabilities(logits[None])[0], (logits - plain).abs().max().item()
         label = int(probabilities.argmax())
         if probabilities[label] < LEAST_SURE or gain < LEAST_EVIDENCE:
             return None
@@ -238,7 +240,7 @@ class Localizer:
         logits = check_answers(self.model(views).float())
         gains = logits[1:] - logits[0]
         found = []
-        for box, answer, gain in zip(boxes, logits[1:].softmax(1), gains, strict=True):
+        for box, answer, gain in zip(boxes, self.rule.probabilities(logits[1:]), gains, strict=True):
             label = int(answer.argmax())
             moved = gain.abs().max().item()
             if moved >= LEAST_EVIDENCE and answer[label] >= LEAST_PROBABILITY:

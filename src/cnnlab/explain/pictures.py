@@ -82,7 +82,9 @@ def explain_pictures(
     """
     names = list(find_pictures(paths))
     place = choose_device(device)
-    model, card = load_run(run, place, trust_code)
+    folder = open_folder(run)
+    model, card = load_run(folder, place, trust_code)
+    rule = folder.decision_rule(card)
     classes, preprocess = card["classes"], Preprocess.from_dict(card["preprocess"])
     number = None if target is None else class_number(target, classes)
     method = chosen_method(model, method, layer)
@@ -93,7 +95,7 @@ def explain_pictures(
         picture = read_picture(name)
         images = preprocess(picture)[None].to(place)
         with torch.inference_mode():
-            probabilities = check_answers(model(images).float()).softmax(1)[0].cpu()
+            probabilities = rule.probabilities(check_answers(model(images).float()))[0].cpu()
         answer = int(probabilities.argmax())
         chosen = answer if number is None else number
         heat = activation_maps(model, images, method, chosen, layer)[0].cpu().numpy()
@@ -120,10 +122,11 @@ def localize_pictures(
     """Draw the boxes and the heat map of each picture, one PNG and one JSON file a picture; arguments and errors as for
     `explain_pictures`."""
     names = list(find_pictures(paths))
-    model, card = load_run(run, "cpu", trust_code)
+    folder = open_folder(run)
+    model, card = load_run(folder, "cpu", trust_code)
     classes, preprocess = card["classes"], Preprocess.from_dict(card["preprocess"])
     layout = preprocess.layout
-    localizer = Localizer(model, (layout.channels, layout.height, layout.width))
+    localizer = Localizer(model, (layout.channels, layout.height, layout.width), folder.decision_rule(card))
 
     def localize(name: str, file: Path) -> Located:
         picture = read_picture(name)

@@ -16,10 +16,11 @@ class Sample:
 
     image: np.ndarray[Any, Any]  # (H, W) or (H, W, 3) uint8, as the model saw it
     name: str  # path or index
-    true: str
-    probabilities: np.ndarray[Any, Any]  # (num_classes,), sums to 1
+    true: str | Sequence[str]  # its class, or its classes where it may have several or none
+    probabilities: np.ndarray[Any, Any]  # (num_classes,); of one class per image they sum to 1
     overlay: np.ndarray[Any, Any] | None = None  # (H, W, 3) uint8: the picture under its activation map
     loss: float | None = None
+    answered: Sequence[str] | None = None  # the classes that it was given; None: the likeliest
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,9 @@ from torch import Tensor, nn
 
 from cnnlab.data.load import Data
 from cnnlab.errors import ModelError
-from cnnlab.evaluation.classification import LabelOutputs
 from cnnlab.evaluation.hardest import first_places
 from cnnlab.evaluation.intervals import mean_interval
-from cnnlab.evaluation.metrics import picture_losses
-from cnnlab.evaluation.outputs import Outputs
+from cnnlab.evaluation.outputs import ImageOutputs, Outputs
 from cnnlab.explain.cam import activation_maps, method_of
 from cnnlab.explain.faithfulness import deletion_insertion, random_maps
 from cnnlab.explain.overlay import legend_colours, overlay
@@ -55,7 +53,7 @@ def gather(model: nn.Module, data: Data, outputs: Outputs | None) -> tuple[list[
 
 
 def gather_labels(
-    model: nn.Module, data: Data, outputs: LabelOutputs, summary: Summary
+    model: nn.Module, data: Data, outputs: ImageOutputs, summary: Summary
 ) -> tuple[list[Sample], Insight]:
     """Samples, the worst mistakes, where the network looks, and what its stages see."""
     chosen, worst = sample_places(outputs, data.config.seed), worst_places(outputs)
@@ -83,6 +81,7 @@ def gather_labels(
 
 GATHERERS: dict[str, Callable[..., tuple[list[Sample], Insight]]] = {  # by the task's name
     "classification": gather_labels,
+    "multilabel": gather_labels,
     "segmentation": gather_scenes,
 }
 
@@ -90,25 +89,24 @@ GATHERERS: dict[str, Callable[..., tuple[list[Sample], Insight]]] = {  # by the 
 # ---- pictures
 
 
-def sample_places(outputs: LabelOutputs, seed: int) -> list[int]:
+def sample_places(outputs: ImageOutputs, seed: int) -> list[int]:
     """Places in the split, in order, drawn by chance; half of them wrongly answered if there are so many."""
-    missed = outputs.logits.argmax(1).numpy() != outputs.labels.numpy()
+    missed = outputs.wrong.numpy()
     random = np.random.Generator(np.random.PCG64(seed))
     wrong = random.permutation(np.flatnonzero(missed))[: SAMPLES // 2]
     others = random.permutation(np.setdiff1d(np.arange(len(missed)), wrong))[: SAMPLES - len(wrong)]
     return np.sort(np.concatenate([wrong, others])).tolist()
 
 
-def worst_places(outputs: LabelOutputs) -> list[int]:
+def worst_places(outputs: ImageOutputs) -> list[int]:
     """Places of the wrong answers with the highest loss, the worst first."""
-    wrong = (outputs.logits.argmax(1) != outputs.labels).nonzero()[:, 0]
-    losses = picture_losses(outputs.logits, outputs.labels)[wrong]
-    return wrong[first_places(losses, MISTAKES, descending=True)].tolist()
+    wrong = outputs.wrong.nonzero()[:, 0]
+    return wrong[first_places(outputs.losses[wrong], MISTAKES, descending=True)].tolist()
 
 
-def traced_place(outputs: LabelOutputs, places: Sequence[int]) -> int:
+def traced_place(outputs: ImageOutputs, places: Sequence[int]) -> int:
     """Number among `places` of the first picture that is answered right, else of the first."""
-    right = (outputs.logits.argmax(1) == outputs.labels)[list(places)].int()
+    right = (~outputs.wrong)[list(places)].int()
     return int(right.argmax())
 
 
@@ -119,19 +117,23 @@ def pictures_at(data: Data, places: Sequence[int]) -> Tensor:
 
 
 def as_samples(
-    data: Data, outputs: LabelOutputs, places: Sequence[int], images: Tensor, maps: Tensor | None
+    data: Data, outputs: ImageOutputs, places: Sequence[int], images: Tensor, maps: Tensor | None
 ) -> list[Sample]:
     shown = data.preprocess.denormalise(images).cpu().numpy()
-    losses = picture_losses(outputs.logits, outputs.labels)
+    losses, probabilities, chosen = outputs.losses, outputs.probabilities, outputs.rule.chosen(outputs.probabilities)
+    several = outputs.rule.multi_label
     samples = []
     for row, place in enumerate(places):
         picture = shown[row, :, :, 0] if shown.shape[3] == 1 else shown[row]
+        true = [data.classes[number] for number in outputs.true_classes(place)]
+        answered = [data.classes[number] for number in chosen[place].nonzero()[:, 0].tolist()]
         samples.append(
             Sample(
                 image=picture,
                 name=outputs.names[place],
-                true=data.classes[int(outputs.labels[place])],
-                probabilities=outputs.logits[place].softmax(0).numpy(),
+                true=true if several else true[0],
+                answered=answered if several else None,
+                probabilities=probabilities[place].numpy(),
                 overlay=None if maps is None else overlay(enlarged(picture), maps[row].cpu().numpy()),
                 loss=losses[place].item(),
             )
@@ -154,7 +156,7 @@ def maps_of(model: nn.Module, images: Tensor) -> Tensor:
     return torch.cat([activation_maps(model, part) for part in torch.split(images, size)])
 
 
-def faithfulness(model: nn.Module, data: Data, outputs: LabelOutputs, multiply_adds: int) -> Faithfulness:
+def faithfulness(model: nn.Module, data: Data, outputs: ImageOutputs, multiply_adds: int) -> Faithfulness:
     """Deletion and insertion over test pictures drawn by chance; fewer of them where a large model is slow."""
     passes = 4 * (STEPS + 1)  # two curves of two kinds of map
     fewest, most = JUDGED
@@ -162,11 +164,11 @@ def faithfulness(model: nn.Module, data: Data, outputs: LabelOutputs, multiply_a
     if data.test.device.type == "cpu" and multiply_adds:
         count = min(most, max(fewest, int(COST / (passes * multiply_adds))))
     random = np.random.Generator(np.random.PCG64(data.config.seed))
-    places = random.permutation(len(outputs.labels))[:count]
+    places = random.permutation(len(outputs.logits))[:count]
     images, targets = pictures_at(data, places.tolist()), outputs.logits.argmax(1)[torch.from_numpy(places)]
     height, width = images.shape[2:]
     rivals = (maps_of(model, images), random_maps(len(images), height, width, data.config.seed))
-    ours, theirs = (deletion_insertion(model, images, maps, targets, STEPS) for maps in rivals)
+    ours, theirs = (deletion_insertion(model, images, maps, targets, STEPS, outputs.rule) for maps in rivals)
     return Faithfulness(
         n=len(images),
         steps=STEPS,

@@ -125,7 +125,7 @@ def headline(report: Report) -> dict[str, Any]:
     if pictures is not None:
         parts.append(view.sentence(accuracy, pictures))
     if baseline is not None:
-        parts.append(f"Always answering the most common class (the upright tick) would score {percent(baseline)}.")
+        parts.append(f"{view.baseline_of} (the upright tick) would score {percent(baseline)}.")
     split = str(test.get("split") or "test")
     named_split = {"test": "Test", "val": "Validation", "train": "Training"}.get(split)
     return {
@@ -156,7 +156,13 @@ def facts(report: Report) -> list[Fact]:
             f"mean accuracy of {len(folds.get('accuracies', []))} folds",
             between(folds.get("interval"), percent),
         ),
-        Fact("Validation accuracy", percent(best.get("val_accuracy")), f"best epoch, {report.best_epoch}"),
+        *(
+            Fact(label, percent(best.get(key)), f"best epoch, {report.best_epoch}")
+            for label, key in (
+                ("Validation mean AP", "val_mean_ap"),
+                ("Validation accuracy", "val_accuracy"),
+            )
+        ),
         tested("Top-5 accuracy", "top5_accuracy", "true class among five answers"),
         Fact(
             "With further views",
@@ -170,6 +176,13 @@ def facts(report: Report) -> list[Fact]:
             "",
             between(test.get("accuracy_interval"), percent),
         ),
+        Fact(
+            "Exact matches",
+            percent(test.get("accuracy") if "mean_ap" in test else None),
+            "pictures whose classes are all right",
+            between(test.get("accuracy_interval"), percent),
+        ),
+        tested("Micro F1", "micro_f1", "over all pictures and classes"),
         Fact("Dice", percent(test.get("dice")), "mean over the classes"),
         Fact("Boundary F1", percent(test.get("boundary_f1")), "mean over pictures and classes"),
         tested("Mean class accuracy", "mean_class_accuracy", "mean recall over the classes"),

@@ -112,10 +112,11 @@ def data_uri(picture: Image.Image, lossless: bool) -> str:
     return f"data:image/{'png' if lossless else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def top_answers(probabilities: np.ndarray[Any, Any], classes: Sequence[str], true: str, limit: int = 5) -> list[Answer]:
-    """Return the `limit` most probable classes, then the true one if it is not among them."""
+def top_answers(
+    probabilities: np.ndarray[Any, Any], classes: Sequence[str], true: Sequence[str], limit: int = 5
+) -> list[Answer]:
+    """Return the `limit` most probable classes, then the true ones that are not among them."""
     order = np.argsort(-np.asarray(probabilities, dtype=np.float64), kind="stable")
     top = [int(index) for index in order[:limit]]
-    if true in classes and classes.index(true) not in top:
-        top.append(classes.index(true))
-    return [Answer(classes[index], float(probabilities[index]), classes[index] == true) for index in top]
+    top += [index for name in true if name in classes and (index := classes.index(name)) not in top]
+    return [Answer(classes[index], float(probabilities[index]), classes[index] in true) for index in top]

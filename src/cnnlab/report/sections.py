@@ -106,18 +106,24 @@ def confusion_view(report: Report) -> dict[str, Any] | None:
     }
 
 
+def true_classes(sample: Sample) -> list[str]:
+    return [sample.true] if isinstance(sample.true, str) else list(sample.true)
+
+
 def sample_view(sample: Sample, classes: Sequence[str]) -> dict[str, Any]:
     from cnnlab.report import pictures
 
-    answers = pictures.top_answers(sample.probabilities, list(classes), sample.true)
+    true = true_classes(sample)
+    answers = pictures.top_answers(sample.probabilities, list(classes), true)
     return {
         "picture": pictures.as_picture(sample.image),
         "overlay": None if sample.overlay is None else pictures.as_picture(sample.overlay),
         "loss": sample.loss,
         "name": sample.name,
-        "true": sample.true,
+        "true": ", ".join(true) or "none",
         "answers": answers,
-        "right": answers[0].is_true,
+        "answered": None if sample.answered is None else ", ".join(sample.answered) or "none",
+        "right": answers[0].is_true if sample.answered is None else set(sample.answered) == set(true),
     }
 
 
@@ -200,7 +206,7 @@ def stages_view(insight: Insight) -> dict[str, Any] | None:
     return {
         "picture": pictures.as_picture(insight.traced.image),
         "name": insight.traced.name,
-        "true": insight.traced.true,
+        "true": ", ".join(true_classes(insight.traced)) or "none",
         "sheets": [
             {
                 "name": stage.name,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cnnlab.report import confusion
 from cnnlab.report.content import Report
-from cnnlab.report.formatting import count
+from cnnlab.report.formatting import count, finite
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class TaskView:
         figure: the key of test.json that stands in large; `label` says it in words.
         counted: what the confusion matrix counts; `loss`: what the loss is.
         sentence: figure and number of images → what the figure rests on.
-        baseline: figure of always giving the most common answer; None where that says nothing.
+        baseline: figure of what knows nothing of the images (`baseline_of` says what that is); None where it says
+            nothing.
     """
 
     figure: str = "accuracy"
@@ -27,6 +28,7 @@ class TaskView:
     loss: str = ""
     sentence: Callable[[float | None, float], str] = lambda figure, n: f"n = {count(n)} pictures."
     baseline: Callable[[Report], float | None] = lambda report: None
+    baseline_of: str = "Always answering the most common class"
 
 
 def _right(accuracy: float | None, n: float) -> str:
@@ -40,8 +42,24 @@ def _majority_share(report: Report) -> float | None:
     return confusion.majority_share(matrix, report.classes) if matrix else None
 
 
+def _mean_prevalence(report: Report) -> float | None:
+    """Mean over the classes of the share of images that have one: the average precision of a ranking by chance."""
+    test = report.test or {}
+    counts = [row.get("n") for row in test.get("per_class") or []]
+    n = finite(test.get("n"))
+    return sum(count or 0 for count in counts) / len(counts) / n if counts and n else None
+
+
 VIEWS = {
     "classification": TaskView(loss="cross-entropy per picture", sentence=_right, baseline=_majority_share),
+    "multilabel": TaskView(
+        figure="mean_ap",
+        label="mean average precision",
+        loss="binary cross-entropy, mean over the classes",
+        sentence=lambda _, n: f"Mean over the classes of the area under precision and recall; n = {count(n)} pictures.",
+        baseline=_mean_prevalence,
+        baseline_of="Ranking the pictures by chance",
+    ),
     "segmentation": TaskView(
         figure="mean_iou",
         label="mean IoU",

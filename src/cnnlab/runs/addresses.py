@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from cnnlab.config import Config, DataConfig
-from cnnlab.data.catalog import CATALOG
+from cnnlab.data.catalog import CATALOG, has_root
 from cnnlab.errors import ConfigError, DataError
 from cnnlab.remote import is_remote, local_path, whole_address
 from cnnlab.runs.artifact import is_artifact, whole_artifact
@@ -35,11 +35,6 @@ def with_whole_addresses(config: Config) -> Config:
 
 def _whole(address: str | None) -> str | None:
     return None if address is None else whole_address(address)
-
-
-def has_root(name: str) -> bool:
-    """Whether the pictures of a set lie below data.root; those of digits come with scikit-learn."""
-    return name != "digits"
 
 
 def refuse_root(name: str, root: str | Path) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -22,6 +22,9 @@ from cnnlab.runs.artifact import fetch_artifact, is_artifact
 from cnnlab.runs.files import read_record, refuse_links, write_error, write_json, write_whole
 from cnnlab.runs.form import CARD, ENVIRONMENT, EPOCH, FOLDS, SPLIT, TEST, misfit
 from cnnlab.values import to_json
+
+if TYPE_CHECKING:
+    from cnnlab.tasks.decision import DecisionRule
 
 
 @dataclass(frozen=True)
@@ -176,8 +179,24 @@ class RunFolder:
         return read_record(self.card, CARD)
 
     def task(self) -> str | None:
-        """What its model was trained for, "classification" or "segmentation"; None where it has no card yet."""
+        """What its model was trained for, such as "classification"; None where it has no card yet."""
         return self.read_card().get("task") if self.card.exists() else None
+
+    def decision_rule(self, card: Mapping[str, Any]) -> DecisionRule:
+        """How its model's answers become classes: by the thresholds of test.json, else by 0.5.
+
+        Raises:
+            RunError: thresholds that are not those of the classes.
+        """
+        from cnnlab.tasks.decision import DecisionRule, are_thresholds  # with torch, which a folder does without
+
+        thresholds = ((self.test_figures() or {}).get("thresholds") or {}).get("values")
+        if thresholds is not None and not are_thresholds(thresholds, card["classes"]):
+            raise RunError(
+                f"{self.test} is damaged: its thresholds are not a number from 0 to 1 for each class; test the run"
+                " again."
+            )
+        return DecisionRule.of(card, thresholds)
 
     def write_history(self, rows: Sequence[dict[str, Any]]) -> None:
         write_whole(self.metrics, "".join(to_json(row) + "\n" for row in rows))

@@ -43,6 +43,7 @@ TEST = {
     "accuracy_interval": (NUMBER, NUMBER),
     "n": int,
     "calibration?": {"temperature?": NUMBER},
+    "thresholds?": {"values": [NUMBER]},
 }
 CARD = {
     "model": {"name": str, "arguments": Each(Any)},

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from cnnlab.tasks.base import Accumulator, Loss, Metric, Task, mean_loss
+from cnnlab.tasks.base import Accumulator, Loss, Metric, Processes, Task, mean_loss
+from cnnlab.tasks.decision import DecisionRule
 from cnnlab.tasks.losses import register_loss
 from cnnlab.tasks.metrics import register_metric
 from cnnlab.tasks.registry import load_code, register_task, task_of
 
 __all__ = [
     "Accumulator",
+    "DecisionRule",
     "Loss",
     "Metric",
+    "Processes",
     "Task",
     "load_code",
     "mean_loss",

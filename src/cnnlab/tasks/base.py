@@ -11,7 +11,15 @@ from torch import Tensor
 
 from cnnlab.errors import ConfigError
 
-Total = Callable[[Tensor], Tensor]  # the sum of a tensor over all processes; the tensor itself where there is one
+
+class Processes(Protocol):
+    """The processes that train together."""
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum of a tensor over all of them."""
+
+    def concatenate(self, rows: Tensor) -> Tensor:
+        """(n, …) rows of each, one process after the other; n may differ."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +71,8 @@ class Accumulator(Protocol):
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """Take in a batch: float32 logits, and the targets of the task."""
 
-    def merge(self, total: Total) -> None:
-        """Go on with the sums of all processes."""
+    def merge(self, processes: Processes) -> None:
+        """Go on with what all processes have taken in."""
 
     def compute(self) -> dict[str, float | None]:
         """`loss`, `accuracy` (of whatever the task counts, from 0 to 1) and what else the task measures."""

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from cnnlab.config import Config, TrainerConfig
 from cnnlab.data.load import Data
 from cnnlab.errors import ConfigError
-from cnnlab.tasks.base import Loss, Metric, Total, given_weights, mean_loss
-from cnnlab.tasks.losses import LossFunction, find_loss
+from cnnlab.tasks.base import Loss, Metric, Processes, given_weights, mean_loss
+from cnnlab.tasks.losses import LossFunction, find_loss, losses_of, refuse_mean
 
 
 class Classification:
@@ -48,6 +48,8 @@ class Classification:
         """The task of a run."""
         if data.pixel_targets:
             raise ConfigError("task=classification is for one label per image; here every pixel has a class.")
+        if data.multi_label:
+            raise ConfigError("task=classification is for one label per image; here an image may have several.")
         counts = data.class_counts() if config.trainer.class_weights == "balanced" else [0] * data.num_classes
         return cls(config.trainer, counts, data.train.device, own_loss)
 
@@ -70,11 +72,8 @@ class Classification:
 
     def loss(self, logits: Tensor, targets: Tensor, share: Tensor | None = None) -> Loss:
         each = losses_of(self.loss_function, logits.float(), targets)
-        if each.stride() == (0,) and (share is not None or self.weights is not None):
-            raise ConfigError(
-                "mixup, cutmix and class weights weigh the loss of each picture, and loss= gives their mean; let it"
-                " give (B,), as with reduction='none'."
-            )
+        if share is not None or self.weights is not None:
+            refuse_mean(each)
         weight = torch.ones_like(each) if self.weights is None else self.weights[targets]
         weighted = each * weight if share is None else each * weight * share
         return mean_loss(weighted.sum(), weight.sum())
@@ -99,8 +98,8 @@ class LabelMetrics:
         self.logits.append(logits)
         self.labels.append(targets)
 
-    def merge(self, total: Total) -> None:
-        self.sums = total(self._sums())
+    def merge(self, processes: Processes) -> None:
+        self.sums = processes.total(self._sums())
 
     def compute(self) -> dict[str, float | None]:
         loss, correct, count = self._sums() if self.sums is None else self.sums
@@ -113,18 +112,6 @@ class LabelMetrics:
         logits, labels = torch.cat(self.logits), torch.cat(self.labels)
         loss = losses_of(self.loss, logits.float(), labels).double().sum()
         return torch.tensor([loss.item(), count_correct(logits, labels).item(), len(labels)], dtype=torch.float64)
-
-
-def losses_of(function: LossFunction, logits: Tensor, labels: Tensor) -> Tensor:
-    """(B,) what a loss gives; where that is their mean, it stands for each image. Raises ConfigError for anything else.
-
-    A mean is told by its stride, 0.
-    """
-    value, count = function(logits, labels), len(labels)
-    if not isinstance(value, Tensor) or value.shape not in ((), (1,), (count,)):
-        what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        raise ConfigError(f"the loss must give a scalar tensor, the mean over the batch, or ({count},), got {what}.")
-    return value if value.shape == (count,) else value.reshape(()).expand(count)
 
 
 def count_correct(logits: Tensor, labels: Tensor) -> Tensor:

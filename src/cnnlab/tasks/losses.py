@@ -68,6 +68,29 @@ def find_loss(config: TrainerConfig, given: LossFunction | None = None) -> LossF
     return functools.partial(function, **bound) if bound else function
 
 
+def losses_of(function: LossFunction, logits: Tensor, targets: Tensor) -> Tensor:
+    """(B,) what a loss gives; where that is their mean, it stands for each image. Raises ConfigError for anything else.
+
+    A mean is told by its stride, 0.
+    """
+    value, count = function(logits, targets), len(targets)
+    if isinstance(value, Tensor) and targets.ndim == 2 and value.shape == targets.shape:
+        return value.mean(1)  # of a multi-label set: a loss for each class
+    if not isinstance(value, Tensor) or value.shape not in ((), (1,), (count,)):
+        what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise ConfigError(f"the loss must give a scalar tensor, the mean over the batch, or ({count},), got {what}.")
+    return value if value.shape == (count,) else value.reshape(()).expand(count)
+
+
+def refuse_mean(losses: Tensor) -> None:
+    """Raise ConfigError where `losses_of` has but a mean, and each image's loss is to be weighed."""
+    if losses.stride() == (0,):
+        raise ConfigError(
+            "mixup, cutmix and class weights weigh the loss of each picture, and loss= gives their mean; let it"
+            " give (B,), as with reduction='none'."
+        )
+
+
 def named_loss(name: str) -> LossFunction:
     """The loss that trainer.loss=`name` means. Raises ConfigError where there is none."""
     if name == GIVEN:

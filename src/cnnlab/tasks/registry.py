@@ -11,11 +11,12 @@ from cnnlab.tasks.base import Task
 from cnnlab.tasks.classification import Classification
 from cnnlab.tasks.losses import LOSSES, LossFunction, named_loss
 from cnnlab.tasks.metrics import METRICS
+from cnnlab.tasks.multilabel import MultiLabel
 from cnnlab.tasks.segmentation import Segmentation
 
 Builder = Callable[[Config, Data, LossFunction | None], Task]  # the loss: what Python gave, None for trainer.loss
 TASKS: Registry[Builder] = Registry("task")
-TASKS.known |= {Classification.name: Classification.of, Segmentation.name: Segmentation.of}
+TASKS.known |= {task.name: task.of for task in (Classification, MultiLabel, Segmentation)}
 
 
 def register_task(name: str) -> Callable[[Builder], Builder]:
@@ -29,8 +30,14 @@ def task_of(config: Config, data: Data, own_loss: LossFunction | None = None) ->
     Raises:
         ConfigError: an unknown task, or one that does not fit the data, the loss or the weights of classes.
     """
-    name = config.task or (Segmentation.name if data.pixel_targets else Classification.name)
-    return TASKS.find(name)(config, data, own_loss)
+    return TASKS.find(config.task or task_for(data))(config, data, own_loss)
+
+
+def task_for(data: Data) -> str:
+    """Name of the task that the targets of a set are for."""
+    if data.pixel_targets:
+        return Segmentation.name
+    return MultiLabel.name if data.multi_label else Classification.name
 
 
 def load_code(config: Config) -> None:

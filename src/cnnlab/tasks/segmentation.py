@@ -11,7 +11,7 @@ from torch import Tensor
 from cnnlab.config import Config, TrainerConfig
 from cnnlab.data.load import Data
 from cnnlab.errors import ConfigError
-from cnnlab.tasks.base import Loss, Metric, Total, given_weights
+from cnnlab.tasks.base import Loss, Metric, Processes, given_weights
 from cnnlab.tasks.losses import LossFunction
 
 
@@ -97,9 +97,9 @@ class PixelMetrics:
         self.dice += dice_of(dice_sums(logits, targets, each=True)).sum().item()
         self.count += len(targets)
 
-    def merge(self, total: Total) -> None:
-        sums = total(torch.tensor([self.nll, self.dice, self.count], dtype=torch.float64)).tolist()
-        self.merged = total(self.matrix)
+    def merge(self, processes: Processes) -> None:
+        sums = processes.total(torch.tensor([self.nll, self.dice, self.count], dtype=torch.float64)).tolist()
+        self.merged = processes.total(self.matrix)
         self.nll, self.dice, self.count = sums[0], sums[1], int(sums[2])
 
     @property

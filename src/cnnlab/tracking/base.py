@@ -21,6 +21,8 @@ class Started:
     epoch: int
     steps_per_epoch: int
     sample: Any = None  # (images (B, H, W, C) uint8 array, label names) of one training batch
+    metric: str = "accuracy"  # of validation, that chooses the best epoch
+    is_share: bool = True  # whether it goes from 0 to 1, and is shown in percent
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,8 @@ class ConsoleTracker:
         self.console.print(Text(event.title, style="bold"))
         for key, value in event.facts.items():
             self.console.print(Text(f"  {key:<10} {value}"))
-        self.console.print(Text(COLUMNS.format(*TITLES), style="dim"))
+        titles = [*TITLES[:4], event.metric.replace("_", " ")[:9], *TITLES[5:]]
+        self.console.print(Text(COLUMNS.format(*titles), style="dim"))
         if self.console.is_terminal:
             self.progress = Progress(
                 SpinnerColumn(),
@@ -113,7 +114,7 @@ class ConsoleTracker:
             number(row["train_loss"]),
             percent(row["train_accuracy"]),
             number(row["val_loss"]),
-            percent(row["val_accuracy"]),
+            (percent if self.started.is_share else number)(row.get(f"val_{self.started.metric}")),
             f"{row['lr']:.3g}",
             f"{row['images_per_second']:,.0f}",
             duration(left),

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from cnnlab.config import Config, options, read_yaml, resource
+from cnnlab.data.catalog import has_root
 from cnnlab.data.load import Data
 
 Row = Mapping[str, Any]  # a line of metrics.jsonl
@@ -41,31 +40,38 @@ class Setup:
         counts: training images of each class.
         val_counts: the same of the validation split.
         steps: of the optimizer in each epoch.
+        random_ap: of a multi-label set the mean average precision of a ranking by chance, else None.
     """
 
     config: Config
     counts: Sequence[float]
     val_counts: Sequence[float]
     steps: int
+    random_ap: float | None = None
 
     @classmethod
     def of(cls, data: Data, config: Config) -> Setup:
         counts, val_counts = (class_counts(data, part) for part in ("train", "val"))
-        return cls(config, counts, val_counts, max(1, len(data.train) // config.trainer.accumulate))
+        steps = max(1, len(data.train) // config.trainer.accumulate)
+        images = max(1, data.train.count)
+        random_ap = sum(counts) / len(counts) / images if data.multi_label else None
+        return cls(config, counts, val_counts, steps, random_ap)
 
 
 def class_counts(data: Data, part: str) -> list[float]:
     """Images of each class in a split; taken for equal where only the user's own code knows the labels."""
-    classes, labels = len(data.pictures.classes), data.pictures.labels
-    if not len(labels):
+    classes = len(data.pictures.classes)
+    if data.in_batches:
         return [len(data.split[part]) / classes] * classes
-    return np.bincount(labels[data.split[part]], minlength=classes).tolist()
+    return data.pictures.class_counts(data.split[part]).tolist()
 
 
 def diagnose(history: Sequence[Row], setup: Setup) -> list[Hint]:
     """Hints for a training with these rows; none where nothing is wrong. Whether it goes on does not matter."""
     if not history or setup.config.adapt.method == "batch_norm":
         return []
+    if setup.random_ap is not None:
+        return _diagnose_ranking(history, setup, setup.random_ap)
     last = history[-1]
     validated = last["val_accuracy"] is not None
     pairs = [(last["train_accuracy"], setup.counts)]
@@ -85,6 +91,18 @@ def diagnose(history: Sequence[Row], setup: Setup) -> list[Hint]:
     return hints
 
 
+def _diagnose_ranking(history: Sequence[Row], setup: Setup, by_chance: float) -> list[Hint]:
+    """The same for a multi-label training, whose images with all classes right may stay few for long."""
+    known = [row["val_mean_ap"] for row in history if row.get("val_mean_ap") is not None]
+    finished = len(history) >= setup.config.trainer.epochs
+    if known and max(known) < by_chance + LITTLE * (1 - by_chance):
+        figures = f"mean average precision {100 * max(known):.1f} %, by chance {100 * by_chance:.1f} %"
+        text = f"The network hardly ranks images better than chance does ({figures})"
+        return [_cause_of_chance(text, history, setup)]
+    hint = _too_short(history, setup) if finished else None
+    return [hint] if hint else []
+
+
 def early_hint(history: Sequence[Row], setup: Setup) -> Hint | None:
     """A hint for a training that goes on, once: where it should have left chance behind, and has not."""
     epochs, done = setup.config.trainer.epochs, len(history)
@@ -94,6 +112,8 @@ def early_hint(history: Sequence[Row], setup: Setup) -> Hint | None:
 
     if done >= epochs or not due(done) or (done > 1 and due(done - 1)):
         return None
+    if setup.random_ap is not None:
+        return next((hint for hint in diagnose(history, setup) if hint.kind == "chance"), None)
     best = max(row["val_accuracy"] or 0.0 for row in history)
     validates = _above_chance(best, setup.val_counts) or history[-1]["val_accuracy"] is None
     if _above_chance(history[-1]["train_accuracy"], setup.counts) and validates:
@@ -152,7 +172,7 @@ def _look(config: Config, *more: str) -> str:
     """The command that shows a set; nothing for one that only the user's code knows."""
     if config.data.name not in options("data"):
         return ""
-    root = [] if config.data.name == "digits" else [f"data.root={config.data.root}"]
+    root = [] if not has_root(config.data.name) else [f"data.root={config.data.root}"]
     return ": " + shlex.join(["cnnlab", "data", config.data.name, *root, *more, "--show"])
 
 

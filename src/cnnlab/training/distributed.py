@@ -82,6 +82,16 @@ class Group:
             return values
         return self.gather(values.reshape(-1)).sum(0, dtype=values.dtype).view(values.shape)
 
+    def concatenate(self, rows: Tensor) -> Tensor:
+        """(n, …) rows of each process, one process after the other; n may differ. No gradient passes."""
+        if self.size == 1:
+            return rows
+        counts = self.gather(torch.tensor([len(rows)], dtype=torch.int64)).flatten().tolist()
+        padded = rows.new_zeros(max(counts), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        parts = self.gather(padded.reshape(-1)).view(self.size, *padded.shape)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
     def summed(self, values: Tensor) -> Tensor:
         """`total` through which the gradient passes, for the loss of the whole batch, which every process works out.
 

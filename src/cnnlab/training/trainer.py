@@ -382,7 +382,7 @@ class Trainer:
         loader.share = (self.group.rank, self.group.size)
         metrics = measure(self.best_model, loader, self.task.metrics())
         if self.group.size > 1:
-            metrics.merge(self.group.total)
+            metrics.merge(self.group)
         return {f"val_{name}": value for name, value in metrics.compute().items()}
 
     def _is_better(self, row: dict[str, Any]) -> bool:
@@ -503,6 +503,8 @@ class Trainer:
             self.epoch,
             self.steps_per_epoch,
             (pictures, names),
+            metric=self.task.best_metric.name,
+            is_share=self.task.best_metric.higher,
         )
 
     def describe(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from cnnlab.config import DataConfig
-from cnnlab.data.catalog import CATALOG
+from cnnlab.data.catalog import CATALOG, has_root
 from cnnlab.data.sources.base import PictureSet
 from cnnlab.errors import DataError, nearest
 from cnnlab.files import given_path
@@ -27,7 +27,7 @@ def open_pictures(config: DataConfig) -> PictureSet:
 
 
 def _open_anywhere(config: DataConfig) -> PictureSet:
-    if not is_remote(config.root) or config.name not in CATALOG or config.name == "digits":
+    if not is_remote(config.root) or config.name not in CATALOG or not has_root(config.name):
         return _open(config)
     from cnnlab.data.remote import local_root
 
@@ -44,6 +44,10 @@ def _open(config: DataConfig) -> PictureSet:
         from cnnlab.data.sources.digits import open_digits
 
         return open_digits()
+    if config.name == "multi_digits":
+        from cnnlab.data.sources.multi_digits import open_multi_digits
+
+        return open_multi_digits()
     if config.name in ("mnist", "fashion_mnist"):
         from cnnlab.data.sources.mnist import open_mnist
 

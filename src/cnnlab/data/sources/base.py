@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,12 +17,13 @@ from cnnlab.data.decode import read_picture
 from cnnlab.errors import DataError
 
 
-class PictureSet(Dataset[tuple[Image.Image, int]]):
+class PictureSet(Dataset[tuple[Image.Image, Any]]):
     """A map-style data set of (picture, label).
 
     Attributes:
         classes: class names; a label is an index into them.
-        labels: (n,) int64.
+        labels: (n,) int64; of a multi-label set the stratum of each image, see `strata_of`.
+        multi_hot: (n, K) uint8 of 0 and 1, which classes each image has, if it may have several or none; else None.
         names: one name a picture, unique: its path below the root, or its number.
         official: (n,) "train", "val" or "test" where the set has official splits, else None.
         mode: "L" or "RGB".
@@ -33,6 +35,7 @@ class PictureSet(Dataset[tuple[Image.Image, int]]):
 
     classes: Sequence[str]
     labels: np.ndarray
+    multi_hot: np.ndarray | None = None
     names: Sequence[str]
     official: np.ndarray | None = None
     mode: str = "RGB"
@@ -50,10 +53,28 @@ class PictureSet(Dataset[tuple[Image.Image, int]]):
         assert self.masks is not None
         return Image.fromarray(self.masks[index])
 
-    def load_label(self, index: int) -> int:
-        return int(self.labels[index])
+    @property
+    def targets(self) -> np.ndarray:
+        """(n,) int64 labels, or (n, K) float32 of 0 and 1 in a multi-label set."""
+        return self.labels if self.multi_hot is None else self.multi_hot.astype(np.float32)
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+    def class_counts(self, numbers: np.ndarray) -> np.ndarray:
+        """(K,) int64: how many of these images are of each class."""
+        if self.multi_hot is None:
+            return np.bincount(self.labels[numbers], minlength=len(self.classes))
+        return self.multi_hot[numbers].sum(0, dtype=np.int64)
+
+    def class_names_of(self, number: int) -> list[str]:
+        """Names of the classes of an image; of a multi-label set any number of them."""
+        if self.multi_hot is None:
+            return [self.classes[int(self.labels[number])]]
+        return [self.classes[int(i)] for i in np.flatnonzero(self.multi_hot[number])]
+
+    def load_label(self, index: int) -> Any:
+        """A class number, or (K,) float32 of 0 and 1 in a multi-label set."""
+        return int(self.labels[index]) if self.multi_hot is None else self.targets[index]
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
         return self.load_image(index), self.load_label(index)
 
     def __len__(self) -> int:
@@ -70,6 +91,24 @@ class PictureSet(Dataset[tuple[Image.Image, int]]):
     def fingerprint(self) -> str:
         """Hex digest that changes whenever a picture does."""
         raise NotImplementedError
+
+
+def strata_of(multi_hot: np.ndarray) -> np.ndarray:
+    """(n, K) of 0 and 1 → (n,) int64: the rarest class that each image has, K where it has none.
+
+    A split that keeps the share of each stratum keeps that of the rare classes, which chance would miss.
+    """
+    counts = np.where(multi_hot > 0, multi_hot.sum(0, dtype=np.int64), len(multi_hot) + 1)
+    return np.where(multi_hot.any(1), counts.argmin(1), multi_hot.shape[1]).astype(np.int64)
+
+
+def check_multi_hot(multi_hot: np.ndarray, count: int, classes: Sequence[str]) -> None:
+    """Raise DataError unless these are `count` rows of 0 and 1, one for each class."""
+    if multi_hot.shape != (count, len(classes)) or not np.isin(multi_hot, (0, 1)).all():
+        raise DataError(
+            f"targets of several classes must be rows of {len(classes)} numbers 0 or 1, one row for each of {count:,}"
+            f" images; got {multi_hot.shape} {multi_hot.dtype}."
+        )
 
 
 class ArraySet(PictureSet):
@@ -92,6 +131,16 @@ class ArraySet(PictureSet):
                 f"{len(images):,} pictures of {len(classes)} classes but {len(labels):,} labels up to"
                 f" {labels.max(initial=0):.0f}: a file of the set is damaged; fetch it again."
             )
+
+    @classmethod
+    def multi_label(
+        cls, images: np.ndarray, multi_hot: np.ndarray, classes: Sequence[str], official: np.ndarray | None = None
+    ) -> ArraySet:
+        """A multi-label set. Raises DataError unless `multi_hot` is (n, K) of 0 and 1."""
+        check_multi_hot(multi_hot, len(images), classes)
+        made = cls(images, np.zeros(len(images), np.int64), classes, official)
+        made.multi_hot, made.labels = multi_hot.astype(np.uint8), strata_of(multi_hot)
+        return made
 
     def set_masks(self, masks: np.ndarray, pixel_classes: Sequence[str] | None = None) -> None:
         """Give each pixel a class. Raises DataError for masks of another size, or values that are no class."""
@@ -147,6 +196,7 @@ class FileSet(PictureSet):
         """The same set with these images alone, and these splits: one name for each of them."""
         few = copy.copy(self)
         few.names, few.labels, few.official = [self.names[int(i)] for i in numbers], self.labels[numbers], official
+        few.multi_hot = None if self.multi_hot is None else self.multi_hot[numbers]
         return few
 
     def load_image(self, index: int) -> Image.Image:

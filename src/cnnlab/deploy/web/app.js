@@ -121,7 +121,8 @@ async function again() {
 }
 
 function answered(answer) {
-  by("verdict").replaceChildren(answer.label, make("span", { className: "share" }, percent(answer.probability)));
+  if (state.card.thresholds) by("verdict").replaceChildren(answer.labels.join(", ") || make("span", { className: "none" }, "no class"));
+  else by("verdict").replaceChildren(answer.label, make("span", { className: "share" }, percent(answer.probability)));
   const buttons = answer.top.map((one) => {
     const fill = make("span", { className: "fill" });
     fill.style.transform = `scaleX(${one.probability})`;
@@ -139,7 +140,8 @@ function answered(answer) {
   });
   by("bars").replaceChildren(...buttons);
   by("times").textContent = `${answer.milliseconds.toFixed(1)} ms ${engine.where === "server" ? "on the server" : "in this browser"}`;
-  by("view").setAttribute("aria-label", `${state.name || "The picture"}: ${answer.label}, ${percent(answer.probability)}`);
+  const said = state.card.thresholds ? answer.labels.join(", ") || "no class" : `${answer.label}, ${percent(answer.probability)}`;
+  by("view").setAttribute("aria-label", `${state.name || "The picture"}: ${said}`);
 }
 
 // ---- pad and camera

@@ -38,6 +38,7 @@ export async function probabilities(blob) {
   const turn = running.then(() => session.run({ images })); // one at a time
   running = turn.catch(() => {});
   const logits = Array.from((await turn).logits.data);
+  if (card.thresholds) return logits.map((value) => 1 / (1 + Math.exp(-value)));
   const largest = Math.max(...logits), powers = logits.map((value) => Math.exp(value - largest));
   const sum = powers.reduce((a, b) => a + b, 0);
   return powers.map((power) => power / sum);
@@ -46,9 +47,11 @@ export async function probabilities(blob) {
 export async function predict(blob) {
   const began = performance.now();
   const shares = await probabilities(blob);
-  const top = shares.map((probability, i) => ({ label: card.classes[i], probability }))
-    .sort((a, b) => b.probability - a.probability).slice(0, 5);
-  return { ...top[0], top, milliseconds: performance.now() - began };
+  const ranked = shares.map((probability, i) => ({ label: card.classes[i], probability, threshold: card.thresholds?.[i] }))
+    .sort((a, b) => b.probability - a.probability);
+  const top = ranked.slice(0, 5).map(({ label, probability }) => ({ label, probability }));
+  const labels = ranked.filter((one) => card.thresholds ? one.probability >= one.threshold : one === ranked[0]).map((one) => one.label);
+  return { ...top[0], labels, top, milliseconds: performance.now() - began };
 }
 
 export const samples = async () => card.sample_files;
