@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -331,3 +332,20 @@ def test_multi_digits_shares_no_digit_between_its_splits() -> None:
     images, targets = next(iter(data.train))
     assert targets.dtype == torch.float32 and targets.shape == (len(images), 10)
     assert set(targets.sum(1).tolist()) <= {1.0, 2.0, 3.0, 4.0}
+
+
+def test_the_page_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "multilabel.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (32, 32)).save("page.png")
+    short = ["data.limit=120", "trainer.epochs=1", "model.width=4", "trainer.threads=1"]
+    lines = [line for line in page.splitlines() if line.startswith("cnnlab ")]
+    assert len(lines) == 5
+    for line in lines:
+        words = re.sub(r" {6,}.*", "", line).split()[1:]
+        assert main([*words, *(short if words[0] == "train" else [])]) == 0, capsys.readouterr().err
+    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    exec(block, {})
+    figures = json.loads(Path("runs/squares/test.json").read_text())
+    for key in re.findall(r"^\| (.*?) \|", page, flags=re.MULTILINE)[2:]:
+        assert all(name in figures for name in re.findall(r"`(\w+)`", key))

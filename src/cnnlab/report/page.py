@@ -138,7 +138,7 @@ def headline(report: Report) -> dict[str, Any]:
 
 def facts(report: Report) -> list[Fact]:
     """Return the smaller figures of the header, those of the test first. One that is unknown is left out."""
-    test, best = report.test or {}, best_row(report)
+    test, best, view = report.test or {}, best_row(report), view_of(report)
     seconds = [value for row in report.history if (value := finite(row.get("seconds"))) is not None]
     speeds = [value for row in report.history if (value := finite(row.get("images_per_second"))) is not None]
     planned = (report.config.get("trainer") or {}).get("epochs")
@@ -157,11 +157,8 @@ def facts(report: Report) -> list[Fact]:
             between(folds.get("interval"), percent),
         ),
         *(
-            Fact(label, percent(best.get(key)), f"best epoch, {report.best_epoch}")
-            for label, key in (
-                ("Validation mean AP", "val_mean_ap"),
-                ("Validation accuracy", "val_accuracy"),
-            )
+            Fact(f"Validation {label}", percent(best.get(f"val_{key}")), f"best epoch, {report.best_epoch}")
+            for key, label in {view.figure: view.label, "accuracy": view.accuracy}.items()
         ),
         tested("Top-5 accuracy", "top5_accuracy", "true class among five answers"),
         Fact(
@@ -190,7 +187,7 @@ def facts(report: Report) -> list[Fact]:
         tested(
             "Loss",
             "loss",
-            view_of(report).loss,
+            view.loss,
             as_number,
         ),
         *(
@@ -203,7 +200,7 @@ def facts(report: Report) -> list[Fact]:
         Fact("Images per second", count(median(speeds) if speeds else None), "median of the epochs"),
     ]
     left_out = {
-        "Validation accuracy": report.test is None,  # it is the headline then
+        f"Validation {view.label}": report.test is None,  # it is the headline then
         "Top-5 accuracy": len(report.classes) <= 5,  # always 100 %
     }
     return [fact for fact in found if fact.value != formatting.DASH and not left_out.get(fact.label)]

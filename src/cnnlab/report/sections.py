@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cnnlab.report import charts, formatting
 from cnnlab.report.content import Area, Insight, Report, Sample
 from cnnlab.report.formatting import SPACE, number, percent
+from cnnlab.report.tasks import view_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,6 +58,9 @@ def curves(report: Report) -> list[tuple[str, Markup, str]]:
         return [charts.Series(name, [row.get(key) for row in report.history], "validation")]
 
     marked = float(report.best_epoch)
+    view = view_of(report)
+    accuracy = view.accuracy.capitalize()
+    figure = one("validation", f"val_{view.figure}") if view.figure != "accuracy" else []
     drawn = [
         (
             "Loss",
@@ -64,9 +68,14 @@ def curves(report: Report) -> list[tuple[str, Markup, str]]:
             at_best("loss", number),
         ),
         (
-            "Accuracy",
-            charts.line_chart("accuracy", "Accuracy", epochs, both("accuracy"), write=percentage, marked_epoch=marked),
+            accuracy,
+            charts.line_chart("accuracy", accuracy, epochs, both("accuracy"), write=percentage, marked_epoch=marked),
             at_best("accuracy", percent),
+        ),
+        (
+            view.label[:1].upper() + view.label[1:],
+            charts.line_chart("figure", view.label, epochs, figure, write=percentage, marked_epoch=marked),
+            "On the validation images; it chooses the best epoch.",
         ),
         (
             "Learning rate",

@@ -16,6 +16,7 @@ class TaskView:
 
     Attributes:
         figure: the key of test.json that stands in large; `label` says it in words.
+        accuracy: what the accuracy of this task is called.
         counted: what the confusion matrix counts; `loss`: what the loss is.
         sentence: figure and number of images → what the figure rests on.
         baseline: figure of what knows nothing of the images (`baseline_of` says what that is); None where it says
@@ -24,6 +25,7 @@ class TaskView:
 
     figure: str = "accuracy"
     label: str = "accuracy"
+    accuracy: str = "accuracy"
     counted: str = "pictures"
     loss: str = ""
     sentence: Callable[[float | None, float], str] = lambda figure, n: f"n = {count(n)} pictures."
@@ -55,6 +57,7 @@ VIEWS = {
     "multilabel": TaskView(
         figure="mean_ap",
         label="mean average precision",
+        accuracy="exact matches",
         loss="binary cross-entropy, mean over the classes",
         sentence=lambda _, n: f"Mean over the classes of the area under precision and recall; n = {count(n)} pictures.",
         baseline=_mean_prevalence,
@@ -63,6 +66,7 @@ VIEWS = {
     "segmentation": TaskView(
         figure="mean_iou",
         label="mean IoU",
+        accuracy="pixel accuracy",
         counted="pixels",
         loss="cross-entropy and Dice",
         sentence=lambda _, n: f"Mean over the classes of intersection over union; n = {count(n)} pictures.",
