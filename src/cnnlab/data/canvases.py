@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,9 +65,16 @@ def digit_canvases(
         raise DataError(
             f"a digit of {largest} pixels does not fit a canvas of {size}; use a larger size or less scale."
         )
+
+    @functools.cache
+    def tile(number: int, height: int, width: int) -> tuple[Pixels, tuple[int, int, int, int] | None]:
+        pixels = np.asarray(Image.fromarray(digits[number]).resize((width, height), Image.Resampling.BILINEAR))
+        return pixels, _ink(pixels)
+
     return [
         _canvas(
             digits,
+            tile,
             np.asarray(labels),
             np.random.Generator(np.random.PCG64([seed, i])),
             size,
@@ -80,6 +88,7 @@ def digit_canvases(
 
 def _canvas(
     digits: Pixels,
+    resized: Callable[[int, int, int], tuple[Pixels, tuple[int, int, int, int] | None]],
     labels: np.ndarray[Any, Any],
     random: np.random.Generator,
     size: int,
@@ -98,10 +107,12 @@ def _canvas(
             number = int(random.integers(len(digits)))
             factor = random.uniform(*scale)
             height, width = (max(1, round(side * factor)) for side in digits.shape[1:])
-            tile = np.asarray(Image.fromarray(digits[number]).resize((width, height), Image.Resampling.BILINEAR))
+            tile, ink = resized(number, height, width)
             left, top = int(random.integers(size - width + 1)), int(random.integers(size - height + 1))
-            box = _ink(tile, left, top)
-            if box is None or any(_near(box, other) for other in boxes):
+            if ink is None:
+                continue
+            box = left + ink[0], top + ink[1], left + ink[2], top + ink[3]
+            if any(_near(box, other) for other in boxes):
                 continue
             boxes.append(box)
             chosen.append(number)
@@ -120,12 +131,12 @@ def _canvas(
     return Canvas(image, np.array(boxes, np.int64).reshape(-1, 4), labels[chosen].astype(np.int64))
 
 
-def _ink(tile: Pixels, left: int, top: int) -> tuple[int, int, int, int] | None:
+def _ink(tile: Pixels) -> tuple[int, int, int, int] | None:
     """The box of what is brighter than a quarter of the brightest pixel; None for an empty tile."""
     rows, columns = np.nonzero(tile > tile.max() / 4)
     if not len(rows):
         return None
-    return left + columns.min(), top + rows.min(), left + columns.max() + 1, top + rows.max() + 1
+    return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
 
 
 def _near(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
