@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler, Subset
 
+from cnnlab.data.batch import Batch
 from cnnlab.data.decode import upright
-from cnnlab.data.loader import Batch, Loader
+from cnnlab.data.loader import Loader
 from cnnlab.data.own import Label, read_item
 from cnnlab.data.plan import plan_epoch, share_of
 from cnnlab.errors import CnnlabError, DataError

@@ -21,9 +21,10 @@ from torch.utils.data import DataLoader, Subset
 
 from cnnlab.config import AugmentConfig, Config, DataConfig, from_dict, resolve
 from cnnlab.data.augment import Augmentation
+from cnnlab.data.batch import Batch
 from cnnlab.data.batches import BatchLoader
 from cnnlab.data.decode import Layout
-from cnnlab.data.loader import Batch, Loader, Streamed
+from cnnlab.data.loader import Loader, Streamed
 from cnnlab.data.measure import measure
 from cnnlab.data.own import OWN_SET, OwnData, Source, class_names, import_dataset, open_named, read_pictures
 from cnnlab.data.preprocess import Preprocess

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cnnlab.data.augment import (
-    Augmentation,
-    affine,
-    box_mask,
-    brightness,
-    contrast,
-    nearest_crop,
-    resized_crop,
-    saturation,
-    take_pixels,
-)
+from cnnlab.data.augment import Augmentation
+from cnnlab.data.batch import Batch, mix
 from cnnlab.data.decode import Layout, arrange, arrange_mask
 from cnnlab.data.plan import EpochPlan, plan_epoch, share_of
-from cnnlab.data.preprocess import Preprocess, without_padding
+from cnnlab.data.preprocess import Preprocess
+from cnnlab.data.render import Draws, render
 from cnnlab.data.sources.base import PictureSet
 from cnnlab.data.store import ReadAhead, Watched, unreadable_now
 from cnnlab.errors import DataError
@@ -33,27 +24,14 @@ from cnnlab.representation import as_html, as_text
 AHEAD = 4  # batches that are asked for before they are needed
 
 
-class Batch(NamedTuple):
-    """`images` (B, C, H, W) float32 normalised; `targets` (B, …), what the task learns; `members` (B,) places in the
-    split.
+class Block(NamedTuple):
+    """Pixels that hold a batch: `rows` (B,) of them are its images, at `places` of the epoch's order; `partners` (B,)
+    are those that they are mixed with, None where nothing is mixed."""
 
-    Targets are labels (B,) or classes of pixels (B, H, W), int64 both, or (B, K) float of 0 and 1 where an image may
-    have several classes. After mixup or cutmix of images with labels, `second` holds the target of the second image
-    and `share` (B,) how much of the first is in the mix.
-    """
-
-    images: Tensor
-    targets: Tensor
-    members: Tensor
-    second: Tensor | None = None
-    share: Tensor | None = None
-
-    @property
-    def parts(self) -> list[tuple[Tensor, Tensor | None]]:
-        """Targets, and how much of each image is what they say (None: all of it)."""
-        if self.second is None or self.share is None:
-            return [(self.targets, None)]
-        return [(self.targets, self.share), (self.second, 1 - self.share)]
+    places: slice
+    pixels: Tensor
+    rows: Tensor
+    partners: Tensor | None
 
 
 class Streamed(Dataset[Tensor]):
@@ -89,7 +67,7 @@ class Loader:
 
     Args:
         pixels: (N, H, W, stored channels) uint8 tensor, or `Streamed`.
-        labels: (N,) label of each picture, or (N, K) of 0 and 1, see `PictureSet.targets`.
+        targets: (N,) label of each picture, or (N, K) of 0 and 1, see `PictureSet.targets`.
         numbers: (n,) numbers of the pictures of this split.
         preprocess: the evaluation transform; its normalisation ends every batch.
         augmentation: None for evaluation.
@@ -108,7 +86,7 @@ class Loader:
     def __init__(
         self,
         pixels: Tensor | Streamed,
-        labels: np.ndarray,
+        targets: np.ndarray,
         numbers: np.ndarray,
         preprocess: Preprocess,
         batch_size: int,
@@ -123,7 +101,7 @@ class Loader:
         self.pixels = pixels
         self.preprocess = preprocess
         self.numbers = torch.from_numpy(np.ascontiguousarray(numbers))
-        self.labels = torch.from_numpy(labels[numbers])
+        self._targets = torch.from_numpy(targets[numbers]).to(self.device)
         self.batch_size = batch_size
         self.augmentation = augmentation
         self.shuffle = shuffle
@@ -171,28 +149,40 @@ class Loader:
             plan = plan_epoch(self.count, self.augmentation, self.seed, epoch, self.weights)
         else:
             plan = EpochPlan(torch.arange(self.count), {})
+        if isinstance(self.pixels, Tensor):
+            plan = plan.to(self.pixels.device)
         augmentation = self.augmentation.at(epoch / self.epochs) if self.augmentation and self.shuffle else None
         size = self.batch_size
         whole = [slice(i * size, min((i + 1) * size, self.count)) for i in range(start, len(self))]
         slices = [part for part in (share_of(batch, *self.share) for batch in whole) if part.stop > part.start]
+        for block in self._blocks(plan, slices):
+            draws = plan.drawn(block.places, block.pixels.device)
+            batch = self._render(block.pixels, block.rows, plan.order[block.places], draws, augmentation)
+            if block.partners is not None:
+                places = plan.draws["partner"][block.places]
+                partner_draws = plan.drawn(places, block.pixels.device)
+                other = self._render(block.pixels, block.partners, plan.order[places], partner_draws, augmentation)
+                batch = mix(batch, other, draws)
+            yield batch
+
+    def _render(
+        self, pixels: Tensor, rows: Tensor, members: Tensor, draws: Draws, augmentation: Augmentation | None
+    ) -> Batch:
+        images, masks = render(pixels, rows, draws, augmentation, self.preprocess, self.device, self.masked)
+        return Batch(images, self._targets[members] if masks is None else masks, members)
+
+    def _blocks(self, plan: EpochPlan, slices: list[slice]) -> Iterator[Block]:
+        """The pixels of each batch, and of the images that they are mixed with."""
+        mixes = "partner" in plan.draws
         if isinstance(self.pixels, Streamed):
-            yield from self._streamed(self.pixels, plan, slices, augmentation)
+            yield from self._streamed(self.pixels, plan, slices, mixes)
             return
-        numbers, labels = self.numbers.to(self.pixels.device), self.labels.to(self.device)
-        plan = plan.to(self.pixels.device)
+        numbers = self.numbers.to(self.pixels.device)
         for part in self._read_ahead(plan, slices):
             if self.whole is not None:
                 self.whole.check()
-            members = plan.order[part]
-            draws = {name: draw[part] for name, draw in plan.draws.items()}
-            images, masks = self._augment(self.pixels, numbers[members], draws, augmentation)
-            batch = Batch(images, labels[members] if masks is None else masks, members)
-            if "partner" in draws:
-                second = plan.order[draws["partner"]]
-                partner_draws = {name: draw[draws["partner"]] for name, draw in plan.draws.items()}
-                other, masks = self._augment(self.pixels, numbers[second], partner_draws, augmentation)
-                batch = self._mixed(batch, other, labels[second] if masks is None else masks, draws)
-            yield batch
+            partners = numbers[plan.order[plan.draws["partner"][part]]] if mixes else None
+            yield Block(part, self.pixels, numbers[plan.order[part]], partners)
 
     def _read_ahead(self, plan: EpochPlan, slices: list[slice]) -> Iterator[slice]:
         """The slices; pictures that lie on disk are asked for some batches before theirs is given."""
@@ -208,112 +198,15 @@ class Loader:
                 if place >= 0:
                     yield slices[place]
 
-    def _streamed(
-        self, pixels: Streamed, plan: EpochPlan, slices: list[slice], augmentation: Augmentation | None
-    ) -> Iterator[Batch]:
-        """The same batches; the pictures of a batch, and of its partners, come from worker processes."""
+    def _streamed(self, pixels: Streamed, plan: EpochPlan, slices: list[slice], mixes: bool) -> Iterator[Block]:
+        """Blocks that come from worker processes, the partners' pixels after those of the batch."""
         members = [plan.order[part] for part in slices]
-        seconds = [plan.order[plan.draws["partner"][part]] if "partner" in plan.draws else part for part in slices]
-        wanted = [torch.cat([m, s]) if isinstance(s, Tensor) else m for m, s in zip(members, seconds, strict=True)]
-        labels = self.labels.to(self.device)
-        stream = pixels.batches([self.numbers[w].tolist() for w in wanted])
-        for part, member, second, block in zip(slices, members, seconds, stream, strict=True):
-            block = block.to(self.device)
-            draws = {name: draw[part].to(self.device) for name, draw in plan.draws.items()}
-            rows = torch.arange(len(member), device=self.device)
-            images, masks = self._augment(block, rows, draws, augmentation)
-            batch = Batch(images, labels[member] if masks is None else masks, member)
-            if isinstance(second, Tensor):
-                partner = plan.draws["partner"][part]
-                partner_draws = {name: draw[partner].to(self.device) for name, draw in plan.draws.items()}
-                other, masks = self._augment(block, rows + len(member), partner_draws, augmentation)
-                batch = self._mixed(batch, other, labels[second] if masks is None else masks, draws)
-            yield batch
-
-    def _augment(
-        self, pixels: Tensor, rows: Tensor, draws: dict[str, Tensor], augmentation: Augmentation | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Pictures `rows` of `pixels` → (B, C, H, W) float32, augmented and normalised, and their masks (B, H, W)."""
-        if augmentation is None:
-            taken = pixels.index_select(0, rows).to(self.device)
-            return self.preprocess.normalise(taken), taken[..., 3].long() if self.masked else None
-        config, height, width = augmentation.config, augmentation.height, augmentation.width
-        still = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
-        flip = draws.get("flip", still.bool())
-        if augmentation.crop == "resized":
-            taken = resized_crop(pixels, rows, draws["box"], flip, height, width)
-        elif "top" in draws or "flip" in draws:
-            top, left = draws.get("top", still), draws.get("left", still)
-            taken = take_pixels(pixels, rows, top, left, flip, config.padding_mode)
-        else:
-            taken = pixels.index_select(0, rows)
-        taken = taken.to(self.device)
-        masks = self._masks(pixels, rows, taken, draws, flip, augmentation) if self.masked else None
-        colour = [name for name in ("brightness", "contrast", "saturation") if name in draws]
-        if "affine" in draws or colour:
-            images = self._float_stage(taken, draws, config.padding_mode, colour)
-        else:
-            images = self.preprocess.normalise(taken)
-        if images.shape[2:] != (height, width):
-            images = F.interpolate(images, size=(height, width), mode="bilinear", antialias=True)
-        for name in ("erasing", "cutout"):
-            if name in draws:
-                images = images.masked_fill(box_mask(draws[name].to(self.device), height, width), 0)
-        return images.contiguous(memory_format=torch.channels_last), masks
-
-    def _masks(
-        self,
-        pixels: Tensor,
-        rows: Tensor,
-        taken: Tensor,
-        draws: dict[str, Tensor],
-        flip: Tensor,
-        augmentation: Augmentation,
-    ) -> Tensor:
-        """(B, H, W) int64: the masks went where the pictures went, but each pixel keeps one class of the original.
-
-        Whole pixels (`taken`, when moved and mirrored) brought theirs along; what is resized or turned is looked up
-        again, the nearest pixel. What lies beyond the border is class 0, or mirrored, as the picture is.
-        """
-        height, width = augmentation.height, augmentation.width
-        if augmentation.crop == "resized":
-            classes = nearest_crop(pixels[..., 3], rows, draws["box"], flip, height, width).to(self.device)
-        else:
-            classes = taken[..., 3]
-        masks = classes[:, None].float()
-        if "affine" in draws:
-            masks = affine(masks, draws["affine"].to(self.device), augmentation.config.padding_mode, mode="nearest")
-        if masks.shape[2:] != (height, width):
-            masks = F.interpolate(masks, size=(height, width), mode="nearest-exact")
-        return masks[:, 0].round().long()
-
-    def _float_stage(self, taken: Tensor, draws: dict[str, Tensor], padding_mode: str, colour: Sequence[str]) -> Tensor:
-        pixels = without_padding(taken, self.preprocess.layout.channels)
-        images = pixels.to(torch.float32).div_(255).permute(0, 3, 1, 2)
-        if "affine" in draws:
-            images = affine(images, draws["affine"].to(self.device), padding_mode)
-        for name in colour:
-            change = {"brightness": brightness, "contrast": contrast, "saturation": saturation}[name]
-            images = change(images, draws[name].to(self.device))
-        scale, shift = (torch.tensor(v, device=self.device)[:, None, None] for v in self.preprocess.scale_and_shift())
-        return images.mul_(scale * 255).add_(shift)
-
-    def _mixed(self, batch: Batch, other: Tensor, second: Tensor, draws: dict[str, Tensor]) -> Batch:
-        """The batch mixed with the images `other` and their targets `second`.
-
-        Classes of pixels are cut out as the images are; of labels both stay.
-        """
-        images = batch.images
-        share = draws["mix"].to(self.device)
-        if "cutmix" in draws:
-            boxes = draws["cutmix"].to(self.device)
-            inside = box_mask(boxes, images.shape[2], images.shape[3])
-            images = torch.where(inside, other, images)
-            if self.masked:
-                targets = torch.where(inside[:, 0], second, batch.targets)
-                return batch._replace(images=images.contiguous(memory_format=torch.channels_last), targets=targets)
-            share = 1 - inside.float().mean(dim=(1, 2, 3))  # what is truly left of the first picture
-        else:
-            images = torch.lerp(other, images, share[:, None, None, None])
-        images = images.contiguous(memory_format=torch.channels_last)
-        return batch._replace(images=images, second=second, share=share)
+        if mixes:
+            members = [
+                torch.cat([own, plan.order[plan.draws["partner"][part]]])
+                for own, part in zip(members, slices, strict=True)
+            ]
+        stream = pixels.batches([self.numbers[member].tolist() for member in members])
+        for part, block in zip(slices, stream, strict=True):
+            rows = torch.arange(part.stop - part.start, device=self.device)
+            yield Block(part, block.to(self.device), rows, rows + len(rows) if mixes else None)

@@ -27,6 +27,10 @@ class EpochPlan:
     def to(self, device: torch.device) -> EpochPlan:
         return EpochPlan(self.order.to(device), {name: draw.to(device) for name, draw in self.draws.items()})
 
+    def drawn(self, places: slice | Tensor, device: torch.device) -> dict[str, Tensor]:
+        """What was drawn for the images at some places."""
+        return {name: draw[places].to(device) for name, draw in self.draws.items()}
+
 
 def share_of(part: slice, rank: int, size: int) -> slice:
     """The places of a batch that process `rank` of `size` takes: all of them are taken once, as evenly as they go."""
