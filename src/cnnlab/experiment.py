@@ -14,6 +14,7 @@ from torch import nn
 
 from cnnlab.config import Config, with_changes
 from cnnlab.data.load import Data, build_data
+from cnnlab.data.notes import notes
 from cnnlab.errors import ConfigError, RunError
 from cnnlab.evaluation.evaluate import run_test
 from cnnlab.models.plain import is_own
@@ -154,6 +155,8 @@ class Session:
             count = len(data.quarantined)
             what = "1 image cannot be read and is" if count == 1 else f"{count} images cannot be read and are"
             trackers.log(Noted(f"{what} left out; split.json has names and reasons", True))
+        for note in notes(data):
+            trackers.log(Noted(note, True))
 
     def facts(self, trainer: Trainer) -> dict[str, str]:
         """The run in words, as it begins."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from cnnlab.config import Config, options, read_yaml, resource
 from cnnlab.data.load import Data
+from cnnlab.data.notes import look_command
 
 Row = Mapping[str, Any]  # a line of metrics.jsonl
 
@@ -152,8 +152,7 @@ def _look(config: Config, *more: str) -> str:
     """The command that shows a set; nothing for one that only the user's code knows."""
     if config.data.name not in options("data"):
         return ""
-    root = [] if config.data.name == "digits" else [f"data.root={config.data.root}"]
-    return ": " + shlex.join(["cnnlab", "data", config.data.name, *root, *more, "--show"])
+    return ": " + look_command(config.data, *more, "--show")
 
 
 def _wrong_settings(setup: Setup) -> Iterator[tuple[bool, str, str]]:
