@@ -99,6 +99,8 @@ def recommend(
             take("model", "convnet", "the network for photographs")
             if facts.images < MANY:
                 take("model.width", 16, f"half the width for fewer than {MANY:,} images")
+        else:
+            take("model", config.model["name"], f"the network for images of fewer than {PHOTOGRAPH} pixels")
         if facts.written:
             take("augment", "light", "no mirror images: they are grey, or their classes are single characters")
     trainer = config.trainer

@@ -136,6 +136,12 @@ def headline(report: Report) -> dict[str, Any]:
     }
 
 
+def _val_note(report: Report) -> str:
+    """What the validation accuracy rests on: "best epoch, 3; n = 120 pictures"."""
+    n = (report.split.get("sizes") or {}).get("val")
+    return f"best epoch, {report.best_epoch}" + (f"; n = {count(n)} pictures" if n else "")
+
+
 def facts(report: Report) -> list[Fact]:
     """Return the smaller figures of the header, those of the test first. One that is unknown is left out."""
     test, best = report.test or {}, best_row(report)
@@ -156,8 +162,12 @@ def facts(report: Report) -> list[Fact]:
             f"mean accuracy of {len(folds.get('accuracies', []))} folds",
             between(folds.get("interval"), percent),
         ),
-        Fact("Validation accuracy", percent(best.get("val_accuracy")), f"best epoch, {report.best_epoch}"),
-        tested("Top-5 accuracy", "top5_accuracy", "true class among five answers"),
+        Fact("Validation accuracy", percent(best.get("val_accuracy")), _val_note(report)),
+        *(
+            [tested("Top-5 accuracy", "top5_accuracy", "true class among five answers")]
+            if len(report.classes) > 5
+            else []
+        ),
         Fact(
             "With further views",
             percent(views.get("accuracy")),
