@@ -163,8 +163,8 @@ class Session:
         if self.group.first and self.own_loss is None and ends_in_softmax(trainer.model, data, self.config):
             trackers.log(
                 Noted(
-                    "the network gives probabilities, not negative and with a sum of 1, and the loss wants logits: leave"
-                    " out the softmax at its end, or it learns slowly and badly.",
+                    "the network gives probabilities, not negative and with a sum of 1, and the loss wants logits:"
+                    " leave out the softmax at its end, or it learns slowly and badly.",
                     True,
                 )
             )

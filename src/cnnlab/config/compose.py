@@ -324,7 +324,7 @@ def keys_like(name: str) -> list[str]:
 
 
 def key_elsewhere(section: str, name: str) -> str:
-    """" Did you mean 'optimizer.lr'?" for learning_rate in any section; "" where no other key is called that."""
+    """Answer learning_rate of any section by " Did you mean 'optimizer.lr'?"; "" where no other key is called that."""
     found = [key for key in keys_like(name) if key != f"{section}.{name}"]
     if section and len(found) > 1:
         return nearest(f"{section}.{name}", found)

@@ -81,7 +81,7 @@ def _findings(check: dict[str, Any], counts: dict[str, dict[str, int]]) -> list[
     leaks = {tuple(leak["names"]): " and ".join(leak["splits"]) for leak in check["leaks"]}
 
     def apart(*names: str) -> str:
-        """" (in train and test)" for copies that lie in two splits."""
+        """What to write behind copies that lie in two splits: (in train and test)."""
         found = [leaks[first, other] for first in names[:1] for other in names[1:] if (first, other) in leaks]
         return f"  (in {found[0]})" if found else ""
 

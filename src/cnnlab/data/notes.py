@@ -32,8 +32,8 @@ def cut_parts_note(data: Data) -> list[str]:
         return []
     counts = " and ".join(f"{len(data.split[part]):,} {part}" for part in cut)
     return [
-        f"there is no folder {' or '.join(cut)}: {counts} images were cut from train; add the folder to use your own, or"
-        f" set {' and '.join(f'data.{part}_fraction' for part in cut)}."
+        f"there is no folder {' or '.join(cut)}: {counts} images were cut from train; add the folder to use your own,"
+        f" or set {' and '.join(f'data.{part}_fraction' for part in cut)}."
     ]
 
 

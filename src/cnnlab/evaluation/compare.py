@@ -69,7 +69,7 @@ def compare_runs(paths: Sequence[str], picture: str | Path) -> list[ComparedRun]
         RunError: a folder that is no run or has no epoch yet, or a picture that cannot be written.
     """
     runs = []
-    for path in dict.fromkeys(run for path in paths for run in runs_below(path)):
+    for path in dict.fromkeys(run for given in paths for run in runs_below(given)):
         folder = open_folder(path)
         history = folder.history()
         if not history:

@@ -125,9 +125,7 @@ def loose_images(folder: Path) -> int:
     return sum(entry.suffix.lower() in EXTENSIONS and not entry.name.startswith(".") for entry in folder.iterdir())
 
 
-def scan(
-    root: Path, folder: Path, left: LeftOut | None = None, refuse_empty: bool = True
-) -> list[tuple[str, str]]:
+def scan(root: Path, folder: Path, left: LeftOut | None = None, refuse_empty: bool = True) -> list[tuple[str, str]]:
     """(class, picture's name below the root) of every picture in the class folders of `folder`, sorted.
 
     Args:
