@@ -203,7 +203,8 @@ def test_training_prints_epochs_a_table_and_the_folder(
     lines = result.out.splitlines()
     assert lines[0] == str(folder.relative_to(tmp_path))
     assert [line.split()[0] for line in lines if re.match(r" +\d/2 ", line)] == ["1/2", "2/2"]
-    assert any(line.startswith("validation, epoch") for line in lines)
+    (validation,) = [line for line in lines if line.startswith("validation, epoch")]
+    assert validation.split()[-1] == str(json.loads((folder / "split.json").read_text())["sizes"]["val"])
     assert any(line.startswith("test ") for line in lines)
     assert lines[-2].endswith(lines[0])
     assert lines[-1].endswith("report.html")

@@ -15,6 +15,7 @@ from torch import nn
 from cnnlab.config import Config, with_changes
 from cnnlab.data.catalog import has_root
 from cnnlab.data.load import Data, build_data
+from cnnlab.data.notes import notes
 from cnnlab.errors import ConfigError, RunError
 from cnnlab.evaluation.evaluate import run_test
 from cnnlab.models.plain import is_own
@@ -36,7 +37,7 @@ from cnnlab.tracking.base import Noted, Tested, Tracker, Trackers
 from cnnlab.tracking.chosen import folder_trackers
 from cnnlab.tracking.console import percent
 from cnnlab.tracking.notebook import curves
-from cnnlab.training.build import build_model, import_code, initialise
+from cnnlab.training.build import build_model, ends_in_softmax, import_code, initialise
 from cnnlab.training.describe import describe_run
 from cnnlab.training.distributed import ALONE, Group, device_of, joined, threads_of
 from cnnlab.training.precision import prepare_process, threads_for
@@ -80,6 +81,7 @@ class Session:
         group: of several processes each has a session, and the first one writes, tests and reports.
         own_loss: a loss that Python gave, where no name in the config finds it.
         test: False ends after the training; a resume would test.
+        by_fit: `cnnlab.fit` began it, so that hints name the arguments of Python.
     """
 
     config: Config
@@ -88,6 +90,7 @@ class Session:
     trackers: Sequence[Tracker] = ()
     own_loss: LossFunction | None = None
     test: bool = True
+    by_fit: bool = False
 
     def begin(self, data: Data, model: nn.Module, command: Sequence[str] = ()) -> Run:
         """A new run, from its first step to its report."""
@@ -123,8 +126,8 @@ class Session:
     def finish(self, trainer: Trainer, listeners: Sequence[Tracker], resumed: bool) -> Run:
         """Train to the end, test once, report. Of several processes the first does what comes after the training."""
         with self.told(listeners) as trackers:
-            self.tell(trainer.data, trackers)
-            history = train(trainer, trackers, self.facts(trainer), resumed)
+            self.tell(trainer, trackers)
+            history = train(trainer, trackers, self.facts(trainer), resumed, self.by_fit)
             self.group.leave()
             if not (self.group.first and self.test):
                 return Run(self.folder.path, history, None)
@@ -139,7 +142,7 @@ class Session:
         if outputs is not None:
             numbers = {key: value for key, value in outputs.figures.items() if isinstance(value, int | float)}
             trackers.log(Tested(numbers, str(self.folder.weights)))
-        write_report(self.folder, data, outputs, best)
+        write_report(self.folder, data, outputs, best, self.by_fit)
         return outputs.figures if outputs is not None else None
 
     # ---- what these are made of
@@ -147,14 +150,25 @@ class Session:
     def trainer(self, model: nn.Module, data: Data) -> Trainer:
         return Trainer(model, data, self.config, self.folder, self.group, self.own_loss)
 
-    def tell(self, data: Data, trackers: Trackers) -> None:
+    def tell(self, trainer: Trainer, trackers: Trackers) -> None:
         """What to know before the training."""
+        data = trainer.data
         if self.group.restarted:
             trackers.log(Noted("a process was lost; training goes on from the last saved state", True))
         if data.quarantined:
             count = len(data.quarantined)
             what = "1 image cannot be read and is" if count == 1 else f"{count} images cannot be read and are"
             trackers.log(Noted(f"{what} left out; split.json has names and reasons", True))
+        for note in notes(data):
+            trackers.log(Noted(note, True))
+        if self.group.first and self.own_loss is None and ends_in_softmax(trainer.model, data, self.config):
+            trackers.log(
+                Noted(
+                    "the network gives probabilities, not negative and with a sum of 1, and the loss wants logits:"
+                    " leave out the softmax at its end, or it learns slowly and badly.",
+                    True,
+                )
+            )
 
     def facts(self, trainer: Trainer) -> dict[str, str]:
         """The run in words, as it begins."""

@@ -115,7 +115,7 @@ def fit(
         data = dataclasses.replace(data, target=target)
     if test is False:
         data = data.without_test()
-    return Session(config, new_folder(config), trackers=listeners, own_loss=loss).begin(data, model)
+    return Session(config, new_folder(config), trackers=listeners, own_loss=loss, by_fit=True).begin(data, model)
 
 
 def _refuse_own_parts(**given: object) -> None:

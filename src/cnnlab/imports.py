@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 from cnnlab.errors import CnnlabError, ConfigError, nearest
 
 T = TypeVar("T")
+PLACEHOLDER = "module:Class"  # the name of data=any and model=any: one of the user's own is to stand there
 NAMED = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
 
 
@@ -37,6 +38,11 @@ def import_named(name: str, what: str, error_class: type[CnnlabError], fits: Cal
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (Exception, SystemExit) as error:  # the module is the user's: anything can come out of it
+        if name == PLACEHOLDER and isinstance(error, ModuleNotFoundError):
+            raise error_class(
+                f"{what}=any stands for a class of your own: name its file and the class, as {what}=mine:Own for the"
+                " class Own of mine.py."
+            ) from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         where = " It is looked for in this folder and in PYTHONPATH." * isinstance(error, ModuleNotFoundError)
         raise error_class(

@@ -44,7 +44,23 @@ def test_a_few_photographs_get_a_small_network_for_photographs_small_batches_and
 
 
 def test_a_set_as_large_as_the_recipe_was_tuned_on_is_left_to_the_recipe() -> None:
-    assert settings(Facts(images=45_000, side=32, common=True, written=False)) == {}
+    assert settings(Facts(images=45_000, side=32, common=True, written=False)) == {"model": "resnet"}
+
+
+def test_the_network_is_always_among_what_is_said_unless_the_user_chose_it(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for i in range(5):
+            Image.fromarray(random.integers(0, 256, (24, 24, 3), np.uint8)).save(tmp_path / name / f"{i}.png")
+    words = ["data=folder", f"data.root={tmp_path}"]
+    composed, found = resolve_for_set(words)
+    assert "model=resnet" in [one.word for one in found]
+    assert composed.config.model == compose(["data=folder"]).model
+    composed, found = resolve_for_set([*words, "model=mlp"])
+    assert "model" not in {one.key for one in found} and composed.config.model["name"] == "mlp"
+    composed, found = resolve_for_set([*words, "model.depth=32"])
+    assert composed.config.model == {**compose(["data=folder"]).model, "depth": 32}
 
 
 @pytest.mark.parametrize("images", [6, 24, 30, 100, 168, 500, 2_000, 10_000, 45_000, 300_000])

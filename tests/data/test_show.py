@@ -97,7 +97,20 @@ def test_any_class_name_can_be_drawn_as_it_is(tmp_path: Path, name: str) -> None
         warnings.simplefilter("ignore")  # a sign that the font lacks is drawn as a box
         figure = show_batch(batch(2), [0, 1], [name, "plain"], path=tmp_path / "grid.png")
     title = drawn(figure)[0][0]
-    assert title == name or (len(name) > 18 and title == "x" * 17 + "…")
+    assert title == name or title.split("\n") == ["x" * 18] * 3 + ["x" * 17 + "…"]
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("cat", ["cat"]),
+        ("yellow_shafted_flicker_male", ["yellow_shafted_", "flicker_male"]),
+        ("American Staffordshire-Terrier", ["American", "Staffordshire-", "Terrier"]),
+        ("Donaudampfschifffahrtsgesellschaft", ["Donaudampfschifffa", "hrtsgesellschaft"]),
+    ],
+)
+def test_long_class_names_take_several_lines_and_lose_nothing(name: str, lines: list[str]) -> None:
+    assert drawn(show_batch(batch(2), [0, 1], [name, "plain"]))[0][0].split("\n") == lines
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

@@ -151,6 +151,15 @@ def test_figures_of_pixels_are_printed_with_their_intervals() -> None:
     assert "80.00 %  (95 % interval 70.00–90.00 %)" in text
 
 
+@pytest.mark.parametrize(("classes", "said"), [(3, False), (5, False), (6, True)])
+def test_the_accuracy_among_five_answers_is_printed_for_more_than_five_classes(classes: int, said: bool) -> None:
+    figures = classification_figures(*drawn(40, classes), [f"c{i}" for i in range(classes)])
+    keys = ("mean_class_accuracy", "top5_accuracy", "macro_f1", "loss", "ece")
+    figures |= {"split": "test", "n": 40, "accuracy_interval": [0, 1], "intervals": {key: [0, 1] for key in keys}}
+    figures |= {"calibration": {"temperature": None, "n": 40}}
+    assert ("top-5" in figures_text(figures)) == said
+
+
 def test_a_paired_change_is_that_of_the_same_images() -> None:
     """Agresti and Min 2005: (c − b) / (n + 2) ± 1.96 √(b + c + 1 − (c − b)²/(n + 2)) / (n + 2)."""
     before = torch.tensor([True] * 80 + [False] * 20)

@@ -403,6 +403,25 @@ def test_runs_are_compared_in_a_table_and_a_picture(
         assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 10
 
 
+def test_a_folder_of_runs_stands_for_those_that_have_trained_an_epoch(
+    command: CommandLine, run: Path, tmp_path: Path
+) -> None:
+    for name in ("a", "b", "unfinished"):
+        shutil.copytree(run, tmp_path / "runs" / name)
+    (tmp_path / "runs" / "unfinished" / "metrics.jsonl").unlink()
+    (tmp_path / "runs" / "other").mkdir()
+    result = command("compare", "runs", cwd=tmp_path)
+    assert result.code == 0, result.err
+    assert [line.split()[0] for line in result.out.splitlines() if line][:4] == ["run", "runs/a", "runs/b", "curves"]
+    assert "unfinished" not in result.out
+    for name in ("a", "b"):
+        (tmp_path / "runs" / name / "metrics.jsonl").unlink()
+    result = command("compare", "runs", cwd=tmp_path)
+    assert result.code == 2
+    assert "of the 3 runs in runs none has finished an epoch yet" in result.err
+    assert "is not a run folder" in command("compare", "runs/other", cwd=tmp_path).err
+
+
 def test_runs_without_validation_are_told_apart_in_the_picture() -> None:
     row = {"train_loss": 1.0, "train_accuracy": 0.5, "val_loss": None, "val_accuracy": None}
     known = row | {"val_loss": 1.0, "val_accuracy": 0.4}

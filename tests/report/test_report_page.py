@@ -137,7 +137,8 @@ def test_header_tells_the_result_with_interval_n_and_baseline() -> None:
     assert "Test accuracy 90.0 %" in words
     assert "95 % interval 82.0 % to 95.0 %. n = 60 pictures, 54 of them right." in words
     assert "most common class (the upright tick) would score 33.3 %" in words
-    assert "Validation accuracy 85.0 % best epoch, 4" in words
+    assert "Validation accuracy 85.0 % best epoch, 4; n = 100 pictures" in words
+    assert "Top-5" not in words  # of three classes
     assert "Training time 40.0 s" in words
     assert "resnet trained on animals · 3 classes" in words
 

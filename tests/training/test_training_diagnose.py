@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from torch import nn
 
 from cnnlab.config import compose
+from cnnlab.data.load import load_data
 from cnnlab.experiment import run_experiment
+from cnnlab.fitting import fit
 from cnnlab.tracking.base import Event, Noted
-from cnnlab.training.diagnose import Hint, Setup, diagnose, early_hint
+from cnnlab.training.diagnose import Hint, Setup, as_arguments, diagnose, early_hint
 
 DIGITS = ["data.limit=400", "data.val_fraction=0.3", "trainer.precision=fp32", "logger=none", "augment=none"]
 MLP = [*DIGITS, "model=mlp", "model.hidden=[32]", "trainer.batch_size=20", "trainer.epochs=12", "optimizer.lr=0.05"]
@@ -72,6 +75,70 @@ def test_a_run_at_chance_is_named_and_the_fix_works(fault: str, tmp_path: Path) 
     assert said, "nothing was said"
     notes, fixed = notes_of(with_fix(words, said[-1].rpartition(" Try ")[2].rstrip(".")), tmp_path / "fixed")
     assert fixed > 0.4, (said[-1], notes)
+
+
+@pytest.mark.parametrize(
+    ("fix", "batches_of", "arguments"),
+    [
+        ("trainer.epochs=50", "fit", "epochs=50"),
+        ("trainer.batch_size=8 trainer.epochs=50", "fit", "batch_size=8, epochs=50"),
+        ("trainer.batch_size=8 trainer.epochs=50", "load_data", "load_data(…, batch_size=8), epochs=50"),
+        ("trainer.batch_size=8 trainer.epochs=50", "DataLoader", "DataLoader(…, batch_size=8), epochs=50"),
+        ("trainer.epochs=8, or a wider network", "fit", "epochs=8, or a wider network"),
+        ("optimizer.lr=1e-05, and see", "fit", 'overrides=["optimizer.lr=1e-05"], and see'),
+        ("trained weights (init.from=RUN)", "fit", 'trained weights (overrides=["init.from=RUN"])'),
+        ("model.dropout=0.08", "load_data", "create_model(…, dropout=0.08)"),
+        ("model.activation=relu", "load_data", 'create_model(…, activation="relu")'),
+        ("augment=strong or more images", "load_data", 'load_data(…, augment="strong") or more images'),
+        ("cnnlab data folder data.root=a --show", "fit", "cnnlab data folder data.root=a --show"),
+    ],
+)
+def test_what_to_try_is_written_in_the_arguments_of_python(fix: str, batches_of: str, arguments: str) -> None:
+    assert as_arguments(fix, batches_of) == arguments
+
+
+class Flattened(nn.Sequential):
+    """A network of a user's own."""
+
+    def __init__(self, *last: nn.Module) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(64, 10), *last)
+
+
+def test_fit_hints_at_its_own_arguments_and_the_key_of_the_command_line_stays_there(tmp_path: Path) -> None:
+    heard, listener = Heard(), {"progress": False, "test": False}
+    data = load_data("digits", limit=64, batch_size=32)
+    fit(Flattened(), data, epochs=1, dir=tmp_path / "run", trackers=[heard], **listener)
+    assert "Try load_data(…, batch_size=8), epochs=" in heard.notes[-1] and "trainer." not in heard.notes[-1]
+    run_experiment(compose(["data.limit=64", "model=mlp", "trainer.epochs=1", f"run.dir={tmp_path / 'b'}"]), [heard])
+    assert "trainer.epochs=" in heard.notes[-1]
+
+
+def test_a_report_of_fit_hints_at_its_own_arguments(tmp_path: Path) -> None:
+    data = load_data("digits", limit=64, batch_size=32)
+    fit(Flattened(), data, epochs=1, dir=tmp_path / "run", progress=False)
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "load_data(…, batch_size=8), epochs=" in page
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [((nn.Softmax(1),), True), ((), False), ((nn.LogSoftmax(1),), False), ((nn.ReLU(),), False)],
+)
+def test_a_softmax_at_the_end_of_a_network_of_ones_own_is_seen(
+    last: tuple[nn.Module, ...], said: bool, tmp_path: Path
+) -> None:
+    heard = Heard()
+    data = load_data("digits", limit=40)
+    fit(Flattened(*last), data, epochs=1, dir=tmp_path / "run", trackers=[heard], progress=False, test=False)
+    assert any("leave out the softmax" in note for note in heard.notes) == said
+
+
+def test_probabilities_are_right_for_a_loss_of_ones_own(tmp_path: Path) -> None:
+    heard = Heard()
+    loss = {"loss": lambda answers, labels: nn.functional.nll_loss(answers.log(), labels)}
+    data = load_data("digits", limit=40)
+    fit(Flattened(nn.Softmax(1)), data, epochs=1, dir=tmp_path, trackers=[heard], progress=False, test=False, **loss)
+    assert not any("softmax" in note for note in heard.notes)
 
 
 def row(epoch: int, train: float, val: float, train_loss: float, val_loss: float, steps: int = 50) -> dict[str, Any]:

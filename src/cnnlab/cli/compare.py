@@ -7,11 +7,14 @@ import argparse
 from cnnlab.cli.arguments import RUN
 
 SUMMARY = "put runs side by side: a table and a picture of their curves"
-EXAMPLES = "example:\n  cnnlab compare runs/a runs/b --out curves.png"
+EXAMPLES = """\
+examples:
+  cnnlab compare runs/a runs/b --out curves.png
+  cnnlab compare runs                                       every run in the folder"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="+", metavar="RUN", help=RUN)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help=f"{RUN}; or a folder of runs")
     parser.add_argument(
         "--out", default="compare.png", metavar="FILE", help="picture of the curves (default: compare.png)"
     )

@@ -25,11 +25,13 @@ def print_json(facts: Any, indent: int | None = None) -> None:
 def print_run(run: Run) -> None:
     """The table of the best epoch and the test, and where the run lies."""
     from cnnlab.evaluation.tables import print_whole, result_table
-    from cnnlab.runs.folder import RunFolder
+    from cnnlab.runs.folder import RunFolder, read_split
     from cnnlab.runs.remote import address_of
 
     print()
-    print_whole(result_table(run.history, RunFolder(run.dir).read_card()["epoch"], run.test))
+    folder = RunFolder(run.dir)
+    val_count = read_split(folder).get("sizes", {}).get("val") or None  # of a DataLoader it may not be known
+    print_whole(result_table(run.history, folder.read_card()["epoch"], run.test, val_count))
     print()
     if address := address_of(run.dir):
         print_line(f"run         {address}")

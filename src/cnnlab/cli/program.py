@@ -89,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _dispatch(words: list[str]) -> int:
     """Parse, and do what is asked for; return the exit code. Raises what went wrong."""
     parser = build_parser()
+    if words[:1] == ["help"]:
+        words = [*words[1:2], "--help"]
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
         hint = f" Did you mean: cnnlab train {words[0]}" if "=" in words[0] else nearest(words[0], COMMANDS)
         parser.exit(2, one_line(f"cnnlab: unknown command {words[0]!r}.{hint}") + "\n")

@@ -47,7 +47,18 @@ SAID = {  # a key in the words of others
     "wd": "weight_decay",
     "num_epochs": "epochs",
     "img_size": "image_size",
+    "num_workers": "workers",
+    "patience": "early_stopping",
+    "pretrained": "from",
 }
+OPEN_KEYS = (  # of models and optimizers, whose keys are not listed in the schema
+    "optimizer.lr",
+    "optimizer.weight_decay",
+    "optimizer.momentum",
+    "model.depth",
+    "model.width",
+    "model.dropout",
+)
 RESUMABLE = ("optimizer.lr", "trainer.grad_clip")  # what a run may change on its way
 ADDS_UP = ("data",)  # its option chose the recipe, so what the recipe says of the data stays
 # Keys whose value may be "package.module:Class", or a list of such.
@@ -307,14 +318,25 @@ def split_word(word: str) -> tuple[str, str]:
 
 def keys_like(name: str) -> list[str]:
     """Whole keys that end in this name: ["optimizer.lr"] for lr, or learning_rate."""
-    known = {*known_keys(), *ALIASES, "optimizer.lr", "optimizer.weight_decay", "model.depth", "model.width"}
+    known = {*known_keys(), *ALIASES, *OPEN_KEYS}
     name = name.replace("-", "_")
     return sorted(key for key in known if key.rpartition(".")[2] == SAID.get(name, name))
 
 
+def key_elsewhere(section: str, name: str) -> str:
+    """Answer learning_rate of any section by " Did you mean 'optimizer.lr'?"; "" where no other key is called that."""
+    found = [key for key in keys_like(name) if key != f"{section}.{name}"]
+    if section and len(found) > 1:
+        return nearest(f"{section}.{name}", found)
+    return f" Did you mean {' or '.join(map(repr, found))}?" if found else ""
+
+
 def _nearest_key(key: str) -> str:
-    if found := keys_like(key):
-        return f" Did you mean {' or '.join(map(repr, found))}?"
+    section, _, name = key.rpartition(".")
+    if hint := key_elsewhere(section, name):
+        return hint
+    if inside := {known.removeprefix(f"{section}.") for known in known_keys() if known.startswith(f"{section}.")}:
+        return nearest(name, inside, f"{section}.")  # the whole keys of a section are all alike
     return nearest(key, {*known_keys(), *ALIASES, *GROUPS, EXPERIMENT, "model.", "optimizer."})
 
 

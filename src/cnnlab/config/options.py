@@ -128,7 +128,7 @@ def find_option(group: str, name: str, own: Path | None = None) -> Option:
     more = optimizer_names() if group == "optimizer" else []
     if group == "data" and Path(name).is_dir():
         raise ConfigError(f"unknown data {name!r}, but a folder of that name is here: data=folder data.root={name}.")
-    raise ConfigError(f"unknown {group} {name!r}.{nearest(name, [*known, *more])}")
+    raise ConfigError(f"unknown {group} {name!r}.{nearest(name, {*known, *more} - {'any'})}")
 
 
 def optimizer_names() -> list[str]:

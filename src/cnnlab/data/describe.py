@@ -10,6 +10,7 @@ import numpy as np
 from cnnlab.data.audit import Audit, class_counts, refuse_batches
 from cnnlab.data.catalog import CATALOG, DatasetInfo
 from cnnlab.data.load import Data
+from cnnlab.data.notes import cut_parts_note, notes
 from cnnlab.data.split import NAMES
 from cnnlab.errors import one_line
 
@@ -39,6 +40,7 @@ def facts(data: Data, findings: Audit | None = None) -> dict[str, Any]:
         "mean": list(data.preprocess.mean),
         "std": list(data.preprocess.std),
         "class_counts": class_counts(data),
+        "notes": notes(data) if findings is None else [*data.pictures.notes, *cut_parts_note(data)],
     }
     if findings is not None:
         known["check"] = dataclasses.asdict(findings)
@@ -64,6 +66,8 @@ def as_text(known: dict[str, Any]) -> str:
     lines.append(f"  {'class':<{width}}" + "".join(f"{part:>9}" for part in NAMES))
     for name, row in known["class_counts"].items():
         lines.append(f"  {name:<{width}}" + "".join(f"{row[part]:>9,}" for part in NAMES))
+    if known["notes"]:
+        lines += ["", *map(one_line, known["notes"])]
     if "check" in known:
         lines += ["", *_findings(known["check"], known["class_counts"])]
     return "\n".join(lines)
@@ -74,20 +78,37 @@ def _findings(check: dict[str, Any], counts: dict[str, dict[str, int]]) -> list[
     lines = [
         f"balance: the largest class has {max(train) / max(1, min(train)):.1f} times the smallest's training pictures"
     ]
+    leaks = {tuple(leak["names"]): " and ".join(leak["splits"]) for leak in check["leaks"]}
+
+    def apart(*names: str) -> str:
+        """What to write behind copies that lie in two splits: (in train and test)."""
+        found = [leaks[first, other] for first in names[:1] for other in names[1:] if (first, other) in leaks]
+        return f"  (in {found[0]})" if found else ""
+
+    conflicts = check["label_conflicts"]
+    same = [group for group in check["exact"] if group not in conflicts]
+    near = sorted(check["near"], key=lambda pair: not apart(*pair[:2]))  # leaks come first
     sections = [
-        ("unreadable pictures", [f"{row['name']}: {row['reason']}" for row in check["unreadable"]]),
-        ("exact duplicates", [" = ".join(group) for group in check["exact"]]),
-        ("near duplicates", [f"{a} ≈ {b} (correlation {r:.3f})" for a, b, r in check["near"]]),
-        ("same file in two classes", [" = ".join(group) for group in check["label_conflicts"]]),
-        ("leaks: the same picture in two splits", [
-            f"{' and '.join(leak['splits'])}: {' , '.join(leak['names'])} ({leak['kind']})" for leak in check["leaks"]
+        ("unreadable pictures", "replace or delete them", [
+            f"{row['name']}: {row['reason']}" for row in check["unreadable"]
+        ]),
+        ("same file in two classes", "keep it in the class that is right, and delete it in the other", [
+            " = ".join(group) + apart(*group) for group in sorted(conflicts, key=lambda group: not apart(*group))
+        ]),
+        ("exact duplicates in a class", "keep one of each, and delete the others", [
+            " = ".join(group) + apart(*group) for group in sorted(same, key=lambda group: not apart(*group))
+        ]),
+        ("near duplicates", "look at each pair, and keep one where both show the same", [
+            f"{a} ≈ {b} (correlation {r:.3f}){apart(a, b)}" for a, b, r in near
         ]),
     ]  # fmt: skip
-    for title, rows in sections:
-        lines.append(f"{title}: {len(rows) or 'none'}")
+    for title, fix, rows in sections:
+        lines.append(f"{title}: {f'{len(rows):,}; {fix}' if rows else 'none'}")
         lines += [f"  {one_line(row)}" for row in rows[:SHOWN]]
         if len(rows) > SHOWN:
             lines.append(f"  … and {len(rows) - SHOWN:,} more (--json lists all)")
+    fix = "of these pairs; they make val and test figures too good: delete one of each"
+    lines.append(f"leaks, the same picture in two splits: {f'{len(leaks):,} {fix}' if leaks else 'none'}")
     if not check["near_checked"]:
         lines.append("near duplicates were not sought: too many pictures, or data.storage=stream")
     return lines

@@ -26,6 +26,7 @@ from cnnlab.data.batches import BatchLoader
 from cnnlab.data.decode import Layout
 from cnnlab.data.loader import Loader, Streamed
 from cnnlab.data.measure import measure
+from cnnlab.data.notes import look_command
 from cnnlab.data.own import OWN_SET, OwnData, Source, class_names, import_dataset, open_named, read_pictures
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.data.recommend import facts_of, follows_from_set, is_said, recommend
@@ -458,7 +459,7 @@ def build_data(
     canvas = training_layout(pictures, layout, augmentation)
     stored = _open_pixels(pictures, layout, canvas, config, progress, processes)
     index, evaluation_pixels, training_pixels = stored.index, stored.evaluation, stored.training
-    check_quarantine(index, len(pictures), settings.max_corrupt, pictures.names)
+    check_quarantine(index, pictures.names, settings)
     split = make_split(pictures.labels, index.ok, pictures.official, settings, config.seed)
     check_classes(pictures.class_counts(split.train), pictures.classes)
     if settings.per_class_train and not len(split.test):
@@ -654,13 +655,13 @@ def _fits_on_disk(count: int, layouts: set[Layout]) -> bool:
     return sum(layout.bytes_per_picture for layout in layouts) * count < 0.9 * shutil.disk_usage(folder).free
 
 
-def check_quarantine(index: Index, count: int, allowed: float, names: Sequence[str]) -> None:
-    """Raise DataError if more than `allowed` of the pictures cannot be read."""
-    bad = len(index.reasons)
-    if bad > allowed * count:
+def check_quarantine(index: Index, names: Sequence[str], settings: DataConfig) -> None:
+    """Raise DataError if more than `data.max_corrupt` of the pictures cannot be read."""
+    bad, count = len(index.reasons), len(names)
+    if bad > settings.max_corrupt * count:
         first, reason = min(index.reasons.items())
         raise DataError(
-            f"{bad:,} of {count:,} pictures cannot be read, the first is {names[first]} ({reason}). Mend or delete"
-            " them (cnnlab data ... --check lists them), or allow it with"
-            f" data.max_corrupt={math.ceil(1000 * bad / count) / 1000}."
+            f"{bad:,} of {count:,} pictures cannot be read, the first is {names[first]} ({reason}). Replace or delete"
+            f" them, or allow it with data.max_corrupt={math.ceil(1000 * bad / count) / 1000}."
+            + ("" if settings.name == OWN_SET else f" To see them all: {look_command(settings, '--check')}")
         )

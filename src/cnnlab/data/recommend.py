@@ -22,6 +22,7 @@ from cnnlab.data.sources import open_pictures
 from cnnlab.data.sources.base import FileSet, PictureSet
 from cnnlab.data.sources.folder import DEFAULT_SIDE
 from cnnlab.data.split import make_split
+from cnnlab.errors import DataError
 
 TUNED_ON = 45_000  # images that the recipe of folders was tuned on
 PHOTOGRAPH = 64  # pixels of the shorter side from which on an image is treated as a photograph
@@ -98,6 +99,8 @@ def recommend(
             take("model", "convnet", "the network for photographs")
             if facts.images < MANY:
                 take("model.width", 16, f"half the width for fewer than {MANY:,} images")
+        else:
+            take("model", config.model["name"], f"the network for images of fewer than {PHOTOGRAPH} pixels")
         if facts.written:
             take("augment", "light", "no mirror images: they are grey, or their classes are single characters")
     trainer = config.trainer
@@ -153,11 +156,24 @@ def resolve_for_set(
     if _said(composed, "recipe") or not follows_from_set(config):
         return composed, []
     data = dataclasses.replace(config.data, download=config.data.download and download)
-    facts = facts_of(open_pictures(data), data, config.seed)
+    facts = facts_of(_open(data, _said(composed, "data.root")), data, config.seed)
     begun_from = network_of(config.init.source) if config.init.source is not None else None
     found = recommend(facts, config, lambda key: _said(composed, key), begun_from)
     derived = {one.key: (one.value, one.reason) for one in found}
     return resolve(words, config_dir, config_file, derived, trust_code), found
+
+
+def _open(settings: DataConfig, root_is_said: bool) -> PictureSet:
+    """The set; where nobody said where the images of a folder lie, the error says that first."""
+    try:
+        return open_pictures(settings)
+    except DataError as error:
+        if settings.name != "folder" or root_is_said:
+            raise
+        raise DataError(
+            "data=folder needs the folder of your images, which holds a folder per class: add data.root=FOLDER, such as"
+            f" data.root=photos. (Without it {settings.root} is looked at: {str(error).partition(';')[0]}.)"
+        ) from None
 
 
 def follows_from_set(config: Config) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 from cnnlab.data.preprocess import Preprocess
+
+NAME_WIDTH, NAME_LINES = 18, 4  # of a class name above an image; longer ones are cut
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,6 +27,20 @@ def show_training_batch(data: Data, path: str | Path | None = None) -> Figure:
     batch = next(data.train.epoch(0))
     masks = batch.targets if data.pixel_targets else None
     return show_batch(batch.images, data.label_names(batch), preprocess=data.preprocess, path=path, masks=masks)
+
+
+def wrapped(name: str) -> str:
+    """A class name in NAME_LINES lines of NAME_WIDTH characters at most, broken at spaces, "_" and "-" if it can be."""
+    lines = [""]
+    for word in re.split(r"(?<=[\s_-])", name):
+        if len(lines[-1]) + len(word) > NAME_WIDTH and lines[-1]:
+            lines.append("")
+        pieces = [word[i : i + NAME_WIDTH] for i in range(0, len(word), NAME_WIDTH)] or [""]
+        lines[-1] += pieces[0]
+        lines += pieces[1:]
+    if len(lines) > NAME_LINES:
+        lines[NAME_LINES - 1 :] = [lines[NAME_LINES - 1][: NAME_WIDTH - 1] + "…"]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def show_batch(
@@ -67,7 +84,7 @@ def show_batch(
         grey = picture.shape[-1] == 1
         axis.imshow(picture[..., 0] if grey else picture, cmap="gray" if grey else None, vmin=0, vmax=255)
         text = label if isinstance(label, str) else classes[int(label)] if classes else str(int(label))
-        axis.set_title(text if len(text) < 19 else text[:17] + "…", fontsize=8, pad=3, parse_math=False)
+        axis.set_title(wrapped(text), fontsize=8, pad=3, parse_math=False)
     for axis, mask in zip(axes, [] if masks is None else masks[: len(pixels)].cpu().numpy(), strict=False):
         for number in np.unique(mask[mask > 0]):
             axis.contour(mask == number, levels=[0.5], colors=[f"C{number % 10}"], linewidths=1.2)

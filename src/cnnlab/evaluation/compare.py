@@ -12,7 +12,8 @@ from cnnlab.errors import RunError
 from cnnlab.evaluation.plots import plot_curves
 from cnnlab.remote import is_remote
 from cnnlab.runs.artifact import is_artifact
-from cnnlab.runs.folder import open_folder, read_config
+from cnnlab.runs.folder import RunFolder, open_folder, read_config
+from cnnlab.runs.remote import CONFIG
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,33 @@ def at_chance(test: dict[str, Any]) -> bool:
     return bool(test["accuracy_interval"][0] <= max(counts) / max(1, sum(counts)))
 
 
+def runs_below(path: str) -> list[str]:
+    """A run as it is; of a folder of runs each one that has trained an epoch, sorted by name.
+
+    Raises:
+        RunError: a folder of runs of which none has.
+    """
+    if is_remote(path) or is_artifact(path):
+        return [path]
+    folder = Path(path)
+    runs = [] if (folder / CONFIG).exists() else sorted(file.parent for file in folder.glob(f"*/{CONFIG}"))
+    begun = [str(run) for run in runs if RunFolder(run).history()]
+    if runs and not begun:
+        raise RunError(f"of the {len(runs)} runs in {folder} none has finished an epoch yet; compare them later.")
+    return begun or [str(folder)]
+
+
 def compare_runs(paths: Sequence[str], picture: str | Path) -> list[ComparedRun]:
     """Read the runs and draw their curves into `picture`.
+
+    Args:
+        paths: run folders, or folders of them, of which those are left out that have no epoch yet.
 
     Raises:
         RunError: a folder that is no run or has no epoch yet, or a picture that cannot be written.
     """
     runs = []
-    for path in dict.fromkeys(p if is_remote(p) or is_artifact(p) else str(Path(p)) for p in paths):
+    for path in dict.fromkeys(run for given in paths for run in runs_below(given)):
         folder = open_folder(path)
         history = folder.history()
         if not history:

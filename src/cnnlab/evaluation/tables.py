@@ -25,13 +25,17 @@ def plain_table(*columns: tuple[str, str]) -> Table:
     return table
 
 
-def result_table(history: Sequence[Mapping[str, Any]], best_epoch: int, test: Mapping[str, Any] | None) -> Table:
-    """What a training ends with: the best epoch on validation, and the test."""
+def result_table(
+    history: Sequence[Mapping[str, Any]], best_epoch: int, test: Mapping[str, Any] | None, val_count: int | None = None
+) -> Table:
+    """What a training ends with: the best epoch on validation, of `val_count` images, and the test."""
     headings = [(name, "right") for name in ("loss", "accuracy", "95 % interval", "pictures")]
     table = plain_table(("", "left"), *headings)
     row = next(row for row in history if row["epoch"] == best_epoch)
     if row["val_loss"] is not None:
-        table.add_row(f"validation, epoch {best_epoch}", number(row["val_loss"]), percent(row["val_accuracy"]), "", "")
+        count = "" if val_count is None else f"{val_count:,}"
+        figures = number(row["val_loss"]), percent(row["val_accuracy"])
+        table.add_row(f"validation, epoch {best_epoch}", *figures, "", count)
     if test is not None:
         interval = interval_text(test["accuracy_interval"])
         table.add_row("test", number(test["loss"]), percent(test["accuracy"]), interval, f"{test['n']:,}")
@@ -59,6 +63,7 @@ def _classification_text(figures: Mapping[str, Any]) -> str:
     bounds = {"accuracy": figures["accuracy_interval"], **figures["intervals"]}
     several = {key: value for key, value in figures["topk_accuracy"].items() if key not in ("1", "5")}
     further = "accuracy of " * bool(several) + ", ".join(f"top-{k} {percent(v)}" for k, v in several.items())
+    top5 = "5" in figures["topk_accuracy"]  # of five classes or fewer the true one is always among five
 
     def line(label: str, key: str, write: Callable[[float], str], note: str = "") -> str:
         interval = "–".join(write(bound).removesuffix(" %") for bound in bounds[key])
@@ -70,7 +75,7 @@ def _classification_text(figures: Mapping[str, Any]) -> str:
             f"{'':<25}95 % interval",
             line("accuracy", "accuracy", percent),
             line("classes", "mean_class_accuracy", percent, "mean accuracy over the classes"),
-            line("top-5", "top5_accuracy", percent, further),
+            *([line("top-5", "top5_accuracy", percent, further)] if top5 else []),
             line("macro F1", "macro_f1", number),
             line("loss", "loss", number),
             line("ECE", "ece", number, f"expected calibration error, 15 bins{_without_chance(figures)}"),

@@ -34,6 +34,8 @@ def parse_arguments(words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         key, sign, value = word.partition("=")
         key = key.removeprefix("model.")
+        if sign and "." in key:
+            raise ModelError(_foreign_key(word))
         if not sign or not key.isidentifier():
             raise ModelError(f"{word!r} is not of the form key=value, such as depth=20.")
         try:
@@ -45,6 +47,18 @@ def parse_arguments(words: Sequence[str]) -> dict[str, Any]:
         if isinstance(arguments[key], str) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+", arguments[key]):
             arguments[key] = float(arguments[key])  # YAML 1.1 takes 1e-3 for text
     return arguments
+
+
+def _foreign_key(word: str) -> str:
+    """What to say of a key of another section, such as data.image_size=64."""
+    key, _, value = word.partition("=")
+    facts = {"data.image_size": "image_size", "data.channels": "in_channels"}
+    if key in facts:
+        return f"{word!r} is a key of `cnnlab train`; here write {facts[key]}={value}."
+    return (
+        f"{word!r} is no argument of a model, and no set is opened here: give the constructor's own arguments, such as"
+        " depth=20, and image_size and in_channels; leave it out."
+    )
 
 
 def model_from_words(name: str, words: Sequence[str]) -> tuple[nn.Module, tuple[int, int, int]]:

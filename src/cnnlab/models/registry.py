@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from cnnlab.config import with_canonical_names
+from cnnlab.config import key_elsewhere, with_canonical_names
 from cnnlab.errors import CnnlabError, ModelError, nearest
 from cnnlab.imports import import_named
 from cnnlab.models.alexnet import AlexNet
@@ -85,7 +85,8 @@ def create_model(name: str, *, trust_code: bool = False, **arguments: Any) -> nn
     allowed = named_parameters(name)
     unknown = [key for key in arguments if key not in allowed]
     if unknown and not takes_any(name):
-        raise ModelError(f"model {name!r} has no argument {unknown[0]!r}.{nearest(unknown[0], allowed)}")
+        hint = key_elsewhere("model", unknown[0]) or nearest(unknown[0], allowed)
+        raise ModelError(f"model {name!r} has no argument {unknown[0]!r}.{hint}")
     if builder.__module__.startswith("cnnlab."):  # constructors of others check for themselves
         arguments = with_canonical_names(arguments)
         for key, value in arguments.items():

@@ -136,6 +136,12 @@ def headline(report: Report) -> dict[str, Any]:
     }
 
 
+def _val_note(report: Report) -> str:
+    """What the validation accuracy rests on: "best epoch, 3; n = 120 pictures"."""
+    n = (report.split.get("sizes") or {}).get("val")
+    return f"best epoch, {report.best_epoch}" + (f"; n = {count(n)} pictures" if n else "")
+
+
 def facts(report: Report) -> list[Fact]:
     """Return the smaller figures of the header, those of the test first. One that is unknown is left out."""
     test, best, view = report.test or {}, best_row(report), view_of(report)
@@ -157,10 +163,14 @@ def facts(report: Report) -> list[Fact]:
             between(folds.get("interval"), percent),
         ),
         *(
-            Fact(f"Validation {label}", percent(best.get(f"val_{key}")), f"best epoch, {report.best_epoch}")
+            Fact(f"Validation {label}", percent(best.get(f"val_{key}")), _val_note(report))
             for key, label in {view.figure: view.label, "accuracy": view.accuracy}.items()
         ),
-        tested("Top-5 accuracy", "top5_accuracy", "true class among five answers"),
+        *(
+            [tested("Top-5 accuracy", "top5_accuracy", "true class among five answers")]
+            if len(report.classes) > 5
+            else []
+        ),
         Fact(
             "With further views",
             percent(views.get("accuracy")),

@@ -17,8 +17,14 @@ from cnnlab.runs.folder import RunFolder, read_config, read_environment, read_sp
 from cnnlab.training.diagnose import Setup, diagnose
 
 
-def write_report(folder: RunFolder, data: Data, outputs: Outputs | None, model: nn.Module) -> None:
-    """report.html of the run and its best model. It comes last: where it is, the run is done."""
+def write_report(
+    folder: RunFolder, data: Data, outputs: Outputs | None, model: nn.Module, by_fit: bool = False
+) -> None:
+    """report.html of the run and its best model. It comes last: where it is, the run is done.
+
+    Args:
+        by_fit: the run is one of `cnnlab.fit`, and hints name its arguments.
+    """
     config = read_config(folder)
     history = folder.history()
     split = read_split(folder)
@@ -40,7 +46,7 @@ def write_report(folder: RunFolder, data: Data, outputs: Outputs | None, model: 
             filters=None if filters is None else filters.float().cpu().numpy(),
             insight=insight,
             folds=folder.read_folds(),
-            hints=[(hint.text, hint.fix) for hint in diagnose(history, Setup.of(data, config))],
+            hints=[(hint.text, hint.fix) for hint in diagnose(history, Setup.of(data, config, by_fit))],
         )
     )
     write_whole(folder.report, page)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -43,9 +44,7 @@ def read_source(source: str) -> tuple[dict[str, Tensor], list[str] | None]:
         raise RunError(f"{path} may be a pickle, which can run code: save its state dict as .safetensors.")
     if path.suffix != ".safetensors" or path.is_dir():
         if not path.exists():
-            raise RunError(
-                f"there is nothing at {source}; init.from takes a run folder, FILE.safetensors or torchvision:NAME."
-            )
+            raise RunError(nothing_at(source))
         tensors, card = read_weights(open_folder(path).weights)
         return tensors, card["classes"]
     try:
@@ -59,13 +58,28 @@ def read_source(source: str) -> tuple[dict[str, Tensor], list[str] | None]:
         raise RunError(f"{path} cannot be read as safetensors ({error}); restore it or convert it.") from None
 
 
+def nothing_at(source: str) -> str:
+    """What to say of an init.from that is not there: it may be a network of torchvision without its prefix."""
+    from torchvision.models import list_models as architectures
+
+    name = re.split(r"[/.:\\]", source)[-1].casefold()
+    if name in architectures():
+        return f"there is nothing at {source}; for the weights that torchvision publishes: init.from={LIBRARY}{name}."
+    return (
+        f"there is nothing at {source}; init.from takes a run folder, FILE.safetensors or torchvision:NAME, such as"
+        f" {LIBRARY}resnet18."
+    )
+
+
 def network_of(source: str) -> dict[str, Any] | None:
     """Name and arguments of the network in a run folder of this machine, less what the new set decides.
 
-    None for any other source, and for a network of the user's own.
+    None for any other source, and for a network of the user's own. Raises RunError where nothing is there.
     """
     if source.startswith(LIBRARY) or is_remote(source) or is_artifact(source) or source.endswith(".safetensors"):
         return None
+    if not given_path(source, "init.from").exists():
+        raise RunError(nothing_at(source))
     network = open_folder(source).read_card()["model"]
     if ":" in network["name"] or network["name"] not in list_models():
         return None

@@ -113,6 +113,15 @@ def _try_out(model: nn.Module, channels: int, sizes: set[tuple[int, int]], data:
         return ghost.eval()(torch.full((2, channels, *data.image_size), 0.5))
 
 
+def ends_in_softmax(model: nn.Module, data: Data, config: Config) -> bool:
+    """Whether a network of the user's own gives probabilities to a loss of logits: two grey images tell."""
+    ours = type(model).__module__.startswith("cnnlab.")
+    if ours or data.pixel_targets or config.trainer.loss != "cross_entropy":
+        return False
+    answers = _try_out(model, data.in_channels, {data.image_size}, data).float()
+    return bool(answers.ndim == 2 and (answers >= 0).all() and ((answers.sum(1) - 1).abs() < 1e-3).all())
+
+
 @torch.no_grad()
 def classes_of(model: nn.Module, images: Tensor) -> int:
     """How many classes a model answers for: the logits that it gives for (B, C, H, W) images.

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-import shlex
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch.utils.data import DataLoader
+
 from cnnlab.config import Config, options, read_yaml, resource
-from cnnlab.data.catalog import has_root
+from cnnlab.data.batches import BatchLoader
 from cnnlab.data.load import Data
+from cnnlab.data.notes import look_command
+from cnnlab.data.own import OWN_SET
 
 Row = Mapping[str, Any]  # a line of metrics.jsonl
 
 FEW_STEPS = 200  # below them hardly anything is learned from scratch
 FAR = 3.0  # a learning rate so many times above the usual one is probably the fault, and so many times 10 below it
 LITTLE = 0.1  # of the way from chance to all right: less is hardly anything learned
+WORD = r"(?:trainer|optimizer|model|init|augment)(?:\.\w+)?=[^\s,)]+"  # a setting in what a hint says to try
 APART = 0.15  # accuracy on training images above that on validation images that is called overfitting
 
 
@@ -41,6 +47,8 @@ class Setup:
         val_counts: the same of the validation split.
         steps: of the optimizer in each epoch.
         random_ap: of a multi-label set the mean average precision of a ranking by chance, else None.
+        batches_of: what makes the batches of a run of `cnnlab.fit`: "fit", "load_data" or "DataLoader"; "" for any
+            other run, whose hints name keys.
     """
 
     config: Config
@@ -48,14 +56,25 @@ class Setup:
     val_counts: Sequence[float]
     steps: int
     random_ap: float | None = None
+    batches_of: str = ""
 
     @classmethod
-    def of(cls, data: Data, config: Config) -> Setup:
+    def of(cls, data: Data, config: Config, by_fit: bool = False) -> Setup:
+        """`by_fit`: the run is one of `cnnlab.fit`."""
         counts, val_counts = (class_counts(data, part) for part in ("train", "val"))
+        batches_of = ""
+        if by_fit:
+            own = isinstance(data.train, BatchLoader) and isinstance(data.train.source, DataLoader)
+            batches_of = "DataLoader" if own else "fit" if config.data.name == OWN_SET else "load_data"
         steps = max(1, len(data.train) // config.trainer.accumulate)
-        images = max(1, data.train.count)
-        random_ap = sum(counts) / len(counts) / images if data.multi_label else None
-        return cls(config, counts, val_counts, steps, random_ap)
+        return cls(config, counts, val_counts, steps, ranking_by_chance(data, counts), batches_of)
+
+
+def ranking_by_chance(data: Data, counts: Sequence[float]) -> float | None:
+    """Mean average precision of a random order; 0 where only the user's own code knows the labels."""
+    if not data.multi_label:
+        return None
+    return 0.0 if data.in_batches else sum(counts) / len(counts) / max(1, data.train.count)
 
 
 def class_counts(data: Data, part: str) -> list[float]:
@@ -68,6 +87,40 @@ def class_counts(data: Data, part: str) -> list[float]:
 
 def diagnose(history: Sequence[Row], setup: Setup) -> list[Hint]:
     """Hints for a training with these rows; none where nothing is wrong. Whether it goes on does not matter."""
+    hints = _hints(history, setup)
+    if setup.batches_of:
+        hints = [dataclasses.replace(hint, fix=as_arguments(hint.fix, setup.batches_of)) for hint in hints]
+    return hints
+
+
+def as_arguments(fix: str, batches_of: str) -> str:
+    """What to try in the arguments of Python: "trainer.epochs=9 trainer.ema=null" → 'epochs=9, overrides=[…]'.
+
+    Args:
+        batches_of: see `Setup`.
+    """
+
+    def written(words: re.Match[str]) -> str:
+        found, overrides = [], []
+        for key, _, value in (word.partition("=") for word in words[0].split()):
+            section, _, name = key.partition(".")
+            text = value if re.fullmatch(r"[-+\d.e]+", value) else f'"{value}"'
+            if key == "trainer.epochs":
+                found.append(f"epochs={text}")
+            elif key == "trainer.batch_size":
+                found.append(f"batch_size={text}" if batches_of == "fit" else f"{batches_of}(…, batch_size={text})")
+            elif key == "augment":
+                found.append(f"load_data(…, augment={text})")
+            elif section == "model":
+                found.append(f"create_model(…, {name}={text})")
+            else:
+                overrides.append(f'"{key}={value}"')
+        return ", ".join([*found, *([f"overrides=[{', '.join(overrides)}]"] if overrides else [])])
+
+    return re.sub(rf"\b{WORD}(?: {WORD})*", written, fix)
+
+
+def _hints(history: Sequence[Row], setup: Setup) -> list[Hint]:
     if not history or setup.config.adapt.method == "batch_norm":
         return []
     if setup.random_ap is not None:
@@ -172,8 +225,7 @@ def _look(config: Config, *more: str) -> str:
     """The command that shows a set; nothing for one that only the user's code knows."""
     if config.data.name not in options("data"):
         return ""
-    root = [] if not has_root(config.data.name) else [f"data.root={config.data.root}"]
-    return ": " + shlex.join(["cnnlab", "data", config.data.name, *root, *more, "--show"])
+    return ": " + look_command(config.data, *more, "--show")
 
 
 def _wrong_settings(setup: Setup) -> Iterator[tuple[bool, str, str]]:
@@ -237,7 +289,10 @@ def _apart(history: Sequence[Row], setup: Setup) -> Hint | None:
         f" {100 * last['val_accuracy']:.0f} % of the validation images."
     )
     augments = config.data.name in options("data") and config.augment.name != "strong"
-    ways = ["augment=strong" + " augment.flip=none" * (config.augment.flip == "none")] if augments else []
+    unmirrored = config.augment.flip == "none"
+    if setup.batches_of and unmirrored:
+        augments = False  # load_data takes the name of an augmentation, and the strong one mirrors
+    ways = ["augment=strong" + " augment.flip=none" * unmirrored] if augments else []
     ways += ["more images", "trained weights (init.from=RUN)"]
     return Hint("overfit", text, " or ".join(ways))
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from cnnlab.config import optimizer_names
+from cnnlab.config import key_elsewhere, optimizer_names
 from cnnlab.errors import ConfigError, nearest
 from cnnlab.training.muon import Muon
 
@@ -66,9 +66,8 @@ def create_optimizer(
     allowed = inspect.signature(chosen.__init__).parameters
     for key in arguments:
         if key not in allowed:
-            raise ConfigError(
-                f"optimizer {name} has no argument {key!r}.{nearest(key, set(allowed) - {'self', 'params'})}"
-            )
+            hint = key_elsewhere("optimizer", key) or nearest(key, set(allowed) - {"self", "params"})
+            raise ConfigError(f"optimizer {name} has no argument {key!r}.{hint}")
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
     if arguments.get("differentiable"):
         raise ConfigError("optimizer.differentiable=true has no use here: nothing differentiates through a step.")

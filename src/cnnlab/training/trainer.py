@@ -50,10 +50,15 @@ BY_CONTENT = ("optimizer", "history", "best")  # parts of a state whose form dep
 OLDER = {"norms": [0.0, 0.0], "threads": 1, "processes": 1}  # for states that had no such part yet
 
 
-def train(trainer: Trainer, trackers: Trackers, facts: dict[str, str], resumed: bool) -> list[dict[str, Any]]:
+def train(
+    trainer: Trainer, trackers: Trackers, facts: dict[str, str], resumed: bool, by_fit: bool = False
+) -> list[dict[str, Any]]:
     """Train to the last epoch, from the state in the run folder if `resumed`.
 
     Every epoch: train, validate, keep the best weights, save the state, tell the trackers.
+
+    Args:
+        by_fit: the run is one of `cnnlab.fit`, and hints name its arguments.
 
     Returns:
         The history, one row an epoch, as in metrics.jsonl.
@@ -72,7 +77,7 @@ def train(trainer: Trainer, trackers: Trackers, facts: dict[str, str], resumed: 
             before = state.get(kind, 1)
             if before != now:
                 trackers.log(Noted(f"resumed with {now} {kind} instead of {before}: the last digits may differ.", True))
-    setup = Setup.of(trainer.data, trainer.config)
+    setup = Setup.of(trainer.data, trainer.config, by_fit)
     trackers.log(trainer.started(facts))
     with InterruptGuard() as guard:
         while not trainer.finished:

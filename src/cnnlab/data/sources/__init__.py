@@ -72,7 +72,7 @@ def _open(config: DataConfig) -> PictureSet:
     if config.name == "folder":
         from cnnlab.data.sources.folder import open_folder
 
-        return open_folder(root)
+        return open_folder(root, refuse_empty=config.max_corrupt < 1)
     from cnnlab.data.own import OWN_SET  # it imports this package
 
     if config.name == OWN_SET:

@@ -31,6 +31,8 @@ class PictureSet(Dataset[tuple[Image.Image, Any]]):
         array: (n, H, W) or (n, H, W, 3) uint8 if the set is one array in memory, else None.
         masks: (n, H, W) uint8 class of each pixel if the set is an array and its pixels have classes, else None.
         pixel_classes: names of the classes of pixels if these are what is to be learned, else None.
+        missing: of train, val and test what a folder of splits has no folder for.
+        notes: what to know of the source before training, a line each.
     """
 
     classes: Sequence[str]
@@ -43,6 +45,8 @@ class PictureSet(Dataset[tuple[Image.Image, Any]]):
     array: np.ndarray | None = None
     masks: np.ndarray | None = None
     pixel_classes: Sequence[str] | None = None
+    missing: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     def load_image(self, index: int) -> Image.Image:
         """Picture number `index`, upright, "L" or "RGB". Raises DataError if it cannot be read."""
