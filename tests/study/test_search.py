@@ -264,12 +264,12 @@ def test_a_trial_killed_while_it_was_chosen_is_chosen_as_it_would_have_been(tmp_
         definition.folder.mkdir(exist_ok=True)
         return Trials(definition, optuna, "base")
 
-    wanted = trials("whole").next([])
+    wanted = trials("whole").next_run([])
     before = trials("cut")
     before.choose(number=0, keys=list(before.definition.search)[:chosen])
     assert len(before.records()) == (chosen == 2)
     after = trials("cut")
-    found = after.next([])
+    found = after.next_run([])
     assert wanted is not None and found is not None
     assert found.combination == wanted.combination and found.hash == wanted.hash
     assert len(after.study.trials) == 1

@@ -13,14 +13,14 @@ import pytest
 from cnnlab.config import compose
 from cnnlab.study.definition import Definition, define
 from cnnlab.study.page import render
-from cnnlab.study.plan import Combination, Planned
-from cnnlab.study.results import Cell, Row, difference, differences
+from cnnlab.study.plan import Combination, PlannedRun
+from cnnlab.study.results import GridCell, Row, difference, differences
 from cnnlab.study.table import about_tests, figure, markdown, runs_there, sentence, small_table
 
 PICTURES = tuple(map(str, range(400)))
 
 
-def cell(label: str, *accuracies: float, places: dict[str, str] | None = None, shift: int = 0) -> Cell:
+def cell(label: str, *accuracies: float, places: dict[str, str] | None = None, shift: int = 0) -> GridCell:
     """One run an accuracy: the first so many of 400 pictures are right, counted from `shift` on."""
     rows = []
     combination = Combination(label, places or {"axis": label}, ())
@@ -35,10 +35,12 @@ def cell(label: str, *accuracies: float, places: dict[str, str] | None = None, s
             }
             for e in range(3)
         ]
-        run = Planned(combination, seed, compose([f"seed={seed}"]), f"{label}{seed}", Path("runs") / f"{label}-{seed}")
+        run = PlannedRun(
+            combination, seed, compose([f"seed={seed}"]), f"{label}{seed}", Path("runs") / f"{label}-{seed}"
+        )
         figures = {"test_accuracy": accuracy, "train_accuracy": accuracy, "seconds": 61.0, "parameters": 272474.0}
         rows.append(Row(run, figures, history, PICTURES, right))
-    return Cell(combination, rows, [])
+    return GridCell(combination, rows, [])
 
 
 def test_mean_and_deviation_over_the_seeds() -> None:
@@ -85,7 +87,7 @@ def test_seeds_that_differ_widen_the_interval_by_their_standard_error() -> None:
     assert not found.told_apart
 
 
-def on(one: Cell, *images: list[int], tested_on: str = "set") -> Cell:
+def on(one: GridCell, *images: list[int], tested_on: str = "set") -> GridCell:
     """The cell with the images of each of its runs instead, as many as are given; their answers stay."""
     rows = [
         dataclasses.replace(
@@ -153,7 +155,7 @@ def test_sentences_say_what_is_known() -> None:
     )
 
 
-def grid() -> tuple[Definition, list[Cell]]:
+def grid() -> tuple[Definition, list[GridCell]]:
     definition = define(["residual_depth"])
     cells = [
         cell(f"{kind}-{depth}", accuracy, accuracy + 0.01, places={"model.residual": kind, "model.depth": depth})

@@ -12,7 +12,7 @@ from cnnlab.report import charts, formatting
 from cnnlab.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Scale
 from cnnlab.report.formatting import number, percent
 from cnnlab.study.definition import COLUMNS, Definition
-from cnnlab.study.results import Cell, Difference, main_column
+from cnnlab.study.results import Difference, GridCell, main_column
 from cnnlab.study.table import about_tests, figure, heading, is_share, runs_there, sentence, small_table
 
 COLOURS = 8  # that page.css tells apart; then they begin again, dashed
@@ -27,7 +27,7 @@ CURVES = (
 
 def render(
     definition: Definition,
-    cells: Sequence[Cell],
+    cells: Sequence[GridCell],
     found: Sequence[Difference],
     facts: Sequence[tuple[str, str]],
     command: str,
@@ -84,7 +84,7 @@ def _writer(column: str) -> Callable[[float], str]:
     return percent if is_share(column) else number
 
 
-def dot_chart(definition: Definition, cells: Sequence[Cell], column: str) -> str:
+def dot_chart(definition: Definition, cells: Sequence[GridCell], column: str) -> str:
     """A line a combination: a dot for each seed, the mean, and one standard deviation to each side."""
     shown = [(place, cell) for place, cell in enumerate(cells) if cell.values(column)]
     if not shown:
@@ -141,7 +141,7 @@ def _as_number(label: str) -> float | None:
     return formatting.finite(label)
 
 
-def trend_chart(definition: Definition, cells: Sequence[Cell], column: str) -> str:
+def trend_chart(definition: Definition, cells: Sequence[GridCell], column: str) -> str:
     """The figure against an axis of numbers, a line for each value of the other axis, with bands; "" where the study
     has no such axis."""
     several = [axis for axis, values in definition.axes.items() if len(values) > 1]
@@ -150,7 +150,7 @@ def trend_chart(definition: Definition, cells: Sequence[Cell], column: str) -> s
         return ""
     across = numeric[0]
     others = [axis for axis in several if axis != across]
-    lines: dict[str, list[tuple[float, Cell]]] = {}
+    lines: dict[str, list[tuple[float, GridCell]]] = {}
     for cell in cells:
         name = _named(others[0], cell.combination.places[others[0]]) if others else COLUMNS[column]
         if cell.values(column):
@@ -186,7 +186,7 @@ def trend_chart(definition: Definition, cells: Sequence[Cell], column: str) -> s
     return "".join([*parts, "</svg>"])
 
 
-def curve_chart(cells: Sequence[Cell], key: str, title: str, write: Callable[[float], str]) -> str:
+def curve_chart(cells: Sequence[GridCell], key: str, title: str, write: Callable[[float], str]) -> str:
     """Mean over the seeds of a figure over the epochs, with a band of one standard deviation."""
     lines: list[tuple[int, list[tuple[float, float, float]]]] = []  # place, (mean, low, high) an epoch
     for place, cell in enumerate(cells):

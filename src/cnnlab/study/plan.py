@@ -30,7 +30,7 @@ class Combination:
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedRun:
     """One run that the study wants. `hash` is that of its resolved config; `after` the run it begins with.
 
     A `trial` of a search is not tested.
@@ -94,7 +94,7 @@ def merged(*groups: Sequence[str]) -> tuple[str, ...]:
     return tuple(found.values())
 
 
-def plan(definition: Definition) -> list[Planned]:
+def plan(definition: Definition) -> list[PlannedRun]:
     """Every run of the study, seed by seed, so that the whole grid is there early.
 
     Raises:
@@ -106,9 +106,9 @@ def plan(definition: Definition) -> list[Planned]:
             raise ConfigError(
                 f"{cell.label}: a study trains each run in one process; leave trainer.devices out, and use study.jobs."
             )
-    planned: list[Planned] = []
+    planned: list[PlannedRun] = []
     for seed in range(definition.seeds):
-        of_seed: dict[str, Planned] = {}
+        of_seed: dict[str, PlannedRun] = {}
         for cell, config, reference in cells:
             after = None
             if reference is not None and (after := of_seed.get(reference)) is None:
@@ -119,7 +119,7 @@ def plan(definition: Definition) -> list[Planned]:
             config = replace(config, seed=seed, init=replace(config.init, source=source))
             of_seed[cell.label] = _placed(definition, cell, config, after)
         planned += of_seed.values()
-    seen: dict[str, Planned] = {}
+    seen: dict[str, PlannedRun] = {}
     for one in planned:
         if one.hash in seen:
             other = seen[one.hash].combination.label
@@ -130,7 +130,7 @@ def plan(definition: Definition) -> list[Planned]:
     return planned
 
 
-def plan_trial(definition: Definition, cell: Combination) -> Planned:
+def plan_trial(definition: Definition, cell: Combination) -> PlannedRun:
     """The run of one trial of a search.
 
     Raises:
@@ -142,11 +142,11 @@ def plan_trial(definition: Definition, cell: Combination) -> Planned:
     return replace(_placed(definition, cell, replace(config, seed=definition.seed), None), trial=True)
 
 
-def _placed(definition: Definition, cell: Combination, config: Config, after: Planned | None) -> Planned:
+def _placed(definition: Definition, cell: Combination, config: Config, after: PlannedRun | None) -> PlannedRun:
     digest = _hash(config, after)
     slug = re.sub(r"[^A-Za-z0-9.=-]+", "-", cell.label).strip("-.")[:60] or "run"
     folder = definition.folder / "runs" / f"{slug}-seed{config.seed}-{digest[:8]}"
-    return Planned(cell, config.seed, config, digest, folder, after.folder if after else None)
+    return PlannedRun(cell, config.seed, config, digest, folder, after.folder if after else None)
 
 
 def _composed(cell: Combination, definition: Definition) -> tuple[Config, str | None]:
@@ -164,7 +164,7 @@ def _composed(cell: Combination, definition: Definition) -> tuple[Config, str | 
         raise ConfigError(f"{cell.label}: {error}") from None
 
 
-def _hash(config: Config, after: Planned | None) -> str:
+def _hash(config: Config, after: PlannedRun | None) -> str:
     """Of everything that can change a figure; a run that is begun with counts by its own hash, not by its place."""
     values = {key: value for key, value in config.to_dict().items() if key not in NOT_A_RESULT}
     if after is not None:

@@ -19,7 +19,7 @@ from cnnlab.runs.files import read_record
 from cnnlab.runs.folder import RunFolder
 from cnnlab.runs.form import TEST
 from cnnlab.study.definition import Definition
-from cnnlab.study.plan import Combination, Planned
+from cnnlab.study.plan import Combination, PlannedRun
 from cnnlab.study.worker import set_named
 
 MOST = 12  # sentences that a person reads
@@ -32,7 +32,7 @@ class Row:
     `tested_on`: the set that they are of; images of two sets are never the same one, whatever their names.
     """
 
-    run: Planned
+    run: PlannedRun
     figures: dict[str, float | None]
     history: list[dict[str, Any]]
     pictures: tuple[str, ...]
@@ -41,7 +41,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridCell:
     """One combination: its runs that are there, and why others are not."""
 
     combination: Combination
@@ -81,7 +81,7 @@ class Difference:
         return not self.interval[0] <= 0 <= self.interval[1]
 
 
-def main_column(definition: Definition, cells: Sequence[Cell]) -> str:
+def main_column(definition: Definition, cells: Sequence[GridCell]) -> str:
     """The figure that the study is about: accuracy on the test split, mean IoU where pixels have classes, accuracy on
     validation where there is no test split."""
     figures: list[Mapping[str, Any]] = [row.figures for cell in cells for row in cell.rows]
@@ -91,12 +91,12 @@ def main_column(definition: Definition, cells: Sequence[Cell]) -> str:
     return "val_accuracy" if figures else "test_accuracy"
 
 
-def collect(definition: Definition, runs: Sequence[Planned], failed: Mapping[Path, str]) -> list[Cell]:
+def collect(definition: Definition, runs: Sequence[PlannedRun], failed: Mapping[Path, str]) -> list[GridCell]:
     """Read the runs that are there, by combination, in the order of the grid."""
     counted: dict[str, int] = {}
-    cells: dict[str, Cell] = {}
+    cells: dict[str, GridCell] = {}
     for run in runs:
-        cell = cells.setdefault(run.combination.label, Cell(run.combination, [], []))
+        cell = cells.setdefault(run.combination.label, GridCell(run.combination, [], []))
         if not (run.folder / "report.html").exists():
             cell.missing.append(failed.get(run.folder, "not run yet"))
             continue
@@ -109,7 +109,7 @@ def collect(definition: Definition, runs: Sequence[Planned], failed: Mapping[Pat
     return list(cells.values())
 
 
-def _read(run: Planned, test_on: Sequence[str]) -> Row:
+def _read(run: PlannedRun, test_on: Sequence[str]) -> Row:
     folder = RunFolder(run.folder)
     history = folder.history()
     if not history:
@@ -152,7 +152,7 @@ def _answers(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
     return tuple(name for name, _ in pairs), np.array([value for _, value in pairs], np.float32)
 
 
-def _parameters(run: Planned) -> int:
+def _parameters(run: PlannedRun) -> int:
     """Of the best model; its buffers are none."""
     from cnnlab.models.base import count_parameters
     from cnnlab.runs.weights import load_run
@@ -161,7 +161,7 @@ def _parameters(run: Planned) -> int:
     return count_parameters(model)
 
 
-def differences(definition: Definition, cells: Sequence[Cell]) -> list[Difference]:
+def differences(definition: Definition, cells: Sequence[GridCell]) -> list[Difference]:
     """Between the values of the axis that the study compares, all else equal; without one, between all combinations.
 
     Each pair once, the better one first. Where these would be more than MOST, each is compared with the best one only.
@@ -175,23 +175,23 @@ def differences(definition: Definition, cells: Sequence[Cell]) -> list[Differenc
     return [difference(one, other) for one, other in pairs]
 
 
-def _comparable(definition: Definition, one: Cell, other: Cell) -> bool:
+def _comparable(definition: Definition, one: GridCell, other: GridCell) -> bool:
     places = one.combination.places
     changed = {axis for axis, value in places.items() if other.combination.places[axis] != value}
     return changed == {definition.compare} if definition.compare else len(changed) == 1
 
 
-def tested(cell: Cell) -> list[Row]:
+def tested(cell: GridCell) -> list[Row]:
     """The runs of a combination that were tested on images."""
     return [row for row in cell.rows if len(row.right)]
 
 
-def own_test_images(cells: Sequence[Cell]) -> bool:
+def own_test_images(cells: Sequence[GridCell]) -> bool:
     """Whether the seeds of a combination were tested on other images each, as without an official test split."""
     return any(row.pictures != rows[0].pictures for rows in map(tested, cells) for row in rows[1:])
 
 
-def difference(cell: Cell, other: Cell) -> Difference:
+def difference(cell: GridCell, other: GridCell) -> Difference:
     """Mean over seeds of one combination less that of another, better one first, with its 95 % interval.
 
     See `evaluation.crossed.contrast`; each has at least one run that was tested.
@@ -214,7 +214,9 @@ def difference(cell: Cell, other: Cell) -> Difference:
     return Difference(names[0], names[1], found.points, (low, high), found.seeds, found.paired)
 
 
-def as_csv(definition: Definition, runs: Sequence[Planned], cells: Sequence[Cell], failed: Mapping[Path, str]) -> str:
+def as_csv(
+    definition: Definition, runs: Sequence[PlannedRun], cells: Sequence[GridCell], failed: Mapping[Path, str]
+) -> str:
     """A line a run, done or not: its place on each axis, seed, figures, hash and folder."""
     columns = ["test_accuracy", "test_loss", "val_accuracy", "val_loss", "train_accuracy", "train_loss"]
     columns += [column for column in ("ece", "macro_f1", "mean_iou") if column in definition.columns]

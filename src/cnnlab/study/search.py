@@ -14,7 +14,6 @@ from cnnlab.errors import ConfigError, Interrupted
 from cnnlab.runs.files import refuse_links, write_whole
 from cnnlab.study.definition import define
 from cnnlab.study.execute import run_all
-from cnnlab.study.launch import hire
 from cnnlab.study.plan import plan_trial
 from cnnlab.study.progress import StudyProgress
 from cnnlab.study.search_page import render
@@ -58,11 +57,9 @@ def run_search(
         view.expect(definition.trials, trials.ended, trials.left * epochs, "trial")
         said = command or ("cnnlab", "study", *words)
         if trials.left or not trials.tested:
-            # What has begun before could begin.
-            first = [] if trials.records() else corners
-            jobs = definition.jobs and min(definition.jobs, max(1, trials.left))
+            to_check = [] if trials.records() else corners  # a search that has begun before is known to start
             try:
-                run_all(trials, first, hire(definition), jobs, view)
+                run_all(trials, to_check, definition, max(1, trials.left), view)
             except Interrupted:
                 if trials.best() is not None:
                     write_search(trials.result(), describe(trials.runs()), said)

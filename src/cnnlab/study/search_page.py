@@ -11,7 +11,7 @@ from cnnlab.report import charts, formatting
 from cnnlab.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Scale
 from cnnlab.report.formatting import percent
 from cnnlab.study.page import template
-from cnnlab.study.search_results import Search, Tried, cells, headings, spaces, summary, verdicts
+from cnnlab.study.search_results import Search, TrialResult, cells, headings, spaces, summary, verdicts
 from cnnlab.study.space import Range
 
 BAR = 26.0  # height of a setting among the importances
@@ -57,7 +57,7 @@ def render(search: Search, facts: Sequence[tuple[str, str]], command: str) -> st
     return page.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def mark(one: Tried, x: float, y: float, search: Search) -> str:
+def mark(one: TrialResult, x: float, y: float, search: Search) -> str:
     """A dot: full for a trial that was done, hollow for one that was stopped, with a ring around the best."""
     kind = "seed c0" if one.state == "done" else "stopped c7"
     values = ", ".join(f"{key.split('.')[-1]} {place}" for key, place in one.run.combination.places.items())

@@ -20,7 +20,7 @@ from cnnlab.evaluation.tables import plain_table
 from cnnlab.report.formatting import DASH, between, duration, percent
 from cnnlab.runs.folder import RunFolder
 from cnnlab.study.definition import Definition
-from cnnlab.study.plan import Planned
+from cnnlab.study.plan import PlannedRun
 
 SHOWN = 10  # trials in the terminal, the best ones
 OPTIMISTIC = (
@@ -30,11 +30,11 @@ OPTIMISTIC = (
 
 
 @dataclass(frozen=True)
-class Tried:
+class TrialResult:
     """One trial. `state`: done, pruned, diverged, failed or not finished; `value`: of its best epoch, in [0, 1]."""
 
     number: int
-    run: Planned
+    run: PlannedRun
     state: str
     value: float | None
     curve: list[tuple[int, float]]  # (epoch, validation figure)
@@ -52,8 +52,8 @@ class Search:
 
     definition: Definition
     dir: Path
-    trials: list[Tried]
-    best: Tried | None
+    trials: list[TrialResult]
+    best: TrialResult | None
     importances: dict[str, float]
     untested: str = ""  # why the best trial could not be tested
 
@@ -83,11 +83,11 @@ class Search:
             words.append(f"recipe={name if name in options('recipe') else 'default'}")  # as the trial took it
         return ["cnnlab", "train", *words, *self.definition.own_options]
 
-    def ranked(self) -> list[Tried]:
+    def ranked(self) -> list[TrialResult]:
         """Trials that were done first, the best first; then those that were stopped, by how far and how well."""
         order = {"done": 0, "pruned": 1, "diverged": 2, "failed": 3}
 
-        def place(one: Tried) -> tuple[int, int, float, int]:
+        def place(one: TrialResult) -> tuple[int, int, float, int]:
             far = 0 if one.state == "done" else -len(one.curve)
             return order.get(one.state, 4), far, -(one.shown or 0.0), one.number
 
@@ -143,11 +143,11 @@ def verdicts(search: Search) -> list[str]:
     return found
 
 
-def repeats(one: Tried) -> bool:
+def repeats(one: TrialResult) -> bool:
     return one.why.startswith("the same as trial")
 
 
-def figures(one: Tried) -> dict[str, float | None]:
+def figures(one: TrialResult) -> dict[str, float | None]:
     """Of the epochs that count: of a pruned trial, those up to the one it was judged at."""
     rows = RunFolder(one.run.folder).history()
     if one.state == "pruned" and one.curve:
@@ -194,7 +194,7 @@ def headings(search: Search) -> list[str]:
     return ["trial", *(key.split(".")[-1] for key in search.definition.search), search.figure, "epochs", "time", ""]
 
 
-def cells(search: Search, one: Tried) -> list[str]:
+def cells(search: Search, one: TrialResult) -> list[str]:
     """A row of the tables: number, values, figure, epochs, time, and what became of it."""
     known = figures(one)
     places = [one.run.combination.places[key] for key in search.definition.search]

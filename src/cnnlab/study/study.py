@@ -17,11 +17,10 @@ from cnnlab.runs.files import refuse_links, write_error, write_whole
 from cnnlab.runs.folder import RunFolder, read_environment
 from cnnlab.study.definition import Definition, define
 from cnnlab.study.execute import execute
-from cnnlab.study.launch import hire
 from cnnlab.study.page import render
-from cnnlab.study.plan import Planned, plan
+from cnnlab.study.plan import PlannedRun, plan
 from cnnlab.study.progress import StudyProgress
-from cnnlab.study.results import Cell, Difference, as_csv, collect, differences, main_column
+from cnnlab.study.results import Difference, GridCell, as_csv, collect, differences, main_column
 from cnnlab.study.table import markdown
 
 SHOWN = ("cnnlab", "torch", "torchvision")  # versions at the foot of the page
@@ -34,7 +33,7 @@ class Study:
 
     definition: Definition
     dir: Path
-    cells: list[Cell]
+    cells: list[GridCell]
     differences: list[Difference]
     failed: dict[Path, str]
 
@@ -95,7 +94,7 @@ def run_study(
     failed: dict[Path, str] = {}
     try:
         try:
-            failed = execute(runs, folder, definition.jobs, definition.test_on, progress, hire(definition))
+            failed = execute(runs, definition, progress)
         except Interrupted:
             if any(RunFolder(run.folder).report.exists() for run in runs):
                 write(definition, runs, {}, command or ("cnnlab", "study", *words))
@@ -111,7 +110,7 @@ def lock_study(folder: Path) -> FileLock:
     Raises:
         RunError: another process has it, or its folder cannot be written, or leads elsewhere.
     """
-    if current_process().name.startswith("cnnlab-"):  # of execute.py
+    if current_process().name.startswith("cnnlab-"):  # of local_pool.py
         raise RunError(
             "a process of the study imported the script that calls it, and came to the call again; put the call under"
             ' `if __name__ == "__main__":`.'
@@ -130,7 +129,7 @@ def lock_study(folder: Path) -> FileLock:
     return lock
 
 
-def write(definition: Definition, runs: Sequence[Planned], failed: dict[Path, str], command: Sequence[str]) -> Study:
+def write(definition: Definition, runs: Sequence[PlannedRun], failed: dict[Path, str], command: Sequence[str]) -> Study:
     """Collect what is there into results.csv, table.md and report.html."""
     cells = collect(definition, runs, failed)
     if main_column(definition, cells) == "val_accuracy":  # there is no test split
@@ -147,7 +146,7 @@ def write(definition: Definition, runs: Sequence[Planned], failed: dict[Path, st
     return Study(definition, folder, cells, found, failed)
 
 
-def describe(runs: Sequence[Planned]) -> list[tuple[str, str]]:
+def describe(runs: Sequence[PlannedRun]) -> list[tuple[str, str]]:
     """Machine and versions of the runs that are there; several, where they differ."""
     seen: dict[str, list[str]] = {"machine": [], "versions": []}
     for run in runs:

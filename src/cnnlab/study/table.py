@@ -9,7 +9,7 @@ from rich.table import Table
 from cnnlab.evaluation.tables import plain_table
 from cnnlab.report.formatting import DASH, count, duration, number
 from cnnlab.study.definition import COLUMNS, Definition
-from cnnlab.study.results import Cell, Difference, own_test_images, tested
+from cnnlab.study.results import Difference, GridCell, own_test_images, tested
 
 SHARES = ("accuracy", "f1", "iou", "ece")  # columns in per cent
 
@@ -18,7 +18,7 @@ def is_share(column: str) -> bool:
     return column.endswith(SHARES)
 
 
-def figure(cell: Cell, column: str) -> str:
+def figure(cell: GridCell, column: str) -> str:
     """Mean ± standard deviation: "88.12 ± 0.21 %"."""
     mean, deviation = cell.mean(column), cell.deviation(column)
     if mean is None:
@@ -40,7 +40,7 @@ def heading(definition: Definition, column: str) -> str:
     return COLUMNS[column]
 
 
-def runs_there(cell: Cell) -> str:
+def runs_there(cell: GridCell) -> str:
     """n, and what is missing of it: "3", "2 (1 diverged)"."""
     there = str(len(cell.rows))
     if not cell.missing:
@@ -52,7 +52,7 @@ def runs_there(cell: Cell) -> str:
     return f"{there} ({', '.join(words)})"
 
 
-def terminal_table(definition: Definition, cells: Sequence[Cell]) -> Table:
+def terminal_table(definition: Definition, cells: Sequence[GridCell]) -> Table:
     table = plain_table(
         ("", "left"), *((heading(definition, column), "right") for column in definition.columns), ("n", "right")
     )
@@ -61,7 +61,9 @@ def terminal_table(definition: Definition, cells: Sequence[Cell]) -> Table:
     return table
 
 
-def markdown(definition: Definition, cells: Sequence[Cell], found: Sequence[Difference], notes: Sequence[str]) -> str:
+def markdown(
+    definition: Definition, cells: Sequence[GridCell], found: Sequence[Difference], notes: Sequence[str]
+) -> str:
     """table.md: title, what was asked, the table, the small table, the sentences, how it was measured."""
     columns = definition.columns
     lines = [f"# {definition.title or definition.name}", ""]
@@ -84,7 +86,7 @@ def _rows(headings: Sequence[str]) -> list[str]:
     return ["| " + " | ".join(headings) + " |", "|---" + "|---:" * (len(headings) - 1) + "|"]
 
 
-def small_table(definition: Definition, cells: Sequence[Cell]) -> list[list[str]]:
+def small_table(definition: Definition, cells: Sequence[GridCell]) -> list[list[str]]:
     """The main figure with one axis down and one across, such as depth × residual; empty where the study has none."""
     if definition.table is None or len([a for a, v in definition.axes.items() if len(v) > 1]) != 2:
         return []
@@ -112,7 +114,7 @@ def sentence(one: Difference) -> str:
     return f"{one.first} is {100 * one.points:.1f} points better than {one.second} {facts}."
 
 
-def about_tests(cells: Sequence[Cell]) -> list[str]:
+def about_tests(cells: Sequence[GridCell]) -> list[str]:
     """What a reader of the differences must know of the test images, in sentences."""
     found = []
     if own_test_images(cells):
