@@ -52,7 +52,7 @@ Progress = Callable[[int, int], None]
 
 
 def train_together(config: Config, progress: Progress, command: Sequence[str], resume: bool = False) -> Run:
-    """`cnnlab train trainer.devices=N`. What is wrong is said, and pictures are decoded, before a process starts.
+    """`cnnlab train trainer.devices=N`. What is wrong is said, and images are decoded, before a process starts.
 
     Args:
         resume: see `run_experiment`.

@@ -126,7 +126,7 @@ def test_images_of_another_set_are_others_whatever_their_names() -> None:
 
 def test_the_order_of_the_images_does_not_matter() -> None:
     one, two = cell("a", 0.9, 0.8), cell("b", 0.7, 0.8)
-    turned = [dataclasses.replace(row, pictures=row.pictures[::-1], right=row.right[::-1]) for row in two.rows]
+    turned = [dataclasses.replace(row, images=row.images[::-1], right=row.right[::-1]) for row in two.rows]
     assert difference(one, dataclasses.replace(two, rows=turned)) == difference(one, two)
 
 

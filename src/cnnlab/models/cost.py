@@ -1,4 +1,4 @@
-"""What a forward pass costs, counted on torch's meta device: shapes without numbers."""
+"""What a forward pass costs, counted on torch's meta device, which computes shapes only."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def multiply_adds(model: nn.Module, shape: tuple[int, ...]) -> int:
-    """Multiply-adds of the convolutions and linear layers, as modules or as functions, for one picture of `shape`.
+    """Multiply-adds of the convolutions and linear layers, as modules or as functions, for one image of `shape`.
 
     Args:
         shape: (C, H, W). Raises what the model raises for a wrong one.
     """
     counter = _Counter()  # type: ignore[no-untyped-call]
-    run_ghost(ghost_of(model), shape, lambda picture: counter)
+    run_on_meta_device(to_meta_device(model), shape, lambda image: counter)
     return counter.total
 
 
-def ghost_of(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode whose tensors have shapes but no numbers; the weights are never copied."""
+def to_meta_device(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode on torch's meta device: tensors have shapes but no values, and no weight is copied."""
     memo: dict[int, Any] = {}
     attributes = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
     for tensor in chain(model.parameters(), model.buffers(), attributes):
@@ -74,16 +74,18 @@ def ghost_of(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo).eval()
 
 
-def run_ghost(ghost: nn.Module, shape: tuple[int, ...], watch: Callable[[Tensor], TorchDispatchMode]) -> Any:
-    """One forward pass of a picture of `shape` (C, H, W) through a model on the meta device.
+def run_on_meta_device(
+    meta_model: nn.Module, shape: tuple[int, ...], watch: Callable[[Tensor], TorchDispatchMode]
+) -> Any:
+    """One forward pass of an image of `shape` (C, H, W) through a model on the meta device.
 
     Args:
-        watch: makes, from the picture (1, C, H, W), the mode under which the operations run.
+        watch: image (1, C, H, W) → the mode under which the operations run.
     """
-    dtype = next((parameter.dtype for parameter in ghost.parameters() if parameter.is_floating_point()), None)
-    picture = torch.empty(1, *shape, dtype=dtype, device="meta")
-    with compiler_unloaded(), torch.no_grad(), torch.device("meta"), watch(picture):
-        return ghost(picture)
+    dtype = next((parameter.dtype for parameter in meta_model.parameters() if parameter.is_floating_point()), None)
+    image = torch.empty(1, *shape, dtype=dtype, device="meta")
+    with compiler_unloaded(), torch.no_grad(), torch.device("meta"), watch(image):
+        return meta_model(image)
 
 
 @contextmanager

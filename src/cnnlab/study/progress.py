@@ -49,10 +49,10 @@ class StudyProgress:
             self.live.start()
 
     def checking(self, run: PlannedRun) -> None:
-        self._say(f"looking at the pictures and the model of {run.combination.label}")
+        self._say(f"checking the images and the model of {run.combination.label}")
 
     def decoding(self, done: int, total: int) -> None:
-        self._say(f"decoding pictures, once: {done:,} of {total:,}")
+        self._say(f"decoding images, once: {done:,} of {total:,}")
 
     def remark(self, words: str) -> None:
         """What a person should know before the first run."""
@@ -69,7 +69,7 @@ class StudyProgress:
     def advanced(self, run: PlannedRun, progress: RunProgress) -> None:
         began = self.active[run.folder][2]
         if not self.epochs:
-            self.first = time.monotonic()  # before that, processes start and pictures are decoded
+            self.first = time.monotonic()  # before that, processes start and images are decoded
         self.epochs.setdefault(run.hash, progress.epoch)  # what an earlier call did is not this one's speed
         self.counted += progress.epoch + progress.fraction - self.epochs[run.hash]
         self.epochs[run.hash] = progress.epoch + progress.fraction

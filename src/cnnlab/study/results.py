@@ -35,8 +35,8 @@ class Row:
     run: PlannedRun
     figures: dict[str, float | None]
     history: list[dict[str, Any]]
-    pictures: tuple[str, ...]
-    right: np.ndarray  # (n,) float32 in [0, 1]; of pixels, the share of a picture's that are right
+    images: tuple[str, ...]
+    right: np.ndarray  # (n,) float32 in [0, 1]; of pixels, the share of an image's that are right
     tested_on: str = ""
 
 
@@ -137,7 +137,7 @@ def _read(run: PlannedRun, test_on: Sequence[str]) -> Row:
 
 
 def _answers(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names of the test pictures, and whether each was answered right; of pixels, mean IoU of the picture."""
+    """Names of the test images, and whether each was answered right; of pixels, mean IoU of the image."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
             lines = csv.reader(file)
@@ -188,7 +188,7 @@ def tested(cell: GridCell) -> list[Row]:
 
 def own_test_images(cells: Sequence[GridCell]) -> bool:
     """Whether the seeds of a combination were tested on other images each, as without an official test split."""
-    return any(row.pictures != rows[0].pictures for rows in map(tested, cells) for row in rows[1:])
+    return any(row.images != rows[0].images for rows in map(tested, cells) for row in rows[1:])
 
 
 def difference(cell: GridCell, other: GridCell) -> Difference:
@@ -200,7 +200,7 @@ def difference(cell: GridCell, other: GridCell) -> Difference:
     sides = [
         {
             row.run.seed: Answers(
-                np.array([numbers.setdefault((row.tested_on, name), len(numbers)) for name in row.pictures]), row.right
+                np.array([numbers.setdefault((row.tested_on, name), len(numbers)) for name in row.images]), row.right
             )
             for row in tested(side)
         }

@@ -123,7 +123,7 @@ def verdicts(search: Search) -> list[str]:
         words = f" (95 % interval {interval})" if interval else ""
         found.append(
             f"Tested once, after the search: {key.replace('_iou', ' IoU')} {percent(test[key], 2)}{words},"
-            f" {test['n']:,} pictures."
+            f" {test['n']:,} images."
         )
     judged = search.count("done") + search.count("pruned")
     if judged > 1:
@@ -133,7 +133,7 @@ def verdicts(search: Search) -> list[str]:
         numbers = ", ".join(map(str, tested))
         found.append(
             f"The test split was looked at for trials {numbers}: more trials came after a test, and its figure no"
-            " longer stands for pictures that nobody chose by."
+            " longer stands for images that nobody chose by."
         )
     if (search.definition.jobs or 1) > 1 or search.definition.launcher != "local":
         found.append(

@@ -130,7 +130,7 @@ class ConsoleTracker:
 
 
 class DecodeBar:
-    """A bar that appears only if pictures have to be decoded."""
+    """A bar that appears only if images have to be decoded."""
 
     def __init__(self) -> None:
         self.progress: Progress | None = None
@@ -145,11 +145,11 @@ class DecodeBar:
             if time.monotonic() - self.began < QUIET_SECONDS:
                 return
             if done * 10 // total != self.last * 10 // total or done == total:
-                print(f"decoding pictures: {done:,} of {total:,}", file=sys.stderr, flush=True)
+                print(f"decoding images: {done:,} of {total:,}", file=sys.stderr, flush=True)
             self.last = done
             return
         if self.progress is None:
-            columns = (TextColumn("decoding pictures, once"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            columns = (TextColumn("decoding images, once"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self.progress = Progress(*columns, console=plain_console(stderr=True), transient=True)
             self.progress.start()
             self.task = self.progress.add_task("decode", total=total)

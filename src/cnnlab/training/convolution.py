@@ -2,7 +2,7 @@
 
 Three kinds (torch 2.15, oneDNN 3.13; docs/performance.md has the figures):
 
-- A 1×1 convolution with a stride, fewer than 16 channels, pictures in channels-last memory, and a batch that the
+- A 1×1 convolution with a stride, fewer than 16 channels, images in channels-last memory, and a batch that the
   threads do not share evenly: the gradient of its filters is written outside its memory (float32 and bfloat16), and the
   process dies, now or later. The same figure comes from leaving out the pixels first and convolving without a stride.
 - A convolution with a stride and an output of one column, in bfloat16: taps that lie beside the map at that column get
@@ -166,10 +166,10 @@ def _patches(x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
     """(B, C, H, W) → what each output position sees, zeros around included: (H', B · W', kernel · C)."""
     down, across = padding
     x = F.pad(x.permute(0, 2, 3, 1), (0, 0, across, across, down, down)).contiguous()
-    of_picture, of_row, of_column, _ = x.stride()
+    of_image, of_row, of_column, _ = x.stride()
     height, width = ((x.shape[1 + i] - kernel[i]) // stride[i] + 1 for i in (0, 1))
     shape = (height, len(x), width, kernel[0], kernel[1] * x.shape[3])
-    steps = (stride[0] * of_row, of_picture, stride[1] * of_column, of_row, 1)
+    steps = (stride[0] * of_row, of_image, stride[1] * of_column, of_row, 1)
     return x.as_strided(shape, steps).reshape(height, len(x) * width, -1)
 
 

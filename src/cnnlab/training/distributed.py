@@ -105,7 +105,7 @@ class Group:
         """Let the training loaders give this process's part of each batch.
 
         Raises:
-            ConfigError: a batch has fewer pictures than there are processes, or batches come from a DataLoader, which
+            ConfigError: a batch has fewer images than there are processes, or batches come from a DataLoader, which
                 gives each process whole ones.
         """
         if self.size > 1 and isinstance(data.train, BatchLoader) and isinstance(data.train.source, DataLoader):

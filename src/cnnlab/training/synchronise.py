@@ -92,7 +92,7 @@ def _moments(x: Tensor, gather: Gather) -> tuple[Numbers, Numbers, float]:
 
 
 class _Normalise(torch.autograd.Function):
-    """Every pass over the pictures is one of torch's own for batch norm in evaluation mode, which are quick for any
+    """Every pass over the images is one of torch's own for batch norm in evaluation mode, which are quick for any
     memory layout; only sums over the channels are made here."""
 
     @staticmethod

@@ -186,10 +186,10 @@ class Trainer:
         self.accumulate = min(self.settings.accumulate, len(data.train))
         self.steps_per_epoch = len(data.train) // self.accumulate
         self.total_steps = self.steps_per_epoch * self.settings.epochs
-        pictures = self.total_steps * self.accumulate * data.train.batch_size
+        images = self.total_steps * self.accumulate * data.train.batch_size
         shape = (data.in_channels, *data.image_size)
         alone = group.size == 1 and self.adversary is None
-        self.compiled = alone and choose_compile(self.settings.compile, self.device, model, shape, pictures)
+        self.compiled = alone and choose_compile(self.settings.compile, self.device, model, shape, images)
         ours = type(model).__module__.startswith("cnnlab.")  # a class of the user's may leave layers unused
         all_learn = ours and config.init.unfreeze_epoch is None
         self.forward: Any = torch.compile(self.learner) if self.compiled else group.wrap(self.learner, all_learn)
@@ -288,7 +288,7 @@ class Trainer:
 
     @torch.no_grad()
     def _renew_statistics(self, batches: list[Batch], domain: list[Tensor]) -> None:
-        """Batch norm takes in the target's pictures, and nothing learns (Li et al. 2016, Adaptive Batch Normalization).
+        """Batch norm takes in the target's images, and nothing learns (Li et al. 2016, Adaptive Batch Normalization).
 
         The figures of the epoch are those of the source as the model answers it now.
         """
@@ -472,7 +472,7 @@ class Trainer:
 
     def _stop_out_of_memory(self, images: Tensor) -> NoReturn:
         """Say which batch would fit; the last saved state stays as it is."""
-        mend, size = "halve trainer.batch_size, or take a smaller model or smaller pictures", len(images) // 2
+        mend, size = "halve trainer.batch_size, or take a smaller model or smaller images", len(images) // 2
         while size:
             self.optimizer.zero_grad()
             give_back_freed_memory()
@@ -488,11 +488,11 @@ class Trainer:
             whole = size * self.group.size
             mend = f"{size} do: start again with trainer.batch_size={whole} trainer.accumulate={parts}"
             break
-        raise OutOfMemory(f"there is not enough memory to train on {len(images)} pictures at once; {mend}.") from None
+        raise OutOfMemory(f"there is not enough memory to train on {len(images)} images at once; {mend}.") from None
 
     def started(self, facts: dict[str, str]) -> Started:
         batch = next(self.data.train.epoch(0))
-        pictures = self.data.preprocess.denormalise(batch.images[:32]).cpu().numpy()
+        images = self.data.preprocess.denormalise(batch.images[:32]).cpu().numpy()
         names = self.data.label_names(batch)[:32]
         facts = facts | {"computes": self.describe()}
         return Started(
@@ -502,7 +502,7 @@ class Trainer:
             self.settings.epochs,
             self.epoch,
             self.steps_per_epoch,
-            (pictures, names),
+            (images, names),
         )
 
     def describe(self) -> str:
