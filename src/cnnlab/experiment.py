@@ -25,9 +25,9 @@ from cnnlab.runs.artifact import is_artifact
 from cnnlab.runs.environment import describe
 from cnnlab.runs.files import read_record
 from cnnlab.runs.folder import RunFolder, new_folder, open_folder, read_config, read_environment, read_split
-from cnnlab.runs.form import INIT
 from cnnlab.runs.identity import has_begun
 from cnnlab.runs.remote import address_of, publish, uploading
+from cnnlab.runs.schema import INIT
 from cnnlab.runs.space import check_space
 from cnnlab.runs.weights import load_run
 from cnnlab.tasks.losses import LossFunction

@@ -57,14 +57,14 @@ def test_the_better_one_comes_first_and_points_are_those_of_the_means() -> None:
     found = difference(cell("worse", 0.70, 0.72), cell("better", 0.90, 0.92))
     assert (found.first, found.second) == ("better", "worse")
     assert found.points == pytest.approx(0.20)
-    assert found.interval[0] < 0.20 < found.interval[1] and found.told_apart
+    assert found.interval[0] < 0.20 < found.interval[1] and found.significant
     assert found == difference(cell("worse", 0.70, 0.72), cell("better", 0.90, 0.92))  # the same each time
 
 
 def test_the_same_answers_are_no_certainty_of_none() -> None:
     """400 images without a disagreement do not exclude one in a hundred; other images in disagreement, far more."""
     found = difference(cell("a", 0.8), cell("b", 0.8))
-    assert found.points == 0 and not found.told_apart
+    assert found.points == 0 and not found.significant
     assert 0.004 < found.interval[1] < 0.01 and found.interval[0] == -found.interval[1]
     other = difference(cell("a", 0.8), cell("b", 0.8, shift=200))  # as right, but on other images
     assert other.points == 0 and other.interval[0] < -0.03 and other.interval[1] > 0.03
@@ -84,7 +84,7 @@ def test_seeds_that_differ_widen_the_interval_by_their_standard_error() -> None:
     pictures = (0.05 * 0.95 / 400) ** 0.5
     expected = (2.776**2 * 2 * seeds**2 + 1.96**2 * pictures**2) ** 0.5  # Student's quantile for 2 + 2 degrees
     assert (found.interval[1] - found.interval[0]) / 2 == pytest.approx(expected, rel=0.05)
-    assert not found.told_apart
+    assert not found.significant
 
 
 def on(one: GridCell, *images: list[int], tested_on: str = "set") -> GridCell:
@@ -149,7 +149,9 @@ def test_sentences_say_what_is_known() -> None:
     assert re.fullmatch(
         r"ResNet-56 is 10\.0 points better than plain-56 \(95 % interval \d+\.\d to \d+\.\d, n = 2\)\.", told
     )
-    assert "are not told apart: 0.0 points" in sentence(difference(cell("a", 0.8), cell("b", 0.8)))
+    assert "No significant difference between a and b: 0.0 points" in sentence(
+        difference(cell("a", 0.8), cell("b", 0.8))
+    )
     assert "one seed: the interval covers the choice of test images alone" in sentence(
         difference(cell("a", 0.8), cell("b", 0.7))
     )

@@ -20,7 +20,7 @@ from cnnlab.remote import is_remote, whole_address
 from cnnlab.runs import remote
 from cnnlab.runs.artifact import fetch_artifact, is_artifact
 from cnnlab.runs.files import read_record, refuse_links, write_error, write_json, write_whole
-from cnnlab.runs.form import CARD, ENVIRONMENT, EPOCH, FOLDS, SPLIT, TEST, misfit
+from cnnlab.runs.schema import CARD, ENVIRONMENT, EPOCH, FOLDS, SPLIT, TEST, validate
 from cnnlab.values import to_json
 
 
@@ -159,7 +159,7 @@ class RunFolder:
             rows = [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines() if line]
         except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{self.metrics} is damaged ({error}); restore it from a copy.") from None
-        if wrong := misfit(rows, [EPOCH]):
+        if wrong := validate(rows, [EPOCH]):
             raise RunError(f"{self.metrics} is damaged: {wrong}; restore it from a copy.")
         return rows
 

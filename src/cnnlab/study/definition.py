@@ -43,7 +43,7 @@ from typing import Any
 from cnnlab.config import EXPERIMENT, GROUPS, NAMES_OF_CODE, known_keys, options, read_yaml, resource
 from cnnlab.errors import ConfigError, nearest
 from cnnlab.files import given_path
-from cnnlab.runs.form import Each, misfit
+from cnnlab.runs.schema import Each, validate
 from cnnlab.study.space import KEYS, Range, parse_range, range_from_yaml
 
 COLUMNS = {
@@ -67,7 +67,7 @@ SEARCH_KEYS = ("trials", "seed", "prune")
 RATE_KEYS = ("low", "high", "steps")
 TRIALS = 30
 MOST_RUNS = 100_000
-FORM = {  # of a study's file, see runs/form.py; every key may be missing
+SCHEMA = {  # of a study's file, see runs/schema.py; every key may be missing
     "title": Any,
     "about": Any,
     "overrides": [str],
@@ -378,9 +378,9 @@ def _read(name: str) -> Definition:
 
 def _from_yaml(name: str, values: Mapping[str, Any]) -> Definition:
     for key in values:
-        if key not in FORM:
-            raise ConfigError(f"unknown key {key!r} in the study {name}.{nearest(str(key), FORM)}")
-    if wrong := misfit(values, {f"{key}?": form for key, form in FORM.items()}):
+        if key not in SCHEMA:
+            raise ConfigError(f"unknown key {key!r} in the study {name}.{nearest(str(key), SCHEMA)}")
+    if wrong := validate(values, {f"{key}?": schema for key, schema in SCHEMA.items()}):
         raise ValueError(wrong)
     values = {key: value for key, value in values.items() if value is not None or key == "rates"}
     columns = tuple(values.get("columns", DEFAULT_COLUMNS))

@@ -17,7 +17,7 @@ from cnnlab.errors import RunError
 from cnnlab.evaluation.crossed import Answers, contrast
 from cnnlab.runs.files import read_record
 from cnnlab.runs.folder import RunFolder
-from cnnlab.runs.form import TEST
+from cnnlab.runs.schema import TEST
 from cnnlab.study.definition import Definition
 from cnnlab.study.plan import Combination, PlannedRun
 from cnnlab.study.worker import set_named
@@ -77,7 +77,7 @@ class Difference:
     paired: bool = True
 
     @property
-    def told_apart(self) -> bool:
+    def significant(self) -> bool:
         return not self.interval[0] <= 0 <= self.interval[1]
 
 

@@ -109,8 +109,8 @@ def sentence(one: Difference) -> str:
     if not one.paired:
         seeds += ", not on the same test images"
     facts = f"(95 % interval {low} to {high}, {seeds})"
-    if not one.told_apart:
-        return f"{one.first} and {one.second} are not told apart: {100 * one.points:.1f} points {facts}."
+    if not one.significant:
+        return f"No significant difference between {one.first} and {one.second}: {100 * one.points:.1f} points {facts}."
     return f"{one.first} is {100 * one.points:.1f} points better than {one.second} {facts}."
 
 

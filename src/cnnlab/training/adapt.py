@@ -107,7 +107,7 @@ def new_adversary(config: AdaptConfig, model: nn.Module, shape: tuple[int, int, 
     if config.method != "dann":
         return None
     if not isinstance(model, Classifier):
-        raise ConfigError("adapt.method=dann needs a cnnlab.Classifier, whose features and head can be told apart.")
+        raise ConfigError("adapt.method=dann needs a cnnlab.Classifier, which has its features and its head apart.")
     _ = model.feature_info  # says it for a model without features
     learns = model.training
     with torch.no_grad():

@@ -183,7 +183,7 @@ def wants_several(devices: int) -> bool:
     return devices > 1 and not started_together()
 
 
-def speaks() -> bool:
+def is_main_process() -> bool:
     """Whether this process prints results: the first, or the only one."""
     return not started_together() or os.environ.get("RANK") == "0"
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnnlab.runs.form import EPOCH, NUMBER, Each, Maybe, misfit
+from cnnlab.runs.schema import EPOCH, NUMBER, Each, Maybe, validate
 from cnnlab.runs.state import differs
 from cnnlab.training.optim import step_of
 from cnnlab.values import overgrown
@@ -21,7 +21,7 @@ def wrong_history(history: Any, best: Any, validates: bool, best_metric: str) ->
     """Why these are no rows of metrics.jsonl, or not the figures of one of them; "" where they are."""
     if overgrown([history, best]):
         return "its history is too large"
-    if wrong := misfit(history, [EPOCH]) or misfit(history, [Each(Maybe(NUMBER))]):
+    if wrong := validate(history, [EPOCH]) or validate(history, [Each(Maybe(NUMBER))]):
         return f"history: {wrong}"
     if [row["epoch"] for row in history] != list(range(1, len(history) + 1)):
         return "its history has other epochs than one after the other"
@@ -38,7 +38,7 @@ def wrong_history(history: Any, best: Any, validates: bool, best_metric: str) ->
     row = history[int(best["epoch"]) - 1]
     figures = {key: value for key, value in row.items() if key in ("epoch", "step") or key.startswith("val_")}
     # As texts, in which a loss that is no number is equal to itself.
-    same = misfit(best, Each(Maybe(NUMBER))) == "" and repr(sorted(best.items())) == repr(sorted(figures.items()))
+    same = validate(best, Each(Maybe(NUMBER))) == "" and repr(sorted(best.items())) == repr(sorted(figures.items()))
     return "" if same else "its best figures are not those of its history"
 
 
