@@ -58,7 +58,7 @@ def train_together(config: Config, progress: Progress, command: Sequence[str], r
         resume: see `run_experiment`.
 
     Raises:
-        CnnlabError: what the user can mend, here or in one of the processes; `Interrupted` after Ctrl-C.
+        CnnlabError: what the user can fix, here or in one of the processes; `Interrupted` after Ctrl-C.
     """
     config = with_whole_addresses(config)
     if resume and has_begun(config):

@@ -33,7 +33,7 @@ SMALL_KERNEL = 3  # rows and columns, at most
 WEIGHTS_A_POSITION, SMALL_MAP = 1 << 16, 25  # of the output: so many weights for each, so many of them at most
 
 
-def mend_convolutions(model: nn.Module) -> None:
+def fix_convolutions(model: nn.Module) -> None:
     """Let the layers of a model that torch computes badly on a processor compute otherwise from now on."""
     fast = has_fast_bf16(torch.device("cpu"))
     for layer in model.modules():

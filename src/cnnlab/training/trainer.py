@@ -29,7 +29,7 @@ from cnnlab.tracking.base import EpochEnded, Gradient, Noted, Started, Stepped, 
 from cnnlab.training.adapt import Learners, check_target, endless, new_adversary, reversal_strength
 from cnnlab.training.average import WeightAverage
 from cnnlab.training.build import resume_command
-from cnnlab.training.convolution import mend_convolutions
+from cnnlab.training.convolution import fix_convolutions
 from cnnlab.training.diagnose import Setup, diagnose, early_hint
 from cnnlab.training.distributed import ALONE, Group
 from cnnlab.training.forward import measure
@@ -156,7 +156,7 @@ class Trainer:
         if self.settings.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.device.type == "cpu":
-            mend_convolutions(self.model)
+            fix_convolutions(self.model)
         self.precision = Precision(choose_precision(self.settings.precision, self.device, model), self.device)
         data.train.weights = balancing_weights(data) if self.settings.balanced_sampling else None
         data.train.epochs = self.settings.epochs
@@ -472,7 +472,7 @@ class Trainer:
 
     def _stop_out_of_memory(self, images: Tensor) -> NoReturn:
         """Say which batch would fit; the last saved state stays as it is."""
-        mend, size = "halve trainer.batch_size, or take a smaller model or smaller images", len(images) // 2
+        fix, size = "halve trainer.batch_size, or take a smaller model or smaller images", len(images) // 2
         while size:
             self.optimizer.zero_grad()
             give_back_freed_memory()
@@ -486,9 +486,9 @@ class Trainer:
                 continue
             parts = -(-len(images) * self.accumulate // size)
             whole = size * self.group.size
-            mend = f"{size} do: start again with trainer.batch_size={whole} trainer.accumulate={parts}"
+            fix = f"{size} do: start again with trainer.batch_size={whole} trainer.accumulate={parts}"
             break
-        raise OutOfMemory(f"there is not enough memory to train on {len(images)} images at once; {mend}.") from None
+        raise OutOfMemory(f"there is not enough memory to train on {len(images)} images at once; {fix}.") from None
 
     def started(self, facts: dict[str, str]) -> Started:
         batch = next(self.data.train.epoch(0))
