@@ -339,7 +339,7 @@ def _resume(
                 raise finished(folder, overrides)
             if group.first:
                 publish(folder.path)
-            return Run(folder.path, folder.history(), folder.test_figures()), False
+            return Run(folder.path, folder.history(), folder.test_metrics()), False
         if group.first and not folder.state.exists():
             raise RunError(
                 f"{folder.state} is missing, and with it the weights of this run; restore it from a copy, or start anew"

@@ -73,7 +73,7 @@ def train_together(config: Config, progress: Progress, command: Sequence[str], r
     build_model(config, data, trust_code=True)
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(folder.path)))
     _launch(folder, config.trainer.devices, {"command": list(command)}, config)
-    return Run(folder.path, folder.history(), folder.test_figures())
+    return Run(folder.path, folder.history(), folder.test_metrics())
 
 
 def resume_together(
@@ -95,7 +95,7 @@ def resume_together(
         fetch = fetch or is_remote(path) or is_artifact(path)
         task = {"trust_code": trust_code, "data_root": data_root, "fetch": fetch, "overrides": list(overrides)}
         _launch(folder, devices, {"run": str(folder.path), **task})
-    return Run(folder.path, folder.history(), folder.test_figures()), left
+    return Run(folder.path, folder.history(), folder.test_metrics()), left
 
 
 # ---- the launcher

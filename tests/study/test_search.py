@@ -223,7 +223,7 @@ def test_the_page_the_table_and_the_terminal_tell_the_best_and_warn(whole: Path)
     page = (whole / "report.html").read_text(encoding="utf-8")
     table = (whole / "table.md").read_text(encoding="utf-8")
     for text in (printed, page, table):
-        assert again in text and "of 9 validation figures is optimistic" in text
+        assert again in text and "of 9 validation results is optimistic" in text
     assert page.count('class="stopped c7"') == 3 * sum(row["state"] == "pruned" for row in rows(whole))
     assert "fANOVA" in page and "fANOVA" in table
 

@@ -101,7 +101,7 @@ def evaluate(
     suffix = "" if own and split == "test" else f"-{split}" if own else f"-{split}-{file_name(data)}"
     settings = pictures.config.test if views is None else dataclasses.replace(pictures.config.test, views=views)
     outputs = evaluate_split(net, pictures, split, settings, known_temperature(folder, pictures, own))
-    if not own and (before := folder.test_figures()) is not None:
+    if not own and (before := folder.test_metrics()) is not None:
         outputs.figures.update(outputs.against(before))
     write_outputs(folder, outputs, suffix)
     publish_results(folder.path)
@@ -203,7 +203,7 @@ def known_temperature(folder: RunFolder, data: Data, own: bool) -> Temperature |
     same = data.manifest["sha256"]["val"] == read_split(folder)["sha256"]["val"]
     if same and (own or not data.in_batches) and len(data.split.val):
         return None
-    known = (folder.test_figures() or {}).get("calibration") or {}
+    known = (folder.test_metrics() or {}).get("calibration") or {}
     return Temperature(known.get("temperature"), known.get("n", 0))
 
 

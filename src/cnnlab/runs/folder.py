@@ -163,7 +163,7 @@ class RunFolder:
             raise RunError(f"{self.metrics} is damaged: {wrong}; restore it from a copy.")
         return rows
 
-    def test_figures(self) -> dict[str, Any] | None:
+    def test_metrics(self) -> dict[str, Any] | None:
         """The content of test.json, None before the test."""
         return read_record(self.test, TEST) if self.test.exists() else None
 

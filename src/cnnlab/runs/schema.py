@@ -101,5 +101,5 @@ def validate(value: Any, schema: Any, at: str = "") -> str:
     if isinstance(value, bool) or not isinstance(value, (int, float) if schema is float else schema):
         return f"{place} should be {'a number' if schema is float else 'a whole number' if schema is int else 'a text'}"
     if isinstance(value, int | float) and not -1e300 < value < 1e300 and value == value:  # NaN is a measured loss, too
-        return f"{place} is beyond what a figure can be"
+        return f"{place} is out of range"
     return ""

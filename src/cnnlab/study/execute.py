@@ -62,7 +62,7 @@ class RunQueue:
         return True
 
     def on_done(self, run: PlannedRun) -> Outcome:
-        test = RunFolder(run.folder).test_figures()
+        test = RunFolder(run.folder).test_metrics()
         return Outcome(percent(test["accuracy"]) if test else "")
 
     def retry(self, run: PlannedRun) -> bool:

@@ -13,7 +13,7 @@ from cnnlab.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Scale
 from cnnlab.report.formatting import number, percent
 from cnnlab.study.definition import COLUMNS, Definition
 from cnnlab.study.results import Difference, GridCell, main_column
-from cnnlab.study.table import about_tests, figure, heading, is_share, runs_there, sentence, small_table
+from cnnlab.study.table import about_tests, heading, is_share, metric_text, runs_there, sentence, small_table
 
 COLOURS = 8  # that page.css tells apart; then they begin again, dashed
 ROW = 26.0  # height of a combination in the dot plot
@@ -45,7 +45,7 @@ def render(
         about=definition.about,
         headings=[heading(definition, c) for c in definition.columns],
         rows=[
-            (place, cell.combination.label, [figure(cell, c) for c in definition.columns], runs_there(cell))
+            (place, cell.combination.label, [metric_text(cell, c) for c in definition.columns], runs_there(cell))
             for place, cell in enumerate(cells)
         ],
         style=colour_class,
@@ -96,7 +96,7 @@ def dot_chart(definition: Definition, cells: Sequence[GridCell], column: str) ->
     x, ticks = charts.linear_axis(reach, left, WIDE - 84)
     bottom = 12 + ROW * len(shown)
     title = f"{heading(definition, column).capitalize()} of each combination"
-    words = "; ".join(f"{cell.combination.label}: {figure(cell, column)}" for _, cell in shown)
+    words = "; ".join(f"{cell.combination.label}: {metric_text(cell, column)}" for _, cell in shown)
     parts = [
         f'<svg class="chart wide" viewBox="0 0 {WIDE:g} {bottom + 28:g}" role="img"'
         f' aria-label="{escape(title)}: {escape(words)}">'
@@ -112,7 +112,7 @@ def dot_chart(definition: Definition, cells: Sequence[GridCell], column: str) ->
         parts.append(f'<text class="legend" x="{left - 12:g}" y="{y + 4:.1f}" text-anchor="end">{escape(label)}</text>')
         parts.append(f'<path class="spread {colour_class(place)}" d="M{x(low):.1f} {y:.1f}H{x(high):.1f}"/>')
         for row in cell.rows:
-            if (value := row.figures.get(column)) is not None:
+            if (value := row.metrics.get(column)) is not None:
                 tip = f"seed {row.run.seed}: {write(value)}"
                 parts.append(
                     f'<circle class="seed {colour_class(place)}" cx="{x(value):.1f}" cy="{y:.1f}" r="3.5">'
@@ -142,7 +142,7 @@ def _as_number(label: str) -> float | None:
 
 
 def trend_chart(definition: Definition, cells: Sequence[GridCell], column: str) -> str:
-    """The figure against an axis of numbers, a line for each value of the other axis, with bands; "" where the study
+    """The metric against an axis of numbers, a line for each value of the other axis, with bands; "" where the study
     has no such axis."""
     several = [axis for axis, values in definition.axes.items() if len(values) > 1]
     numeric = [axis for axis in several if all(_as_number(v.label) is not None for v in definition.axes[axis])]
@@ -178,7 +178,7 @@ def trend_chart(definition: Definition, cells: Sequence[GridCell], column: str) 
         middle = [(x(at), y(statistics.fmean(cell.values(column)))) for at, cell in points]
         parts.append(_line(middle, style))
         for (px, py), (at, cell) in zip(middle, points, strict=True):
-            tip = f"{line}, {name} {at:g}: {figure(cell, column)}"
+            tip = f"{line}, {name} {at:g}: {metric_text(cell, column)}"
             parts.append(
                 f'<circle class="seed {style}" cx="{px:.1f}" cy="{py:.1f}" r="3"><title>{escape(tip)}</title></circle>'
             )
@@ -187,7 +187,7 @@ def trend_chart(definition: Definition, cells: Sequence[GridCell], column: str) 
 
 
 def curve_chart(cells: Sequence[GridCell], key: str, title: str, write: Callable[[float], str]) -> str:
-    """Mean over the seeds of a figure over the epochs, with a band of one standard deviation."""
+    """Mean over the seeds of a metric over the epochs, with a band of one standard deviation."""
     lines: list[tuple[int, list[tuple[float, float, float]]]] = []  # place, (mean, low, high) an epoch
     for place, cell in enumerate(cells):
         columns = _by_epoch([row.history for row in cell.rows], key)

@@ -17,7 +17,7 @@ from cnnlab.runs.source import network_of
 from cnnlab.study.definition import Definition, Value, refuse_own
 
 REFERENCE = re.compile(r"init\.from=run\((.+)\)")
-NOT_A_RESULT = ("run", "logger")  # what a run is called and who listens changes no figure
+NOT_A_RESULT = ("run", "logger")  # what a run is called and who listens changes no result
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _composed(cell: Combination, definition: Definition) -> tuple[Config, str | 
 
 
 def _hash(config: Config, after: PlannedRun | None) -> str:
-    """Of everything that can change a figure; a run that is begun with counts by its own hash, not by its place."""
+    """Of everything that can change a result; a run that is begun with counts by its own hash, not by its place."""
     values = {key: value for key, value in config.to_dict().items() if key not in NOT_A_RESULT}
     if after is not None:
         values["init"]["source"] = after.hash

@@ -112,9 +112,9 @@ class StudyProgress:
             done = progress.epoch + progress.fraction if progress else 0.0
             bar = ProgressBar(total=epochs, completed=done, width=24)
             words = f"epoch {min(epochs, int(done) + 1)}/{epochs}"
-            figure = percent(progress.accuracy) if progress else ""
+            accuracy = percent(progress.accuracy) if progress else ""
             took = duration(time.monotonic() - began)
-            table.add_row(run.name, bar, words, figure, took)
+            table.add_row(run.name, bar, words, accuracy, took)
         elapsed = time.monotonic() - self.began
         pace = (time.monotonic() - self.first) / self.counted if self.counted > 0.5 else None
         left = pace * (self.all_epochs - self.counted) if pace is not None else None

@@ -27,13 +27,13 @@ MOST = 12  # sentences that a person reads
 
 @dataclass(frozen=True)
 class Row:
-    """One finished run: its figures by column, its curve, and which test images it answered right.
+    """One finished run: its metrics by column, its curve, and which test images it answered right.
 
     `tested_on`: the set that they are of; images of two sets are never the same one, whatever their names.
     """
 
     run: PlannedRun
-    figures: dict[str, float | None]
+    metrics: dict[str, float | None]
     history: list[dict[str, Any]]
     images: tuple[str, ...]
     right: np.ndarray  # (n,) float32 in [0, 1]; of pixels, the share of an image's that are right
@@ -49,7 +49,7 @@ class GridCell:
     missing: list[str]
 
     def values(self, column: str) -> list[float]:
-        found = (row.figures.get(column) for row in self.rows)
+        found = (row.metrics.get(column) for row in self.rows)
         return [value for value in found if value is not None]
 
     def mean(self, column: str) -> float | None:
@@ -82,13 +82,13 @@ class Difference:
 
 
 def main_column(definition: Definition, cells: Sequence[GridCell]) -> str:
-    """The figure that the study is about: accuracy on the test split, mean IoU where pixels have classes, accuracy on
+    """The metric that the study is about: accuracy on the test split, mean IoU where pixels have classes, accuracy on
     validation where there is no test split."""
-    figures: list[Mapping[str, Any]] = [row.figures for cell in cells for row in cell.rows]
+    metrics: list[Mapping[str, Any]] = [row.metrics for cell in cells for row in cell.rows]
     for column in ("mean_iou", "test_accuracy"):
-        if any(figure.get(column) is not None for figure in figures):
+        if any(row.get(column) is not None for row in metrics):
             return column
-    return "val_accuracy" if figures else "test_accuracy"
+    return "val_accuracy" if metrics else "test_accuracy"
 
 
 def collect(definition: Definition, runs: Sequence[PlannedRun], failed: Mapping[Path, str]) -> list[GridCell]:
@@ -104,7 +104,7 @@ def collect(definition: Definition, runs: Sequence[PlannedRun], failed: Mapping[
         label = run.combination.label
         if label not in counted:
             counted[label] = _parameters(run)
-        row.figures["parameters"] = counted[label]
+        row.metrics["parameters"] = counted[label]
         cell.rows.append(row)
     return list(cells.values())
 
@@ -116,10 +116,10 @@ def _read(run: PlannedRun, test_on: Sequence[str]) -> Row:
         raise RunError(f"{folder.metrics} is empty; delete {run.folder}, and the study runs it again.")
     name = set_named(test_on) if test_on else run.config.data.name
     own = name == run.config.data.name
-    test = folder.test_figures() if own else read_record(run.folder / f"evaluation-test-{name}.json", TEST)
+    test = folder.test_metrics() if own else read_record(run.folder / f"evaluation-test-{name}.json", TEST)
     card, last = folder.read_card(), history[-1]
     rates = sorted(row["images_per_second"] for row in history)
-    figures: dict[str, float | None] = {
+    metrics: dict[str, float | None] = {
         "train_accuracy": last["train_accuracy"],
         "train_loss": last["train_loss"],
         "val_accuracy": card.get("val_accuracy"),
@@ -128,12 +128,12 @@ def _read(run: PlannedRun, test_on: Sequence[str]) -> Row:
         "images_per_second": rates[len(rates) // 2],
     }
     if test is not None:
-        figures |= {"test_accuracy": test["accuracy"], "test_loss": test.get("loss")}
-        figures |= {key: test[key] for key in ("ece", "macro_f1", "mean_iou") if key in test}
+        metrics |= {"test_accuracy": test["accuracy"], "test_loss": test.get("loss")}
+        metrics |= {key: test[key] for key in ("ece", "macro_f1", "mean_iou") if key in test}
     answers = run.folder / ("predictions.csv" if own else f"predictions-test-{name}.csv")
     names, right = _answers(answers) if test is not None else ((), np.zeros(0, np.float32))
     tested_on = name if test_on else f"{name} in {run.config.data.root}"
-    return Row(run, figures, history, names, right, tested_on)
+    return Row(run, metrics, history, names, right, tested_on)
 
 
 def _answers(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
@@ -217,7 +217,7 @@ def difference(cell: GridCell, other: GridCell) -> Difference:
 def as_csv(
     definition: Definition, runs: Sequence[PlannedRun], cells: Sequence[GridCell], failed: Mapping[Path, str]
 ) -> str:
-    """A line a run, done or not: its place on each axis, seed, figures, hash and folder."""
+    """A line a run, done or not: its place on each axis, seed, metrics, hash and folder."""
     columns = ["test_accuracy", "test_loss", "val_accuracy", "val_loss", "train_accuracy", "train_loss"]
     columns += [column for column in ("ece", "macro_f1", "mean_iou") if column in definition.columns]
     columns += ["parameters", "seconds", "images_per_second"]
@@ -227,12 +227,12 @@ def as_csv(
     writer.writerow(["combination", *definition.axes, "seed", "epochs", *columns, "state", "hash", "folder"])
     for run in runs:
         row = rows.get(run.folder)
-        figures = [_plain(row.figures.get(column)) if row else "" for column in columns]
+        metrics = [_plain(row.metrics.get(column)) if row else "" for column in columns]
         state = "done" if row else failed.get(run.folder, "not run yet")
         epochs = len(row.history) if row else ""
         places = [run.combination.places[axis] for axis in definition.axes]
         name = run.folder.relative_to(definition.folder).as_posix()
-        writer.writerow([run.combination.label, *places, run.seed, epochs, *figures, state, run.hash[:8], name])
+        writer.writerow([run.combination.label, *places, run.seed, epochs, *metrics, state, run.hash[:8], name])
     return text.getvalue()
 
 

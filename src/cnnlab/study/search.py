@@ -67,7 +67,7 @@ def run_search(
         result = trials.result()
         if result.best is None:
             bad = next((one for one in result.trials if one.why), None)
-            raise ConfigError(f"none of the trials came to a figure; {bad.run.name}: {bad.why}" if bad else "no trial.")
+            raise ConfigError(f"none of the trials has a result; {bad.run.name}: {bad.why}" if bad else "no trial.")
         write_search(result, describe(trials.runs()), said)
         return result
     finally:

@@ -34,9 +34,9 @@ def render(search: Search, facts: Sequence[tuple[str, str]], command: str) -> st
         title=search.title,
         about=definition.about,
         summary=summary(search),
-        figure=search.figure,
+        metric=search.metric,
         best=search.best,
-        best_figure=percent(search.best.value, 2) if search.best else "",
+        best_metric=percent(search.best.value, 2) if search.best else "",
         settings=list(search.best.run.combination.places.items()) if search.best else [],
         test=None if test is None else percent(test[key], 2),
         test_name=f"test {key.replace('_iou', ' IoU')}",
@@ -66,20 +66,20 @@ def mark(one: TrialResult, x: float, y: float, search: Search) -> str:
     return f'{ring}<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"><title>{escape(tip)}</title></circle>'
 
 
-def figure_axis(search: Search, top: float, bottom: float) -> tuple[Scale, list[float]]:
+def metric_axis(search: Search, top: float, bottom: float) -> tuple[Scale, list[float]]:
     return charts.linear_axis([one.shown for one in search.trials if one.shown is not None], bottom, top)
 
 
 def way_chart(search: Search) -> str:
-    """The figure of each trial in order, and the best one so far as a line."""
+    """The metric of each trial in order, and the best one so far as a line."""
     shown = [one for one in search.trials if one.shown is not None]
     if not shown:
         return ""
     left, right = LEFT, WIDE - 12
     last = max(1, search.trials[-1].number)
     x = Scale(0, last, left + 10, right - 10)
-    y, ticks = figure_axis(search, LINE_TOP, LINE_BOTTOM)
-    title = f"{search.figure.capitalize()} of each trial"
+    y, ticks = metric_axis(search, LINE_TOP, LINE_BOTTOM)
+    title = f"{search.metric.capitalize()} of each trial"
     parts = [f'<svg class="chart wide" viewBox="0 0 {WIDE:g} {LINE_HEIGHT}" role="img" aria-label="{escape(title)}">']
     for tick in ticks:
         parts.append(f'<path class="grid" d="M{left:g} {y(tick):.1f}H{right:g}"/>')
@@ -102,7 +102,7 @@ def way_chart(search: Search) -> str:
 
 
 def importance_chart(search: Search) -> str:
-    """A bar for each setting: the share of the figures' variance that it explains alone."""
+    """A bar for each setting: the share of the variance that it explains alone."""
     if not search.importances:
         return ""
     left = min(260.0, 24 + 7.2 * max(map(len, search.importances)))
@@ -121,13 +121,13 @@ def importance_chart(search: Search) -> str:
 
 
 def value_chart(search: Search, key: str) -> str:
-    """The figure of every trial against its value of one setting."""
+    """The metric of every trial against its value of one setting."""
     shown = [one for one in search.trials if one.shown is not None]
     if not shown:
         return ""
     space = search.definition.search[key]
-    y, ticks = figure_axis(search, TOP - 22, BOTTOM)
-    title = f"{search.figure.capitalize()} against {key}"
+    y, ticks = metric_axis(search, TOP - 22, BOTTOM)
+    title = f"{search.metric.capitalize()} against {key}"
     parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
     digits = 0 if ticks[1] - ticks[0] >= 0.01 else 1
     parts += [charts.horizontal_line(y(tick), percent(tick, digits)) for tick in ticks]
@@ -144,7 +144,7 @@ def value_chart(search: Search, key: str) -> str:
         label = formatting.shorten(name, room) if len(names) <= MANY else str(place + 1)
         parts.append(charts.vertical_tick(middle, label))
         column = sorted((o for o in shown if o.run.combination.places[key] == name), key=lambda o: o.number)
-        for number, one in enumerate(column):  # side by side, so that equal figures do not hide each other
+        for number, one in enumerate(column):  # side by side, so that equal values do not hide each other
             aside = 0.0 if len(column) < 2 else (number / (len(column) - 1) - 0.5) * min(wide * 0.6, 6.0 * len(column))
             parts.append(mark(one, middle + aside, y(one.shown or 0.0), search))
     return "".join([*parts, "</svg>"])

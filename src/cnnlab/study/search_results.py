@@ -24,8 +24,8 @@ from cnnlab.study.plan import PlannedRun
 
 SHOWN = 10  # trials in the terminal, the best ones
 OPTIMISTIC = (
-    "The best of {n} validation figures is optimistic: part of it is luck, which the test does not share. Trust the"
-    " test figure, and train the best settings with several seeds before you call them better than others."
+    "The best of {n} validation results is optimistic: part of it is luck, which the test does not share. Trust the"
+    " test result, and train the best settings with several seeds before you call them better than others."
 )
 
 
@@ -37,18 +37,18 @@ class TrialResult:
     run: PlannedRun
     state: str
     value: float | None
-    curve: list[tuple[int, float]]  # (epoch, validation figure)
+    curve: list[tuple[int, float]]  # (epoch, validation metric)
     why: str = ""
 
     @property
     def shown(self) -> float | None:
-        """Its figure, or of a trial that was stopped the best it came to."""
+        """Its metric; of a trial that was stopped, the best so far."""
         return self.value if self.value is not None else max((value for _, value in self.curve), default=None)
 
 
 @dataclass(frozen=True)
 class Search:
-    """A search as far as it is: its trials in order, the best, and the share of the figures each key explains."""
+    """A search as far as it is: its trials in order, the best, and the share of the variance each key explains."""
 
     definition: Definition
     dir: Path
@@ -62,15 +62,15 @@ class Search:
         return self.definition.title or f"Search: {', '.join(self.definition.search)}"
 
     @property
-    def figure(self) -> str:
+    def metric(self) -> str:
         """What the trials are judged by."""
         pixels = self.best is not None and "val_mean_iou" in RunFolder(self.best.run.folder).read_card()
         return "validation mean IoU" if pixels else "validation accuracy"
 
     @property
     def test(self) -> dict[str, Any] | None:
-        """The test figures of the best trial; None before the test, and where there is no test split."""
-        return RunFolder(self.best.run.folder).test_figures() if self.best else None
+        """The test metrics of the best trial; None before the test, and where there is no test split."""
+        return RunFolder(self.best.run.folder).test_metrics() if self.best else None
 
     @property
     def command(self) -> list[str]:
@@ -116,7 +116,7 @@ def verdicts(search: Search) -> list[str]:
     if search.best is None:
         return []
     best, test = search.best, search.test
-    found = [f"{best.run.name}: {search.figure} {percent(best.value, 2)}."]
+    found = [f"{best.run.name}: {search.metric} {percent(best.value, 2)}."]
     if test is not None:
         key = "mean_iou" if "mean_iou" in test else "accuracy"
         interval = between(test[f"{key}_interval"], lambda value: percent(value, 2))
@@ -132,7 +132,7 @@ def verdicts(search: Search) -> list[str]:
     if len(tested) > 1:
         numbers = ", ".join(map(str, tested))
         found.append(
-            f"The test split was looked at for trials {numbers}: more trials came after a test, and its figure no"
+            f"The test split was looked at for trials {numbers}: more trials came after a test, and its result no"
             " longer stands for images that nobody chose by."
         )
     if (search.definition.jobs or 1) > 1 or search.definition.launcher != "local":
@@ -147,7 +147,7 @@ def repeats(one: TrialResult) -> bool:
     return one.why.startswith("the same as trial")
 
 
-def figures(one: TrialResult) -> dict[str, float | None]:
+def metrics_of(one: TrialResult) -> dict[str, float | None]:
     """Of the epochs that count: of a pruned trial, those up to the one it was judged at."""
     rows = RunFolder(one.run.folder).history()
     if one.state == "pruned" and one.curve:
@@ -169,11 +169,11 @@ def as_csv(search: Search) -> str:
     columns = ["epochs", "train_accuracy", "train_loss", "val_loss", "seconds"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    figure = search.figure.replace("validation", "val").replace(" ", "_").lower()
-    tests = ["test_accuracy", "test_mean_iou"] if "iou" in figure else ["test_accuracy"]
-    writer.writerow(["trial", *keys, figure, *columns, *tests, "state", "why", "hash", "folder"])
+    metric = search.metric.replace("validation", "val").replace(" ", "_").lower()
+    tests = ["test_accuracy", "test_mean_iou"] if "iou" in metric else ["test_accuracy"]
+    writer.writerow(["trial", *keys, metric, *columns, *tests, "state", "why", "hash", "folder"])
     for one in search.trials:
-        known = figures(one)
+        known = metrics_of(one)
         best = search.best is not None and one.number == search.best.number
         test = (search.test if best else None) or {}
         row = [plain(known.get(column)) for column in columns]
@@ -191,12 +191,12 @@ def plain(value: float | None) -> str:
 
 
 def headings(search: Search) -> list[str]:
-    return ["trial", *(key.split(".")[-1] for key in search.definition.search), search.figure, "epochs", "time", ""]
+    return ["trial", *(key.split(".")[-1] for key in search.definition.search), search.metric, "epochs", "time", ""]
 
 
 def cells(search: Search, one: TrialResult) -> list[str]:
-    """A row of the tables: number, values, figure, epochs, time, and what became of it."""
-    known = figures(one)
+    """A row of the tables: number, values, metric, epochs, time, and what became of it."""
+    known = metrics_of(one)
     places = [one.run.combination.places[key] for key in search.definition.search]
     state = one.why if repeats(one) else "" if one.state == "done" else one.state
     epochs, seconds = known.get("epochs"), known.get("seconds")
@@ -241,7 +241,7 @@ def markdown(search: Search, facts: Sequence[tuple[str, str]], command: str) -> 
     lines += ["| " + " | ".join(cells(search, one)) + " |" for one in search.ranked()]
     if search.importances:
         shares = ", ".join(f"{key} {percent(share, 0)}" for key, share in search.importances.items())
-        lines += ["", f"Share of the figures' variance that each explains (fANOVA): {shares}."]
+        lines += ["", f"Share of the variance that each explains (fANOVA): {shares}."]
     lines += ["", *(f"- {key}: {words}" for key, words in spaces(definition))]
     lines += ["", f"`{command}`", "", *(f"{name}: {value}" for name, value in facts)]
     return "\n".join(lines) + "\n"

@@ -18,7 +18,7 @@ def is_share(column: str) -> bool:
     return column.endswith(SHARES)
 
 
-def figure(cell: GridCell, column: str) -> str:
+def metric_text(cell: GridCell, column: str) -> str:
     """Mean ± standard deviation: "88.12 ± 0.21 %"."""
     mean, deviation = cell.mean(column), cell.deviation(column)
     if mean is None:
@@ -57,7 +57,7 @@ def terminal_table(definition: Definition, cells: Sequence[GridCell]) -> Table:
         ("", "left"), *((heading(definition, column), "right") for column in definition.columns), ("n", "right")
     )
     for cell in cells:
-        table.add_row(cell.combination.label, *(figure(cell, c) for c in definition.columns), runs_there(cell))
+        table.add_row(cell.combination.label, *(metric_text(cell, c) for c in definition.columns), runs_there(cell))
     return table
 
 
@@ -70,7 +70,7 @@ def markdown(
     lines += [definition.about, ""] if definition.about else []
     lines += _rows(["", *(heading(definition, c) for c in columns), "n"])
     lines += [
-        "| " + " | ".join([cell.combination.label, *(figure(cell, c) for c in columns), runs_there(cell)]) + " |"
+        "| " + " | ".join([cell.combination.label, *(metric_text(cell, c) for c in columns), runs_there(cell)]) + " |"
         for cell in cells
     ]
     lines += ["", "Mean ± standard deviation over the seeds."]
@@ -87,7 +87,7 @@ def _rows(headings: Sequence[str]) -> list[str]:
 
 
 def small_table(definition: Definition, cells: Sequence[GridCell]) -> list[list[str]]:
-    """The main figure with one axis down and one across, such as depth × residual; empty where the study has none."""
+    """The main metric with one axis down and one across, such as depth × residual; empty where the study has none."""
     if definition.table is None or len([a for a, v in definition.axes.items() if len(v) > 1]) != 2:
         return []
     down, across = definition.table
@@ -96,7 +96,7 @@ def small_table(definition: Definition, cells: Sequence[GridCell]) -> list[list[
         return []
     places = {tuple(cell.combination.places[axis] for axis in (down, across)): cell for cell in cells}
     rows, columns = ([value.label for value in definition.axes[axis]] for axis in (down, across))
-    body = [[row, *(figure(places[row, one], column) for one in columns)] for row in rows]
+    body = [[row, *(metric_text(places[row, one], column) for one in columns)] for row in rows]
     return [[f"{down.split('.')[-1]} ({heading(definition, column)})", *columns], *body]
 
 

@@ -122,7 +122,7 @@ class Trials:
         return best is not None and is_done(best)
 
     def best(self) -> PlannedRun | None:
-        """The trial with the highest figure, the first of several."""
+        """The trial with the highest metric, the first of several."""
         complete = [t for t in self.records() if t.state == self.optuna.trial.TrialState.COMPLETE]
         return self._plan(max(complete, key=lambda t: (t.value, -t.number))) if complete else None
 
@@ -157,7 +157,7 @@ class Trials:
         return TrialResult(trial.number, self._plan(trial), state, value, curve, trial.user_attrs.get("why", ""))
 
     def _importances(self) -> dict[str, float]:
-        """fANOVA (Hutter et al. 2014): the share of the figures' variance that each key explains alone."""
+        """fANOVA (Hutter et al. 2014): the share of the variance that each key explains alone."""
         complete = [t for t in self.records() if t.state == self.optuna.trial.TrialState.COMPLETE]
         if len(complete) < 4 or len({t.value for t in complete}) < 2:
             return {}
@@ -267,9 +267,9 @@ class Trials:
 
     def on_done(self, run: PlannedRun) -> Outcome:
         if not run.trial:
-            test = RunFolder(run.folder).test_figures()
-            figure = test.get("mean_iou", test["accuracy"]) if test else None
-            return Outcome(f"tested: {percent(figure)}" if test else "no test split", counts=False)
+            test = RunFolder(run.folder).test_metrics()
+            metric = test.get("mean_iou", test["accuracy"]) if test else None
+            return Outcome(f"tested: {percent(metric)}" if test else "no test split", counts=False)
         if run.hash in self.pruned:  # its last epochs were done before it heard of it
             return self._stopped(run)
         value = objective(RunFolder(run.folder).read_card())

@@ -1,10 +1,10 @@
 """Convolutions that torch computes badly on processors, computed in another way; weights, names and classes stay.
 
-Three kinds (torch 2.15, oneDNN 3.13; docs/performance.md has the figures):
+Three kinds (torch 2.15, oneDNN 3.13; docs/performance.md has the times):
 
 - A 1×1 convolution with a stride, fewer than 16 channels, images in channels-last memory, and a batch that the
   threads do not share evenly: the gradient of its filters is written outside its memory (float32 and bfloat16), and the
-  process dies, now or later. The same figure comes from leaving out the pixels first and convolving without a stride.
+  process dies, now or later. The same result comes from leaving out the pixels first and convolving without a stride.
 - A convolution with a stride and an output of one column, in bfloat16: taps that lie beside the map at that column get
   for gradient whatever was in memory. With the zeros around the map as pixels, no tap does.
 - Many filters of 3×3 or less over a small map in bfloat16, as in the last stage of a ResNet or VGG: the zeros around

@@ -136,7 +136,7 @@ def balancing_weights(data: Data) -> np.ndarray[Any, Any]:
 class Trainer:
     """One run in progress. `epoch`, `step` and `batch` count what is done.
 
-    Of several processes (`group`) each has a trainer, and all have the same figures and weights; the first one writes.
+    Of several processes (`group`) each has a trainer, and all have the same metrics and weights; the first one writes.
     """
 
     def __init__(
@@ -237,7 +237,7 @@ class Trainer:
             if self.note is not None:
                 event, self.note = self.note, None
             elif now - last_event > 1 / STEP_EVENTS_A_SECOND:
-                loss, accuracy = self._training_figures()
+                loss, accuracy = self._training_metrics()
                 event = Stepped(self.epoch, self.batch // self.accumulate, loss, accuracy, self._throughput())
                 last_event = now
             yield event
@@ -290,7 +290,7 @@ class Trainer:
     def _renew_statistics(self, batches: list[Batch], domain: list[Tensor]) -> None:
         """Batch norm takes in the target's images, and nothing learns (Li et al. 2016, Adaptive Batch Normalization).
 
-        The figures of the epoch are those of the source as the model answers it now.
+        The metrics of the epoch are those of the source as the model answers it now.
         """
         for batch, images in zip(batches, domain, strict=True):
             self.model.eval()
@@ -305,7 +305,7 @@ class Trainer:
             self.average.update(self.step)
 
     def _count(self, loss: Tensor, logits: Tensor, batch: Batch) -> None:
-        """Add the figures of one batch to the sums: its loss over all processes, and the logits of this one."""
+        """Add the metrics of one batch to the sums: its loss over all processes, and the logits of this one."""
         count = len(batch.images) if self.group.size == 1 else self.data.train.batch_size  # of all processes together
         self.sums.loss += loss * count
         self.sums.correct += self.group.total(self.task.count_correct(logits, batch.targets).double())
@@ -336,7 +336,7 @@ class Trainer:
     def end_epoch(self) -> EpochEnded:
         """Validate, keep the weights if they are the best so far, and save the state."""
         began = time.monotonic()
-        train_loss, train_accuracy = self._training_figures()
+        train_loss, train_accuracy = self._training_metrics()
         self._check_finite(self._state())  # before the weights are kept
         throughput = self._throughput()
         validation = self.validate()
@@ -435,7 +435,7 @@ class Trainer:
         """Mean norm of the whole gradient, before any clipping; None where none was a number."""
         return self.sums.norm.item() / self.sums.norms.item() if self.sums.norms.item() else None
 
-    def _training_figures(self) -> tuple[float, float]:
+    def _training_metrics(self) -> tuple[float, float]:
         count = max(1, self.sums.count)
         return self.sums.loss.item() / count, self.sums.correct.item() / count
 
