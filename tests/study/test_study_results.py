@@ -15,7 +15,7 @@ from cnnlab.study.definition import Definition, define
 from cnnlab.study.page import render
 from cnnlab.study.plan import Combination, PlannedRun
 from cnnlab.study.results import GridCell, Row, difference, differences
-from cnnlab.study.table import about_tests, figure, markdown, runs_there, sentence, small_table
+from cnnlab.study.table import about_tests, markdown, metric_text, runs_there, sentence, small_table
 
 PICTURES = tuple(map(str, range(400)))
 
@@ -47,10 +47,10 @@ def test_mean_and_deviation_over_the_seeds() -> None:
     one = cell("a", 0.80, 0.82, 0.84)
     assert one.mean("test_accuracy") == pytest.approx(0.82)
     assert one.deviation("test_accuracy") == pytest.approx(0.02)
-    assert figure(one, "test_accuracy") == "82.00 ± 2.00 %"
-    assert figure(one, "parameters") == "272,474"
-    assert figure(one, "ece") == "–"
-    assert figure(cell("a", 0.8), "test_accuracy") == "80.00 %"
+    assert metric_text(one, "test_accuracy") == "82.00 ± 2.00 %"
+    assert metric_text(one, "parameters") == "272,474"
+    assert metric_text(one, "ece") == "–"
+    assert metric_text(cell("a", 0.8), "test_accuracy") == "80.00 %"
 
 
 def test_the_better_one_comes_first_and_points_are_those_of_the_means() -> None:

@@ -152,9 +152,9 @@ def trend_chart(definition: Definition, cells: Sequence[GridCell], column: str) 
     others = [axis for axis in several if axis != across]
     lines: dict[str, list[tuple[float, GridCell]]] = {}
     for cell in cells:
-        name = _named(others[0], cell.combination.places[others[0]]) if others else COLUMNS[column]
+        name = _named(others[0], cell.combination.axis_values[others[0]]) if others else COLUMNS[column]
         if cell.values(column):
-            lines.setdefault(name, []).append((float(cell.combination.places[across]), cell))
+            lines.setdefault(name, []).append((float(cell.combination.axis_values[across]), cell))
     if not lines or max(len(points) for points in lines.values()) < 2:
         return ""
     positions = sorted({x for points in lines.values() for x, _ in points})

@@ -14,7 +14,7 @@ from cnnlab.config import ALIASES, Config, compose
 from cnnlab.data.recommend import compose_for_set
 from cnnlab.errors import ConfigError, nearest
 from cnnlab.runs.source import network_of
-from cnnlab.study.definition import Definition, Value, refuse_own
+from cnnlab.study.definition import AxisValue, Definition, refuse_own
 
 REFERENCE = re.compile(r"init\.from=run\((.+)\)")
 NOT_A_RESULT = ("run", "logger")  # what a run is called and who listens changes no result
@@ -22,11 +22,11 @@ NOT_A_RESULT = ("run", "logger")  # what a run is called and who listens changes
 
 @dataclass(frozen=True)
 class Combination:
-    """One cell of the grid: its place on each axis, the overrides it stands for, and what it is called."""
+    """One cell of the grid: its label, the label of its value on each axis, and the overrides that it stands for."""
 
     label: str
-    places: dict[str, str]
-    words: tuple[str, ...]
+    axis_values: dict[str, str]
+    overrides: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ def combinations(definition: Definition) -> list[Combination]:
     axes = list(definition.axes)
     cells = []
     for chosen in itertools.product(*definition.axes.values()):
-        places = {axis: value.label for axis, value in zip(axes, chosen, strict=True)}
-        words = merged(definition.overrides, *(value.words for value in chosen))
-        cells.append(Combination(_label(definition, places, chosen), places, words))
+        axis_values = {axis: value.label for axis, value in zip(axes, chosen, strict=True)}
+        overrides = merge_overrides(definition.overrides, *(value.overrides for value in chosen))
+        cells.append(Combination(_label(definition, axis_values, chosen), axis_values, overrides))
     labels = [cell.label for cell in cells]
     for label in labels:
         if labels.count(label) > 1:
@@ -64,27 +64,27 @@ def combinations(definition: Definition) -> list[Combination]:
     return cells
 
 
-def _label(definition: Definition, places: dict[str, str], chosen: Sequence[Value]) -> str:
+def _label(definition: Definition, axis_values: dict[str, str], chosen: Sequence[AxisValue]) -> str:
     if definition.label is not None and all(
-        f"{{{axis}}}" in definition.label for axis in places if _many(definition, axis)
+        f"{{{axis}}}" in definition.label for axis in axis_values if _many(definition, axis)
     ):
         label = definition.label
-        for axis, place in places.items():
-            label = label.replace(f"{{{axis}}}", place)
+        for axis, value in axis_values.items():
+            label = label.replace(f"{{{axis}}}", value)
         return label
-    shown = {axis: place for axis, place in places.items() if _many(definition, axis)} or places
-    values = (value for axis, value in zip(places, chosen, strict=True) if axis in shown)
-    plain = [value.words == (f"{axis}={value.label}",) for axis, value in zip(shown, values, strict=True)]
+    shown = {axis: value for axis, value in axis_values.items() if _many(definition, axis)} or axis_values
+    values = (value for axis, value in zip(axis_values, chosen, strict=True) if axis in shown)
+    plain = [value.overrides == (f"{axis}={value.label}",) for axis, value in zip(shown, values, strict=True)]
     parts = zip(shown.items(), plain, strict=True)
-    return ", ".join(f"{axis.split('.')[-1]}={place}" if bare else place for (axis, place), bare in parts)
+    return ", ".join(f"{axis.split('.')[-1]}={value}" if bare else value for (axis, value), bare in parts)
 
 
 def _many(definition: Definition, axis: str) -> bool:
     return len(definition.axes[axis]) > 1
 
 
-def merged(*groups: Sequence[str]) -> tuple[str, ...]:
-    """Overrides of a key once: what is said last holds."""
+def merge_overrides(*groups: Sequence[str]) -> tuple[str, ...]:
+    """Each key once: the last override of a key holds."""
     found: dict[str, str] = {}
     for word in itertools.chain(*groups):
         key = word.split("=")[0].lstrip("+")
@@ -151,14 +151,14 @@ def _placed(definition: Definition, cell: Combination, config: Config, after: Pl
 
 def _composed(cell: Combination, definition: Definition) -> tuple[Config, str | None]:
     """The config of a combination, and the label of the run that it begins with."""
-    refuse_own(cell.words)
-    references = [match[1] for word in cell.words if (match := REFERENCE.fullmatch(word))]
+    refuse_own(cell.overrides)
+    references = [match[1] for word in cell.overrides if (match := REFERENCE.fullmatch(word))]
     try:
-        config = compose(cell.words, definition.config_dir, trust_code=definition.trust_code)
+        config = compose(cell.overrides, definition.config_dir, trust_code=definition.trust_code)
         if config.data.name == "folder":
             known = network_of if not references else lambda source: None  # a run of this study may not be there yet
             how = {"trust_code": definition.trust_code, "network_of": known}
-            config = compose_for_set(cell.words, definition.config_dir, **how)
+            config = compose_for_set(cell.overrides, definition.config_dir, **how)
         return config, references[0] if references else None
     except ConfigError as error:
         raise ConfigError(f"{cell.label}: {error}") from None

@@ -55,7 +55,7 @@ def find_learning_rate(
         decoding: is told the images decoded and their number.
         command: what was called, for the report.
         config_dir: folder of your own options, recipes and experiments; None: ./conf where there is one.
-        trust_code: let files name code to run; else the words alone may.
+        trust_code: let files name code to run; else only the command line may.
 
     Raises:
         ConfigError: an unknown key or value, or a configuration in which nothing learns.

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cnnlab.study.definition import Definition
-from cnnlab.study.plan import merged
+from cnnlab.study.plan import merge_overrides
 
 SMOOTHING = 0.15  # decades: standard deviation of the bell that the losses are averaged with
 LAST = 5  # steps whose mean is compared with it
@@ -61,8 +61,8 @@ class RateRange:
         """A training at the suggested rate."""
         if self.suggested is None:
             return []
-        words = merged(self.definition.overrides, [f"optimizer.lr={self.suggested:.2g}"])
-        return ["cnnlab", "train", *words, *self.definition.own_options]
+        overrides = merge_overrides(self.definition.overrides, [f"optimizer.lr={self.suggested:.2g}"])
+        return ["cnnlab", "train", *overrides, *self.definition.own_options]
 
 
 def smooth(rates: Sequence[float], losses: Sequence[float]) -> list[float]:

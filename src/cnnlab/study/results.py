@@ -176,8 +176,8 @@ def differences(definition: Definition, cells: Sequence[GridCell]) -> list[Diffe
 
 
 def _comparable(definition: Definition, one: GridCell, other: GridCell) -> bool:
-    places = one.combination.places
-    changed = {axis for axis, value in places.items() if other.combination.places[axis] != value}
+    values = one.combination.axis_values
+    changed = {axis for axis, value in values.items() if other.combination.axis_values[axis] != value}
     return changed == {definition.compare} if definition.compare else len(changed) == 1
 
 
@@ -230,9 +230,9 @@ def as_csv(
         metrics = [_plain(row.metrics.get(column)) if row else "" for column in columns]
         state = "done" if row else failed.get(run.folder, "not run yet")
         epochs = len(row.history) if row else ""
-        places = [run.combination.places[axis] for axis in definition.axes]
+        values = [run.combination.axis_values[axis] for axis in definition.axes]
         name = run.folder.relative_to(definition.folder).as_posix()
-        writer.writerow([run.combination.label, *places, run.seed, epochs, *metrics, state, run.hash[:8], name])
+        writer.writerow([run.combination.label, *values, run.seed, epochs, *metrics, state, run.hash[:8], name])
     return text.getvalue()
 
 

@@ -36,7 +36,7 @@ def run_search(
         progress: what a person sees meanwhile; None: nothing.
         command: what was called, for the report.
         config_dir: folder of your own options, recipes and experiments; None: ./conf where there is one.
-        trust_code: let files name code to run; else the words alone may.
+        trust_code: let files name code to run; else only the command line may.
 
     Raises:
         ConfigError: an unknown key or value, a range that is none, no validation split, Optuna is not installed, or no
@@ -88,10 +88,10 @@ def outline(words: Sequence[str], config_dir: str | None = None, trust_code: boo
 
 def write_search(search: Search, facts: Sequence[tuple[str, str]], command: Sequence[str]) -> None:
     """results.csv, table.md and report.html."""
-    words = shlex.join(command)
+    command_line = shlex.join(command)
     write_whole(search.dir / "results.csv", as_csv(search))
-    write_whole(search.dir / "table.md", markdown(search, facts, words))
-    write_whole(search.dir / "report.html", render(search, facts, words))
+    write_whole(search.dir / "table.md", markdown(search, facts, command_line))
+    write_whole(search.dir / "report.html", render(search, facts, command_line))
 
 
 def import_optuna() -> types.ModuleType:

@@ -37,7 +37,7 @@ def render(search: Search, facts: Sequence[tuple[str, str]], command: str) -> st
         metric=search.metric,
         best=search.best,
         best_metric=percent(search.best.value, 2) if search.best else "",
-        settings=list(search.best.run.combination.places.items()) if search.best else [],
+        settings=list(search.best.run.combination.axis_values.items()) if search.best else [],
         test=None if test is None else percent(test[key], 2),
         test_name=f"test {key.replace('_iou', ' IoU')}",
         interval="" if test is None else formatting.between(test[f"{key}_interval"], lambda v: percent(v, 2)),
@@ -60,7 +60,7 @@ def render(search: Search, facts: Sequence[tuple[str, str]], command: str) -> st
 def mark(one: TrialResult, x: float, y: float, search: Search) -> str:
     """A dot: full for a trial that was done, hollow for one that was stopped, with a ring around the best."""
     kind = "seed c0" if one.state == "done" else "stopped c7"
-    values = ", ".join(f"{key.split('.')[-1]} {place}" for key, place in one.run.combination.places.items())
+    values = ", ".join(f"{key.split('.')[-1]} {value}" for key, value in one.run.combination.axis_values.items())
     tip = f"trial {one.number}: {percent(one.shown, 2)}, {one.state}\n{values}"
     ring = f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="7"/>' if one is search.best else ""
     return f'{ring}<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"><title>{escape(tip)}</title></circle>'
@@ -134,7 +134,7 @@ def value_chart(search: Search, key: str) -> str:
     if isinstance(space, Range):
         x = Scale(space.low, space.high, LEFT + 10, RIGHT - 10, space.log)
         parts += [charts.vertical_tick(x(tick), f"{tick:g}") for tick in range_ticks(space)]
-        parts += [mark(o, x(float(o.run.combination.places[key])), y(o.shown or 0.0), search) for o in shown]
+        parts += [mark(o, x(float(o.run.combination.axis_values[key])), y(o.shown or 0.0), search) for o in shown]
         return "".join([*parts, "</svg>"])
     names = [one.label for one in space]
     wide = (RIGHT - LEFT) / len(names)
@@ -143,7 +143,7 @@ def value_chart(search: Search, key: str) -> str:
         middle = LEFT + wide * (place + 0.5)
         label = formatting.shorten(name, room) if len(names) <= MANY else str(place + 1)
         parts.append(charts.vertical_tick(middle, label))
-        column = sorted((o for o in shown if o.run.combination.places[key] == name), key=lambda o: o.number)
+        column = sorted((o for o in shown if o.run.combination.axis_values[key] == name), key=lambda o: o.number)
         for number, one in enumerate(column):  # side by side, so that equal values do not hide each other
             aside = 0.0 if len(column) < 2 else (number / (len(column) - 1) - 0.5) * min(wide * 0.6, 6.0 * len(column))
             parts.append(mark(one, middle + aside, y(one.shown or 0.0), search))

@@ -78,10 +78,14 @@ class Search:
         if self.best is None:
             return []
         run = self.best.run
-        words, name = [*run.combination.words, f"seed={run.seed}"], run.config.data.name
-        if name != "folder" and follows_from_set(run.config) and not any(word.startswith("recipe=") for word in words):
-            words.append(f"recipe={name if name in options('recipe') else 'default'}")  # as the trial took it
-        return ["cnnlab", "train", *words, *self.definition.own_options]
+        overrides, name = [*run.combination.overrides, f"seed={run.seed}"], run.config.data.name
+        if (
+            name != "folder"
+            and follows_from_set(run.config)
+            and not any(word.startswith("recipe=") for word in overrides)
+        ):
+            overrides.append(f"recipe={name if name in options('recipe') else 'default'}")  # as the trial took it
+        return ["cnnlab", "train", *overrides, *self.definition.own_options]
 
     def ranked(self) -> list[TrialResult]:
         """Trials that were done first, the best first; then those that were stopped, by how far and how well."""
@@ -177,11 +181,11 @@ def as_csv(search: Search) -> str:
         best = search.best is not None and one.number == search.best.number
         test = (search.test if best else None) or {}
         row = [plain(known.get(column)) for column in columns]
-        places = [one.run.combination.places[key] for key in keys]
+        values = [one.run.combination.axis_values[key] for key in keys]
         folder = one.run.folder.relative_to(search.dir).as_posix()
         tested = [plain(test.get(key.removeprefix("test_"))) for key in tests]
         writer.writerow(
-            [one.number, *places, plain(one.shown), *row, *tested, one.state, one.why, one.run.hash[:8], folder]
+            [one.number, *values, plain(one.shown), *row, *tested, one.state, one.why, one.run.hash[:8], folder]
         )
     return text.getvalue()
 
@@ -197,11 +201,11 @@ def headings(search: Search) -> list[str]:
 def cells(search: Search, one: TrialResult) -> list[str]:
     """A row of the tables: number, values, metric, epochs, time, and what became of it."""
     known = metrics_of(one)
-    places = [one.run.combination.places[key] for key in search.definition.search]
+    values = [one.run.combination.axis_values[key] for key in search.definition.search]
     state = one.why if repeats(one) else "" if one.state == "done" else one.state
     epochs, seconds = known.get("epochs"), known.get("seconds")
     took = DASH if seconds is None else duration(seconds) if seconds else ""
-    return [str(one.number), *places, percent(one.shown, 2), f"{epochs or 0:.0f}", took, state]
+    return [str(one.number), *values, percent(one.shown, 2), f"{epochs or 0:.0f}", took, state]
 
 
 def terminal_table(search: Search) -> Table:

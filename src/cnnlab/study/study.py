@@ -76,7 +76,7 @@ def run_study(
         progress: what a person sees meanwhile; None: nothing.
         command: what was called, for the report.
         config_dir: folder of your own options, recipes and experiments; None: ./conf where there is one.
-        trust_code: let files name code to run; else the words alone may.
+        trust_code: let files name code to run; else only the command line may.
 
     Raises:
         ConfigError: an unknown study, key or value, or what no run could begin with.
@@ -138,11 +138,11 @@ def write(definition: Definition, runs: Sequence[PlannedRun], failed: dict[Path,
     found = differences(definition, cells)
     facts = describe(runs)
     folder = definition.folder
-    words = shlex.join(command)
-    notes = [f"`{words}`", "", *(f"{name}: {value}" for name, value in facts)]
+    command_line = shlex.join(command)
+    notes = [f"`{command_line}`", "", *(f"{name}: {value}" for name, value in facts)]
     write_whole(folder / "results.csv", as_csv(definition, runs, cells, failed))
     write_whole(folder / "table.md", markdown(definition, cells, found, notes))
-    write_whole(folder / "report.html", render(definition, cells, found, facts, words))
+    write_whole(folder / "report.html", render(definition, cells, found, facts, command_line))
     return Study(definition, folder, cells, found, failed)
 
 
@@ -155,12 +155,12 @@ def describe(runs: Sequence[PlannedRun]) -> list[tuple[str, str]]:
             continue
         facts = read_environment(RunFolder(run.folder))
         machine, versions = facts.get("machine") or {}, facts.get("versions") or {}
-        words = [
+        parts = [
             f"{processor_name(machine)}, {_counted(machine.get('cores'), 'core')}",
             *map(str, machine.get("gpus") or []),
         ]
         told = {
-            "machine": ", ".join([*words, f"{_counted(machine.get('threads'), 'thread')} a run"]),
+            "machine": ", ".join([*parts, f"{_counted(machine.get('threads'), 'thread')} a run"]),
             "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if name in SHOWN),
         }
         for name, value in told.items():

@@ -94,9 +94,9 @@ def small_table(definition: Definition, cells: Sequence[GridCell]) -> list[list[
     column = next((c for c in definition.columns if c in ("test_accuracy", "mean_iou", "val_accuracy")), None)
     if column is None:
         return []
-    places = {tuple(cell.combination.places[axis] for axis in (down, across)): cell for cell in cells}
+    cell_at = {tuple(cell.combination.axis_values[axis] for axis in (down, across)): cell for cell in cells}
     rows, columns = ([value.label for value in definition.axes[axis]] for axis in (down, across))
-    body = [[row, *(metric_text(places[row, one], column) for one in columns)] for row in rows]
+    body = [[row, *(metric_text(cell_at[row, one], column) for one in columns)] for row in rows]
     return [[f"{down.split('.')[-1]} ({heading(definition, column)})", *columns], *body]
 
 

@@ -18,9 +18,9 @@ from typing import Any
 from cnnlab.errors import CnnlabError, RunError
 from cnnlab.runs.files import separate
 from cnnlab.runs.folder import RunFolder
-from cnnlab.study.definition import Definition, Value
+from cnnlab.study.definition import AxisValue, Definition
 from cnnlab.study.execute import ATTEMPTS, is_done
-from cnnlab.study.plan import Combination, PlannedRun, merged, plan_trial
+from cnnlab.study.plan import Combination, PlannedRun, merge_overrides, plan_trial
 from cnnlab.study.progress import StudyProgress
 from cnnlab.study.search_results import Search, TrialResult, objective
 from cnnlab.study.space import Range
@@ -46,19 +46,19 @@ def corner(definition: Definition, last: bool) -> Combination:
 
 def combination(definition: Definition, chosen: Mapping[str, Any], number: int | None = None) -> Combination:
     """What a trial tries, from the values that Optuna chose: numbers, and labels of choices."""
-    places: dict[str, str] = {}
-    words: list[tuple[str, ...]] = []
+    axis_values: dict[str, str] = {}
+    overrides: list[tuple[str, ...]] = []
     named = [] if number is None else [f"trial {number}"]
     for key, space in definition.search.items():
         if isinstance(space, Range):
-            value = Value(space.text(chosen[key]), (f"{key}={space.text(chosen[key])}",))
+            value = AxisValue(space.text(chosen[key]), (f"{key}={space.text(chosen[key])}",))
         else:
             value = next(one for one in space if one.label == chosen[key])
-        places[key] = value.label
-        words.append(value.words)
-        plain = value.words == (f"{key}={value.label}",)
+        axis_values[key] = value.label
+        overrides.append(value.overrides)
+        plain = value.overrides == (f"{key}={value.label}",)
         named.append(f"{key.split('.')[-1]}={value.label}" if plain else value.label)
-    return Combination(", ".join(named), places, merged(definition.overrides, *words))
+    return Combination(", ".join(named), axis_values, merge_overrides(definition.overrides, *overrides))
 
 
 class Trials:
@@ -328,7 +328,7 @@ class Trials:
             self._repeat(trial, before)
 
 
-def suggest(trial: Any, key: str, space: Range | tuple[Value, ...]) -> None:
+def suggest(trial: Any, key: str, space: Range | tuple[AxisValue, ...]) -> None:
     """Let Optuna choose the value of a key, or keep the one it has chosen before."""
     if not isinstance(space, Range):
         trial.suggest_categorical(key, [value.label for value in space])
@@ -344,6 +344,14 @@ def suggest(trial: Any, key: str, space: Range | tuple[Value, ...]) -> None:
 
 def fingerprint(definition: Definition, base: str) -> str:
     """Of what a search chooses from, and of all that its trials share: another one is another search."""
-    space = {key: repr(value) for key, value in definition.search.items()}
+    space = {key: _written(value) for key, value in definition.search.items()}
     said = [base, space, definition.seed, definition.prune]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _written(space: Range | tuple[AxisValue, ...]) -> str:
+    """As search.db of every version has it: names of this code may change, and its searches still go on."""
+    if isinstance(space, Range):
+        return repr(space)
+    values = [f"Value(label={value.label!r}, words={value.overrides!r})" for value in space]
+    return f"({', '.join(values)}{',' * (len(values) == 1)})"
