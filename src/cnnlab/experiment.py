@@ -39,7 +39,7 @@ from cnnlab.training.build import build_model, import_code, initialise
 from cnnlab.training.describe import describe_run
 from cnnlab.training.distributed import ALONE, Group, device_of, joined, threads_of
 from cnnlab.training.precision import prepare_process, threads_for
-from cnnlab.training.trainer import Trainer, train
+from cnnlab.training.trainer import Trainer, borrowed, train
 
 Progress = Callable[[int, int], None]
 
@@ -90,6 +90,10 @@ class Session:
 
     def begin(self, data: Data, model: nn.Module, command: Sequence[str] = ()) -> Run:
         """A new run, from its first step to its report."""
+        with borrowed(model):
+            return self._begin(data, model, command)
+
+    def _begin(self, data: Data, model: nn.Module, command: Sequence[str]) -> Run:
         config, folder, group = self.config, self.folder, self.group
         if group.first:
             folder.refuse_if_taken()

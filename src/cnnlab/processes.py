@@ -29,7 +29,6 @@ from typing import Any, NoReturn
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]
 
 from cnnlab import errors, streams
 from cnnlab.config import Config, load_yaml, to_yaml, with_changes
@@ -42,6 +41,7 @@ from cnnlab.runs.artifact import is_artifact
 from cnnlab.runs.files import write_whole
 from cnnlab.runs.folder import RunFolder, new_folder, open_folder, read_config
 from cnnlab.runs.identity import has_begun
+from cnnlab.torch_patches import end_with_launcher
 from cnnlab.tracking.console import ConsoleTracker
 from cnnlab.training.build import build_model, import_code, resume_command
 from cnnlab.training.distributed import Group, device_of, lost_another
@@ -221,7 +221,7 @@ def main() -> NoReturn:
     """`work` as a process of its own, which saves and stops when its launcher is killed."""
     gc.set_threshold(50_000, 20, 50)  # see cnnlab.cli.program: start and end without needless work
     streams.prepare()
-    _prctl_pr_set_pdeathsig(signal.SIGTERM)
+    end_with_launcher()
     warnings.filterwarnings("ignore", message=".*find_unused_parameters")
     code = work(Job(Path(sys.argv[1])))
     for stream in (sys.stdout, sys.stderr):

@@ -560,11 +560,11 @@ def test_a_summary_leaves_the_compiler_unloaded_and_whole_for_who_needs_it() -> 
     code = """
 import sys, torch
 from cnnlab.models.convnet import ConvNet
-from cnnlab.models.cost import compiler_unloaded
+from cnnlab.torch_patches import without_compiler
 from cnnlab.models.summary import summarise
 summarise(ConvNet(), (3, 64, 64))
 assert "torch._dynamo" not in sys.modules
-with compiler_unloaded():
+with without_compiler():
     import torch._dynamo.utils
     assert torch._dynamo.config.recompile_limit
 assert torch.compile(torch.nn.ReLU(), backend="eager")(torch.ones(1)) == 1

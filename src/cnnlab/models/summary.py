@@ -15,6 +15,7 @@ from cnnlab.errors import CnnlabError, ModelError
 from cnnlab.models.cost import run_on_meta_device, to_meta_device
 from cnnlab.models.trace import Operation, TraceMode, tensors_in
 from cnnlab.models.traced_tensor import TracedTensor
+from cnnlab.torch_patches import shares_memory
 
 WHOLE = "global"  # as a receptive field: the whole image
 FLOAT32 = 4  # bytes
@@ -204,7 +205,7 @@ class _Rows:
             return
         output = outputs[0]
         row.output = _shape(output)
-        if all(output.untyped_storage()._cdata != tensor.untyped_storage()._cdata for tensor in inputs):
+        if not any(shares_memory(output, tensor) for tensor in inputs):
             row.activation_bytes = FLOAT32 * prod(row.output)
         traced = self.mode.traced(output)
         if traced is not None:

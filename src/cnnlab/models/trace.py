@@ -18,12 +18,12 @@ from math import prod
 from typing import Any
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from cnnlab.models.cost import LEFT_FACTOR, operation_multiply_adds
 from cnnlab.models.operations import SpatialStep, spatial_steps
 from cnnlab.models.traced_tensor import TracedTensor, concatenate, larger, merge, multiply, plain_dim
+from cnnlab.torch_patches import MetaMode
 
 VIEWS = {"view", "_unsafe_view", "reshape", "_reshape_copy", "unsqueeze", "squeeze", "unflatten"}
 SPLITS = {"split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes"}
@@ -55,7 +55,7 @@ class Operation:
     multiply_adds: int
 
 
-class TraceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class TraceMode(MetaMode):  # type: ignore[no-untyped-call]
     """While active, traces every tensor that is computed from `image`.
 
     Args:
@@ -74,10 +74,6 @@ class TraceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def traced(self, value: Any) -> TracedTensor | None:
         """Axes and receptive fields of a tensor; None if it does not depend on the image."""
         return self.by_tensor[value] if isinstance(value, Tensor) and value in self.by_tensor else None
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # see cost.compiler_unloaded
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_input
 
+from cnnlab.torch_patches import replace_convolution
 from cnnlab.training.precision import has_fast_bf16
 
 Pair = tuple[int, ...]  # rows, columns, as torch's layers have it
@@ -34,23 +35,26 @@ WEIGHTS_A_POSITION, SMALL_MAP = 1 << 16, 25  # of the output: so many weights fo
 
 
 def fix_convolutions(model: nn.Module) -> None:
-    """Let the layers of a model that torch computes badly on a processor compute otherwise from now on."""
+    """Let the layers of a model that torch computes badly on a processor compute otherwise.
+
+    Until `torch_patches.restore_convolutions`.
+    """
     fast = has_fast_bf16(torch.device("cpu"))
     for layer in model.modules():
         if type(layer) is not nn.Conv2d or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
             continue
         dense = layer.groups == 1 and max(layer.dilation) == 1
-        way: Any = None
+        convolve: Any = None
         if layer.kernel_size == (1, 1):
             if dense and max(layer.stride) > 1 and layer.in_channels < SAFE_CHANNELS and not any(layer.padding):
-                way = partial(_without_stride, layer.stride)
+                convolve = partial(_without_stride, layer.stride)
         else:
             large = fast and dense and max(layer.kernel_size) <= SMALL_KERNEL
             large = large and layer.weight.numel() >= WEIGHTS_A_POSITION
             if large or (layer.stride[1] > 1 and layer.padding[1]):
-                way = partial(_convolve, large, layer.stride, layer.padding, layer.dilation, layer.groups)
-        if way is not None:
-            vars(layer)["_conv_forward"] = way  # which `forward` calls; of a subclass, hooks and tracers know nothing
+                convolve = partial(_convolve, large, layer.stride, layer.padding, layer.dilation, layer.groups)
+        if convolve is not None:
+            replace_convolution(layer, convolve)
 
 
 def _without_stride(stride: Pair, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cnnlab.runs.schema import EPOCH, NUMBER, Each, Maybe, validate
 from cnnlab.runs.state import differs
-from cnnlab.training.optim import step_of
+from cnnlab.torch_patches import bare_step
 from cnnlab.values import overgrown
 
 States = dict[int, dict[str, Any]]  # by number of the parameter: what the optimizer remembers of it
@@ -60,7 +60,7 @@ def first_states(optimizer: torch.optim.Optimizer) -> States:
     for group in twin.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
-    step_of(twin)()
+    bare_step(twin)()
     return twin.state_dict()["state"]  # type: ignore[no-any-return]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -25,6 +26,7 @@ from cnnlab.runs.state import differs, load_state, save_state
 from cnnlab.runs.weights import save_weights
 from cnnlab.tasks import Loss, mean_loss, task_of
 from cnnlab.tasks.losses import LossFunction
+from cnnlab.torch_patches import bare_step, restore_convolutions
 from cnnlab.tracking.base import EpochEnded, Gradient, Noted, Started, Stepped, Trackers
 from cnnlab.training.adapt import Learners, check_target, endless, new_adversary, reversal_strength
 from cnnlab.training.average import WeightAverage
@@ -35,7 +37,7 @@ from cnnlab.training.distributed import ALONE, Group
 from cnnlab.training.forward import measure
 from cnnlab.training.gradients import gradient_norm, layer_gradients
 from cnnlab.training.interrupt import InterruptGuard
-from cnnlab.training.optim import add_parameters, create_optimizer, set_rate, step_of
+from cnnlab.training.optim import add_parameters, create_optimizer, set_rate
 from cnnlab.training.precision import Precision, choose_compile, choose_precision, give_back_freed_memory
 from cnnlab.training.reproduce import seed_step
 from cnnlab.training.restore import first_states, restore_optimizer, wrong_counters, wrong_history, wrong_optimizer
@@ -91,7 +93,7 @@ def train(trainer: Trainer, trackers: Trackers, facts: dict[str, str], resumed: 
         if group.any(guard.requested):  # while the last epoch was validated: the test can wait
             raise _stopped(trainer)
     for parameter in trainer.thawed:
-        parameter.requires_grad_()  # the model may be trained again, with other stages frozen
+        parameter.requires_grad_()  # the report asks for gradients
     for hint in diagnose(trainer.history, setup):
         trackers.log(Noted(str(hint), True))
     return trainer.history
@@ -131,6 +133,19 @@ def balancing_weights(data: Data) -> np.ndarray[Any, Any]:
     """(n,) sampling weight of each training image, by which every class is drawn equally often."""
     counts = np.array(data.class_counts())
     return 1 / counts[data.pictures.labels[data.split.train]]  # type: ignore[no-any-return]
+
+
+@contextmanager
+def borrowed(model: nn.Module) -> Iterator[None]:
+    """Within, a model is trained. Then it is given back, whatever happened: it computes as torch does, and the
+    parameters that learned before may learn again."""
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        yield
+    finally:
+        restore_convolutions(model)
+        for parameter in learned:
+            parameter.requires_grad_()
 
 
 class Trainer:
@@ -179,7 +194,7 @@ class Trainer:
             self.adversary.to(self.device)
             add_parameters(self.optimizer, list(self.adversary.parameters()))
             self.learner = Learners(model, self.adversary)  # type: ignore[arg-type]  # new_adversary has looked
-        self.optimizer_step = step_of(self.optimizer)
+        self.optimizer_step = bare_step(self.optimizer)
         self.scaler = torch.GradScaler(self.device.type, enabled=self.precision.name == "fp16")
         self.masks = infinite_buffers(self.model)
         self.average = WeightAverage(self.model, self.settings.ema) if self.settings.ema is not None else None
