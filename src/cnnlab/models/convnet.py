@@ -1,4 +1,4 @@
-"""Our own network for photographs of 128 to 224 pixels, trained from scratch on few images a class.
+"""Our own network for photographs of 128 to 224 pixels, trained from scratch on few images per class.
 
 A strided stem, then stages of residual blocks of two 3×3 convolutions (He et al. 2016) with squeeze-and-excitation (Hu
 et al. 2018, section 3), each stage at half the size and with more filters than the one before it, then a global

@@ -138,7 +138,7 @@ class Definition:
     prune: bool = True
     rates: Rates | None = None
     dir: str | None = None
-    jobs: int | None = None  # side by side; None: one, or on a cluster one a machine
+    jobs: int | None = None  # side by side; None: one, or on a cluster one per machine
     launcher: str = "local"
     address: str | None = None
     config_dir: str | None = None  # the user's own options, see config/options.py

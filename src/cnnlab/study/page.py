@@ -85,7 +85,7 @@ def _writer(column: str) -> Callable[[float], str]:
 
 
 def dot_chart(definition: Definition, cells: Sequence[GridCell], column: str) -> str:
-    """A line a combination: a dot for each seed, the mean, and one standard deviation to each side."""
+    """A line per combination: a dot for each seed, the mean, and one standard deviation to each side."""
     shown = [(place, cell) for place, cell in enumerate(cells) if cell.values(column)]
     if not shown:
         return ""

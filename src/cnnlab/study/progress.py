@@ -55,7 +55,7 @@ class StudyProgress:
         self._say(f"decoding images, once: {done:,} of {total:,}")
 
     def remark(self, words: str) -> None:
-        """What a person should know before the first run."""
+        """Print a note before the first run."""
         if not self.silent:
             self.console.print(Text(words, style="yellow"))
 

@@ -58,7 +58,7 @@ def plot_png(found: RateRange) -> bytes:
 
 
 def chart(found: RateRange) -> str:
-    """The losses over the rates as SVG, with the rates that speak for themselves."""
+    """The losses over the rates as SVG, with the rates that the test suggests."""
     low, high = shown_losses(found)
     y, ticks = charts.linear_axis([low, high], BOTTOM, TOP)
     ends = found.definition.rates

@@ -1,4 +1,4 @@
-"""What a learning-rate range test found: the losses of its rates, and the rates that they speak for."""
+"""What a learning-rate range test found: the losses of its rates, and the rates that they suggest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FALL = 0.05  # of the first loss that the lowest must lie below it, to say anyth
 
 @dataclass(frozen=True)
 class RateRange:
-    """A range test: the rate and the loss of each step, and the rates that they speak for.
+    """A range test: the rate and the loss of each step, and the rates that they suggest.
 
     `steepest`: where the smoothed loss falls fastest; `minimum`: where it is lowest; None where it does not fall.
     `diverged`: the test was ended by the loss, before the last step.

@@ -1,4 +1,4 @@
-"""What the runs of a study came to: a row a run, a row a combination, and the differences between combinations."""
+"""The results of a study: a row per run, a row per combination, and the differences between combinations."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def difference(cell: GridCell, other: GridCell) -> Difference:
 def as_csv(
     definition: Definition, runs: Sequence[PlannedRun], cells: Sequence[GridCell], failed: Mapping[Path, str]
 ) -> str:
-    """A line a run, done or not: its place on each axis, seed, metrics, hash and folder."""
+    """A line per run, done or not: its value on each axis, seed, metrics, hash and folder."""
     columns = ["test_accuracy", "test_loss", "val_accuracy", "val_loss", "train_accuracy", "train_loss"]
     columns += [column for column in ("ece", "macro_f1", "mean_iou") if column in definition.columns]
     columns += ["parameters", "seconds", "images_per_second"]

@@ -1,4 +1,4 @@
-"""What the trials of a search came to: results.csv, table.md, what the terminal shows, and the page."""
+"""The results of a search: results.csv, table.md, what the terminal shows, and the page."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class Search:
-    """A search as far as it is: its trials in order, the best, and the share of the variance each key explains."""
+    """A search as far as it has run: its trials in order, the best, and the share of the variance each key explains."""
 
     definition: Definition
     dir: Path
@@ -168,7 +168,7 @@ def metrics_of(one: TrialResult) -> dict[str, float | None]:
 
 
 def as_csv(search: Search) -> str:
-    """A line a trial, in order."""
+    """A line per trial, in order."""
     keys = list(search.definition.search)
     columns = ["epochs", "train_accuracy", "train_loss", "val_loss", "seconds"]
     text = io.StringIO()

@@ -1,4 +1,4 @@
-"""One study from words to its table: plan, run what is missing, collect, write."""
+"""One study from its arguments to its table: plan, run what is missing, collect, write."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ SHOWN = ("cnnlab", "torch", "torchvision")  # versions at the foot of the page
 
 @dataclass(frozen=True, repr=False)
 class Study:
-    """A study as far as it is: its folder, its cells (one a combination, with the rows of its runs), what tells them
-    apart, and why runs are missing."""
+    """A study as far as it has run: its folder, its cells (one per combination, with the rows of its runs), the
+    differences between them, and why runs failed."""
 
     definition: Definition
     dir: Path

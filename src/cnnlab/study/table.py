@@ -1,4 +1,4 @@
-"""The results of a study in words: table.md, what the terminal shows, and sentences."""
+"""The results of a study as text: table.md, what the terminal shows, and sentences."""
 
 from __future__ import annotations
 

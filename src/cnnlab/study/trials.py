@@ -1,4 +1,4 @@
-"""The trials of a search: what Optuna chose, what became of it, and what is tried next.
+"""The trials of a search: what Optuna chose, how each ended, and what is tried next.
 
 What trial n tries is a function of the seed, n, and the trials that ended before it was chosen: killed at any moment
 and called again, a search that runs one trial at a time goes on as if it had never stopped.
@@ -165,7 +165,7 @@ class Trials:
         found = self.optuna.importance.get_param_importances(self.study, evaluator=evaluator)
         return {key: float(value) for key, value in found.items()}
 
-    # ---- what `execute` asks
+    # ---- as the source of runs, see worker_pool.RunSource
 
     def next_run(self, busy: Iterable[Any]) -> PlannedRun | None:
         while (trial := self._ask()) is not None:

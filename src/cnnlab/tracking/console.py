@@ -51,7 +51,7 @@ class _Left(ProgressColumn):
 
 
 class ConsoleTracker:
-    """A table, one line an epoch; in a terminal a bar below it moves within the epoch."""
+    """A table, one line per epoch; in a terminal a bar below it moves within the epoch."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or plain_console()

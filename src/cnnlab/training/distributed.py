@@ -66,7 +66,7 @@ class Group:
         return cast(T, box[0])
 
     def gather(self, values: Tensor) -> Tensor:
-        """(n,) → (size, n), a row a process; no gradient passes."""
+        """(n,) → (size, n), a row per process; no gradient passes."""
         if self.size == 1:
             return values[None]
         values = values.detach().contiguous()

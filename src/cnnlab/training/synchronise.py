@@ -73,7 +73,7 @@ def _tensor(numbers: Numbers, like: Tensor) -> Tensor:
 
 
 def _moments(x: Tensor, gather: Gather) -> tuple[Numbers, Numbers, float]:
-    """(B, C, ...) of this process → mean (C,), variance (C,) and number of values a channel of all processes.
+    """(B, C, ...) of this process → mean (C,), variance (C,) and number of values per channel of all processes.
 
     Means and variances of each process are combined as Chan et al. 1979 do: no difference of large sums.
     """

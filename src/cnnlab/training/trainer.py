@@ -58,7 +58,7 @@ def train(trainer: Trainer, trackers: Trackers, facts: dict[str, str], resumed: 
     Every epoch: train, validate, keep the best weights, save the state, tell the trackers.
 
     Returns:
-        The history, one row an epoch, as in metrics.jsonl.
+        The history, one row per epoch, as in metrics.jsonl.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
