@@ -91,7 +91,7 @@ def on(one: GridCell, *images: list[int], tested_on: str = "set") -> GridCell:
     """The cell with the images of each of its runs instead, as many as are given; their answers stay."""
     rows = [
         dataclasses.replace(
-            row, pictures=tuple(map(str, numbers)), right=row.right[: len(numbers)], tested_on=tested_on
+            row, images=tuple(map(str, numbers)), right=row.right[: len(numbers)], tested_on=tested_on
         )
         for row, numbers in zip(one.rows, images, strict=True)
     ]
