@@ -476,7 +476,7 @@ def test_a_lazy_layer_gets_its_shape() -> None:
         (conv(), (3, 8, 8), "(3, 8, 8)"),
         (conv(padding=0), (2, 2, 2), "Kernel size"),
         (nn.Linear(4, 2), (1, 8, 8), "Linear"),
-        (MLP(image_size=8), (1, 9, 9), "built for pictures of shape"),
+        (MLP(image_size=8), (1, 9, 9), "built for images of shape"),
         (Function(lambda x: x if x.sum() > 0 else -x), (1, 8, 8), "Function"),
         (conv(), (2, 0, 8), "(2, 0, 8)"),
         (conv(), (2, True, 8), "shape"),
