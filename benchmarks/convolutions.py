@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cnnlab.models.registry import create_model
 from cnnlab.runs.environment import describe
-from cnnlab.training.convolution import SmallMapConvolution, mend_convolutions
+from cnnlab.training.convolution import SmallMapConvolution, fix_convolutions
 from cnnlab.training.precision import keep_freed_memory
 
 ROUNDS, BATCH = 15, 64
@@ -35,7 +35,7 @@ def main() -> None:
     print("| filters, map | torch, ms | matrix products, ms | share of the time, range |\n|---|---|---|---|")
     for channels, size in LAYERS:
         compare(f"{channels} → {channels}, {size}×{size}", *layer(channels, size))
-    print("\n| net, picture | torch, ms | mended, ms | share of the time, range |\n|---|---|---|---|")
+    print("\n| net, picture | torch, ms | fixed, ms | share of the time, range |\n|---|---|---|---|")
     for name, size in NETS:
         compare(f"{name}, {size}", *net(name, size))
 
@@ -75,8 +75,8 @@ def layer(channels: int, size: int) -> tuple[Callable[[], None], Callable[[], No
 def net(name: str, size: int) -> tuple[Callable[[], None], Callable[[], None]]:
     sizes = {} if name == "unet" else {"image_size": size}
     model = create_model(name, num_classes=10, **sizes).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    mended = copy.deepcopy(model)
-    mend_convolutions(mended)
+    fixed = copy.deepcopy(model)
+    fix_convolutions(fixed)
     x = channels_last(BATCH, 3, size, size)
 
     def training(module: nn.Module) -> Callable[[], None]:
@@ -88,7 +88,7 @@ def net(name: str, size: int) -> tuple[Callable[[], None], Callable[[], None]]:
 
         return run
 
-    return training(model), training(mended)
+    return training(model), training(fixed)
 
 
 def channels_last(*shape: int) -> Tensor:

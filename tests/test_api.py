@@ -199,7 +199,7 @@ def test_a_users_own_model_that_nobody_registered_is_refused_by_name(
 
 def test_a_module_of_ones_own_that_does_not_fit_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     data = cnnlab.load_data("digits", limit=60, batch_size=20)
-    with pytest.raises(ConfigError, match="cannot take pictures of 8×8 pixels"):
+    with pytest.raises(ConfigError, match="cannot take images of 8×8 pixels"):
         cnnlab.fit(nn.Linear(3, 3), data, epochs=1, dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -202,7 +202,7 @@ def test_a_folder_of_unreadable_files_ends_with_one_line(
     result = command("train", "data=folder", f"data.root={tmp_path / 'photos'}", "data.max_corrupt=0.5", cwd=place)
     assert result.code == 2
     assert named in result.error_lines[-1]
-    assert [line for line in result.error_lines if not line.startswith("decoding pictures")] == result.error_lines[-1:]
+    assert [line for line in result.error_lines if not line.startswith("decoding images")] == result.error_lines[-1:]
     assert nothing_below(place)
 
 

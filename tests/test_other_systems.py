@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from cnnlab.files import replace, without_scheme
-from cnnlab.study.execute import _cause, _Crew, _Worker
-from cnnlab.study.worker import Stop
+from cnnlab.study.local_pool import LocalPool, LocalWorker, exit_reason
+from cnnlab.study.worker import StopRequest
 
 WITHOUT = """
 import importlib, mmap, os, pkgutil, signal, socket, sys
@@ -122,22 +122,22 @@ def test_a_file_that_stays_open_is_refused_in_the_end(tmp_path: Path, monkeypatc
 
 def test_workers_are_asked_to_stop_where_a_signal_would_end_them_unsaved(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = multiprocessing.Pipe()
-    crew = _Crew.__new__(_Crew)
+    pool = LocalPool.__new__(LocalPool)
     process = SimpleNamespace(is_alive=lambda: True, pid=os.getpid())
-    crew.workers = [_Worker(process, ours, run=SimpleNamespace())]  # type: ignore[arg-type]
+    pool.workers = [LocalWorker(process, ours, run=SimpleNamespace())]  # type: ignore[arg-type]
     with monkeypatch.context() as windows:
         windows.setattr(os, "name", "nt")
-        crew.interrupt()
+        pool.interrupt()
     assert theirs.poll(5)
-    assert isinstance(theirs.recv(), Stop)
+    assert isinstance(theirs.recv(), StopRequest)
 
 
-def test_the_end_of_a_worker_has_words_where_signals_have_no_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_exit_of_a_worker_has_a_reason_where_signals_have_no_names(monkeypatch: pytest.MonkeyPatch) -> None:
     if hasattr(signal, "SIGKILL"):
-        assert "killed" in _cause(-signal.SIGKILL)
+        assert "killed" in exit_reason(-signal.SIGKILL)
         monkeypatch.delattr(signal, "SIGKILL")
-    assert _cause(-9) == "its process ended with code -9"
-    assert _cause(1) == "its process ended with code 1"
+    assert exit_reason(-9) == "its process ended with code -9"
+    assert exit_reason(1) == "its process ended with code 1"
 
 
 @pytest.mark.parametrize(

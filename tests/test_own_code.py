@@ -27,7 +27,7 @@ from cnnlab.data.own import DATASETS, DatasetPictures, OwnData, as_picture, read
 from cnnlab.errors import CnnlabError, ConfigError, DataError, Interrupted, ModelError, RunError
 from cnnlab.models.plain import describe_plain
 from cnnlab.models.registry import MODELS, OWN_MODULE, model_spec
-from cnnlab.study.worker import Order, Reporter, carry_out
+from cnnlab.study.worker import Reporter, RunRequest, execute_request
 from cnnlab.tracking.base import EpochEnded
 from cnnlab.training.build import resume_command
 from cnnlab.training.distributed import Group
@@ -539,13 +539,13 @@ def test_a_study_on_a_dataset_of_ones_own_resumes_and_tests_elsewhere(here: Path
             pass
 
     config = compose(["data=mydata:Floats", *SHORT]).to_dict()
-    order = Order(config, here / "run", threads=1, test_on=("data=mydata:Few",))
+    request = RunRequest(config, here / "run", threads=1, test_on=("data=mydata:Few",))
     elsewhere = here / "run" / "evaluation-test-mydata.Few.json"
-    assert carry_out(order, Reporter(Silent())).kind == "done"
+    assert execute_request(request, Reporter(Silent())).status == "done"
     (here / "run" / "report.html").unlink()
     elsewhere.rename(here / "before.json")
     DATASETS.clear()
-    assert carry_out(order, Reporter(Silent())).kind == "done"
+    assert execute_request(request, Reporter(Silent())).status == "done"
     assert elsewhere.read_bytes() == (here / "before.json").read_bytes()
 
 

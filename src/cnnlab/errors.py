@@ -1,6 +1,6 @@
 """What a user can do wrong. Every error here ends a command with exit code 2 and one line.
 
-A message names the thing, says why it is refused, and how to mend it.
+A message names the thing, says why it is refused, and how to fix it.
 """
 
 from __future__ import annotations

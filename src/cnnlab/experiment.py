@@ -27,9 +27,9 @@ from cnnlab.runs.artifact import is_artifact
 from cnnlab.runs.environment import describe
 from cnnlab.runs.files import read_record
 from cnnlab.runs.folder import RunFolder, new_folder, open_folder, read_config, read_environment, read_split
-from cnnlab.runs.form import INIT
 from cnnlab.runs.identity import has_begun
 from cnnlab.runs.remote import address_of, publish, uploading
+from cnnlab.runs.schema import INIT
 from cnnlab.runs.space import check_space
 from cnnlab.runs.weights import load_run
 from cnnlab.tasks.losses import LossFunction
@@ -41,7 +41,7 @@ from cnnlab.training.build import build_model, ends_in_softmax, import_code, ini
 from cnnlab.training.describe import describe_run
 from cnnlab.training.distributed import ALONE, Group, device_of, joined, threads_of
 from cnnlab.training.precision import prepare_process, threads_for
-from cnnlab.training.trainer import Trainer, train
+from cnnlab.training.trainer import Trainer, borrowed, train
 
 Progress = Callable[[int, int], None]
 
@@ -94,6 +94,10 @@ class Session:
 
     def begin(self, data: Data, model: nn.Module, command: Sequence[str] = ()) -> Run:
         """A new run, from its first step to its report."""
+        with borrowed(model):
+            return self._begin(data, model, command)
+
+    def _begin(self, data: Data, model: nn.Module, command: Sequence[str]) -> Run:
         config, folder, group = self.config, self.folder, self.group
         if group.first:
             folder.refuse_if_taken()
@@ -354,7 +358,7 @@ def _resume(
                 raise finished(folder, overrides)
             if group.first:
                 publish(folder.path)
-            return Run(folder.path, folder.history(), folder.test_figures()), False
+            return Run(folder.path, folder.history(), folder.test_metrics()), False
         if group.first and not folder.state.exists():
             raise RunError(
                 f"{folder.state} is missing, and with it the weights of this run; restore it from a copy, or start anew"

@@ -14,9 +14,9 @@ class NotebookFigure(Figure):
     """A matplotlib figure that shows as the value of a cell, also before pyplot has drawn anything there."""
 
     def _repr_png_(self) -> bytes:
-        picture = io.BytesIO()
-        self.savefig(picture, format="png")
-        return picture.getvalue()
+        image = io.BytesIO()
+        self.savefig(image, format="png")
+        return image.getvalue()
 
 
 def format_of(path: str | Path) -> str:

@@ -67,7 +67,7 @@ def fit(
         overrides: any other settings, such as ["optimizer=adamw", "trainer.ema=0.999"], or ["experiment=first"] of the
             folder conf.
         trackers: listeners beside the run folder's own.
-        progress: show a bar and the figures of each epoch; in a notebook with a live curve.
+        progress: show a bar and the metrics of each epoch; in a notebook with a live curve.
 
     Raises:
         CnnlabError: what the user can fix; `Interrupted` after Ctrl-C, with everything saved.

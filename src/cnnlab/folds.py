@@ -1,7 +1,7 @@
 """k-fold cross-validation: every training image is validated once, and one final network learns from all of them.
 
 A tenth of 200 images says little: its interval is 40 points wide. With `data.folds=5` five networks are trained, each
-without a fifth of the images, on which it is validated; the mean over the folds is the figure to compare settings by.
+without a fifth of the images, on which it is validated; the mean over the folds is the number to compare settings by.
 The network that is kept is then trained on all of them, as long and in the same way, and tested once.
 """
 

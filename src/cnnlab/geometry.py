@@ -1,4 +1,4 @@
-"""Sizes of feature maps and what their positions see of the picture. Pure integers, one axis at a time; no torch.
+"""Sizes of feature maps and what their positions see of the image. Pure integers, one axis at a time; no torch.
 
 With input size I, kernel K, padding P on each side, stride S and dilation D (Dumoulin and Visin 2016, A guide to
 convolution arithmetic, relationships 6, 14 and 15; Araujo et al. 2019, Computing receptive fields, equations 1 to 3):
@@ -99,7 +99,7 @@ def conv_transpose_output_size(
     if full <= 2 * padding:
         raise ModelError(
             f"the transposed convolution makes {full} pixels and padding {padding} cuts off {2 * padding} of them:"
-            " use a larger picture, a larger kernel or less padding."
+            " use a larger image, a larger kernel or less padding."
         )
     return full - 2 * padding
 
@@ -124,7 +124,7 @@ def _check(**values: tuple[int, int]) -> None:
 def _too_large(span: int, room: int) -> ModelError:
     return ModelError(
         f"the kernel spans {span} pixels but the padded input has {room}:"
-        " use a larger picture, a smaller kernel or more padding."
+        " use a larger image, a smaller kernel or more padding."
     )
 
 
@@ -175,12 +175,12 @@ def _twice(sign: str, padding: int) -> str:
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """What the positions of a feature map see of the picture along one axis, to the pixel.
+    """What the positions of a feature map see of the image along one axis, to the pixel.
 
     After a transposed convolution or an upsampling, neighbouring positions no longer see equally many pixels, but the
     pattern repeats. So the windows of one period are kept: position q sees `windows[q mod n]`, moved by
     (q div n)·`shift` pixels. A plain stack of convolutions and pools has a period of one, and the equations of the
-    module's docstring hold. Pixels are counted as if the picture went on for ever: padding is seen, too.
+    module's docstring hold. Pixels are counted as if the image went on for ever: padding is seen, too.
 
     Attributes:
         windows: (first, last) pixel that each position of one period sees; None where a position sees nothing.
@@ -197,7 +197,7 @@ class ReceptiveField:
 
     @property
     def jump(self) -> Fraction:
-        """Pixels between two neighbouring positions, on average: 1/2 on a map twice as large as the picture."""
+        """Pixels between two neighbouring positions, on average: 1/2 on a map twice as large as the image."""
         return Fraction(self.shift, len(self.windows))
 
     @property

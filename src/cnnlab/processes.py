@@ -29,7 +29,6 @@ from typing import Any, NoReturn
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]
 
 from cnnlab import errors, streams
 from cnnlab.config import Config, load_yaml, to_yaml, with_changes
@@ -42,6 +41,7 @@ from cnnlab.runs.artifact import is_artifact
 from cnnlab.runs.files import write_whole
 from cnnlab.runs.folder import RunFolder, new_folder, open_folder, read_config
 from cnnlab.runs.identity import has_begun
+from cnnlab.torch_patches import end_with_launcher
 from cnnlab.tracking.console import ConsoleTracker
 from cnnlab.training.build import build_model, import_code, resume_command
 from cnnlab.training.distributed import Group, device_of, lost_another
@@ -52,13 +52,13 @@ Progress = Callable[[int, int], None]
 
 
 def train_together(config: Config, progress: Progress, command: Sequence[str], resume: bool = False) -> Run:
-    """`cnnlab train trainer.devices=N`. What is wrong is said, and pictures are decoded, before a process starts.
+    """`cnnlab train trainer.devices=N`. What is wrong is said, and images are decoded, before a process starts.
 
     Args:
         resume: see `run_experiment`.
 
     Raises:
-        CnnlabError: what the user can mend, here or in one of the processes; `Interrupted` after Ctrl-C.
+        CnnlabError: what the user can fix, here or in one of the processes; `Interrupted` after Ctrl-C.
     """
     config = with_whole_addresses(config)
     if resume and has_begun(config):
@@ -73,7 +73,7 @@ def train_together(config: Config, progress: Progress, command: Sequence[str], r
     build_model(config, data, trust_code=True)
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(folder.path)))
     _launch(folder, config.trainer.devices, {"command": list(command)}, config)
-    return Run(folder.path, folder.history(), folder.test_figures())
+    return Run(folder.path, folder.history(), folder.test_metrics())
 
 
 def resume_together(
@@ -95,7 +95,7 @@ def resume_together(
         fetch = fetch or is_remote(path) or is_artifact(path)
         task = {"trust_code": trust_code, "data_root": data_root, "fetch": fetch, "overrides": list(overrides)}
         _launch(folder, devices, {"run": str(folder.path), **task})
-    return Run(folder.path, folder.history(), folder.test_figures()), left
+    return Run(folder.path, folder.history(), folder.test_metrics()), left
 
 
 # ---- the launcher
@@ -221,7 +221,7 @@ def main() -> NoReturn:
     """`work` as a process of its own, which saves and stops when its launcher is killed."""
     gc.set_threshold(50_000, 20, 50)  # see cnnlab.cli.program: start and end without needless work
     streams.prepare()
-    _prctl_pr_set_pdeathsig(signal.SIGTERM)
+    end_with_launcher()
     warnings.filterwarnings("ignore", message=".*find_unused_parameters")
     code = work(Job(Path(sys.argv[1])))
     for stream in (sys.stdout, sys.stderr):

@@ -1,7 +1,7 @@
 """Places outside this machine: gs://bucket/photos, s3://…, https://… and whatever else fsspec reaches.
 
 Files come and go whole: a download has a temporary name until its size and its checksum are right. A failure is one
-`RemoteError` that names the address, says why, and how to mend it.
+`RemoteError` that names the address, says why, and how to fix it.
 """
 
 from __future__ import annotations
@@ -230,8 +230,8 @@ class Remote:
         reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
         google = self.scheme in ("gs", "gcs")
         if isinstance(error, ImportError):
-            mend = "pip install 'cnnlab[gcp]'" if google else _package(self.scheme) or reason
-            return RemoteError(f"{self.scheme}:// needs a package that is not installed: {mend}.")
+            fix = "pip install 'cnnlab[gcp]'" if google else _package(self.scheme) or reason
+            return RemoteError(f"{self.scheme}:// needs a package that is not installed: {fix}.")
         if isinstance(error, ValueError) and "Protocol not known" in reason:
             return RemoteError(
                 f"{where}: {self.scheme}:// is no kind of address that is known here; use gs:// or a path."
@@ -243,7 +243,7 @@ class Remote:
             return RemoteError(f"no access to {where} ({reason}); {login} this account a role on the bucket.")
         if isinstance(error, OSError) and error.filename is not None:  # this machine's disk
             return RemoteError(
-                f"{where} could not be copied ({error.strerror}: {error.filename}); mend that, try again."
+                f"{where} could not be copied ({error.strerror}: {error.filename}); fix that, try again."
             )
         return RemoteError(f"cannot reach {where} ({reason}); check the network and the address, and try again.")
 

@@ -383,7 +383,7 @@ def test_an_export_runs_on_the_processor_alone(plain: Export) -> None:
     assert cnnlab.Predictor.from_export(plain.file, "cpu").device.type == "cpu"
 
 
-def test_without_the_extra_the_mend_is_named(
+def test_without_the_extra_the_fix_is_named(
     good_run: Path, plain: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

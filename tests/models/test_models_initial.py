@@ -56,7 +56,7 @@ def test_a_patch_of_one_number_is_only_scaled() -> None:
 
 
 def test_pictures_smaller_than_the_kernel_are_refused() -> None:
-    with pytest.raises(ModelError, match="kernel spans 5×5 pixels, the training pictures have 4×9"):
+    with pytest.raises(ModelError, match="kernel spans 5×5 pixels, the training images have 4×9"):
         whiten_first_layer(nn.Sequential(nn.Conv2d(1, 2, 3, dilation=2)), torch.randn(3, 1, 4, 9))
 
 

@@ -153,7 +153,7 @@ def test_a_transformer_without_a_map_says_so_and_still_classifies() -> None:
         with pytest.raises(ModelError, match="no spatial features"):
             call()
     assert model.stages == ("body",)
-    with pytest.raises(ModelError, match=r"vit_b_32 takes pictures of 224×224 pixels only, got 64×96.*image_size=224"):
+    with pytest.raises(ModelError, match=r"vit_b_32 takes images of 224×224 pixels only, got 64×96.*image_size=224"):
         model(torch.zeros(1, 3, 64, 96))
 
 

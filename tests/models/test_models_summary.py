@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from cnnlab.errors import ModelError
 from cnnlab.models import operations
 from cnnlab.models.convnet import ConvNet
-from cnnlab.models.cost import ghost_of, multiply_adds, run_ghost
+from cnnlab.models.cost import multiply_adds, run_on_meta_device, to_meta_device
 from cnnlab.models.mlp import MLP
 from cnnlab.models.resnet import ResNet
-from cnnlab.models.sight import Sight
 from cnnlab.models.summary import WHOLE, LayerRow, Summary, summarise
 from cnnlab.models.table import as_table, facts, short_bytes, short_count
-from cnnlab.models.trace import ArithmeticMismatch, SightMode
+from cnnlab.models.trace import ArithmeticMismatch, TraceMode
+from cnnlab.models.traced_tensor import TracedTensor
 
 
 def row_of(summary: Summary, name: str) -> LayerRow:
@@ -229,28 +229,28 @@ def positive(model: nn.Module) -> nn.Module:
     return model
 
 
-def trace(model: nn.Module, shape: tuple[int, ...]) -> Sight:
+def trace(model: nn.Module, shape: tuple[int, ...]) -> TracedTensor:
     """What the output of `model` sees."""
-    modes: list[SightMode] = []
+    modes: list[TraceMode] = []
 
-    def watch(picture: Tensor) -> SightMode:
-        modes.append(SightMode(picture, lambda operation: None))
+    def watch(picture: Tensor) -> TraceMode:
+        modes.append(TraceMode(picture, lambda operation: None))
         return modes[0]
 
-    output = run_ghost(ghost_of(model), shape, watch)
-    sight = modes[0].sight(output)
-    assert sight is not None
-    return sight
+    output = run_on_meta_device(to_meta_device(model), shape, watch)
+    traced = modes[0].traced(output)
+    assert traced is not None
+    return traced
 
 
 def check_against_gradient(model: nn.Module, size: tuple[int, int]) -> None:
     model = positive(model)
     picture = torch.rand(1, 1, *size, dtype=torch.float64, requires_grad=True)
     output = model(picture)
-    sight = trace(model, (1, *size))
+    traced = trace(model, (1, *size))
     seen = output.abs().sum(1)[0]
     middle = [side // 2 for side in seen.shape]
-    for axis, field in enumerate(sight.fields):
+    for axis, field in enumerate(traced.fields):
         assert field is not None
         for offset in range(min(len(field.windows), 8)):
             place = list(middle)
@@ -476,7 +476,7 @@ def test_a_lazy_layer_gets_its_shape() -> None:
         (conv(), (3, 8, 8), "(3, 8, 8)"),
         (conv(padding=0), (2, 2, 2), "Kernel size"),
         (nn.Linear(4, 2), (1, 8, 8), "Linear"),
-        (MLP(image_size=8), (1, 9, 9), "built for pictures of shape"),
+        (MLP(image_size=8), (1, 9, 9), "built for images of shape"),
         (Function(lambda x: x if x.sum() > 0 else -x), (1, 8, 8), "Function"),
         (conv(), (2, 0, 8), "(2, 0, 8)"),
         (conv(), (2, True, 8), "shape"),
@@ -560,11 +560,11 @@ def test_a_summary_leaves_the_compiler_unloaded_and_whole_for_who_needs_it() -> 
     code = """
 import sys, torch
 from cnnlab.models.convnet import ConvNet
-from cnnlab.models.cost import compiler_unloaded
+from cnnlab.torch_patches import without_compiler
 from cnnlab.models.summary import summarise
 summarise(ConvNet(), (3, 64, 64))
 assert "torch._dynamo" not in sys.modules
-with compiler_unloaded():
+with without_compiler():
     import torch._dynamo.utils
     assert torch._dynamo.config.recompile_limit
 assert torch.compile(torch.nn.ReLU(), backend="eager")(torch.ones(1)) == 1

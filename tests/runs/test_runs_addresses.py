@@ -379,9 +379,7 @@ def test_a_run_of_an_earlier_version_keeps_its_relative_root(
     assert has_begun(compose([*RUN, "data=mnist", "run.dir=run"]))
     assert evaluate("run", "val")["n"] > 0
     there = places("there")
-    with pytest.raises(
-        DataError, match=r"mnist is not below data, where \.\./here/run has its pictures; .*--data-root"
-    ):
+    with pytest.raises(DataError, match=r"mnist is not below data, where \.\./here/run has its images; .*--data-root"):
         evaluate("../here/run", "val")
     with pytest.raises(DataError, match="--data-root"):
         resume_experiment("../here/run")

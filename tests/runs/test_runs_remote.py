@@ -316,7 +316,7 @@ def test_a_bucket_that_takes_nothing_is_known_before_training(
     assert "no access" in error and len(error.splitlines()) == 1
     assert "train loss" not in out
     watched_files.before = staticmethod(lambda verb, path: None)  # type: ignore
-    assert main([*words, "trainer.epochs=1"]) == 0  # the same command, once it is mended
+    assert main([*words, "trainer.epochs=1"]) == 0  # the same command, once it is fixed
 
 
 def test_of_two_machines_on_one_run_the_later_one_goes_on(

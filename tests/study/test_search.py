@@ -17,10 +17,10 @@ import cnnlab
 from cnnlab.config import compose
 from cnnlab.errors import ConfigError
 from cnnlab.experiment import try_experiment
-from cnnlab.study.definition import Definition, Value, define
+from cnnlab.study.definition import AxisValue, Definition, define
 from cnnlab.study.search_results import objective
 from cnnlab.study.space import Range, parse_range
-from cnnlab.study.trials import Trials
+from cnnlab.study.trials import Trials, fingerprint
 
 if TYPE_CHECKING:
     from conftest import CommandLine
@@ -85,7 +85,7 @@ def test_what_is_meant_as_a_range_and_is_none_is_named(text: str, wanted: str) -
 def test_in_a_search_commas_are_a_choice_and_the_order_is_that_of_the_words() -> None:
     found = define(["augment=none,light", "optimizer.lr=0.01..1:log", "model=mlp", "study.trials=7"])
     assert list(found.search) == ["augment", "optimizer.lr"] and not found.axes
-    assert found.search["augment"] == (Value("none", ("augment=none",)), Value("light", ("augment=light",)))
+    assert found.search["augment"] == (AxisValue("none", ("augment=none",)), AxisValue("light", ("augment=light",)))
     assert found.trials == 7 and found.name == "search-augment-lr" and found.overrides == ("model=mlp",)
 
 
@@ -93,8 +93,8 @@ def test_a_grid_becomes_a_search_with_its_labels() -> None:
     found = define(["residual_depth", "optimizer.lr=0.01..1:log"])
     assert list(found.search) == ["model.residual", "model.depth", "optimizer.lr"]
     assert found.search["model.residual"] == (
-        Value("ResNet", ("model.residual=true",)),
-        Value("plain", ("model.residual=false",)),
+        AxisValue("ResNet", ("model.residual=true",)),
+        AxisValue("plain", ("model.residual=false",)),
     )
 
 
@@ -170,6 +170,18 @@ def test_a_drawn_number_is_one_that_can_be_typed_and_lies_within_the_ends(value:
     assert compose([f"optimizer.lr={text}"]).optimizer["lr"] == float(text)
 
 
+@pytest.mark.parametrize(
+    ("words", "known"),
+    [
+        (["optimizer.lr=0.001..1:log", "augment=none,light", "model.depth=2..8"], "30df9b161fe0"),
+        (["augment=none,light", "optimizer.lr=0.1..1"], "333c27315947"),
+    ],
+)
+def test_a_search_db_of_an_earlier_version_goes_on(words: list[str], known: str) -> None:
+    """The name of the search inside the file; computed when its classes had other names."""
+    assert fingerprint(define(words), "base") == known
+
+
 def test_pixels_are_judged_by_their_mean_iou() -> None:
     assert objective({"val_accuracy": 0.9, "val_mean_iou": 0.4}) == 0.4
     assert objective({"val_accuracy": 0.9}) == 0.9
@@ -223,7 +235,7 @@ def test_the_page_the_table_and_the_terminal_tell_the_best_and_warn(whole: Path)
     page = (whole / "report.html").read_text(encoding="utf-8")
     table = (whole / "table.md").read_text(encoding="utf-8")
     for text in (printed, page, table):
-        assert again in text and "of 9 validation figures is optimistic" in text
+        assert again in text and "of 9 validation results is optimistic" in text
     assert page.count('class="stopped c7"') == 3 * sum(row["state"] == "pruned" for row in rows(whole))
     assert "fANOVA" in page and "fANOVA" in table
 
@@ -264,12 +276,12 @@ def test_a_trial_killed_while_it_was_chosen_is_chosen_as_it_would_have_been(tmp_
         definition.folder.mkdir(exist_ok=True)
         return Trials(definition, optuna, "base")
 
-    wanted = trials("whole").next([])
+    wanted = trials("whole").next_run([])
     before = trials("cut")
     before.choose(number=0, keys=list(before.definition.search)[:chosen])
     assert len(before.records()) == (chosen == 2)
     after = trials("cut")
-    found = after.next([])
+    found = after.next_run([])
     assert wanted is not None and found is not None
     assert found.combination == wanted.combination and found.hash == wanted.hash
     assert len(after.study.trials) == 1

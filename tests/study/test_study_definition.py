@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cnnlab.errors import ConfigError
-from cnnlab.study.definition import Value, define, names
+from cnnlab.study.definition import AxisValue, define, names
 from cnnlab.study.plan import combinations, plan
 
 
@@ -18,7 +18,7 @@ def labels(*words: str) -> list[str]:
 def test_commas_make_an_axis_and_what_has_none_goes_to_every_run() -> None:
     definition = define(["model=resnet", "model.depth=8,14", "trainer.epochs=3"])
     assert dict(definition.axes) == {
-        "model.depth": (Value("8", ("model.depth=8",)), Value("14", ("model.depth=14",))),
+        "model.depth": (AxisValue("8", ("model.depth=8",)), AxisValue("14", ("model.depth=14",))),
     }
     assert definition.overrides == ("model=resnet", "trainer.epochs=3")
     assert definition.name == "depth" and definition.folder == Path("studies/depth")
@@ -43,7 +43,7 @@ def test_the_grid_is_complete_and_the_last_axis_is_fastest() -> None:
 def test_an_axis_of_a_study_is_replaced_by_label_or_value() -> None:
     definition = define(["residual_depth", "model.depth=8", "model.residual=plain"])
     assert [cell.label for cell in combinations(definition)] == ["plain-8"]
-    assert "model.residual=false" in combinations(definition)[0].words
+    assert "model.residual=false" in combinations(definition)[0].overrides
     assert define(["residual_depth", "model.residual=false,true"]).axes["model.residual"][0].label == "plain"
 
 

@@ -13,14 +13,14 @@ import pytest
 from cnnlab.config import compose
 from cnnlab.study.definition import Definition, define
 from cnnlab.study.page import render
-from cnnlab.study.plan import Combination, Planned
-from cnnlab.study.results import Cell, Row, difference, differences
-from cnnlab.study.table import about_tests, figure, markdown, runs_there, sentence, small_table
+from cnnlab.study.plan import Combination, PlannedRun
+from cnnlab.study.results import GridCell, Row, difference, differences
+from cnnlab.study.table import about_tests, markdown, metric_text, runs_there, sentence, small_table
 
 PICTURES = tuple(map(str, range(400)))
 
 
-def cell(label: str, *accuracies: float, places: dict[str, str] | None = None, shift: int = 0) -> Cell:
+def cell(label: str, *accuracies: float, places: dict[str, str] | None = None, shift: int = 0) -> GridCell:
     """One run an accuracy: the first so many of 400 pictures are right, counted from `shift` on."""
     rows = []
     combination = Combination(label, places or {"axis": label}, ())
@@ -35,34 +35,36 @@ def cell(label: str, *accuracies: float, places: dict[str, str] | None = None, s
             }
             for e in range(3)
         ]
-        run = Planned(combination, seed, compose([f"seed={seed}"]), f"{label}{seed}", Path("runs") / f"{label}-{seed}")
+        run = PlannedRun(
+            combination, seed, compose([f"seed={seed}"]), f"{label}{seed}", Path("runs") / f"{label}-{seed}"
+        )
         figures = {"test_accuracy": accuracy, "train_accuracy": accuracy, "seconds": 61.0, "parameters": 272474.0}
         rows.append(Row(run, figures, history, PICTURES, right))
-    return Cell(combination, rows, [])
+    return GridCell(combination, rows, [])
 
 
 def test_mean_and_deviation_over_the_seeds() -> None:
     one = cell("a", 0.80, 0.82, 0.84)
     assert one.mean("test_accuracy") == pytest.approx(0.82)
     assert one.deviation("test_accuracy") == pytest.approx(0.02)
-    assert figure(one, "test_accuracy") == "82.00 ± 2.00 %"
-    assert figure(one, "parameters") == "272,474"
-    assert figure(one, "ece") == "–"
-    assert figure(cell("a", 0.8), "test_accuracy") == "80.00 %"
+    assert metric_text(one, "test_accuracy") == "82.00 ± 2.00 %"
+    assert metric_text(one, "parameters") == "272,474"
+    assert metric_text(one, "ece") == "–"
+    assert metric_text(cell("a", 0.8), "test_accuracy") == "80.00 %"
 
 
 def test_the_better_one_comes_first_and_points_are_those_of_the_means() -> None:
     found = difference(cell("worse", 0.70, 0.72), cell("better", 0.90, 0.92))
     assert (found.first, found.second) == ("better", "worse")
     assert found.points == pytest.approx(0.20)
-    assert found.interval[0] < 0.20 < found.interval[1] and found.told_apart
+    assert found.interval[0] < 0.20 < found.interval[1] and found.significant
     assert found == difference(cell("worse", 0.70, 0.72), cell("better", 0.90, 0.92))  # the same each time
 
 
 def test_the_same_answers_are_no_certainty_of_none() -> None:
     """400 images without a disagreement do not exclude one in a hundred; other images in disagreement, far more."""
     found = difference(cell("a", 0.8), cell("b", 0.8))
-    assert found.points == 0 and not found.told_apart
+    assert found.points == 0 and not found.significant
     assert 0.004 < found.interval[1] < 0.01 and found.interval[0] == -found.interval[1]
     other = difference(cell("a", 0.8), cell("b", 0.8, shift=200))  # as right, but on other images
     assert other.points == 0 and other.interval[0] < -0.03 and other.interval[1] > 0.03
@@ -82,15 +84,13 @@ def test_seeds_that_differ_widen_the_interval_by_their_standard_error() -> None:
     pictures = (0.05 * 0.95 / 400) ** 0.5
     expected = (2.776**2 * 2 * seeds**2 + 1.96**2 * pictures**2) ** 0.5  # Student's quantile for 2 + 2 degrees
     assert (found.interval[1] - found.interval[0]) / 2 == pytest.approx(expected, rel=0.05)
-    assert not found.told_apart
+    assert not found.significant
 
 
-def on(one: Cell, *images: list[int], tested_on: str = "set") -> Cell:
+def on(one: GridCell, *images: list[int], tested_on: str = "set") -> GridCell:
     """The cell with the images of each of its runs instead, as many as are given; their answers stay."""
     rows = [
-        dataclasses.replace(
-            row, pictures=tuple(map(str, numbers)), right=row.right[: len(numbers)], tested_on=tested_on
-        )
+        dataclasses.replace(row, images=tuple(map(str, numbers)), right=row.right[: len(numbers)], tested_on=tested_on)
         for row, numbers in zip(one.rows, images, strict=True)
     ]
     return dataclasses.replace(one, rows=rows)
@@ -124,7 +124,7 @@ def test_images_of_another_set_are_others_whatever_their_names() -> None:
 
 def test_the_order_of_the_images_does_not_matter() -> None:
     one, two = cell("a", 0.9, 0.8), cell("b", 0.7, 0.8)
-    turned = [dataclasses.replace(row, pictures=row.pictures[::-1], right=row.right[::-1]) for row in two.rows]
+    turned = [dataclasses.replace(row, images=row.images[::-1], right=row.right[::-1]) for row in two.rows]
     assert difference(one, dataclasses.replace(two, rows=turned)) == difference(one, two)
 
 
@@ -147,13 +147,15 @@ def test_sentences_say_what_is_known() -> None:
     assert re.fullmatch(
         r"ResNet-56 is 10\.0 points better than plain-56 \(95 % interval \d+\.\d to \d+\.\d, n = 2\)\.", told
     )
-    assert "are not told apart: 0.0 points" in sentence(difference(cell("a", 0.8), cell("b", 0.8)))
+    assert "No significant difference between a and b: 0.0 points" in sentence(
+        difference(cell("a", 0.8), cell("b", 0.8))
+    )
     assert "one seed: the interval covers the choice of test images alone" in sentence(
         difference(cell("a", 0.8), cell("b", 0.7))
     )
 
 
-def grid() -> tuple[Definition, list[Cell]]:
+def grid() -> tuple[Definition, list[GridCell]]:
     definition = define(["residual_depth"])
     cells = [
         cell(f"{kind}-{depth}", accuracy, accuracy + 0.01, places={"model.residual": kind, "model.depth": depth})

@@ -22,7 +22,7 @@ from cnnlab.models.folding import fold_batch_norm
 from cnnlab.models.vgg import vgg11
 from cnnlab.runs.folder import RunFolder
 from cnnlab.training.build import build_model
-from cnnlab.training.convolution import SmallMapConvolution, mend_convolutions
+from cnnlab.training.convolution import SmallMapConvolution, fix_convolutions
 from cnnlab.training.precision import has_fast_bf16
 from cnnlab.training.trainer import Trainer
 
@@ -30,7 +30,7 @@ BF16 = torch.bfloat16
 fast_bf16 = pytest.mark.skipif(not has_fast_bf16(torch.device("cpu")), reason="needs a processor that multiplies bf16")
 
 
-def is_mended(layer: nn.Module) -> bool:
+def is_fixed(layer: nn.Module) -> bool:
     return "_conv_forward" in vars(layer)
 
 
@@ -39,12 +39,12 @@ def is_mended(layer: nn.Module) -> bool:
 def test_it_computes_what_the_convolution_does(size: tuple[int, int], stride: int | tuple[int, int]) -> None:
     torch.manual_seed(0)
     plain = nn.Conv2d(4, 6, 1, stride)
-    mended = copy.deepcopy(plain)
-    mend_convolutions(mended)
-    assert is_mended(mended) and type(mended) is nn.Conv2d
-    assert mended.state_dict().keys() == plain.state_dict().keys()
+    fixed = copy.deepcopy(plain)
+    fix_convolutions(fixed)
+    assert is_fixed(fixed) and type(fixed) is nn.Conv2d
+    assert fixed.state_dict().keys() == plain.state_dict().keys()
     results = []
-    for layer in (plain, mended):
+    for layer in (plain, fixed):
         x = torch.randn(3, 4, *size, generator=torch.Generator().manual_seed(1)).requires_grad_()
         y = layer(x)
         y.square().sum().backward()
@@ -70,12 +70,12 @@ def test_other_layers_stay_what_they_are() -> None:
         nn.ConvTranspose2d(256, 512, 3),
     ]
     model = nn.Sequential(*layers)
-    mend_convolutions(model)
-    assert not any(is_mended(layer) for layer in model)
+    fix_convolutions(model)
+    assert not any(is_fixed(layer) for layer in model)
 
 
 def test_a_narrow_residual_net_trains_on_odd_batches_with_two_threads(tmp_path: Path) -> None:
-    """Without the mend this process dies in its first steps."""
+    """Without the fix this process dies in its first steps."""
     words = ["train", "model=resnet", "model.depth=8", "model.width=8", "model.shortcut=B", "data.image_size=28"]
     words += ["trainer.batch_size=25", "trainer.epochs=2", "data.limit=800", "trainer.threads=2", "run.dir=run"]
     environment = os.environ | {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
@@ -91,23 +91,23 @@ def test_taps_that_see_only_zeros_get_no_gradient(size: tuple[int, int], kernel:
     torch.manual_seed(0)
     pad = (kernel // 2, kernel // 2) if isinstance(kernel, int) else (0, 1)
     plain = nn.Conv2d(32, 32, kernel, stride, pad, groups=groups, bias=False)
-    mended = copy.deepcopy(plain)
-    mend_convolutions(mended)
-    assert is_mended(mended)
+    fixed = copy.deepcopy(plain)
+    fix_convolutions(fixed)
+    assert is_fixed(fixed)
     x = channels_last(3, 32, *size).to(BF16)
     for _ in range(5):
         spoilt = [torch.full_like(plain.weight, torch.nan, dtype=BF16) for _ in range(20)]
         del spoilt
         with torch.autocast("cpu", BF16):
-            y = mended(x)
-        mended.zero_grad()
+            y = fixed(x)
+        fixed.zero_grad()
         y.sum().backward()
         plain.zero_grad()
         plain(x.float()).sum().backward()
-        assert mended.weight.grad is not None and plain.weight.grad is not None
+        assert fixed.weight.grad is not None and plain.weight.grad is not None
         assert (plain.weight.grad == 0).any()
-        assert error(mended.weight.grad, plain.weight.grad.double()) < 0.01
-        assert (mended.weight.grad[plain.weight.grad == 0] == 0).all()
+        assert error(fixed.weight.grad, plain.weight.grad.double()) < 0.01
+        assert (fixed.weight.grad[plain.weight.grad == 0] == 0).all()
 
 
 def channels_last(*shape: int) -> Tensor:
@@ -184,7 +184,7 @@ def test_the_gradient_of_the_filters_lies_in_memory_as_they_do() -> None:
 def test_matrix_products_are_taken_where_they_are_faster(size: int, channels: int, autocast: bool, takes: bool) -> None:
     layer = nn.Conv2d(channels, channels, 3, padding=1)
     plain = copy.deepcopy(layer)
-    mend_convolutions(layer)
+    fix_convolutions(layer)
     x = channels_last(2, channels, size, size)
     with (
         mock.patch.object(SmallMapConvolution, "apply", side_effect=SmallMapConvolution.apply) as taken,
@@ -203,7 +203,7 @@ def test_matrix_products_are_taken_where_they_are_faster(size: int, channels: in
 @pytest.mark.parametrize("batch", [1, 3])
 def test_what_follows_may_change_the_map_in_place(batch: int) -> None:
     layer = nn.Conv2d(256, 256, 3, padding=1, bias=False)
-    mend_convolutions(layer)
+    fix_convolutions(layer)
     x = channels_last(batch, 256, 1, 2).requires_grad_()
     with torch.autocast("cpu", BF16):
         y = layer(x)
@@ -216,10 +216,10 @@ def test_what_follows_may_change_the_map_in_place(batch: int) -> None:
 @pytest.mark.parametrize("shape", [(2, 200, 3, 2), (2, 256, 2, 2), (2, 256, 3, 1, 1)])
 def test_maps_that_do_not_fit_are_refused_as_by_torch(shape: tuple[int, ...]) -> None:
     plain = nn.Conv2d(256, 256, 3, padding=(0, 1), bias=False)
-    mended = copy.deepcopy(plain)
-    mend_convolutions(mended)
+    fixed = copy.deepcopy(plain)
+    fix_convolutions(fixed)
     refusals = []
-    for layer in (plain, mended):
+    for layer in (plain, fixed):
         with torch.autocast("cpu", BF16), pytest.raises(RuntimeError) as refused:
             layer(torch.randn(shape))
         refusals.append(str(refused.value))
@@ -227,20 +227,20 @@ def test_maps_that_do_not_fit_are_refused_as_by_torch(shape: tuple[int, ...]) ->
 
 
 @fast_bf16
-def test_a_mended_net_is_copied_saved_folded_and_answers_as_before() -> None:
+def test_a_fixed_net_is_copied_saved_folded_and_answers_as_before() -> None:
     torch.manual_seed(0)
     plain = vgg11(num_classes=5, image_size=32).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    mended = copy.deepcopy(plain)
-    mend_convolutions(mended)
-    assert sum(is_mended(layer) for layer in mended.modules()) == 7
-    assert mended.state_dict().keys() == plain.state_dict().keys()
+    fixed = copy.deepcopy(plain)
+    fix_convolutions(fixed)
+    assert sum(is_fixed(layer) for layer in fixed.modules()) == 7
+    assert fixed.state_dict().keys() == plain.state_dict().keys()
     x = channels_last(4, 3, 32, 32)
-    for layer in mended.modules():
+    for layer in fixed.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.reset_running_stats()
-    again = copy.deepcopy(mended)
+    again = copy.deepcopy(fixed)
     with torch.no_grad():
-        for parameter in mended.parameters():
+        for parameter in fixed.parameters():
             parameter.zero_()  # the copy has weights of its own
     through_a_file = pickle.loads(pickle.dumps(again))
     with torch.autocast("cpu", BF16), torch.no_grad():

@@ -17,7 +17,8 @@ from cnnlab.errors import ConfigError
 from cnnlab.models.mlp import MLP
 from cnnlab.models.vgg import VGG
 from cnnlab.runs.state import load_state, save_state
-from cnnlab.training.optim import create_optimizer, optimizer_names, set_rate, step_of
+from cnnlab.torch_patches import bare_step
+from cnnlab.training.optim import create_optimizer, optimizer_names, set_rate
 
 CPU = torch.device("cpu")
 
@@ -250,7 +251,7 @@ def test_the_bare_step_is_the_step(name: str) -> None:
     ours, theirs = network(), network()
     theirs.load_state_dict(ours.state_dict())
     first, second = (create_optimizer({"name": name, "lr": 0.01}, model, CPU) for model in (ours, theirs))
-    bare = step_of(first)
+    bare = bare_step(first)
     for _ in range(3):
         for model, update in ((ours, bare), (theirs, second.step)):
             model.zero_grad()
@@ -280,7 +281,7 @@ def test_channels_last_filters_are_stepped_as_torch_steps_them_and_without_copie
         model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 3), nn.Conv2d(16, 8, 1), nn.Linear(8, 4))
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = create_optimizer({"name": name, "lr": 0.1, **arguments}, model, torch.device("cpu"))
-        step = step_of(optimizer) if ours else optimizer.step
+        step = bare_step(optimizer) if ours else optimizer.step
         for _ in range(3):
             for p in model.parameters():
                 p.grad = torch.randn_like(p)

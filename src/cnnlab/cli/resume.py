@@ -49,7 +49,7 @@ def _resume(options: argparse.Namespace) -> None:
     with DecodeBar() as bar:
         from cnnlab.experiment import resume_experiment
         from cnnlab.runs.folder import open_folder, read_config
-        from cnnlab.training.distributed import speaks, wants_several
+        from cnnlab.training.distributed import is_main_process, wants_several
 
         devices = options.devices or read_config(open_folder(options.run)).trainer.devices
         if wants_several(devices):
@@ -67,7 +67,7 @@ def _resume(options: argparse.Namespace) -> None:
                 data_root=options.data_root,
                 overrides=options.overrides,
             )
-    if not speaks():
+    if not is_main_process():
         return
     if not anything:
         print("this run is finished; nothing was left to do.")

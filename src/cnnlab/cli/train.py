@@ -83,9 +83,9 @@ def _train(options: argparse.Namespace) -> None:
 
     with DecodeBar() as bar:
         from cnnlab.experiment import run_experiment
-        from cnnlab.training.distributed import speaks, wants_several
+        from cnnlab.training.distributed import is_main_process, wants_several
 
-        if recommended and speaks():
+        if recommended and is_main_process():
             _print_recommended(recommended)
         how = bar.update, options.called, options.resume
         if wants_several(settings.trainer.devices):
@@ -99,7 +99,7 @@ def _train(options: argparse.Namespace) -> None:
             print(f"\n{text(found)}")
         else:
             done = run_experiment(settings, [ConsoleTracker()], *how)
-    if speaks():
+    if is_main_process():
         print_run(done)
 
 

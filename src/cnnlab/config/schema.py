@@ -87,7 +87,7 @@ class DataConfig:
         check_keys("data", self)
         if self.val_fraction + self.test_fraction >= 1:
             raise ConfigError(
-                f"data.val_fraction + data.test_fraction must leave pictures to train on,"
+                f"data.val_fraction + data.test_fraction must leave images to train on,"
                 f" got {self.val_fraction} + {self.test_fraction}."
             )
         if self.fold is not None and (self.folds is None or self.fold >= self.folds):
@@ -152,7 +152,7 @@ class AugmentConfig:
             if len(pair) != 2 or not 0 < pair[0] <= pair[1] < float("inf"):
                 raise ConfigError(f"augment.{name} must be [low, high] with 0 < low <= high, got {list(pair)}.")
         if self.scale[1] > 1:
-            raise ConfigError(f"augment.scale is a share of the picture's area, at most 1, got {list(self.scale)}.")
+            raise ConfigError(f"augment.scale is a share of the image's area, at most 1, got {list(self.scale)}.")
         if self.mixup and self.cutmix:
             raise ConfigError("augment.mixup and augment.cutmix exclude each other; set one of them to 0.")
 

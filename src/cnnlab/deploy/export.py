@@ -126,7 +126,7 @@ def export_run(
     }
     with _empty_again(place):
         if format == "web":
-            write_web(file.parent, content, Service(model, card, folder.test_figures(), samples_of(folder, card), rule))
+            write_web(file.parent, content, Service(model, card, folder.test_metrics(), samples_of(folder, card), rule))
         else:
             write_whole(file, content)
         record(place, "web" if format == "web" else name, figures)

@@ -88,7 +88,7 @@ class Service:
         folder = open_folder(run)
         model, card = load_run(folder, "cpu", trust_code)
         Preprocess.from_dict(card["preprocess"]).refuse_own()
-        return cls(model, card, folder.test_figures(), samples_of(folder, card), folder.decision_rule(card))
+        return cls(model, card, folder.test_metrics(), samples_of(folder, card), folder.decision_rule(card))
 
     def probabilities(self, pictures: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
         """B pictures as `preprocess.pixels` gives them → (B, K)."""

@@ -74,7 +74,7 @@ def compare_runs(paths: Sequence[str], picture: str | Path) -> list[ComparedRun]
         history = folder.history()
         if not history:
             raise RunError(f"{folder.path} has not finished an epoch yet; go on with `cnnlab resume {folder.path}`.")
-        facts = read_config(folder), history, folder.read_card(), folder.test_figures()
+        facts = read_config(folder), history, folder.read_card(), folder.test_metrics()
         runs.append(ComparedRun(path, *facts, folder.report.exists()))
     try:
         plot_curves({run.name: run.history for run in runs}, picture)

@@ -102,7 +102,7 @@ def evaluate(
     suffix = "" if own and split == "test" else f"-{split}" if own else f"-{split}-{file_name(data)}"
     settings = pictures.config.test if views is None else dataclasses.replace(pictures.config.test, views=views)
     outputs = evaluate_split(net, pictures, split, settings, known_of_run(folder, pictures, own))
-    if not own and (before := folder.test_figures()) is not None:
+    if not own and (before := folder.test_metrics()) is not None:
         outputs.figures.update(outputs.against(before))
     write_outputs(folder, outputs, suffix)
     publish_results(folder.path)
@@ -206,7 +206,7 @@ def known_of_run(folder: RunFolder, data: Data, own: bool) -> Mapping[str, Any] 
     same = data.manifest["sha256"]["val"] == read_split(folder)["sha256"]["val"]
     if same and (own or not data.in_batches) and len(data.split.val):
         return None
-    return folder.test_figures() or {}
+    return folder.test_metrics() or {}
 
 
 def write_outputs(folder: RunFolder, outputs: Outputs, suffix: str = "") -> None:

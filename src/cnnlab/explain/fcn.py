@@ -12,8 +12,8 @@ from cnnlab.explain.head import as_convolutions, averages_everywhere, head_layer
 from cnnlab.explain.hooks import evaluation_mode, find_layer
 from cnnlab.geometry import ReceptiveField
 from cnnlab.models.base import Classifier
-from cnnlab.models.cost import ghost_of, run_ghost
-from cnnlab.models.trace import SightMode
+from cnnlab.models.cost import run_on_meta_device, to_meta_device
+from cnnlab.models.trace import TraceMode
 
 
 class FullyConvolutional(nn.Module):
@@ -109,17 +109,17 @@ def layer_fields(model: nn.Module, shape: tuple[int, int, int], layer: str) -> t
     Raises:
         ModelError: no such layer, or one whose positions cannot be told apart.
     """
-    modes: list[SightMode] = []
+    modes: list[TraceMode] = []
 
-    def watch(picture: Tensor) -> SightMode:
-        modes.append(SightMode(picture, lambda operation: None))
+    def watch(picture: Tensor) -> TraceMode:
+        modes.append(TraceMode(picture, lambda operation: None))
         return modes[0]
 
-    ghost, outputs = ghost_of(model), []
-    find_layer(ghost, layer).register_forward_hook(lambda module, given, output: outputs.append(output))
-    run_ghost(ghost, shape, watch)
-    sight = modes[0].sight(outputs[-1]) if outputs else None
-    fields = sight.fields if sight is not None and sight.is_map else (None, None)
+    meta_model, outputs = to_meta_device(model), []
+    find_layer(meta_model, layer).register_forward_hook(lambda module, given, output: outputs.append(output))
+    run_on_meta_device(meta_model, shape, watch)
+    traced = modes[0].traced(outputs[-1]) if outputs else None
+    fields = traced.fields if traced is not None and traced.is_map else (None, None)
     if fields[0] is None or fields[1] is None:
         raise ModelError(f"layer {layer!r} of {type(model).__name__} has no places that see a part of the picture.")
     return fields[0], fields[1]

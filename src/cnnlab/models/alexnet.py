@@ -18,7 +18,7 @@ SMALL = 96  # pixels; below, the first convolution's stride of 4 would leave too
 
 
 class AlexNet(Classifier):
-    """AlexNet for pictures of any size.
+    """AlexNet for images of any size.
 
     Args:
         variant: "standard" begins with an 11×11 convolution of stride 4; "small" with a 5×5 convolution of stride 1,
@@ -28,7 +28,7 @@ class AlexNet(Classifier):
         dropout: probability of dropping a feature before each fully connected layer but the last, 0 to 1.
         image_size: one number or (height, width) in pixels; chooses the variant, and in the small one the map that the
             fully connected layers see, 6×6 at most. Other sizes are averaged to the same map.
-        in_channels: channels of the picture.
+        in_channels: channels of the image.
         num_classes: number of logits.
 
     Shapes: (B, in_channels, H, W) → features (B, 4·width, about H/16, W/16; small: H/4, W/4) → logits (B, num_classes).
@@ -57,7 +57,7 @@ class AlexNet(Classifier):
         smallest = 1 if small else 63  # pixels that leave one place after the last pooling
         if min(sides) < smallest:
             raise ModelError(
-                f"a picture of {min(sides)} pixels is too small for this AlexNet. Use at least {smallest} pixels"
+                f"an image of {min(sides)} pixels is too small for this AlexNet. Use at least {smallest} pixels"
                 " (data.image_size) or model.variant=small."
             )
         self.num_classes = num_classes

@@ -1,4 +1,4 @@
-"""A model and the shape of its pictures from words such as depth=20 image_size=[96,128]."""
+"""A model and the shape of its images from words such as depth=20 image_size=[96,128]."""
 
 from __future__ import annotations
 
@@ -62,26 +62,26 @@ def _foreign_key(word: str) -> str:
 
 
 def model_from_words(name: str, words: Sequence[str]) -> tuple[nn.Module, tuple[int, int, int]]:
-    """Build a model, importing its code if it is a user's own, and say which picture (C, H, W) it is meant for.
+    """Build a model, importing its code if it is a user's own, and say which image (C, H, W) it is meant for.
 
     `image_size` and `in_channels` are known to every model: a constructor that does not ask for them gets along
-    without, and they give only the shape of the picture.
+    without, and they give only the shape of the image.
 
     Raises:
-        ModelError: an unknown model or argument, or a value that makes no network or no picture.
+        ModelError: an unknown model or argument, or a value that makes no network or no image.
     """
     given = parse_arguments(words)
     import_model(name)
     parameters = named_parameters(name)
-    image_size = _picture_fact("image_size", given, parameters, IMAGE_SIZE)
-    channels = _picture_fact("in_channels", given, parameters, IN_CHANNELS)
+    image_size = _image_fact("image_size", given, parameters, IMAGE_SIZE)
+    channels = _image_fact("in_channels", given, parameters, IN_CHANNELS)
     height, width = _sides(image_size)
     check_counts(in_channels=channels)
     model = create_model(name, trust_code=True, **rebuild_arguments(find_model(name)) | given)  # no weights needed
     return model, (channels, height, width)
 
 
-def _picture_fact(key: str, given: dict[str, Any], parameters: Any, default: int) -> Any:
+def _image_fact(key: str, given: dict[str, Any], parameters: Any, default: int) -> Any:
     """What was given, else the constructor's default, else ours. What the constructor does not ask for is taken out."""
     if key not in parameters:
         value = given.pop(key, None)

@@ -45,7 +45,7 @@ class Classifier(nn.Module):
         raise ModelError(f"{type(self).__name__} has no spatial features; use a convolutional model for this.")
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) pictures → (B, F, h, w) features."""
+        """(B, C, H, W) images → (B, F, h, w) features."""
         raise ModelError(f"{type(self).__name__} has no spatial features; use a convolutional model for this.")
 
     def forward_head(self, features: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Our own network for photographs of 128 to 224 pixels, trained from scratch on few pictures a class.
+"""Our own network for photographs of 128 to 224 pixels, trained from scratch on few images per class.
 
 A strided stem, then stages of residual blocks of two 3×3 convolutions (He et al. 2016) with squeeze-and-excitation (Hu
 et al. 2018, section 3), each stage at half the size and with more filters than the one before it, then a global
@@ -59,7 +59,7 @@ class ResidualBlock(nn.Module):
     """Two k×k convolutions and a shortcut: (B, in_channels, H, W) → (B, out_channels, ⌈H/stride⌉, ⌈W/stride⌉).
 
     Args:
-        drop: probability that a picture skips the convolutions in training (Huang et al. 2016, stochastic depth).
+        drop: probability that an image skips the convolutions in training (Huang et al. 2016, stochastic depth).
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class ResidualBlock(nn.Module):
 
 
 class ConvNet(Classifier):
-    """Residual network for photographs; smaller pictures get a stem without stride and fewer stages.
+    """Residual network for photographs; smaller images get a stem without stride and fewer stages.
 
     Args:
         width: filters of the stem; the stages have 2, 4, 8, … times as many.
@@ -113,7 +113,7 @@ class ConvNet(Classifier):
         dropout: probability of dropping a feature before the last layer, 0 to 1.
         image_size: one number or (height, width) in pixels; chooses the strides: stem and first stage halve the size
             from 96 pixels up, from 48 on only the first stage does.
-        in_channels: channels of the picture.
+        in_channels: channels of the image.
         num_classes: number of logits.
 
     Shapes: (B, in_channels, H, W) → features (B, F, H/s, W/s) → logits (B, num_classes); F, s: see `feature_info`.

@@ -1,19 +1,16 @@
-"""What a forward pass costs, counted on torch's meta device: shapes without numbers."""
+"""What a forward pass costs, counted on torch's meta device, which computes shapes only."""
 
 from __future__ import annotations
 
 import copy
-import importlib
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import chain
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from cnnlab.torch_patches import MetaMode, without_compiler
 
 # The products of matrices that torch's layers come down to, and where among their arguments the left factor is.
 LEFT_FACTOR = {"mm": 0, "addmm": 1, "bmm": 0, "baddbmm": 1, "mv": 0, "addmv": 1, "dot": 0}
@@ -34,12 +31,8 @@ def operation_multiply_adds(name: str, arguments: Sequence[Any], output: Any) ->
     return 0
 
 
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Counter(MetaMode):  # type: ignore[no-untyped-call]
     total = 0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # see compiler_unloaded
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
@@ -50,18 +43,18 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def multiply_adds(model: nn.Module, shape: tuple[int, ...]) -> int:
-    """Multiply-adds of the convolutions and linear layers, as modules or as functions, for one picture of `shape`.
+    """Multiply-adds of the convolutions and linear layers, as modules or as functions, for one image of `shape`.
 
     Args:
         shape: (C, H, W). Raises what the model raises for a wrong one.
     """
     counter = _Counter()  # type: ignore[no-untyped-call]
-    run_ghost(ghost_of(model), shape, lambda picture: counter)
+    run_on_meta_device(to_meta_device(model), shape, lambda image: counter)
     return counter.total
 
 
-def ghost_of(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode whose tensors have shapes but no numbers; the weights are never copied."""
+def to_meta_device(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode on torch's meta device: tensors have shapes but no values, and no weight is copied."""
     memo: dict[int, Any] = {}
     attributes = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
     for tensor in chain(model.parameters(), model.buffers(), attributes):
@@ -74,40 +67,13 @@ def ghost_of(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo).eval()
 
 
-def run_ghost(ghost: nn.Module, shape: tuple[int, ...], watch: Callable[[Tensor], TorchDispatchMode]) -> Any:
-    """One forward pass of a picture of `shape` (C, H, W) through a model on the meta device.
+def run_on_meta_device(meta_model: nn.Module, shape: tuple[int, ...], watch: Callable[[Tensor], MetaMode]) -> Any:
+    """One forward pass of an image of `shape` (C, H, W) through a model on the meta device.
 
     Args:
-        watch: makes, from the picture (1, C, H, W), the mode under which the operations run.
+        watch: image (1, C, H, W) → the mode under which the operations run.
     """
-    dtype = next((parameter.dtype for parameter in ghost.parameters() if parameter.is_floating_point()), None)
-    picture = torch.empty(1, *shape, dtype=dtype, device="meta")
-    with compiler_unloaded(), torch.no_grad(), torch.device("meta"), watch(picture):
-        return ghost(picture)
-
-
-@contextmanager
-def compiler_unloaded() -> Iterator[None]:
-    """Within, torch works out shapes without importing its compiler, which takes a second.
-
-    The functions that it does so with import it at their first call, to mark themselves as not to be compiled. They
-    are given something that leaves them as they are; whoever asks it for anything else gets the compiler.
-    """
-    name = "torch._dynamo"
-    if name in sys.modules:
-        yield
-        return
-
-    def load(attribute: str) -> Any:
-        sys.modules.pop(name)
-        return getattr(importlib.import_module(name), attribute)
-
-    double: Any = ModuleType(name)
-    double.disable = lambda function, *_, **__: function
-    double.__getattr__ = load
-    sys.modules[name] = double
-    try:
-        yield
-    finally:
-        if sys.modules.get(name) is double:
-            del sys.modules[name]
+    dtype = next((parameter.dtype for parameter in meta_model.parameters() if parameter.is_floating_point()), None)
+    image = torch.empty(1, *shape, dtype=dtype, device="meta")
+    with without_compiler(), torch.no_grad(), torch.device("meta"), watch(image):
+        return meta_model(image)

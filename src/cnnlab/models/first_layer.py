@@ -1,4 +1,4 @@
-"""The weights of the first layer as pictures: what a network looks for before anything else."""
+"""The weights of the first layer as images: what a network looks for before anything else."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 
 def first_layer_weights(model: nn.Module, shape: tuple[int, int, int]) -> Tensor | None:
-    """(units, C, h, w) weights of the first layer, as pictures of the input's channels.
+    """(units, C, h, w) weights of the first layer, as images of the input's channels.
 
     Args:
-        shape: (C, H, W) of the pictures. A convolution gives its kernels, a linear layer one picture of H×W pixels for
+        shape: (C, H, W) of the images. A convolution gives its kernels, a linear layer one image of H×W pixels for
             each of its units.
 
     Returns:
-        None if the first layer with weights is neither, or does not see the picture itself.
+        None if the first layer with weights is neither, or does not see the image itself.
     """
     channels, height, width = shape
     for layer in model.modules():

@@ -18,7 +18,7 @@ def fold_batch_norm(model: nn.Module, example: Tensor) -> nn.Module:
     its forward pass cannot be traced, or where the folded one does not answer alike.
 
     Args:
-        example: (B, C, H, W) pictures on which both are tried.
+        example: (B, C, H, W) images on which both are tried.
     """
     try:
         folded = fx.GraphModule(model, ThreadTracer().trace(model))

@@ -72,7 +72,7 @@ class ImageNetResNet(Classifier):
             1, no pool), or "auto": small below 64 pixels.
         zero_init_residual: each block begins as its shortcut: its last normalisation has scale 0 (Goyal et al. 2017).
         image_size: one number or (height, width) in pixels; only used to choose the stem.
-        in_channels: channels of the picture.
+        in_channels: channels of the image.
         num_classes: number of logits.
 
     Shapes: (B, in_channels, H, W) → features (B, F, ⌈H/32⌉, ⌈W/32⌉; small: ⌈H/8⌉, ⌈W/8⌉) → logits (B, num_classes).

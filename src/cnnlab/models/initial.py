@@ -1,4 +1,4 @@
-"""Weights to begin with that are better than random ones: identities, and filters that whiten the pictures."""
+"""Weights to begin with that are better than random ones: identities, and filters that whiten the images."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from cnnlab.errors import ModelError
 
-BLOCK = 20  # pictures whose patches are held at once
-FLOOR = 5e-4  # added to the variances, of pictures of variance 1: without it noise would be blown up to full size
+BLOCK = 20  # images whose patches are held at once
+FLOOR = 5e-4  # added to the variances, of images of variance 1: without it noise would be blown up to full size
 
 
 @torch.no_grad()
@@ -17,7 +17,7 @@ def begin_as_identity(model: nn.Module) -> None:
     """Each convolution with an odd kernel begins by passing on its inputs (Zagoruyko and Komodakis 2017, DiracNets).
 
     Filter i is the identity of input i as far as both go; further filters stay random. Grouped convolutions, 1×1 ones
-    and the first one, which sees the picture, stay as they are.
+    and the first one, which sees the image, stay as they are.
     """
     convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
     for layer in convolutions[1:]:
@@ -35,10 +35,10 @@ def whiten_first_layer(model: nn.Module, images: Tensor) -> None:
     numbers of a patch stay random; a bias becomes 0.
 
     Args:
-        images: (B, C, H, W) normalised pictures; a few thousand are enough.
+        images: (B, C, H, W) normalised images; a few thousand are enough.
 
     Raises:
-        ModelError: the model's first layer is no plain convolution of these pictures.
+        ModelError: the model's first layer is no plain convolution of these images.
     """
     layer = next((layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)), None)
     if not isinstance(layer, nn.Conv2d) or layer.groups != 1 or layer.in_channels != images.shape[1]:
@@ -47,7 +47,7 @@ def whiten_first_layer(model: nn.Module, images: Tensor) -> None:
     if any(side < needed for side, needed in zip(images.shape[2:], reach, strict=True)):
         raise ModelError(
             f"init.whiten needs whole patches: the first kernel spans {reach[0]}×{reach[1]} pixels, the training"
-            f" pictures have {images.shape[2]}×{images.shape[3]}. Use larger ones or leave init.whiten out."
+            f" images have {images.shape[2]}×{images.shape[3]}. Use larger ones or leave init.whiten out."
         )
     numbers = layer.weight[0].numel()  # of a patch
     products, sums, count = torch.zeros(numbers, numbers, dtype=torch.float64), torch.zeros(numbers).double(), 0

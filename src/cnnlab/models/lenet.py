@@ -21,16 +21,16 @@ from cnnlab.models.base import Classifier, FeatureInfo, as_pair, check_counts, i
 
 
 class LeNet(Classifier):
-    """LeNet-5 for pictures of any size from 4×4 pixels up.
+    """LeNet-5 for images of any size from 4×4 pixels up.
 
-    From 32 pixels up the convolutions lose two pixels at each border, as in the paper. Pictures of 28 to 31 pixels get
+    From 32 pixels up the convolutions lose two pixels at each border, as in the paper. Images of 28 to 31 pixels get
     a border of two pixels before C1, as the paper did to the digits; smaller ones before C3 too.
 
     Args:
         activation: "tanh" as in the paper, or relu, leaky_relu, elu, silu, gelu, mish, sigmoid.
         pooling: "average" as in the paper, or "max".
         image_size: one number or (height, width) in pixels. Other sizes are averaged to the same map before C5.
-        in_channels: channels of the picture.
+        in_channels: channels of the image.
         num_classes: number of logits.
 
     Shapes: (B, in_channels, H, W) → features (B, 16, h, w), h = H/4 - 3 from 32 pixels up → logits (B, num_classes).

@@ -18,7 +18,7 @@ class MLP(Classifier):
         batch_norm: normalise before each ReLU.
         dropout: probability of dropping a hidden unit, 0 to 1.
         image_size: one number or (height, width) in pixels; the MLP takes this size only.
-        in_channels: channels of the picture.
+        in_channels: channels of the image.
         num_classes: number of logits.
 
     Shapes: (B, in_channels, H, W) → logits (B, num_classes).
@@ -59,7 +59,7 @@ class MLP(Classifier):
     def forward(self, x: Tensor) -> Tensor:
         if tuple(x.shape[1:]) != self.input_shape:
             raise ModelError(
-                f"the MLP was built for pictures of shape {self.input_shape}, got {tuple(x.shape[1:])}."
+                f"the MLP was built for images of shape {self.input_shape}, got {tuple(x.shape[1:])}."
                 " Resize them, or build it with another model.image_size."
             )
         return self.head(self.hidden(x))

@@ -23,7 +23,7 @@ MODES = {"nearest_exact": "nearest-exact", "bilinear": "linear", "trilinear": "l
 
 
 @dataclass(frozen=True)
-class Step:
+class SpatialStep:
     """One operation along one axis.
 
     Attributes:
@@ -37,7 +37,7 @@ class Step:
     field: Callable[[ReceptiveField], ReceptiveField]
 
 
-def spatial_steps(name: str, given: Mapping[str, Any], shape: Sequence[int]) -> list[Step] | None:
+def spatial_steps(name: str, given: Mapping[str, Any], shape: Sequence[int]) -> list[SpatialStep] | None:
     """Steps along the last axes of an input of `shape`, one for each axis; None for an operation not spatial.
 
     Args:
@@ -77,7 +77,7 @@ def _each(values: Sequence[int], axes: int, default: int = 1) -> list[int]:
     return values * axes if len(values) == 1 else values
 
 
-def _convolution(given: Mapping[str, Any], shape: Sequence[int]) -> list[Step]:
+def _convolution(given: Mapping[str, Any], shape: Sequence[int]) -> list[SpatialStep]:
     kernel = list(given["weight"].shape[2:])
     settings = [_each(given[key], len(kernel)) for key in ("stride", "padding", "dilation", "output_padding")]
     steps = []
@@ -88,11 +88,11 @@ def _convolution(given: Mapping[str, Any], shape: Sequence[int]) -> list[Step]:
         else:
             answer = conv_output_size(size, taps, stride, padding, dilation)
             text = conv_arithmetic(size, taps, stride, padding, dilation)
-        steps.append(Step(answer, text, _after_conv(taps, stride, padding, dilation, given["transposed"])))
+        steps.append(SpatialStep(answer, text, _after_conv(taps, stride, padding, dilation, given["transposed"])))
     return steps
 
 
-def _pooling(given: Mapping[str, Any], shape: Sequence[int]) -> list[Step]:
+def _pooling(given: Mapping[str, Any], shape: Sequence[int]) -> list[SpatialStep]:
     axes = 1 if len(given["kernel_size"]) == 1 and len(shape) == 3 else max(2, len(given["kernel_size"]))
     kernel = _each(given["kernel_size"], axes)
     stride = _each(given["stride"], axes) if given["stride"] else kernel
@@ -101,7 +101,7 @@ def _pooling(given: Mapping[str, Any], shape: Sequence[int]) -> list[Step]:
     for size, taps, jump, pad, spread in zip(shape[-axes:], kernel, stride, padding, dilation, strict=True):
         numbers = (size, taps, jump, pad, spread, bool(given["ceil_mode"]))
         field = _after_conv(taps, jump, pad, spread, transposed=False)
-        steps.append(Step(pool_output_size(*numbers), pool_arithmetic(*numbers), field))
+        steps.append(SpatialStep(pool_output_size(*numbers), pool_arithmetic(*numbers), field))
     return steps
 
 
@@ -111,35 +111,39 @@ def _after_conv(
     return lambda field: field.after_conv(kernel_size, stride, padding, dilation, transposed)
 
 
-def _adaptive(size: int, output: int) -> Step:
+def _adaptive(size: int, output: int) -> SpatialStep:
     text = f"{size}/{size // output} = {output}" if size % output == 0 else f"{size} → {output} as set"
-    return Step(output, text, lambda field: field.after_adaptive_pool(size, output))
+    return SpatialStep(output, text, lambda field: field.after_adaptive_pool(size, output))
 
 
-def _resize(size: int, output: int, mode: str, align_corners: bool) -> Step:
+def _resize(size: int, output: int, mode: str, align_corners: bool) -> SpatialStep:
     text = f"{output // size}·{size} = {output}" if output % size == 0 else f"{size} → {output} as set"
-    return Step(output, text, lambda field: field.after_resize(size, output, mode, align_corners))
+    return SpatialStep(output, text, lambda field: field.after_resize(size, output, mode, align_corners))
 
 
-def _pad(size: int, before: int, after: int) -> Step:
+def _pad(size: int, before: int, after: int) -> SpatialStep:
     sides = "".join(f"{'+' if side > 0 else '−'}{abs(side)}" for side in (before, after) if side)
     output = size + before + after
-    return Step(output, f"{size}{sides} = {output}" if sides else "", lambda field: field.after_slice(-before))
+    return SpatialStep(output, f"{size}{sides} = {output}" if sides else "", lambda field: field.after_slice(-before))
 
 
-def _shuffle(size: int, factor: int) -> Step:
+def _shuffle(size: int, factor: int) -> SpatialStep:
     spread = partial(ReceptiveField.through, reads=lambda q: (q // factor,), outputs=factor, inputs=1)
-    return Step(factor * size, f"{factor}·{size} = {factor * size}", spread)
+    return SpatialStep(factor * size, f"{factor}·{size} = {factor * size}", spread)
 
 
-def _unshuffle(size: int, factor: int) -> Step:
-    return Step(size // factor, f"{size}/{factor} = {size // factor}", lambda field: field.after_conv(factor, factor))
+def _unshuffle(size: int, factor: int) -> SpatialStep:
+    return SpatialStep(
+        size // factor, f"{size}/{factor} = {size // factor}", lambda field: field.after_conv(factor, factor)
+    )
 
 
-def slice_step(size: int, start: int, stop: int, step: int) -> Step:
+def slice_step(size: int, start: int, stop: int, step: int) -> SpatialStep:
     """Positions start, start + step, … before stop."""
     start, stop, _ = slice(start, stop).indices(size)
     output = len(range(start, stop, step))
     cut = "".join(f"−{side}" for side in (start, size - stop) if side)
     text = f"⌈({size}{cut})/{step}⌉" if cut and step > 1 else f"⌈{size}/{step}⌉" if step > 1 else f"{size}{cut}"
-    return Step(output, f"{text} = {output}" if output != size else "", lambda field: field.after_slice(start, step))
+    return SpatialStep(
+        output, f"{text} = {output}" if output != size else "", lambda field: field.after_slice(start, step)
+    )

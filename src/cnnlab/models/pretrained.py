@@ -37,14 +37,14 @@ Paths = list[tuple[str, nn.Module]]
 
 
 class Pretrained(Classifier):
-    """A classifier of torchvision. Its published weights expect pictures normalised with ImageNet's mean and deviation.
+    """A classifier of torchvision. Its published weights expect images normalised with ImageNet's mean and deviation.
 
     Args:
         architecture: any classification model of torchvision, such as resnet18, efficientnet_b0 or vit_b_16.
         weights: "DEFAULT" (the best that torchvision publishes), their name such as "IMAGENET1K_V1", or None: random.
         load_weights: False builds the same network without fetching `weights`, where its tensors come from elsewhere.
-        in_channels: channels of the picture. If not 3, the first convolution is replaced. Of `weights`, one channel
-            gets the sum of the kernels for red, green and blue, so that a grey picture gives what it gave in colour;
+        in_channels: channels of the image. If not 3, the first convolution is replaced. Of `weights`, one channel
+            gets the sum of the kernels for red, green and blue, so that a grey image gives what it gave in colour;
             other numbers get the three in turn, scaled by 3/in_channels.
         num_classes: number of logits. The last layer of `weights` stays if it has as many classes (1,000); else it is
             fresh.
@@ -112,12 +112,12 @@ class Pretrained(Classifier):
     def feature_info(self) -> FeatureInfo:
         if not self.has_map:
             return super().feature_info
-        # Measured on a picture without numbers: torchvision does not say it.
+        # Measured on an image without numbers: torchvision does not say it.
         size = self.image_size or 512
-        ghosts = {name: torch.empty_like(tensor, device="meta") for name, tensor in named_tensors(self.features)}
-        picture = torch.empty(2, self.in_channels, size, size, device="meta")
+        meta_tensors = {name: torch.empty_like(tensor, device="meta") for name, tensor in named_tensors(self.features)}
+        image = torch.empty(2, self.in_channels, size, size, device="meta")
         with torch.no_grad():
-            shape = functional_call(self.features, ghosts, (picture,)).shape
+            shape = functional_call(self.features, meta_tensors, (image,)).shape
         stride = 2 ** round(math.log2(size / shape[2]))  # rounded, for borders without padding take places away
         return FeatureInfo("features", shape[1], stride)
 
@@ -141,7 +141,7 @@ class Pretrained(Classifier):
     def _check_size(self, x: Tensor) -> None:
         if self.image_size is not None and tuple(x.shape[2:]) != (self.image_size, self.image_size):
             raise ModelError(
-                f"{self.architecture} takes pictures of {self.image_size}×{self.image_size} pixels only, got"
+                f"{self.architecture} takes images of {self.image_size}×{self.image_size} pixels only, got"
                 f" {x.shape[2]}×{x.shape[3]}; set data.image_size={self.image_size} or choose another architecture."
             )
 
@@ -173,7 +173,7 @@ class HalfScaled(nn.Module):
 
 
 def build(architecture: str, weights: str | None) -> tuple[nn.Module, int | None]:
-    """A network of torchvision with random weights, and the side of its pictures where it takes one size only."""
+    """A network of torchvision with random weights, and the side of its images where it takes one size only."""
     from torchvision import models
 
     record = find_weights(architecture, weights)

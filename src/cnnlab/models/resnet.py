@@ -1,4 +1,4 @@
-"""Residual networks for small pictures (He et al. 2016, Deep Residual Learning, section 4.2), and their plain twins.
+"""Residual networks for small images (He et al. 2016, Deep Residual Learning, section 4.2), and their plain twins.
 
 A 3×3 convolution, then three stages of n blocks of two 3×3 convolutions with width, 2·width and 4·width filters, a
 global average and a linear layer: 6n+2 layers with weights. Stages two and three begin with stride 2. Parameters with
@@ -79,7 +79,7 @@ class ResNet(Classifier):
         shortcut: "A" (zero padding), "B" (1×1 convolution where the shape changes) or "C" (everywhere); in any case.
         batch_norm: False leaves normalisation out and gives the convolutions a bias.
         width: filters of the first stage.
-        in_channels: channels of the picture.
+        in_channels: channels of the image.
         num_classes: number of logits.
 
     Shapes: (B, in_channels, H, W) → features (B, 4·width, ⌈H/4⌉, ⌈W/4⌉) → logits (B, num_classes).

@@ -1,4 +1,4 @@
-"""A net that learns small pictures in few epochs (after K. Jordan 2024, 94 % on CIFAR-10 in 3.29 seconds).
+"""A net that learns small images in few epochs (after K. Jordan 2024, 94 % on CIFAR-10 in 3.29 seconds).
 
 A 2×2 convolution that is meant to whiten (`init.whiten=true`), then groups of two 3×3 convolutions; the maximum over
 2×2 places comes right after a group's first convolution, before its normalisation, so that most of the arithmetic is
@@ -25,7 +25,7 @@ from cnnlab.models.base import (
 
 
 class SpeedNet(Classifier):
-    """Few wide layers for pictures of 8 to 64 pixels.
+    """Few wide layers for images of 8 to 64 pixels.
 
     Args:
         widths: channels of each group; as many groups are built as the shorter side of `image_size` can be halved.
@@ -34,7 +34,7 @@ class SpeedNet(Classifier):
         activation: relu, leaky_relu, elu, silu, gelu, mish, tanh or sigmoid.
         norm_momentum: share of the latest batch in the running statistics; few steps need a high one.
         image_size: one number or (height, width) in pixels; only used to leave out groups for which it is too small.
-        in_channels: channels of the picture.
+        in_channels: channels of the image.
         num_classes: number of logits.
 
     Shapes: (B, in_channels, H, W) → features (B, F, h, w) → logits (B, num_classes); F and the stride: see
@@ -61,7 +61,7 @@ class SpeedNet(Classifier):
         shorter = min(as_pair(image_size)) - whiten_size + 1
         if shorter < 2:
             given, least = min(as_pair(image_size)), whiten_size + 1
-            raise ModelError(f"a picture of {given} pixels is too small; use at least {least} pixels.")
+            raise ModelError(f"an image of {given} pixels is too small; use at least {least} pixels.")
         self.num_classes = num_classes
         channels = 2 * in_channels * whiten_size**2
         self.whiten = nn.Sequential(nn.Conv2d(in_channels, channels, whiten_size), new_activation(activation))

@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from cnnlab.errors import CnnlabError, ModelError
-from cnnlab.models.cost import ghost_of, run_ghost
-from cnnlab.models.sight import Sight
-from cnnlab.models.trace import Operation, SightMode, tensors_in
+from cnnlab.models.cost import run_on_meta_device, to_meta_device
+from cnnlab.models.trace import Operation, TraceMode, tensors_in
+from cnnlab.models.traced_tensor import TracedTensor
+from cnnlab.torch_patches import shares_memory
 
-WHOLE = "global"  # as a receptive field: the whole picture
+WHOLE = "global"  # as a receptive field: the whole image
 FLOAT32 = 4  # bytes
 
-# One number, "global", a tuple with one for each axis if they differ, or None for what does not see the picture.
+# One number, "global", a tuple with one for each axis if they differ, or None for what does not see the image.
 Extent = int | float | str | tuple[int | float | str | None, ...] | None
 
 
@@ -35,10 +36,10 @@ class LayerRow:
             for height ("h: …") and one for width ("w: …") if they differ.
         parameters: number of scalars that no row above holds.
         shared: number of scalars that a row above, `shared_with`, holds already.
-        multiply_adds: of convolutions and products of matrices, for one picture.
-        receptive_field: pixels that one position of the output sees along an axis; "global" for the whole picture.
+        multiply_adds: of convolutions and products of matrices, for one image.
+        receptive_field: pixels that one position of the output sees along an axis; "global" for the whole image.
         jump: pixels from one position of the output to the next; None where there are none.
-        activation_bytes: of the output in float32 for one picture; 0 if it lies in the input's memory, as that of a
+        activation_bytes: of the output in float32 for one image; 0 if it lies in the input's memory, as that of a
             ReLU in place or of a flatten does.
     """
 
@@ -61,12 +62,12 @@ class Summary:
     """What `summarise` found out.
 
     Attributes:
-        input: shape of the picture (C, H, W).
+        input: shape of the image (C, H, W).
         layers: rows in the order of the calls.
         parameters, trainable_parameters: of the model, each scalar once; also of layers that never ran.
         receptive_field: of the last feature map with positions; "global" for a model without one, such as an MLP.
-            A number may be larger than the picture: then the padding is seen, too.
-        activation_bytes: of all rows together, in float32 for one picture.
+            A number may be larger than the image: then the padding is seen, too.
+        activation_bytes: of all rows together, in float32 for one image.
         parameter_bytes: in the type that the model has.
     """
 
@@ -80,7 +81,7 @@ class Summary:
 
     @property
     def multiply_adds(self) -> int:
-        """For one picture."""
+        """For one image."""
         return sum(row.multiply_adds for row in self.layers)
 
     @property
@@ -94,25 +95,25 @@ def summarise(model: nn.Module, shape: tuple[int, ...]) -> Summary:
 
     Args:
         model: any module that takes (B, *shape). It is copied; neither its weights nor its mode change.
-        shape: (C, H, W) of one picture.
+        shape: (C, H, W) of one image.
 
     Raises:
-        ModelError: the picture does not fit the model, or the model looks at numbers as it runs.
+        ModelError: the image does not fit the model, or the model looks at numbers as it runs.
         ArithmeticMismatch: a size is not what its arithmetic gives; a fault of cnnlab, not of the model.
     """
     if len(shape) < 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in shape):
-        raise ModelError(f"the shape of a picture is (channels, height, width), each at least 1, got {shape}.")
-    ghost = ghost_of(model)
-    rows = _Rows(ghost)
+        raise ModelError(f"the shape of an image is (channels, height, width), each at least 1, got {shape}.")
+    meta_model = to_meta_device(model)
+    rows = _Rows(meta_model)
     try:
         with rows.watching():
-            run_ghost(ghost, shape, rows.follow)
+            run_on_meta_device(meta_model, shape, rows.start_trace)
     except CnnlabError:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"a picture of shape {shape} does not go through {type(model).__name__}: {reason}") from error
-    parameters = list(ghost.parameters())
+        raise ModelError(f"an image of shape {shape} does not go through {type(model).__name__}: {reason}") from error
+    parameters = list(meta_model.parameters())
     last = rows.mode.last_map if rows.mode is not None else None
     return Summary(
         input=tuple(shape),
@@ -126,18 +127,20 @@ def summarise(model: nn.Module, shape: tuple[int, ...]) -> Summary:
 
 
 class _Rows:
-    """Collects the rows while the ghost of a model runs."""
+    """Collects the rows while a model runs on the meta device."""
 
-    def __init__(self, ghost: nn.Module) -> None:
-        self.names = {module: name for name, module in ghost.named_modules() if ".parametrizations" not in f".{name}"}
+    def __init__(self, meta_model: nn.Module) -> None:
+        self.names = {
+            module: name for name, module in meta_model.named_modules() if ".parametrizations" not in f".{name}"
+        }
         self.rows: list[LayerRow] = []
         # Modules that are running, the outermost first: each with its row and the parameters that the row is to hold.
         self.calls: list[tuple[nn.Module, LayerRow | None, list[nn.Parameter]]] = []
         self.holders: dict[Tensor, str] = {}  # which row a parameter was counted in
-        self.mode: SightMode | None = None
+        self.mode: TraceMode | None = None
 
-    def follow(self, picture: Tensor) -> SightMode:
-        self.mode = SightMode(picture, self._on_operation)
+    def start_trace(self, image: Tensor) -> TraceMode:
+        self.mode = TraceMode(image, self._on_operation)
         return self.mode
 
     @contextmanager
@@ -202,11 +205,11 @@ class _Rows:
             return
         output = outputs[0]
         row.output = _shape(output)
-        if all(output.untyped_storage()._cdata != tensor.untyped_storage()._cdata for tensor in inputs):
+        if not any(shares_memory(output, tensor) for tensor in inputs):
             row.activation_bytes = FLOAT32 * prod(row.output)
-        sight = self.mode.sight(output)
-        if sight is not None:
-            row.receptive_field, row.jump = _extent(sight), _jump(sight)
+        traced = self.mode.traced(output)
+        if traced is not None:
+            row.receptive_field, row.jump = _extent(traced), _jump(traced)
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:
@@ -230,20 +233,20 @@ def _of_all_axes(texts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f"{letter}: {text}" for letter, text in zip(letters, texts, strict=True))
 
 
-def _extent(sight: Sight) -> Extent:
-    """Pixels that are seen along each axis; features of a flattened map have seen the whole picture."""
-    flat = len(sight.dims) <= 2
+def _extent(traced: TracedTensor) -> Extent:
+    """Pixels that are seen along each axis; features of a flattened map have seen the whole image."""
+    flat = len(traced.dims) <= 2
     sizes = [
-        WHOLE if field is None or (flat and sight.has(axis) and sight.positions > 1) else field.size
-        for axis, field in enumerate(sight.fields)
+        WHOLE if field is None or (flat and traced.has(axis) and traced.positions > 1) else field.size
+        for axis, field in enumerate(traced.fields)
     ]
     return sizes[0] if len(set(sizes)) == 1 else tuple(sizes)
 
 
-def _jump(sight: Sight) -> Extent:
-    if not sight.is_map or None in sight.fields:
+def _jump(traced: TracedTensor) -> Extent:
+    if not traced.is_map or None in traced.fields:
         return None
-    jumps = [_number(field.jump) for field in sight.fields if field is not None]
+    jumps = [_number(field.jump) for field in traced.fields if field is not None]
     return jumps[0] if len(set(jumps)) == 1 else tuple(jumps)
 
 

@@ -60,15 +60,13 @@ def _stacked(first: str, *more: str, indent: str = " ") -> Text:
 
 def _totals(summary: Summary) -> str:
     trainable = "all" if summary.trainable_parameters == summary.parameters else f"{summary.trainable_parameters:,}"
-    pixels = (
-        "the whole picture" if summary.receptive_field == WHOLE else f"{extent_text(summary.receptive_field)} pixels"
-    )
+    pixels = "the whole image" if summary.receptive_field == WHOLE else f"{extent_text(summary.receptive_field)} pixels"
     lines = [
-        f"picture          {shape_text(summary.input)}",
+        f"image            {shape_text(summary.input)}",
         f"parameters       {summary.parameters:,} ({trainable} trainable), {short_bytes(summary.parameter_bytes)}",
-        f"multiply-adds    {summary.multiply_adds:,} for one picture",
+        f"multiply-adds    {summary.multiply_adds:,} for one image",
         f"receptive field  {pixels}{'' if summary.receptive_field == WHOLE else ' at the last feature map'}",
-        f"activations      {short_bytes(summary.activation_bytes)} for one picture in float32",
+        f"activations      {short_bytes(summary.activation_bytes)} for one image in float32",
     ]
     if summary.idle_parameters:
         lines.insert(2, f"                 {summary.idle_parameters:,} of them in layers that did not run")

@@ -1,13 +1,13 @@
-"""Follow what each tensor of a forward pass sees of the picture, operation by operation.
+"""Trace which part of the image each tensor of a forward pass depends on, operation by operation.
 
 Below autograd every model is a sequence of some hundreds of simple operations. A mode catches each of them and carries
-along, with every tensor, which of its dimensions run over which axis of the picture, and the receptive field of its
+along, with every tensor, which of its dimensions run over which axis of the image, and the receptive field of its
 positions. So branches, functions outside of modules and layouts with channels last need no special case. An operation
 that is not known here counts as one that works element by element.
 
 The field is that of the spatial path. Where a map meets something that is the same at all its positions, such as the
 gate of squeeze-and-excitation or a normalisation's statistics, the field stays that of the map, although the values do
-depend on the whole picture.
+depend on the whole image.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from math import prod
 from typing import Any
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from cnnlab.models.cost import LEFT_FACTOR, operation_multiply_adds
-from cnnlab.models.operations import Step, spatial_steps
-from cnnlab.models.sight import Sight, concatenate, larger, merge, multiply, plain
+from cnnlab.models.operations import SpatialStep, spatial_steps
+from cnnlab.models.traced_tensor import TracedTensor, concatenate, larger, merge, multiply, plain_dim
+from cnnlab.torch_patches import MetaMode
 
 VIEWS = {"view", "_unsafe_view", "reshape", "_reshape_copy", "unsqueeze", "squeeze", "unflatten"}
 SPLITS = {"split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes"}
@@ -55,29 +55,25 @@ class Operation:
     multiply_adds: int
 
 
-class SightMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While it is entered, follows everything that is computed from `picture`.
+class TraceMode(MetaMode):  # type: ignore[no-untyped-call]
+    """While active, traces every tensor that is computed from `image`.
 
     Args:
-        picture: (1, C, H, W), or with another number of axes after the channels.
+        image: (1, C, H, W), or with another number of axes after the channels.
         on_operation: called after each operation.
     """
 
-    def __init__(self, picture: Tensor, on_operation: Callable[[Operation], None]) -> None:
+    def __init__(self, image: Tensor, on_operation: Callable[[Operation], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.on_operation = on_operation
-        self.sights = WeakTensorKeyDictionary()
-        self.sights[picture] = Sight.of_picture(picture.shape)
-        self.last_map: Sight | None = None  # the last one with positions after a kernel was moved over the picture
-        self._moved = False
+        self.by_tensor = WeakTensorKeyDictionary()
+        self.by_tensor[image] = TracedTensor.of_image(image.shape)
+        self.last_map: TracedTensor | None = None  # the last feature map after a convolution, pooling or resize
+        self._seen_spatial = False
 
-    def sight(self, value: Any) -> Sight | None:
-        """What a tensor sees; None for one that does not depend on the picture."""
-        return self.sights[value] if isinstance(value, Tensor) and value in self.sights else None
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # see cost.compiler_unloaded
+    def traced(self, value: Any) -> TracedTensor | None:
+        """Axes and receptive fields of a tensor; None if it does not depend on the image."""
+        return self.by_tensor[value] if isinstance(value, Tensor) and value in self.by_tensor else None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
@@ -88,54 +84,54 @@ class SightMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         inputs = tuple(tensors_in([args, kwargs or {}]))
         arithmetic: tuple[str, ...] = ()
         is_new = name.startswith("new_") or name.endswith("_like")  # takes shapes only
-        if not is_new and any(self.sight(tensor) for tensor in inputs):
-            arithmetic = self._follow(name, given, inputs, list(tensors_in(output)))
+        if not is_new and any(self.traced(tensor) for tensor in inputs):
+            arithmetic = self._trace(name, given, inputs, list(tensors_in(output)))
         cost = operation_multiply_adds(name, args, output)
         self.on_operation(Operation(name, given, inputs, output, arithmetic, cost))
         return output
 
-    def _follow(
+    def _trace(
         self, name: str, given: Mapping[str, Any], inputs: Sequence[Tensor], outputs: Sequence[Tensor]
     ) -> tuple[str, ...]:
-        """Note what the outputs see, and return the arithmetic of their sizes."""
-        sight = self.sight(inputs[0])
+        """Trace the outputs of an operation, and return the arithmetic of their sizes."""
+        traced = self.traced(inputs[0])
         texts: list[str] = []
-        results: list[Sight | None]
+        results: list[TracedTensor | None]
         if name in LEFT_FACTOR:
             left, right = inputs[LEFT_FACTOR[name] :][:2]
-            results = [multiply(self.sight(left), self.sight(right), outputs[0].shape)]
+            results = [multiply(self.traced(left), self.traced(right), outputs[0].shape)]
         elif name in ("cat", "stack"):
             results = [self._joined(given, inputs, outputs[0])]
         elif name == "copy_":
             results = [self._merged(inputs[1:], outputs[0])]
-        elif sight is None:
+        elif traced is None:
             results = [self._merged(inputs, out) for out in outputs]
         elif steps := spatial_steps(name, given, inputs[0].shape):
-            results = [_after_steps(sight, steps, name, out) for out in outputs]
+            results = [_after_steps(traced, steps, name, out) for out in outputs]
             along = range(-len(steps), 0)
-            texts = [step.arithmetic for dim, step in zip(along, steps, strict=True) if sight.axis_of(dim) is not None]
-            self._moved = True
+            texts = [step.arithmetic for dim, step in zip(along, steps, strict=True) if traced.axis_of(dim) is not None]
+            self._seen_spatial = True
         elif name == "slice":
             dim = given["dim"]
-            result, text = sight.sliced(dim, inputs[0].shape[dim], given["start"], given["end"], given["step"])
+            result, text = traced.sliced(dim, inputs[0].shape[dim], given["start"], given["end"], given["step"])
             results, texts = [result], [text]
         elif name in VIEWS:
-            results = [sight.viewed(outputs[0].shape)]
-            texts = [_flatten_text(sight, inputs[0].shape, outputs[0].shape)]
+            results = [traced.reshaped(outputs[0].shape)]
+            texts = [_flatten_text(traced, inputs[0].shape, outputs[0].shape)]
         elif name in ("permute", "transpose", "t"):
-            results = [sight.permuted(_order(name, given, len(sight.dims)))]
+            results = [traced.permuted(_order(name, given, len(traced.dims)))]
         elif name in REDUCTIONS and "other" not in given:
-            dims = _summed(given, len(sight.dims))
-            results = [sight.reduced(dims, keepdim=out.ndim == inputs[0].ndim) for out in outputs]
-            texts = [_reduction_text(name, sight, dims)]
+            dims = _summed(given, len(traced.dims))
+            results = [traced.reduced(dims, keepdim=out.ndim == inputs[0].ndim) for out in outputs]
+            texts = [_reduction_text(name, traced, dims)]
         elif name in SCANS:
-            results = [sight.everywhere([given["dim"]]) for _ in outputs]
+            results = [traced.mixed_over([given["dim"]]) for _ in outputs]
         elif name in ("select", "unbind"):
-            results = [sight.without(given["dim"]) for _ in outputs]
+            results = [traced.without(given["dim"]) for _ in outputs]
         elif name in SPLITS:
-            results = _split(sight, given["dim"], inputs[0], outputs)
+            results = _split(traced, given["dim"], inputs[0], outputs)
         elif "attention" in name:
-            results = [sight.everywhere(range(len(sight.dims))) for _ in outputs]
+            results = [traced.mixed_over(range(len(traced.dims))) for _ in outputs]
         else:
             results = [self._merged(inputs, out) for out in outputs]
         for tensor, seen in zip(outputs, results, strict=True):
@@ -143,40 +139,40 @@ class SightMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._set(tensor, seen, written=name.endswith("_"))
         return tuple(text for text in texts if text)
 
-    def _set(self, tensor: Tensor, sight: Sight, written: bool) -> None:
-        self.sights[tensor] = sight
-        if self._moved and sight.is_map:
-            self.last_map = sight
+    def _set(self, tensor: Tensor, traced: TracedTensor, written: bool) -> None:
+        self.by_tensor[tensor] = traced
+        if self._seen_spatial and traced.is_map:
+            self.last_map = traced
         base = tensor._base
         if written and base is not None and base.ndim == tensor.ndim:
-            self._write_through(base, tensor, sight)
+            self._write_through(base, tensor, traced)
 
-    def _write_through(self, base: Tensor, part: Tensor, sight: Sight) -> None:
+    def _write_through(self, base: Tensor, part: Tensor, traced: TracedTensor) -> None:
         """What is written into a part of a tensor, the tensor sees; of several writes the largest field counts."""
         for dim, size in enumerate(base.shape):
-            axis = sight.axis_of(dim)
+            axis = traced.axis_of(dim)
             if axis is None:
-                sight = sight.with_dim(dim, plain(size))
+                traced = traced.with_dim(dim, plain_dim(size))
                 continue
             offset = (part.storage_offset() - base.storage_offset()) // base.stride(dim) % size
             step = max(1, part.stride(dim) // base.stride(dim))
-            into = Step(size, "", lambda field, o=offset, s=step: field.through(lambda q: ((q - o) // s,), s, 1))  # type: ignore[misc]
-            sight = sight.stepped(dim, into)
-        before = self.sight(base)
+            into = SpatialStep(size, "", lambda field, o=offset, s=step: field.through(lambda q: ((q - o) // s,), s, 1))  # type: ignore[misc]
+            traced = traced.after_step(dim, into)
+        before = self.traced(base)
         if before is not None:
-            pairs = zip(before.fields, sight.fields, strict=True)
-            sight = replace(sight, fields=tuple(larger(old, new) for old, new in pairs))
-        self.sights[base] = sight
+            pairs = zip(before.fields, traced.fields, strict=True)
+            traced = replace(traced, fields=tuple(larger(old, new) for old, new in pairs))
+        self.by_tensor[base] = traced
 
-    def _merged(self, inputs: Sequence[Tensor], out: Tensor) -> Sight | None:
-        known = [sight for sight in map(self.sight, inputs) if sight is not None]
+    def _merged(self, inputs: Sequence[Tensor], out: Tensor) -> TracedTensor | None:
+        known = [traced for traced in map(self.traced, inputs) if traced is not None]
         return merge(known, out.shape) if known else None
 
-    def _joined(self, given: Mapping[str, Any], inputs: Sequence[Tensor], out: Tensor) -> Sight:
-        known = [sight for sight in map(self.sight, inputs) if sight is not None]
+    def _joined(self, given: Mapping[str, Any], inputs: Sequence[Tensor], out: Tensor) -> TracedTensor:
+        known = [traced for traced in map(self.traced, inputs) if traced is not None]
         dim = given["dim"] % out.ndim
         if len(known[0].dims) < out.ndim:  # stacked: a dimension more
-            known = [replace(sight, dims=(*sight.dims[:dim], (), *sight.dims[dim:])) for sight in known]
+            known = [replace(traced, dims=(*traced.dims[:dim], (), *traced.dims[dim:])) for traced in known]
         return concatenate(known, dim, out.shape[dim])
 
 
@@ -189,17 +185,17 @@ def tensors_in(values: Any) -> Iterable[Tensor]:
             yield from tensors_in(value)
 
 
-def _after_steps(sight: Sight, steps: Sequence[Step], name: str, out: Tensor) -> Sight:
+def _after_steps(traced: TracedTensor, steps: Sequence[SpatialStep], name: str, out: Tensor) -> TracedTensor:
     first = out.ndim - len(steps)
     if any(step.size != size for step, size in zip(steps, out.shape[first:], strict=True)):
         raise ArithmeticMismatch(f"{name}: {[step.arithmetic for step in steps]}, but torch gave {tuple(out.shape)}.")
     for dim, step in enumerate(steps, first):
-        sight = sight.stepped(dim, step)
+        traced = traced.after_step(dim, step)
     channels = first - 1
     return (
-        sight
-        if any(atom.axis is not None for atom in sight.dims[channels])
-        else sight.with_dim(channels, plain(out.shape[channels]))
+        traced
+        if any(factor.axis is not None for factor in traced.dims[channels])
+        else traced.with_dim(channels, plain_dim(out.shape[channels]))
     )
 
 
@@ -221,22 +217,22 @@ def _summed(given: Mapping[str, Any], ndim: int) -> list[int]:
     return [dim % ndim for dim in (dims if isinstance(dims, list | tuple) else [dims])]
 
 
-def _reduction_text(name: str, sight: Sight, dims: Sequence[int]) -> str:
-    sizes = [atom.size for dim in dims for atom in sight.dims[dim] if atom.axis is not None]
+def _reduction_text(name: str, traced: TracedTensor, dims: Sequence[int]) -> str:
+    sizes = [factor.size for dim in dims for factor in traced.dims[dim] if factor.axis is not None]
     return f"{name.removeprefix('a')} of {'×'.join(map(str, sizes))}" if prod(sizes) > 1 else ""
 
 
-def _flatten_text(sight: Sight, before: Sequence[int], after: Sequence[int]) -> str:
+def _flatten_text(traced: TracedTensor, before: Sequence[int], after: Sequence[int]) -> str:
     """ "16·5·5 = 400" where positions go into features."""
-    if len(before) > 2 == len(after) and before[0] == after[0] and sight.positions > 1:
+    if len(before) > 2 == len(after) and before[0] == after[0] and traced.positions > 1:
         return f"{'·'.join(str(size) for size in before[1:])} = {after[1]}"
     return ""
 
 
-def _split(sight: Sight, dim: int, whole: Tensor, outputs: Sequence[Tensor]) -> list[Sight | None]:
-    results: list[Sight | None] = []
+def _split(traced: TracedTensor, dim: int, whole: Tensor, outputs: Sequence[Tensor]) -> list[TracedTensor | None]:
+    results: list[TracedTensor | None] = []
     done = 0
     for out in outputs:
-        results.append(sight.sliced(dim, whole.shape[dim], done, done + out.shape[dim])[0])
+        results.append(traced.sliced(dim, whole.shape[dim], done, done + out.shape[dim])[0])
         done += out.shape[dim]
     return results

@@ -47,7 +47,7 @@ class UpStep(nn.Module):
 
 
 class UNet(Classifier):
-    """Classes of pixels, for pictures of any size from 1×1 pixel up.
+    """Classes of pixels, for images of any size from 1×1 pixel up.
 
     Args:
         depth: how often the map is halved.
@@ -55,7 +55,7 @@ class UNet(Classifier):
         upsample: "deconv" (2×2 transposed convolution, as in the paper) or "bilinear" (1×1 convolution, then bilinear
             interpolation: no checkerboard).
         batch_norm: False leaves normalisation out, as the paper does.
-        in_channels: channels of the picture.
+        in_channels: channels of the image.
         num_classes: number of logits of each pixel.
 
     Shapes: (B, in_channels, H, W) → features (B, width, H, W) → logits (B, num_classes, H, W).

@@ -1,7 +1,7 @@
 """VGG: blocks of 3×3 convolutions with a pooling between two of them (Simonyan and Zisserman 2014, Very Deep …).
 
 `VGG` is the general net, by default with batch normalisation and a global average (Lin et al. 2013) before the last
-layer. `vgg11` to `vgg19` are the nets of the paper's table 1, columns A, B, D and E, for pictures of 224 pixels:
+layer. `vgg11` to `vgg19` are the nets of the paper's table 1, columns A, B, D and E, for images of 224 pixels:
 
     net                    vgg11         vgg13         vgg16         vgg19
     convolutions a block   1 1 2 2 2     2 2 2 2 2     2 2 3 3 3     2 2 4 4 4
@@ -28,11 +28,11 @@ from cnnlab.models.base import (
     new_linear,
 )
 
-LIMIT = 16  # of blocks and strides; beyond it no picture is left
+LIMIT = 16  # of blocks and strides; beyond it no image is left
 
 
 class VGG(Classifier):
-    """VGG blocks for pictures of any size. Channels double from block to block.
+    """VGG blocks for images of any size. Channels double from block to block.
 
     Args:
         width: filters of the first block.
@@ -53,7 +53,7 @@ class VGG(Classifier):
         dropout: probability of dropping a feature before the last layer, with head_kind="linear" before each fully
             connected layer but the first; 0 to 1.
         image_size: one number or (height, width) in pixels; only used to choose `blocks`, `stem_stride`, `pool_size`.
-        in_channels: channels of the picture.
+        in_channels: channels of the image.
         num_classes: number of logits.
 
     Shapes: (B, in_channels, H, W) → features (B, F, H/s, W/s) → logits (B, num_classes); F, s: see `feature_info`.
@@ -109,7 +109,7 @@ class VGG(Classifier):
         smallest = 2 * self.stride if last_pool else self.stride
         if shorter < smallest and downsample != "conv":
             raise ModelError(
-                f"a picture of {shorter} pixels is too small for {blocks} blocks: the last pooling kernel would be"
+                f"an image of {shorter} pixels is too small for {blocks} blocks: the last pooling kernel would be"
                 f" larger than its input. Use at least {smallest} pixels (data.image_size) or fewer blocks."
             )
 
@@ -180,7 +180,7 @@ class VGG(Classifier):
 def _choose_blocks(
     shorter: int, stem_stride: int | None, blocks: int | None, convs_per_block: int | Sequence[int]
 ) -> tuple[int, list[int]]:
-    """The stride of the first convolution, and the convolutions of each block, for pictures of `shorter` pixels."""
+    """The stride of the first convolution, and the convolutions of each block, for images of `shorter` pixels."""
     if stem_stride is None:
         stem_stride = 2 if shorter >= 96 else 1
     if not isinstance(convs_per_block, int):
@@ -204,7 +204,7 @@ def _choose_blocks(
 
 
 def _paper_net(name: str, convs_per_block: list[int]) -> Callable[..., VGG]:
-    """What the four nets share: a bias everywhere, and fully connected layers that see 7×7 places at any picture size.
+    """What the four nets share: a bias everywhere, and fully connected layers that see 7×7 places at any image size.
 
     So the weights that torchvision publishes fit them.
     """

@@ -1,4 +1,4 @@
-"""Where the pictures and the weights of a run lie, written so that the run finds them from any folder."""
+"""Where the images and the weights of a run lie, written so that the run finds them from any folder."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _whole(address: str | None) -> str | None:
 def refuse_root(name: str, root: str | Path) -> None:
     """Raise ConfigError for --data-root where the set has none, or for an empty one."""
     if not str(root):
-        raise ConfigError("--data-root (data_root=) is empty; give the folder of the pictures, or leave it out.")
+        raise ConfigError("--data-root (data_root=) is empty; give the folder of the images, or leave it out.")
     if not has_root(name):
         raise ConfigError(
             f"{name} comes with scikit-learn and lies in no folder; leave out --data-root (data_root=), or name the"
@@ -49,7 +49,7 @@ def refuse_root(name: str, root: str | Path) -> None:
 
 
 def check_root(data: DataConfig, run: Path) -> None:
-    """Raise DataError, with the way to go on, if the pictures that a run was made from are not where they were."""
+    """Raise DataError, with the way to go on, if the images that a run was made from are not where they were."""
     if is_remote(data.root) or not has_root(data.name) or data.name not in CATALOG:
         return
     root = local_path(data.root)
@@ -57,6 +57,5 @@ def check_root(data: DataConfig, run: Path) -> None:
     if not os.path.isdir(root / below):
         lost, them = (f"{data.name} is not below {root}", "it") if below else (f"there is no folder {root}", "them")
         raise DataError(
-            f"{lost}, where {run} has its pictures; give the folder that holds {them} now with --data-root"
-            " (data_root=)."
+            f"{lost}, where {run} has its images; give the folder that holds {them} now with --data-root (data_root=)."
         )

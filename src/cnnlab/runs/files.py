@@ -11,7 +11,7 @@ from typing import Any
 
 from cnnlab import files
 from cnnlab.errors import RunError
-from cnnlab.runs.form import misfit
+from cnnlab.runs.schema import validate
 from cnnlab.values import overgrown, to_json
 
 # W&B links a log of its own from there into its cache; nothing here reads or writes in that folder.
@@ -102,10 +102,10 @@ def read_json(path: Path) -> Any:
     return value
 
 
-def read_record(path: Path, form: Any) -> dict[str, Any]:
-    """An object of this form (runs/form.py). Raises RunError for anything else."""
+def read_record(path: Path, schema: Any) -> dict[str, Any]:
+    """A JSON object of this schema (runs/schema.py). Raises RunError for anything else."""
     record: dict[str, Any] = read_json(path)
-    if wrong := misfit(record, form):
+    if wrong := validate(record, schema):
         raise RunError(f"{path} is damaged: {wrong}; restore it from a copy.")
     return record
 

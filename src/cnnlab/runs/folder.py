@@ -20,7 +20,7 @@ from cnnlab.remote import is_remote, whole_address
 from cnnlab.runs import remote
 from cnnlab.runs.artifact import fetch_artifact, is_artifact
 from cnnlab.runs.files import read_record, refuse_links, write_error, write_json, write_whole
-from cnnlab.runs.form import CARD, ENVIRONMENT, EPOCH, FOLDS, SPLIT, TEST, misfit
+from cnnlab.runs.schema import CARD, ENVIRONMENT, EPOCH, FOLDS, SPLIT, TEST, validate
 from cnnlab.values import to_json
 
 if TYPE_CHECKING:
@@ -162,11 +162,11 @@ class RunFolder:
             rows = [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines() if line]
         except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{self.metrics} is damaged ({error}); restore it from a copy.") from None
-        if wrong := misfit(rows, [EPOCH]):
+        if wrong := validate(rows, [EPOCH]):
             raise RunError(f"{self.metrics} is damaged: {wrong}; restore it from a copy.")
         return rows
 
-    def test_figures(self) -> dict[str, Any] | None:
+    def test_metrics(self) -> dict[str, Any] | None:
         """The content of test.json, None before the test."""
         return read_record(self.test, TEST) if self.test.exists() else None
 
@@ -190,7 +190,7 @@ class RunFolder:
         """
         from cnnlab.tasks.decision import DecisionRule, are_thresholds  # with torch, which a folder does without
 
-        thresholds = ((self.test_figures() or {}).get("thresholds") or {}).get("values")
+        thresholds = ((self.test_metrics() or {}).get("thresholds") or {}).get("values")
         if thresholds is not None and not are_thresholds(thresholds, card["classes"]):
             raise RunError(
                 f"{self.test} is damaged: its thresholds are not a number from 0 to 1 for each class; test the run"

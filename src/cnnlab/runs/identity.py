@@ -29,7 +29,7 @@ def has_begun(config: Config) -> bool:
 def identity(config: Config) -> dict[str, Any]:
     """What makes a run the one it is, wherever its command is given.
 
-    Not in it: what the run is called, the number of its processes, and where its pictures lie, of which split.json
+    Not in it: what the run is called, the number of its processes, and where its images lie, of which split.json
     tells whether they are the same. (Of those of a second domain nothing does.)
     """
     values = with_whole_addresses(config).to_dict()

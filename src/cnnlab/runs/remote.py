@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from cnnlab.errors import RemoteError, RunError, nearest
 from cnnlab.remote import READ_ONLY, Remote, RemoteFile, download_all, folder_name
 from cnnlab.runs.files import read_json, write_json
-from cnnlab.runs.form import Each, misfit
+from cnnlab.runs.schema import Each, validate
 from cnnlab.tracking.base import Event
 
 RECORD = ".remote.json"
@@ -42,7 +42,7 @@ LAST = ("predictions.csv", "test.json", "report.html")
 GROWING = ("tensorboard", "wandb")  # files in there are written on, not replaced
 UNREAD = (*GROWING, "explain", "localize", "predict", "export")  # folders that no command reads
 READ_ALL_THE_SAME = "export/export.json"  # which keeps what it says of other exports
-RECORD_FORM = {"address": str, "files": Each({"there": str, "here": (int, int)})}
+RECORD_SCHEMA = {"address": str, "files": Each({"there": str, "here": (int, int)})}
 SECONDS_APART = 1.0  # between two uploads: a bucket takes one write a second of the same name
 
 Stamp = list[int]  # size in bytes and time of change in nanoseconds of a file here
@@ -251,7 +251,7 @@ def _refuse_foreign(remote: Remote, known: dict[str, Any] | None, there: RemoteF
 
 def _record(folder: Path) -> dict[str, Any]:
     record = read_json(folder / RECORD)
-    if misfit(record, RECORD_FORM):
+    if validate(record, RECORD_SCHEMA):
         raise RunError(f"{folder / RECORD} is damaged; delete {folder} and give the run's address in the bucket.")
     return record
 

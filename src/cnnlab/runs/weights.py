@@ -1,6 +1,6 @@
 """Weights and their card. Nothing in these files is ever executed: safetensors and JSON.
 
-The card (model name and arguments, classes, preprocess, validation figures) lies inside the weights file, so the two
+The card (model name and arguments, classes, preprocess, validation metrics) lies inside the weights file, so the two
 can never be of different epochs; best/model.json is a copy for people and other programs.
 """
 

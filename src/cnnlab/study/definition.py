@@ -1,4 +1,4 @@
-"""What a study is: the axes of its grid, its seeds and its columns, from a YAML file and words on the command line.
+"""What a study is: the axes of its grid, its seeds and its columns, from a YAML file and the command line.
 
 A definition lies in cnnlab/conf/study/NAME.yaml or in a file of the user's own:
 
@@ -43,7 +43,7 @@ from typing import Any
 from cnnlab.config import EXPERIMENT, GROUPS, NAMES_OF_CODE, known_keys, options, read_yaml, resource
 from cnnlab.errors import ConfigError, nearest
 from cnnlab.files import given_path
-from cnnlab.runs.form import Each, misfit
+from cnnlab.runs.schema import Each, validate
 from cnnlab.study.space import KEYS, Range, parse_range, range_from_yaml
 
 COLUMNS = {
@@ -67,7 +67,7 @@ SEARCH_KEYS = ("trials", "seed", "prune")
 RATE_KEYS = ("low", "high", "steps")
 TRIALS = 30
 MOST_RUNS = 100_000
-FORM = {  # of a study's file, see runs/form.py; every key may be missing
+SCHEMA = {  # of a study's file, see runs/schema.py; every key may be missing
     "title": Any,
     "about": Any,
     "overrides": [str],
@@ -93,11 +93,11 @@ WHOLE = ("data.root", "data.backgrounds", "adapt.root", "init.from", "init.sourc
 
 
 @dataclass(frozen=True)
-class Value:
-    """One place on an axis: what it is called, and the overrides it stands for."""
+class AxisValue:
+    """One value of an axis: its label, and the overrides that it stands for."""
 
     label: str
-    words: tuple[str, ...]
+    overrides: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -125,20 +125,20 @@ class Definition:
     title: str = ""
     about: str = ""
     overrides: tuple[str, ...] = ()
-    axes: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
+    axes: Mapping[str, tuple[AxisValue, ...]] = field(default_factory=dict)
     seeds: int = 3
     label: str | None = None
     columns: tuple[str, ...] = DEFAULT_COLUMNS
     table: tuple[str, str] | None = None
     compare: str | None = None
     test_on: tuple[str, ...] = ()
-    search: Mapping[str, Range | tuple[Value, ...]] = field(default_factory=dict)
+    search: Mapping[str, Range | tuple[AxisValue, ...]] = field(default_factory=dict)
     trials: int = TRIALS
     seed: int = 0  # of the search and of each of its runs
     prune: bool = True
     rates: Rates | None = None
     dir: str | None = None
-    jobs: int | None = None  # side by side; None: one, or on a cluster one a machine
+    jobs: int | None = None  # side by side; None: one, or on a cluster one per machine
     launcher: str = "local"
     address: str | None = None
     config_dir: str | None = None  # the user's own options, see config/options.py
@@ -169,7 +169,7 @@ def define(
     with study.trials it is a search, and axes are what it chooses from.
 
     Args:
-        config_dir, trust_code: see `cnnlab.config.compose`; the words of a study's file are words of a file.
+        config_dir, trust_code: see `cnnlab.config.compose`; a study's file counts as a file.
 
     Raises:
         ConfigError: an unknown study, key or value, or code that a file names.
@@ -196,8 +196,8 @@ def define(
             axes[key] = tuple(_choose(key, part, ()) for part in parts)
         else:
             overrides = [one for one in overrides if one.split("=")[0] != key] + [word]
-    for key, places in {**axes, **search}.items():
-        labels = [place.label for place in places] if isinstance(places, tuple) else []
+    for key, values in {**axes, **search}.items():
+        labels = [value.label for value in values] if isinstance(values, tuple) else []
         if len(set(labels)) < len(labels):
             raise ConfigError(f"the axis {key} has a value twice: {', '.join(labels)}.")
     if search or "trials" in own:
@@ -241,13 +241,11 @@ def define(
 
 def _refuse_code(definition: Definition, given: Sequence[str], file: str) -> None:
     """Raise ConfigError for code that the study's file names and the words that were given do not."""
-    places = [
-        values for values in (*definition.axes.values(), *definition.search.values()) if isinstance(values, tuple)
-    ]
+    axes = [values for values in (*definition.axes.values(), *definition.search.values()) if isinstance(values, tuple)]
     words = [
         *definition.overrides,
         *definition.test_on,
-        *(word for values in places for one in values for word in one.words),
+        *(word for values in axes for value in values for word in value.overrides),
     ]
     for word in words:
         key, _, value = word.lstrip("+").partition("=")
@@ -282,11 +280,11 @@ def _rates(rates: Rates | None, own: dict[str, str], several: Mapping[str, Any])
 def narrow(search: dict[str, Any], overrides: list[str], key: str, value: str) -> None:
     """`key=a,b` of a search chooses from these; `key=a` searches this key no more."""
     before = search.pop(key)
-    places = [_choose(key, part, before if isinstance(before, tuple) else ()) for part in _parts(value)]
-    if len(places) > 1:
-        search[key] = tuple(places)
+    values = [_choose(key, part, before if isinstance(before, tuple) else ()) for part in _parts(value)]
+    if len(values) > 1:
+        search[key] = tuple(values)
     else:
-        overrides += places[0].words if places else [f"{key}={value}"]
+        overrides += values[0].overrides if values else [f"{key}={value}"]
 
 
 def _own(given: Mapping[str, str], searches: bool) -> dict[str, Any]:
@@ -351,14 +349,14 @@ def _parts(value: str) -> list[str]:
     return [part.strip() for part in [*parts, current] if part.strip()]
 
 
-def _choose(key: str, text: str, places: Sequence[Value]) -> Value:
+def _choose(key: str, text: str, values: Sequence[AxisValue]) -> AxisValue:
     """A value of an axis by its label or its override; any value where the axis is a key."""
-    for place in places:
-        if text == place.label or place.words == (f"{key}={text}",):
-            return place
+    for value in values:
+        if text == value.label or value.overrides == (f"{key}={text}",):
+            return value
     if key in (*GROUPS, EXPERIMENT) or "." in key or key in known_keys():
-        return Value(text, (f"{key}={text}",))
-    raise ConfigError(f"{key} has no value {text!r}.{nearest(text, [place.label for place in places])}")
+        return AxisValue(text, (f"{key}={text}",))
+    raise ConfigError(f"{key} has no value {text!r}.{nearest(text, [value.label for value in values])}")
 
 
 def _read(name: str) -> Definition:
@@ -378,9 +376,9 @@ def _read(name: str) -> Definition:
 
 def _from_yaml(name: str, values: Mapping[str, Any]) -> Definition:
     for key in values:
-        if key not in FORM:
-            raise ConfigError(f"unknown key {key!r} in the study {name}.{nearest(str(key), FORM)}")
-    if wrong := misfit(values, {f"{key}?": form for key, form in FORM.items()}):
+        if key not in SCHEMA:
+            raise ConfigError(f"unknown key {key!r} in the study {name}.{nearest(str(key), SCHEMA)}")
+    if wrong := validate(values, {f"{key}?": schema for key, schema in SCHEMA.items()}):
         raise ValueError(wrong)
     values = {key: value for key, value in values.items() if value is not None or key == "rates"}
     columns = tuple(values.get("columns", DEFAULT_COLUMNS))
@@ -418,29 +416,29 @@ def _rates_from_yaml(given: Any) -> Rates:
     return Rates(low, high, None if steps is None else int(steps))
 
 
-def _space(key: str, given: Any) -> Range | tuple[Value, ...]:
+def _space(key: str, given: Any) -> Range | tuple[AxisValue, ...]:
     if isinstance(given, Mapping) and set(given) & set(KEYS):
         return range_from_yaml(key, given)
     return _axis(key, given)
 
 
-def _axis(key: str, given: Any) -> tuple[Value, ...]:
+def _axis(key: str, given: Any) -> tuple[AxisValue, ...]:
     if isinstance(given, Mapping):
         pairs = [(_text(label), value) for label, value in given.items()]
     elif isinstance(given, Sequence) and not isinstance(given, str):
         pairs = [(_text(value), value) for value in given]
     else:
         raise ValueError(f"the axis {key} must be a list of values or labels with values, got {given!r}")
-    places = []
+    values = []
     for label, value in pairs:
-        words = tuple(map(str, value)) if _are_words(value) else (f"{key}={_text(value)}",)
-        places.append(Value(label, words))
-    if not places:
+        overrides = tuple(map(str, value)) if _are_overrides(value) else (f"{key}={_text(value)}",)
+        values.append(AxisValue(label, overrides))
+    if not values:
         raise ValueError(f"the axis {key} is empty")
-    return tuple(places)
+    return tuple(values)
 
 
-def _are_words(value: Any) -> bool:
+def _are_overrides(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(v, str) and re.match(r"[\w.+~]+=", v) for v in value)
 
 

@@ -1,37 +1,35 @@
-"""Runs what a study still lacks, several side by side, and shows how far all of them are.
+"""Trains the runs that a study still lacks, several side by side, and shows the progress of all of them.
 
-What is done is skipped, what was cut off is gone on with, and a run that fails is noted while the others go on.
+Runs that are done are skipped, interrupted ones are resumed, and a run that fails is noted while the others go on.
 """
 
 from __future__ import annotations
 
 import collections
-import contextlib
-import multiprocessing
-import os
 import signal
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from cnnlab.errors import ConfigError, Interrupted
 from cnnlab.runs.folder import RunFolder
-from cnnlab.study.crew import Crew, Message, Source, Verdict, W
-from cnnlab.study.plan import Planned
+from cnnlab.study.definition import Definition
+from cnnlab.study.local_pool import LocalPool
+from cnnlab.study.plan import PlannedRun
 from cnnlab.study.progress import StudyProgress
-from cnnlab.study.worker import Decoded, Ended, Moved, Order, Stop, serve, set_named
+from cnnlab.study.worker import DecodeProgress, RunProgress, RunResult, set_named
+from cnnlab.study.worker_pool import Message, Outcome, RunSource, W, WorkerPool
 from cnnlab.tracking.console import percent
 
 ATTEMPTS = 3  # for a run whose process was killed
 PATIENCE = 120  # seconds for a step in progress to end after Ctrl-C, before its process is ended
 
 
-def is_done(run: Planned, test_on: Sequence[str] = ()) -> bool:
-    """Whether a run is there with its test. The report is what a run writes last."""
+def is_done(run: PlannedRun, test_on: Sequence[str] = ()) -> bool:
+    """Whether a run is complete, with its test. A run writes its report last."""
     if not (run.folder / "report.html").exists():
         return False
     if not test_on or (name := set_named(test_on)) == run.config.data.name:
@@ -39,176 +37,152 @@ def is_done(run: Planned, test_on: Sequence[str] = ()) -> bool:
     return (run.folder / f"evaluation-test-{name}.json").exists()
 
 
-def threads_each(jobs: int) -> int:
-    """Processor threads of each of `jobs` processes, so that together they use every core once."""
-    return max(1, cores() // jobs)
-
-
-def cores() -> int:
-    """Physical cores that this process may use, as torch counts them for its own threads."""
-    import torch
-
-    return torch.get_num_threads()
-
-
 @dataclass
-class _Worker:
-    """One process, its end of the pipe, and the run it is at."""
+class RunQueue:
+    """The runs of a grid in order. A run that starts from the weights of another waits for that one."""
 
-    process: BaseProcess
-    pipe: connection.Connection
-    run: Planned | None = None
-    last: Ended | None = None
-
-
-@dataclass
-class _Queue:
-    """Runs that wait, in order. One that begins with another run's weights waits for that one."""
-
-    waiting: collections.deque[Planned]
+    waiting: collections.deque[PlannedRun]
     attempts: collections.Counter[str] = field(default_factory=collections.Counter)
-    ended: dict[Path, str] = field(default_factory=dict)  # why a run of now is not there
+    failed: dict[Path, str] = field(default_factory=dict)  # why a run of this call has no result
 
-    def next(self, busy: Iterable[Path]) -> Planned | None:
+    def next_run(self, busy: Iterable[Path]) -> PlannedRun | None:
         blocked = {run.folder for run in self.waiting} | set(busy)
         for run in list(self.waiting):
             if run.after in blocked:
                 continue
             self.waiting.remove(run)
-            if run.after in self.ended:
-                self.ended[run.folder] = f"not begun: {run.after.name if run.after else ''} is not there"
+            if run.after in self.failed:
+                self.failed[run.folder] = f"not begun: {run.after.name if run.after else ''} is not there"
                 continue
             self.attempts[run.hash] += 1
             return run
         return None
 
-    def moved(self, run: Planned, moved: Moved) -> bool:
+    def on_epoch(self, run: PlannedRun, progress: RunProgress) -> bool:
         return True
 
-    def done(self, run: Planned) -> Verdict:
-        test = RunFolder(run.folder).test_figures()
-        return Verdict(percent(test["accuracy"]) if test else "")
+    def on_done(self, run: PlannedRun) -> Outcome:
+        test = RunFolder(run.folder).test_metrics()
+        return Outcome(percent(test["accuracy"]) if test else "")
 
-    def again(self, run: Planned) -> bool:
+    def retry(self, run: PlannedRun) -> bool:
         if self.attempts[run.hash] >= ATTEMPTS:
             return False
         self.waiting.appendleft(run)
         return True
 
-    def failed(self, run: Planned, ended: Ended) -> Verdict:
-        self.ended[run.folder] = ended.message or ended.kind
-        return Verdict(f"{ended.kind}: {ended.message}", counts=False, good=False)
+    def on_failed(self, run: PlannedRun, result: RunResult) -> Outcome:
+        self.failed[run.folder] = result.message or result.status
+        return Outcome(f"{result.status}: {result.message}", counts=False, ok=False)
 
 
 def execute(
-    runs: Sequence[Planned],
-    folder: Path,
-    jobs: int | None = None,
-    test_on: tuple[str, ...] = (),
-    progress: StudyProgress | None = None,
-    hire: Callable[[int | None], Crew[Any]] | None = None,
+    runs: Sequence[PlannedRun], definition: Definition, progress: StudyProgress | None = None
 ) -> dict[Path, str]:
-    """Run all that is not done yet.
+    """Train all runs that are not done yet.
 
     Args:
-        folder: of the study; logs of the workers go there.
-        jobs: runs side by side.
-        test_on: see `Definition.test_on`.
-        progress: what a person sees.
-        hire: jobs → who carries the runs out; None: processes of this machine.
+        progress: what the user sees; None: nothing.
 
     Returns:
-        Why each run is not there that could not be done: folder → one line.
+        The runs that failed: folder → the reason in one line.
 
     Raises:
-        ConfigError: what no run could begin with, found before the first one.
+        ConfigError: what no run could start with, found before the first one.
         Interrupted: Ctrl-C or SIGTERM; the runs in progress saved their state.
     """
-    missing = [run for run in runs if not is_done(run, test_on)]
+    missing = [run for run in runs if not is_done(run, definition.test_on)]
     view = progress or StudyProgress(silent=True)
     view.begin(runs, [run for run in runs if run not in missing])
-    queue = _Queue(collections.deque(missing))
+    queue = RunQueue(collections.deque(missing))
     if not missing:
         view.end()
-        return queue.ended
-    first = {run.combination.label: run for run in reversed(missing)}
-    jobs = min(jobs, len(missing)) if jobs is not None else None
-    run_all(queue, list(reversed(first.values())), hire or Local(folder, test_on), jobs, view)
-    return queue.ended
+        return queue.failed
+    first_of_each = {run.combination.label: run for run in reversed(missing)}
+    run_all(queue, list(reversed(first_of_each.values())), definition, len(missing), view)
+    return queue.failed
 
 
 def run_all(
-    source: Source,
-    first: Sequence[Planned],
-    hire: Callable[[int | None], Crew[Any]],
-    jobs: int | None,
-    view: StudyProgress,
+    source: RunSource, to_check: Sequence[PlannedRun], definition: Definition, most_jobs: int, view: StudyProgress
 ) -> None:
-    """Try whether the `first` could begin, and carry out all that the source gives; see `execute`."""
+    """Check that the runs `to_check` could start, then train all that the source gives; see `execute`."""
+    jobs = None if definition.jobs is None else min(definition.jobs, most_jobs)
     try:
-        crew = hire(jobs)
+        pool = start_pool(definition, jobs)
         try:
             with _Signals() as signals:
-                _check(crew, first, signals, view)
-                _drive(crew, source, signals, view)
+                _check(pool, to_check, signals, view)
+                _train_all(pool, source, signals, view)
         finally:
-            crew.close()
+            pool.close()
     finally:
         view.end()
 
 
-def _drive(crew: Crew[W], source: Source, signals: _Signals, view: StudyProgress) -> None:
+def start_pool(definition: Definition, jobs: int | None) -> WorkerPool[Any]:
+    """The workers that `study.launcher` asks for: processes of this machine, or tasks of a Ray cluster."""
+    if definition.launcher == "ray":
+        from cnnlab.study.ray_pool import RayPool
+
+        return RayPool(definition.folder, definition.test_on, definition.address or "auto", jobs)
+    return LocalPool(definition.folder, definition.test_on, jobs or 1)
+
+
+def _train_all(pool: WorkerPool[W], source: RunSource, signals: _Signals, view: StudyProgress) -> None:
     while True:
-        for worker in crew.idle():
-            if signals.asked or (run := source.next(crew.busy())) is None:
+        for worker in pool.idle():
+            if signals.stop_requested or (run := source.next_run(pool.busy())) is None:
                 break
-            crew.give(worker, run)
+            pool.start(worker, run)
             view.started(run)
-        if not crew.busy():
-            if signals.asked:
+        if not pool.busy():
+            if signals.stop_requested:
                 raise Interrupted("stopped; the runs in progress are saved. Go on with the same command.")
             return
-        for worker, message in crew.messages():
+        for worker, message in pool.messages():
             run = worker.run
             assert run is not None
-            if isinstance(message, Decoded):
+            if isinstance(message, DecodeProgress):
                 continue
-            if isinstance(message, Moved):
-                view.moved(run, message)
-                if message.row is not None and not source.moved(run, message):
-                    crew.stop(worker)
+            if isinstance(message, RunProgress):
+                view.advanced(run, message)
+                if message.row is not None and not source.on_epoch(run, message):
+                    pool.stop(worker)
                 continue
             worker.run = None
-            if message.kind == "done":
-                view.finished(run, source.done(run))
-            elif message.kind in ("interrupted", "killed") and signals.asked:
-                view.finished(run, Verdict("stopped", counts=False, good=False))
-            elif message.kind == "killed" and source.again(run):
-                words = f"{message.message}; it goes on from its last state"
-                view.finished(run, Verdict(words, counts=False, good=False))
-            else:
-                view.finished(run, source.failed(run, message))
-        signals.pass_on(crew)
+            view.finished(run, _outcome(source, run, message, signals))
+        signals.pass_on(pool)
 
 
-def _check(crew: Crew[W], runs: Sequence[Planned], signals: _Signals, view: StudyProgress) -> None:
-    """Try each run once, by one worker, so that pictures are decoded once and typing errors come first."""
-    worker = next(crew.idle())
+def _outcome(source: RunSource, run: PlannedRun, result: RunResult, signals: _Signals) -> Outcome:
+    if result.status == "done":
+        return source.on_done(run)
+    if result.status in ("interrupted", "killed") and signals.stop_requested:
+        return Outcome("stopped", counts=False, ok=False)
+    if result.status == "killed" and source.retry(run):
+        return Outcome(f"{result.message}; it goes on from its last state", counts=False, ok=False)
+    return source.on_failed(run, result)
+
+
+def _check(pool: WorkerPool[W], runs: Sequence[PlannedRun], signals: _Signals, view: StudyProgress) -> None:
+    """Try each run once, in one worker, so that images are decoded once and typing errors are found first."""
+    worker = next(pool.idle())
     untested = []
     for run in runs:
-        if signals.asked:
+        if signals.stop_requested:
             raise Interrupted("stopped before the first run.")
         view.checking(run)
-        crew.give(worker, run, check=True)
-        message: Message = Decoded(0, 0)
-        while not isinstance(message, Ended):
-            signals.pass_on(crew)
-            for _, message in crew.messages():
-                if isinstance(message, Decoded):
+        pool.start(worker, run, check=True)
+        message: Message = DecodeProgress(0, 0)
+        while not isinstance(message, RunResult):
+            signals.pass_on(pool)
+            for _, message in pool.messages():
+                if isinstance(message, DecodeProgress):
                     view.decoding(message.done, message.total)
         worker.run = None
-        if message.kind != "done" and not signals.asked:
-            raise ConfigError(f"{run.combination.label}: {message.message or message.kind}")
+        if message.status != "done" and not signals.stop_requested:
+            raise ConfigError(f"{run.combination.label}: {message.message or message.status}")
         untested += [run.combination.label] if message.untested else []
     if untested and not runs[0].trial:
         which = "" if len(untested) == len(runs) else f" for {'; '.join(untested)}"
@@ -218,130 +192,34 @@ def _check(crew: Crew[W], runs: Sequence[Planned], signals: _Signals, view: Stud
         )
 
 
-@dataclass(frozen=True)
-class Local:
-    """Hires processes of this machine. See `execute` for the fields."""
-
-    folder: Path
-    test_on: tuple[str, ...] = ()
-
-    def __call__(self, jobs: int | None) -> _Crew:
-        return _Crew(jobs or 1, self.folder, self.test_on, threads_each(jobs or 1))
-
-
-class _Crew:
-    """The worker processes."""
-
-    def __init__(self, jobs: int, folder: Path, test_on: tuple[str, ...], threads: int) -> None:
-        self.folder, self.test_on, self.threads = folder, test_on, threads
-        self.context = multiprocessing.get_context("spawn")  # forking a process that has threads can hang it
-        self.devices = _devices()
-        self.workers = [self._start(number) for number in range(jobs)]
-
-    def _start(self, number: int) -> _Worker:
-        ours, theirs = self.context.Pipe()
-        device = self.devices[number % len(self.devices)] if self.devices else None
-        log = self.folder / "logs" / f"worker-{number + 1}.log"
-        process = self.context.Process(target=serve, args=(theirs, log, device), name=f"cnnlab-{number}")
-        process.start()
-        theirs.close()
-        return _Worker(process, ours)
-
-    def idle(self) -> Iterator[_Worker]:
-        for number, worker in enumerate(self.workers):
-            if not worker.process.is_alive() and worker.run is None:
-                self.workers[number] = worker = self._start(number)
-            if worker.run is None:
-                yield worker
-
-    def busy(self) -> list[Path]:
-        return [worker.run.folder for worker in self.workers if worker.run is not None]
-
-    def give(self, worker: _Worker, run: Planned, check: bool = False) -> None:
-        worker.run = run
-        folder = None if check else run.folder
-        with contextlib.suppress(OSError):  # one that died between two orders is found dead when its answer is read
-            worker.pipe.send(Order(run.config.to_dict(), folder, self.threads, self.test_on, run.trial))
-
-    def messages(self) -> list[tuple[_Worker, Message]]:
-        told: list[tuple[_Worker, Message]] = []
-        busy = {worker.pipe: worker for worker in self.workers if worker.run is not None}
-        for pipe in connection.wait(list(busy), timeout=0.2):
-            worker = busy[pipe]  # type: ignore[index]
-            try:
-                told.append((worker, worker.pipe.recv()))
-            except (EOFError, OSError):
-                worker.process.join(5)
-                told.append((worker, Ended("killed", _cause(worker.process.exitcode))))
-        return told
-
-    def stop(self, worker: _Worker) -> None:
-        with contextlib.suppress(OSError):
-            worker.pipe.send(Stop())
-
-    def interrupt(self) -> None:
-        for worker in self.workers:
-            if worker.run is not None and worker.process.is_alive() and worker.process.pid is not None:
-                if os.name == "posix":
-                    os.kill(worker.process.pid, signal.SIGTERM)  # it ends what is no training at once
-                else:  # where a signal sent to another process ends it, unsaved
-                    self.stop(worker)
-
-    def close(self) -> None:
-        for worker in self.workers:
-            worker.pipe.close()
-        limit = time.monotonic() + 5
-        for worker in self.workers:
-            worker.process.join(max(0.1, limit - time.monotonic()))
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
-
-
 class _Signals:
     """Ctrl-C and SIGTERM end the study after the step that each run is in; a second one ends it at once."""
 
     def __init__(self) -> None:
-        self.asked, self.passed = False, False
+        self.stop_requested, self.passed_on = False, False
         self.since = 0.0
         self.previous: dict[int, object] = {}
 
     def __enter__(self) -> _Signals:
-        import threading
-
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self.previous[number] = signal.signal(number, self._note)
+                self.previous[number] = signal.signal(number, self._request_stop)
         return self
 
-    def _note(self, number: int, frame: object) -> None:
-        if self.asked:
+    def _request_stop(self, number: int, frame: object) -> None:
+        if self.stop_requested:
             raise KeyboardInterrupt
-        self.asked, self.since = True, time.monotonic()
+        self.stop_requested, self.since = True, time.monotonic()
 
-    def pass_on(self, crew: Crew[W]) -> None:
-        if not self.asked:
+    def pass_on(self, pool: WorkerPool[W]) -> None:
+        if not self.stop_requested:
             return
-        if not self.passed:
-            self.passed = True
-            crew.interrupt()
+        if not self.passed_on:
+            self.passed_on = True
+            pool.interrupt()
         elif time.monotonic() - self.since > PATIENCE:
             raise Interrupted("stopped; a run did not end in time and goes on from its last saved state.")
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
-
-
-def _devices() -> list[str]:
-    """Where several accelerators are there, their names: each worker has one."""
-    import torch
-
-    count = torch.cuda.device_count()
-    return [f"cuda:{number}" for number in range(count)] if count > 1 else []
-
-
-def _cause(code: int | None) -> str:
-    if hasattr(signal, "SIGKILL") and code == -signal.SIGKILL:
-        return "its process was killed, for want of memory perhaps"
-    return f"its process ended with code {code}"

@@ -12,8 +12,8 @@ from cnnlab.report import charts, formatting
 from cnnlab.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Scale
 from cnnlab.report.formatting import number, percent
 from cnnlab.study.definition import COLUMNS, Definition
-from cnnlab.study.results import Cell, Difference, main_column
-from cnnlab.study.table import about_tests, figure, heading, is_share, runs_there, sentence, small_table
+from cnnlab.study.results import Difference, GridCell, main_column
+from cnnlab.study.table import about_tests, heading, is_share, metric_text, runs_there, sentence, small_table
 
 COLOURS = 8  # that page.css tells apart; then they begin again, dashed
 ROW = 26.0  # height of a combination in the dot plot
@@ -27,7 +27,7 @@ CURVES = (
 
 def render(
     definition: Definition,
-    cells: Sequence[Cell],
+    cells: Sequence[GridCell],
     found: Sequence[Difference],
     facts: Sequence[tuple[str, str]],
     command: str,
@@ -45,7 +45,7 @@ def render(
         about=definition.about,
         headings=[heading(definition, c) for c in definition.columns],
         rows=[
-            (place, cell.combination.label, [figure(cell, c) for c in definition.columns], runs_there(cell))
+            (place, cell.combination.label, [metric_text(cell, c) for c in definition.columns], runs_there(cell))
             for place, cell in enumerate(cells)
         ],
         style=colour_class,
@@ -84,8 +84,8 @@ def _writer(column: str) -> Callable[[float], str]:
     return percent if is_share(column) else number
 
 
-def dot_chart(definition: Definition, cells: Sequence[Cell], column: str) -> str:
-    """A line a combination: a dot for each seed, the mean, and one standard deviation to each side."""
+def dot_chart(definition: Definition, cells: Sequence[GridCell], column: str) -> str:
+    """A line per combination: a dot for each seed, the mean, and one standard deviation to each side."""
     shown = [(place, cell) for place, cell in enumerate(cells) if cell.values(column)]
     if not shown:
         return ""
@@ -96,7 +96,7 @@ def dot_chart(definition: Definition, cells: Sequence[Cell], column: str) -> str
     x, ticks = charts.linear_axis(reach, left, WIDE - 84)
     bottom = 12 + ROW * len(shown)
     title = f"{heading(definition, column).capitalize()} of each combination"
-    words = "; ".join(f"{cell.combination.label}: {figure(cell, column)}" for _, cell in shown)
+    words = "; ".join(f"{cell.combination.label}: {metric_text(cell, column)}" for _, cell in shown)
     parts = [
         f'<svg class="chart wide" viewBox="0 0 {WIDE:g} {bottom + 28:g}" role="img"'
         f' aria-label="{escape(title)}: {escape(words)}">'
@@ -112,7 +112,7 @@ def dot_chart(definition: Definition, cells: Sequence[Cell], column: str) -> str
         parts.append(f'<text class="legend" x="{left - 12:g}" y="{y + 4:.1f}" text-anchor="end">{escape(label)}</text>')
         parts.append(f'<path class="spread {colour_class(place)}" d="M{x(low):.1f} {y:.1f}H{x(high):.1f}"/>')
         for row in cell.rows:
-            if (value := row.figures.get(column)) is not None:
+            if (value := row.metrics.get(column)) is not None:
                 tip = f"seed {row.run.seed}: {write(value)}"
                 parts.append(
                     f'<circle class="seed {colour_class(place)}" cx="{x(value):.1f}" cy="{y:.1f}" r="3.5">'
@@ -141,8 +141,8 @@ def _as_number(label: str) -> float | None:
     return formatting.finite(label)
 
 
-def trend_chart(definition: Definition, cells: Sequence[Cell], column: str) -> str:
-    """The figure against an axis of numbers, a line for each value of the other axis, with bands; "" where the study
+def trend_chart(definition: Definition, cells: Sequence[GridCell], column: str) -> str:
+    """The metric against an axis of numbers, a line for each value of the other axis, with bands; "" where the study
     has no such axis."""
     several = [axis for axis, values in definition.axes.items() if len(values) > 1]
     numeric = [axis for axis in several if all(_as_number(v.label) is not None for v in definition.axes[axis])]
@@ -150,11 +150,11 @@ def trend_chart(definition: Definition, cells: Sequence[Cell], column: str) -> s
         return ""
     across = numeric[0]
     others = [axis for axis in several if axis != across]
-    lines: dict[str, list[tuple[float, Cell]]] = {}
+    lines: dict[str, list[tuple[float, GridCell]]] = {}
     for cell in cells:
-        name = _named(others[0], cell.combination.places[others[0]]) if others else COLUMNS[column]
+        name = _named(others[0], cell.combination.axis_values[others[0]]) if others else COLUMNS[column]
         if cell.values(column):
-            lines.setdefault(name, []).append((float(cell.combination.places[across]), cell))
+            lines.setdefault(name, []).append((float(cell.combination.axis_values[across]), cell))
     if not lines or max(len(points) for points in lines.values()) < 2:
         return ""
     positions = sorted({x for points in lines.values() for x, _ in points})
@@ -178,7 +178,7 @@ def trend_chart(definition: Definition, cells: Sequence[Cell], column: str) -> s
         middle = [(x(at), y(statistics.fmean(cell.values(column)))) for at, cell in points]
         parts.append(_line(middle, style))
         for (px, py), (at, cell) in zip(middle, points, strict=True):
-            tip = f"{line}, {name} {at:g}: {figure(cell, column)}"
+            tip = f"{line}, {name} {at:g}: {metric_text(cell, column)}"
             parts.append(
                 f'<circle class="seed {style}" cx="{px:.1f}" cy="{py:.1f}" r="3"><title>{escape(tip)}</title></circle>'
             )
@@ -186,8 +186,8 @@ def trend_chart(definition: Definition, cells: Sequence[Cell], column: str) -> s
     return "".join([*parts, "</svg>"])
 
 
-def curve_chart(cells: Sequence[Cell], key: str, title: str, write: Callable[[float], str]) -> str:
-    """Mean over the seeds of a figure over the epochs, with a band of one standard deviation."""
+def curve_chart(cells: Sequence[GridCell], key: str, title: str, write: Callable[[float], str]) -> str:
+    """Mean over the seeds of a metric over the epochs, with a band of one standard deviation."""
     lines: list[tuple[int, list[tuple[float, float, float]]]] = []  # place, (mean, low, high) an epoch
     for place, cell in enumerate(cells):
         columns = _by_epoch([row.history for row in cell.rows], key)

@@ -12,9 +12,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cnnlab.study.crew import Verdict
-from cnnlab.study.plan import Planned
-from cnnlab.study.worker import Moved
+from cnnlab.study.plan import PlannedRun
+from cnnlab.study.worker import RunProgress
+from cnnlab.study.worker_pool import Outcome
 from cnnlab.tracking.console import duration, percent, plain_console
 
 
@@ -25,14 +25,14 @@ class StudyProgress:
         self.console = console or plain_console()
         self.silent = silent
         self.live: Live | None = None
-        self.active: dict[Path, tuple[Planned, Moved | None, float]] = {}
+        self.active: dict[Path, tuple[PlannedRun, RunProgress | None, float]] = {}
         self.total = self.done = 0
         self.epochs: dict[str, float] = {}  # by run: epochs done now
         self.counted = self.all_epochs = 0.0
         self.began = self.first = time.monotonic()
         self.note, self.aside, self.what, self.heading = "", "", "run", ""
 
-    def begin(self, runs: Sequence[Planned], done: Sequence[Planned]) -> None:
+    def begin(self, runs: Sequence[PlannedRun], done: Sequence[PlannedRun]) -> None:
         epochs = sum(run.config.trainer.epochs for run in runs if run not in done)
         self.expect(len(runs), len(done), epochs)
 
@@ -48,48 +48,48 @@ class StudyProgress:
             self.live = Live(self._view(), console=self.console, refresh_per_second=4, transient=True)
             self.live.start()
 
-    def checking(self, run: Planned) -> None:
-        self._say(f"looking at the pictures and the model of {run.combination.label}")
+    def checking(self, run: PlannedRun) -> None:
+        self._say(f"checking the images and the model of {run.combination.label}")
 
     def decoding(self, done: int, total: int) -> None:
-        self._say(f"decoding pictures, once: {done:,} of {total:,}")
+        self._say(f"decoding images, once: {done:,} of {total:,}")
 
     def remark(self, words: str) -> None:
-        """What a person should know before the first run."""
+        """Print a note before the first run."""
         if not self.silent:
             self.console.print(Text(words, style="yellow"))
 
-    def started(self, run: Planned) -> None:
+    def started(self, run: PlannedRun) -> None:
         if self.heading:
             self.console.print(Text(self.heading, style="bold"))
             self.heading = ""
         self.active[run.folder] = (run, None, time.monotonic())
         self._say("")
 
-    def moved(self, run: Planned, moved: Moved) -> None:
+    def advanced(self, run: PlannedRun, progress: RunProgress) -> None:
         began = self.active[run.folder][2]
         if not self.epochs:
-            self.first = time.monotonic()  # before that, processes start and pictures are decoded
-        self.epochs.setdefault(run.hash, moved.epoch)  # what an earlier call did is not this one's speed
-        self.counted += moved.epoch + moved.share - self.epochs[run.hash]
-        self.epochs[run.hash] = moved.epoch + moved.share
-        self.active[run.folder] = (run, moved, began)
+            self.first = time.monotonic()  # before that, processes start and images are decoded
+        self.epochs.setdefault(run.hash, progress.epoch)  # what an earlier call did is not this one's speed
+        self.counted += progress.epoch + progress.fraction - self.epochs[run.hash]
+        self.epochs[run.hash] = progress.epoch + progress.fraction
+        self.active[run.folder] = (run, progress, began)
         self._refresh()
 
-    def finished(self, run: Planned, verdict: Verdict) -> None:
+    def finished(self, run: PlannedRun, outcome: Outcome) -> None:
         _, _, began = self.active.pop(run.folder, (run, None, time.monotonic()))
-        if verdict.counts:
+        if outcome.counts:
             self.done += 1
             self.all_epochs -= max(0.0, run.config.trainer.epochs - self.epochs.get(run.hash, 0.0))  # never to come
         if self.silent:
             return
-        place = f"{self.done:>4}/{self.total}" if verdict.counts else " " * (5 + len(str(self.total)))
+        place = f"{self.done:>4}/{self.total}" if outcome.counts else " " * (5 + len(str(self.total)))
         line = f"{place}  {run.name:<{max(24, len(run.name))}} "
-        if verdict.good:
+        if outcome.ok:
             took = duration(time.monotonic() - began)
-            self.console.print(Text(f"{line}{verdict.words:>9} {took:>9}"))
+            self.console.print(Text(f"{line}{outcome.message:>9} {took:>9}"))
         else:
-            self.console.print(Text(line + verdict.words, style="yellow"))
+            self.console.print(Text(line + outcome.message, style="yellow"))
         self._refresh()
 
     def end(self) -> None:
@@ -107,14 +107,14 @@ class StudyProgress:
 
     def _view(self) -> RenderableType:
         table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-        for run, moved, began in self.active.values():
-            epochs = moved.epochs if moved else run.config.trainer.epochs
-            done = moved.epoch + moved.share if moved else 0.0
+        for run, progress, began in self.active.values():
+            epochs = progress.epochs if progress else run.config.trainer.epochs
+            done = progress.epoch + progress.fraction if progress else 0.0
             bar = ProgressBar(total=epochs, completed=done, width=24)
             words = f"epoch {min(epochs, int(done) + 1)}/{epochs}"
-            figure = percent(moved.accuracy) if moved else ""
+            accuracy = percent(progress.accuracy) if progress else ""
             took = duration(time.monotonic() - began)
-            table.add_row(run.name, bar, words, figure, took)
+            table.add_row(run.name, bar, words, accuracy, took)
         elapsed = time.monotonic() - self.began
         pace = (time.monotonic() - self.first) / self.counted if self.counted > 0.5 else None
         left = pace * (self.all_epochs - self.counted) if pace is not None else None

@@ -1,4 +1,4 @@
-"""The picture and the page of a learning-rate range test."""
+"""The image and the page of a learning-rate range test."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def shown_losses(found: RateRange) -> tuple[float, float]:
 
 
 def marks(found: RateRange) -> list[tuple[float, str]]:
-    """The rates that the picture names, from the left."""
+    """The rates that the image names, from the left."""
     named = [(found.steepest, "steepest descent:"), (found.suggested, "minimum / 10:"), (found.minimum, "minimum:")]
     return sorted((rate, f"{name} {rate:.2g}") for rate, name in named if rate is not None)
 
 
-def picture(found: RateRange) -> bytes:
+def plot_png(found: RateRange) -> bytes:
     """The losses over the rates as PNG."""
     from matplotlib.figure import Figure
 
@@ -58,7 +58,7 @@ def picture(found: RateRange) -> bytes:
 
 
 def chart(found: RateRange) -> str:
-    """The losses over the rates as SVG, with the rates that speak for themselves."""
+    """The losses over the rates as SVG, with the rates that the test suggests."""
     low, high = shown_losses(found)
     y, ticks = charts.linear_axis([low, high], BOTTOM, TOP)
     ends = found.definition.rates

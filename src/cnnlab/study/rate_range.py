@@ -26,7 +26,7 @@ from cnnlab.runs.files import refuse_links, write_whole
 from cnnlab.runs.folder import RunFolder
 from cnnlab.runs.source import network_of
 from cnnlab.study.definition import Rates, define
-from cnnlab.study.rate_page import picture, render
+from cnnlab.study.rate_page import plot_png, render
 from cnnlab.study.rate_result import LAST, RateRange, judge, smooth
 from cnnlab.training.build import build_model, import_code, initialise
 from cnnlab.training.precision import prepare_process
@@ -52,10 +52,10 @@ def find_learning_rate(
         words: as on the command line after `cnnlab study learning_rate_range`: data=…, model=…, optimizer=…,
             study.low, study.high, study.steps, study.dir.
         progress: is told the steps done and their number.
-        decoding: is told the pictures decoded and their number.
+        decoding: is told the images decoded and their number.
         command: what was called, for the report.
         config_dir: folder of your own options, recipes and experiments; None: ./conf where there is one.
-        trust_code: let files name code to run; else the words alone may.
+        trust_code: let files name code to run; else only the command line may.
 
     Raises:
         ConfigError: an unknown key or value, or a configuration in which nothing learns.
@@ -160,7 +160,7 @@ def write(found: RateRange, command: Sequence[str], config: Config) -> None:
     columns = zip(found.rates, found.losses, found.smoothed, strict=True)
     lines += [f"{step},{rate:.6g},{loss:.6g},{mean:.6g}" for step, (rate, loss, mean) in enumerate(columns, 1)]
     write_whole(found.dir / "rates.csv", "\n".join(lines) + "\n")
-    write_whole(found.dir / "rate_range.png", picture(found))
+    write_whole(found.dir / "rate_range.png", plot_png(found))
     machine = describe()
     facts = [
         ("data", f"{config.data.name}, batches of {config.trainer.batch_size}"),

@@ -1,4 +1,4 @@
-"""What a learning-rate range test found: the losses of its rates, and the rates that they speak for."""
+"""What a learning-rate range test found: the losses of its rates, and the rates that they suggest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cnnlab.study.definition import Definition
-from cnnlab.study.plan import merged
+from cnnlab.study.plan import merge_overrides
 
 SMOOTHING = 0.15  # decades: standard deviation of the bell that the losses are averaged with
 LAST = 5  # steps whose mean is compared with it
@@ -18,7 +18,7 @@ FALL = 0.05  # of the first loss that the lowest must lie below it, to say anyth
 
 @dataclass(frozen=True)
 class RateRange:
-    """A range test: the rate and the loss of each step, and the rates that they speak for.
+    """A range test: the rate and the loss of each step, and the rates that they suggest.
 
     `steepest`: where the smoothed loss falls fastest; `minimum`: where it is lowest; None where it does not fall.
     `diverged`: the test was ended by the loss, before the last step.
@@ -61,8 +61,8 @@ class RateRange:
         """A training at the suggested rate."""
         if self.suggested is None:
             return []
-        words = merged(self.definition.overrides, [f"optimizer.lr={self.suggested:.2g}"])
-        return ["cnnlab", "train", *words, *self.definition.own_options]
+        overrides = merge_overrides(self.definition.overrides, [f"optimizer.lr={self.suggested:.2g}"])
+        return ["cnnlab", "train", *overrides, *self.definition.own_options]
 
 
 def smooth(rates: Sequence[float], losses: Sequence[float]) -> list[float]:

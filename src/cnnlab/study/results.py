@@ -1,4 +1,4 @@
-"""What the runs of a study came to: a row a run, a row a combination, and the differences between combinations."""
+"""The results of a study: a row per run, a row per combination, and the differences between combinations."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from cnnlab.errors import RunError
 from cnnlab.evaluation.crossed import Answers, contrast
 from cnnlab.runs.files import read_record
 from cnnlab.runs.folder import RunFolder
-from cnnlab.runs.form import TEST
+from cnnlab.runs.schema import TEST
 from cnnlab.study.definition import Definition
-from cnnlab.study.plan import Combination, Planned
+from cnnlab.study.plan import Combination, PlannedRun
 from cnnlab.study.worker import set_named
 
 MOST = 12  # sentences that a person reads
@@ -27,21 +27,21 @@ MOST = 12  # sentences that a person reads
 
 @dataclass(frozen=True)
 class Row:
-    """One finished run: its figures by column, its curve, and which test images it answered right.
+    """One finished run: its metrics by column, its curve, and which test images it answered right.
 
     `tested_on`: the set that they are of; images of two sets are never the same one, whatever their names.
     """
 
-    run: Planned
-    figures: dict[str, float | None]
+    run: PlannedRun
+    metrics: dict[str, float | None]
     history: list[dict[str, Any]]
-    pictures: tuple[str, ...]
-    right: np.ndarray  # (n,) float32 in [0, 1]; of pixels, the share of a picture's that are right
+    images: tuple[str, ...]
+    right: np.ndarray  # (n,) float32 in [0, 1]; of pixels, the share of an image's that are right
     tested_on: str = ""
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridCell:
     """One combination: its runs that are there, and why others are not."""
 
     combination: Combination
@@ -49,7 +49,7 @@ class Cell:
     missing: list[str]
 
     def values(self, column: str) -> list[float]:
-        found = (row.figures.get(column) for row in self.rows)
+        found = (row.metrics.get(column) for row in self.rows)
         return [value for value in found if value is not None]
 
     def mean(self, column: str) -> float | None:
@@ -77,26 +77,26 @@ class Difference:
     paired: bool = True
 
     @property
-    def told_apart(self) -> bool:
+    def significant(self) -> bool:
         return not self.interval[0] <= 0 <= self.interval[1]
 
 
-def main_column(definition: Definition, cells: Sequence[Cell]) -> str:
-    """The figure that the study is about: accuracy on the test split, mean IoU where pixels have classes, accuracy on
+def main_column(definition: Definition, cells: Sequence[GridCell]) -> str:
+    """The metric that the study is about: accuracy on the test split, mean IoU where pixels have classes, accuracy on
     validation where there is no test split."""
-    figures: list[Mapping[str, Any]] = [row.figures for cell in cells for row in cell.rows]
+    metrics: list[Mapping[str, Any]] = [row.metrics for cell in cells for row in cell.rows]
     for column in ("mean_iou", "test_accuracy"):
-        if any(figure.get(column) is not None for figure in figures):
+        if any(row.get(column) is not None for row in metrics):
             return column
-    return "val_accuracy" if figures else "test_accuracy"
+    return "val_accuracy" if metrics else "test_accuracy"
 
 
-def collect(definition: Definition, runs: Sequence[Planned], failed: Mapping[Path, str]) -> list[Cell]:
+def collect(definition: Definition, runs: Sequence[PlannedRun], failed: Mapping[Path, str]) -> list[GridCell]:
     """Read the runs that are there, by combination, in the order of the grid."""
     counted: dict[str, int] = {}
-    cells: dict[str, Cell] = {}
+    cells: dict[str, GridCell] = {}
     for run in runs:
-        cell = cells.setdefault(run.combination.label, Cell(run.combination, [], []))
+        cell = cells.setdefault(run.combination.label, GridCell(run.combination, [], []))
         if not (run.folder / "report.html").exists():
             cell.missing.append(failed.get(run.folder, "not run yet"))
             continue
@@ -104,22 +104,22 @@ def collect(definition: Definition, runs: Sequence[Planned], failed: Mapping[Pat
         label = run.combination.label
         if label not in counted:
             counted[label] = _parameters(run)
-        row.figures["parameters"] = counted[label]
+        row.metrics["parameters"] = counted[label]
         cell.rows.append(row)
     return list(cells.values())
 
 
-def _read(run: Planned, test_on: Sequence[str]) -> Row:
+def _read(run: PlannedRun, test_on: Sequence[str]) -> Row:
     folder = RunFolder(run.folder)
     history = folder.history()
     if not history:
         raise RunError(f"{folder.metrics} is empty; delete {run.folder}, and the study runs it again.")
     name = set_named(test_on) if test_on else run.config.data.name
     own = name == run.config.data.name
-    test = folder.test_figures() if own else read_record(run.folder / f"evaluation-test-{name}.json", TEST)
+    test = folder.test_metrics() if own else read_record(run.folder / f"evaluation-test-{name}.json", TEST)
     card, last = folder.read_card(), history[-1]
     rates = sorted(row["images_per_second"] for row in history)
-    figures: dict[str, float | None] = {
+    metrics: dict[str, float | None] = {
         "train_accuracy": last["train_accuracy"],
         "train_loss": last["train_loss"],
         "val_accuracy": card.get("val_accuracy"),
@@ -128,16 +128,16 @@ def _read(run: Planned, test_on: Sequence[str]) -> Row:
         "images_per_second": rates[len(rates) // 2],
     }
     if test is not None:
-        figures |= {"test_accuracy": test["accuracy"], "test_loss": test.get("loss")}
-        figures |= {key: test[key] for key in ("ece", "macro_f1", "mean_iou") if key in test}
+        metrics |= {"test_accuracy": test["accuracy"], "test_loss": test.get("loss")}
+        metrics |= {key: test[key] for key in ("ece", "macro_f1", "mean_iou") if key in test}
     answers = run.folder / ("predictions.csv" if own else f"predictions-test-{name}.csv")
     names, right = _answers(answers) if test is not None else ((), np.zeros(0, np.float32))
     tested_on = name if test_on else f"{name} in {run.config.data.root}"
-    return Row(run, figures, history, names, right, tested_on)
+    return Row(run, metrics, history, names, right, tested_on)
 
 
 def _answers(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names of the test pictures, and whether each was answered right; of pixels, mean IoU of the picture."""
+    """Names of the test images, and whether each was answered right; of pixels, mean IoU of the image."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
             lines = csv.reader(file)
@@ -152,7 +152,7 @@ def _answers(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
     return tuple(name for name, _ in pairs), np.array([value for _, value in pairs], np.float32)
 
 
-def _parameters(run: Planned) -> int:
+def _parameters(run: PlannedRun) -> int:
     """Of the best model; its buffers are none."""
     from cnnlab.models.base import count_parameters
     from cnnlab.runs.weights import load_run
@@ -161,7 +161,7 @@ def _parameters(run: Planned) -> int:
     return count_parameters(model)
 
 
-def differences(definition: Definition, cells: Sequence[Cell]) -> list[Difference]:
+def differences(definition: Definition, cells: Sequence[GridCell]) -> list[Difference]:
     """Between the values of the axis that the study compares, all else equal; without one, between all combinations.
 
     Each pair once, the better one first. Where these would be more than MOST, each is compared with the best one only.
@@ -175,23 +175,23 @@ def differences(definition: Definition, cells: Sequence[Cell]) -> list[Differenc
     return [difference(one, other) for one, other in pairs]
 
 
-def _comparable(definition: Definition, one: Cell, other: Cell) -> bool:
-    places = one.combination.places
-    changed = {axis for axis, value in places.items() if other.combination.places[axis] != value}
+def _comparable(definition: Definition, one: GridCell, other: GridCell) -> bool:
+    values = one.combination.axis_values
+    changed = {axis for axis, value in values.items() if other.combination.axis_values[axis] != value}
     return changed == {definition.compare} if definition.compare else len(changed) == 1
 
 
-def tested(cell: Cell) -> list[Row]:
+def tested(cell: GridCell) -> list[Row]:
     """The runs of a combination that were tested on images."""
     return [row for row in cell.rows if len(row.right)]
 
 
-def own_test_images(cells: Sequence[Cell]) -> bool:
+def own_test_images(cells: Sequence[GridCell]) -> bool:
     """Whether the seeds of a combination were tested on other images each, as without an official test split."""
-    return any(row.pictures != rows[0].pictures for rows in map(tested, cells) for row in rows[1:])
+    return any(row.images != rows[0].images for rows in map(tested, cells) for row in rows[1:])
 
 
-def difference(cell: Cell, other: Cell) -> Difference:
+def difference(cell: GridCell, other: GridCell) -> Difference:
     """Mean over seeds of one combination less that of another, better one first, with its 95 % interval.
 
     See `evaluation.crossed.contrast`; each has at least one run that was tested.
@@ -200,7 +200,7 @@ def difference(cell: Cell, other: Cell) -> Difference:
     sides = [
         {
             row.run.seed: Answers(
-                np.array([numbers.setdefault((row.tested_on, name), len(numbers)) for name in row.pictures]), row.right
+                np.array([numbers.setdefault((row.tested_on, name), len(numbers)) for name in row.images]), row.right
             )
             for row in tested(side)
         }
@@ -214,8 +214,10 @@ def difference(cell: Cell, other: Cell) -> Difference:
     return Difference(names[0], names[1], found.points, (low, high), found.seeds, found.paired)
 
 
-def as_csv(definition: Definition, runs: Sequence[Planned], cells: Sequence[Cell], failed: Mapping[Path, str]) -> str:
-    """A line a run, done or not: its place on each axis, seed, figures, hash and folder."""
+def as_csv(
+    definition: Definition, runs: Sequence[PlannedRun], cells: Sequence[GridCell], failed: Mapping[Path, str]
+) -> str:
+    """A line per run, done or not: its value on each axis, seed, metrics, hash and folder."""
     columns = ["test_accuracy", "test_loss", "val_accuracy", "val_loss", "train_accuracy", "train_loss"]
     columns += [column for column in ("ece", "macro_f1", "mean_iou") if column in definition.columns]
     columns += ["parameters", "seconds", "images_per_second"]
@@ -225,12 +227,12 @@ def as_csv(definition: Definition, runs: Sequence[Planned], cells: Sequence[Cell
     writer.writerow(["combination", *definition.axes, "seed", "epochs", *columns, "state", "hash", "folder"])
     for run in runs:
         row = rows.get(run.folder)
-        figures = [_plain(row.figures.get(column)) if row else "" for column in columns]
+        metrics = [_plain(row.metrics.get(column)) if row else "" for column in columns]
         state = "done" if row else failed.get(run.folder, "not run yet")
         epochs = len(row.history) if row else ""
-        places = [run.combination.places[axis] for axis in definition.axes]
+        values = [run.combination.axis_values[axis] for axis in definition.axes]
         name = run.folder.relative_to(definition.folder).as_posix()
-        writer.writerow([run.combination.label, *places, run.seed, epochs, *figures, state, run.hash[:8], name])
+        writer.writerow([run.combination.label, *values, run.seed, epochs, *metrics, state, run.hash[:8], name])
     return text.getvalue()
 
 

@@ -14,7 +14,6 @@ from cnnlab.errors import ConfigError, Interrupted
 from cnnlab.runs.files import refuse_links, write_whole
 from cnnlab.study.definition import define
 from cnnlab.study.execute import run_all
-from cnnlab.study.launch import hire
 from cnnlab.study.plan import plan_trial
 from cnnlab.study.progress import StudyProgress
 from cnnlab.study.search_page import render
@@ -37,7 +36,7 @@ def run_search(
         progress: what a person sees meanwhile; None: nothing.
         command: what was called, for the report.
         config_dir: folder of your own options, recipes and experiments; None: ./conf where there is one.
-        trust_code: let files name code to run; else the words alone may.
+        trust_code: let files name code to run; else only the command line may.
 
     Raises:
         ConfigError: an unknown key or value, a range that is none, no validation split, Optuna is not installed, or no
@@ -58,11 +57,9 @@ def run_search(
         view.expect(definition.trials, trials.ended, trials.left * epochs, "trial")
         said = command or ("cnnlab", "study", *words)
         if trials.left or not trials.tested:
-            # What has begun before could begin.
-            first = [] if trials.records() else corners
-            jobs = definition.jobs and min(definition.jobs, max(1, trials.left))
+            to_check = [] if trials.records() else corners  # a search that has begun before is known to start
             try:
-                run_all(trials, first, hire(definition), jobs, view)
+                run_all(trials, to_check, definition, max(1, trials.left), view)
             except Interrupted:
                 if trials.best() is not None:
                     write_search(trials.result(), describe(trials.runs()), said)
@@ -70,7 +67,7 @@ def run_search(
         result = trials.result()
         if result.best is None:
             bad = next((one for one in result.trials if one.why), None)
-            raise ConfigError(f"none of the trials came to a figure; {bad.run.name}: {bad.why}" if bad else "no trial.")
+            raise ConfigError(f"none of the trials has a result; {bad.run.name}: {bad.why}" if bad else "no trial.")
         write_search(result, describe(trials.runs()), said)
         return result
     finally:
@@ -91,10 +88,10 @@ def outline(words: Sequence[str], config_dir: str | None = None, trust_code: boo
 
 def write_search(search: Search, facts: Sequence[tuple[str, str]], command: Sequence[str]) -> None:
     """results.csv, table.md and report.html."""
-    words = shlex.join(command)
+    command_line = shlex.join(command)
     write_whole(search.dir / "results.csv", as_csv(search))
-    write_whole(search.dir / "table.md", markdown(search, facts, words))
-    write_whole(search.dir / "report.html", render(search, facts, words))
+    write_whole(search.dir / "table.md", markdown(search, facts, command_line))
+    write_whole(search.dir / "report.html", render(search, facts, command_line))
 
 
 def import_optuna() -> types.ModuleType:

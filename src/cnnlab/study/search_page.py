@@ -11,7 +11,7 @@ from cnnlab.report import charts, formatting
 from cnnlab.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Scale
 from cnnlab.report.formatting import percent
 from cnnlab.study.page import template
-from cnnlab.study.search_results import Search, Tried, cells, headings, spaces, summary, verdicts
+from cnnlab.study.search_results import Search, TrialResult, cells, headings, spaces, summary, verdicts
 from cnnlab.study.space import Range
 
 BAR = 26.0  # height of a setting among the importances
@@ -34,10 +34,10 @@ def render(search: Search, facts: Sequence[tuple[str, str]], command: str) -> st
         title=search.title,
         about=definition.about,
         summary=summary(search),
-        figure=search.figure,
+        metric=search.metric,
         best=search.best,
-        best_figure=percent(search.best.value, 2) if search.best else "",
-        settings=list(search.best.run.combination.places.items()) if search.best else [],
+        best_metric=percent(search.best.value, 2) if search.best else "",
+        settings=list(search.best.run.combination.axis_values.items()) if search.best else [],
         test=None if test is None else percent(test[key], 2),
         test_name=f"test {key.replace('_iou', ' IoU')}",
         interval="" if test is None else formatting.between(test[f"{key}_interval"], lambda v: percent(v, 2)),
@@ -57,29 +57,29 @@ def render(search: Search, facts: Sequence[tuple[str, str]], command: str) -> st
     return page.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def mark(one: Tried, x: float, y: float, search: Search) -> str:
+def mark(one: TrialResult, x: float, y: float, search: Search) -> str:
     """A dot: full for a trial that was done, hollow for one that was stopped, with a ring around the best."""
     kind = "seed c0" if one.state == "done" else "stopped c7"
-    values = ", ".join(f"{key.split('.')[-1]} {place}" for key, place in one.run.combination.places.items())
+    values = ", ".join(f"{key.split('.')[-1]} {value}" for key, value in one.run.combination.axis_values.items())
     tip = f"trial {one.number}: {percent(one.shown, 2)}, {one.state}\n{values}"
     ring = f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="7"/>' if one is search.best else ""
     return f'{ring}<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"><title>{escape(tip)}</title></circle>'
 
 
-def figure_axis(search: Search, top: float, bottom: float) -> tuple[Scale, list[float]]:
+def metric_axis(search: Search, top: float, bottom: float) -> tuple[Scale, list[float]]:
     return charts.linear_axis([one.shown for one in search.trials if one.shown is not None], bottom, top)
 
 
 def way_chart(search: Search) -> str:
-    """The figure of each trial in order, and the best one so far as a line."""
+    """The metric of each trial in order, and the best one so far as a line."""
     shown = [one for one in search.trials if one.shown is not None]
     if not shown:
         return ""
     left, right = LEFT, WIDE - 12
     last = max(1, search.trials[-1].number)
     x = Scale(0, last, left + 10, right - 10)
-    y, ticks = figure_axis(search, LINE_TOP, LINE_BOTTOM)
-    title = f"{search.figure.capitalize()} of each trial"
+    y, ticks = metric_axis(search, LINE_TOP, LINE_BOTTOM)
+    title = f"{search.metric.capitalize()} of each trial"
     parts = [f'<svg class="chart wide" viewBox="0 0 {WIDE:g} {LINE_HEIGHT}" role="img" aria-label="{escape(title)}">']
     for tick in ticks:
         parts.append(f'<path class="grid" d="M{left:g} {y(tick):.1f}H{right:g}"/>')
@@ -102,7 +102,7 @@ def way_chart(search: Search) -> str:
 
 
 def importance_chart(search: Search) -> str:
-    """A bar for each setting: the share of the figures' variance that it explains alone."""
+    """A bar for each setting: the share of the variance that it explains alone."""
     if not search.importances:
         return ""
     left = min(260.0, 24 + 7.2 * max(map(len, search.importances)))
@@ -121,20 +121,20 @@ def importance_chart(search: Search) -> str:
 
 
 def value_chart(search: Search, key: str) -> str:
-    """The figure of every trial against its value of one setting."""
+    """The metric of every trial against its value of one setting."""
     shown = [one for one in search.trials if one.shown is not None]
     if not shown:
         return ""
     space = search.definition.search[key]
-    y, ticks = figure_axis(search, TOP - 22, BOTTOM)
-    title = f"{search.figure.capitalize()} against {key}"
+    y, ticks = metric_axis(search, TOP - 22, BOTTOM)
+    title = f"{search.metric.capitalize()} against {key}"
     parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
     digits = 0 if ticks[1] - ticks[0] >= 0.01 else 1
     parts += [charts.horizontal_line(y(tick), percent(tick, digits)) for tick in ticks]
     if isinstance(space, Range):
         x = Scale(space.low, space.high, LEFT + 10, RIGHT - 10, space.log)
         parts += [charts.vertical_tick(x(tick), f"{tick:g}") for tick in range_ticks(space)]
-        parts += [mark(o, x(float(o.run.combination.places[key])), y(o.shown or 0.0), search) for o in shown]
+        parts += [mark(o, x(float(o.run.combination.axis_values[key])), y(o.shown or 0.0), search) for o in shown]
         return "".join([*parts, "</svg>"])
     names = [one.label for one in space]
     wide = (RIGHT - LEFT) / len(names)
@@ -143,8 +143,8 @@ def value_chart(search: Search, key: str) -> str:
         middle = LEFT + wide * (place + 0.5)
         label = formatting.shorten(name, room) if len(names) <= MANY else str(place + 1)
         parts.append(charts.vertical_tick(middle, label))
-        column = sorted((o for o in shown if o.run.combination.places[key] == name), key=lambda o: o.number)
-        for number, one in enumerate(column):  # side by side, so that equal figures do not hide each other
+        column = sorted((o for o in shown if o.run.combination.axis_values[key] == name), key=lambda o: o.number)
+        for number, one in enumerate(column):  # side by side, so that equal values do not hide each other
             aside = 0.0 if len(column) < 2 else (number / (len(column) - 1) - 0.5) * min(wide * 0.6, 6.0 * len(column))
             parts.append(mark(one, middle + aside, y(one.shown or 0.0), search))
     return "".join([*parts, "</svg>"])

@@ -1,4 +1,4 @@
-"""What the trials of a search came to: results.csv, table.md, what the terminal shows, and the page."""
+"""The results of a search: results.csv, table.md, what the terminal shows, and the page."""
 
 from __future__ import annotations
 
@@ -20,40 +20,40 @@ from cnnlab.evaluation.tables import plain_table
 from cnnlab.report.formatting import DASH, between, duration, percent
 from cnnlab.runs.folder import RunFolder
 from cnnlab.study.definition import Definition
-from cnnlab.study.plan import Planned
+from cnnlab.study.plan import PlannedRun
 
 SHOWN = 10  # trials in the terminal, the best ones
 OPTIMISTIC = (
-    "The best of {n} validation figures is optimistic: part of it is luck, which the test does not share. Trust the"
-    " test figure, and train the best settings with several seeds before you call them better than others."
+    "The best of {n} validation results is optimistic: part of it is luck, which the test does not share. Trust the"
+    " test result, and train the best settings with several seeds before you call them better than others."
 )
 
 
 @dataclass(frozen=True)
-class Tried:
+class TrialResult:
     """One trial. `state`: done, pruned, diverged, failed or not finished; `value`: of its best epoch, in [0, 1]."""
 
     number: int
-    run: Planned
+    run: PlannedRun
     state: str
     value: float | None
-    curve: list[tuple[int, float]]  # (epoch, validation figure)
+    curve: list[tuple[int, float]]  # (epoch, validation metric)
     why: str = ""
 
     @property
     def shown(self) -> float | None:
-        """Its figure, or of a trial that was stopped the best it came to."""
+        """Its metric; of a trial that was stopped, the best so far."""
         return self.value if self.value is not None else max((value for _, value in self.curve), default=None)
 
 
 @dataclass(frozen=True)
 class Search:
-    """A search as far as it is: its trials in order, the best, and the share of the figures each key explains."""
+    """A search as far as it has run: its trials in order, the best, and the share of the variance each key explains."""
 
     definition: Definition
     dir: Path
-    trials: list[Tried]
-    best: Tried | None
+    trials: list[TrialResult]
+    best: TrialResult | None
     importances: dict[str, float]
     untested: str = ""  # why the best trial could not be tested
 
@@ -62,15 +62,15 @@ class Search:
         return self.definition.title or f"Search: {', '.join(self.definition.search)}"
 
     @property
-    def figure(self) -> str:
+    def metric(self) -> str:
         """What the trials are judged by."""
         pixels = self.best is not None and "val_mean_iou" in RunFolder(self.best.run.folder).read_card()
         return "validation mean IoU" if pixels else "validation accuracy"
 
     @property
     def test(self) -> dict[str, Any] | None:
-        """The test figures of the best trial; None before the test, and where there is no test split."""
-        return RunFolder(self.best.run.folder).test_figures() if self.best else None
+        """The test metrics of the best trial; None before the test, and where there is no test split."""
+        return RunFolder(self.best.run.folder).test_metrics() if self.best else None
 
     @property
     def command(self) -> list[str]:
@@ -78,16 +78,20 @@ class Search:
         if self.best is None:
             return []
         run = self.best.run
-        words, name = [*run.combination.words, f"seed={run.seed}"], run.config.data.name
-        if name != "folder" and follows_from_set(run.config) and not any(word.startswith("recipe=") for word in words):
-            words.append(f"recipe={name if name in options('recipe') else 'default'}")  # as the trial took it
-        return ["cnnlab", "train", *words, *self.definition.own_options]
+        overrides, name = [*run.combination.overrides, f"seed={run.seed}"], run.config.data.name
+        if (
+            name != "folder"
+            and follows_from_set(run.config)
+            and not any(word.startswith("recipe=") for word in overrides)
+        ):
+            overrides.append(f"recipe={name if name in options('recipe') else 'default'}")  # as the trial took it
+        return ["cnnlab", "train", *overrides, *self.definition.own_options]
 
-    def ranked(self) -> list[Tried]:
+    def ranked(self) -> list[TrialResult]:
         """Trials that were done first, the best first; then those that were stopped, by how far and how well."""
         order = {"done": 0, "pruned": 1, "diverged": 2, "failed": 3}
 
-        def place(one: Tried) -> tuple[int, int, float, int]:
+        def place(one: TrialResult) -> tuple[int, int, float, int]:
             far = 0 if one.state == "done" else -len(one.curve)
             return order.get(one.state, 4), far, -(one.shown or 0.0), one.number
 
@@ -116,14 +120,14 @@ def verdicts(search: Search) -> list[str]:
     if search.best is None:
         return []
     best, test = search.best, search.test
-    found = [f"{best.run.name}: {search.figure} {percent(best.value, 2)}."]
+    found = [f"{best.run.name}: {search.metric} {percent(best.value, 2)}."]
     if test is not None:
         key = "mean_iou" if "mean_iou" in test else "accuracy"
         interval = between(test[f"{key}_interval"], lambda value: percent(value, 2))
         words = f" (95 % interval {interval})" if interval else ""
         found.append(
             f"Tested once, after the search: {key.replace('_iou', ' IoU')} {percent(test[key], 2)}{words},"
-            f" {test['n']:,} pictures."
+            f" {test['n']:,} images."
         )
     judged = search.count("done") + search.count("pruned")
     if judged > 1:
@@ -132,8 +136,8 @@ def verdicts(search: Search) -> list[str]:
     if len(tested) > 1:
         numbers = ", ".join(map(str, tested))
         found.append(
-            f"The test split was looked at for trials {numbers}: more trials came after a test, and its figure no"
-            " longer stands for pictures that nobody chose by."
+            f"The test split was looked at for trials {numbers}: more trials came after a test, and its result no"
+            " longer stands for images that nobody chose by."
         )
     if (search.definition.jobs or 1) > 1 or search.definition.launcher != "local":
         found.append(
@@ -143,11 +147,11 @@ def verdicts(search: Search) -> list[str]:
     return found
 
 
-def repeats(one: Tried) -> bool:
+def repeats(one: TrialResult) -> bool:
     return one.why.startswith("the same as trial")
 
 
-def figures(one: Tried) -> dict[str, float | None]:
+def metrics_of(one: TrialResult) -> dict[str, float | None]:
     """Of the epochs that count: of a pruned trial, those up to the one it was judged at."""
     rows = RunFolder(one.run.folder).history()
     if one.state == "pruned" and one.curve:
@@ -164,24 +168,24 @@ def figures(one: Tried) -> dict[str, float | None]:
 
 
 def as_csv(search: Search) -> str:
-    """A line a trial, in order."""
+    """A line per trial, in order."""
     keys = list(search.definition.search)
     columns = ["epochs", "train_accuracy", "train_loss", "val_loss", "seconds"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    figure = search.figure.replace("validation", "val").replace(" ", "_").lower()
-    tests = ["test_accuracy", "test_mean_iou"] if "iou" in figure else ["test_accuracy"]
-    writer.writerow(["trial", *keys, figure, *columns, *tests, "state", "why", "hash", "folder"])
+    metric = search.metric.replace("validation", "val").replace(" ", "_").lower()
+    tests = ["test_accuracy", "test_mean_iou"] if "iou" in metric else ["test_accuracy"]
+    writer.writerow(["trial", *keys, metric, *columns, *tests, "state", "why", "hash", "folder"])
     for one in search.trials:
-        known = figures(one)
+        known = metrics_of(one)
         best = search.best is not None and one.number == search.best.number
         test = (search.test if best else None) or {}
         row = [plain(known.get(column)) for column in columns]
-        places = [one.run.combination.places[key] for key in keys]
+        values = [one.run.combination.axis_values[key] for key in keys]
         folder = one.run.folder.relative_to(search.dir).as_posix()
         tested = [plain(test.get(key.removeprefix("test_"))) for key in tests]
         writer.writerow(
-            [one.number, *places, plain(one.shown), *row, *tested, one.state, one.why, one.run.hash[:8], folder]
+            [one.number, *values, plain(one.shown), *row, *tested, one.state, one.why, one.run.hash[:8], folder]
         )
     return text.getvalue()
 
@@ -191,17 +195,17 @@ def plain(value: float | None) -> str:
 
 
 def headings(search: Search) -> list[str]:
-    return ["trial", *(key.split(".")[-1] for key in search.definition.search), search.figure, "epochs", "time", ""]
+    return ["trial", *(key.split(".")[-1] for key in search.definition.search), search.metric, "epochs", "time", ""]
 
 
-def cells(search: Search, one: Tried) -> list[str]:
-    """A row of the tables: number, values, figure, epochs, time, and what became of it."""
-    known = figures(one)
-    places = [one.run.combination.places[key] for key in search.definition.search]
+def cells(search: Search, one: TrialResult) -> list[str]:
+    """A row of the tables: number, values, metric, epochs, time, and what became of it."""
+    known = metrics_of(one)
+    values = [one.run.combination.axis_values[key] for key in search.definition.search]
     state = one.why if repeats(one) else "" if one.state == "done" else one.state
     epochs, seconds = known.get("epochs"), known.get("seconds")
     took = DASH if seconds is None else duration(seconds) if seconds else ""
-    return [str(one.number), *places, percent(one.shown, 2), f"{epochs or 0:.0f}", took, state]
+    return [str(one.number), *values, percent(one.shown, 2), f"{epochs or 0:.0f}", took, state]
 
 
 def terminal_table(search: Search) -> Table:
@@ -241,7 +245,7 @@ def markdown(search: Search, facts: Sequence[tuple[str, str]], command: str) -> 
     lines += ["| " + " | ".join(cells(search, one)) + " |" for one in search.ranked()]
     if search.importances:
         shares = ", ".join(f"{key} {percent(share, 0)}" for key, share in search.importances.items())
-        lines += ["", f"Share of the figures' variance that each explains (fANOVA): {shares}."]
+        lines += ["", f"Share of the variance that each explains (fANOVA): {shares}."]
     lines += ["", *(f"- {key}: {words}" for key, words in spaces(definition))]
     lines += ["", f"`{command}`", "", *(f"{name}: {value}" for name, value in facts)]
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""One study from words to its table: plan, run what is missing, collect, write."""
+"""One study from its arguments to its table: plan, run what is missing, collect, write."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from cnnlab.runs.files import refuse_links, write_error, write_whole
 from cnnlab.runs.folder import RunFolder, read_environment
 from cnnlab.study.definition import Definition, define
 from cnnlab.study.execute import execute
-from cnnlab.study.launch import hire
 from cnnlab.study.page import render
-from cnnlab.study.plan import Planned, plan
+from cnnlab.study.plan import PlannedRun, plan
 from cnnlab.study.progress import StudyProgress
-from cnnlab.study.results import Cell, Difference, as_csv, collect, differences, main_column
+from cnnlab.study.results import Difference, GridCell, as_csv, collect, differences, main_column
 from cnnlab.study.table import markdown
 
 SHOWN = ("cnnlab", "torch", "torchvision")  # versions at the foot of the page
@@ -29,12 +28,12 @@ SHOWN = ("cnnlab", "torch", "torchvision")  # versions at the foot of the page
 
 @dataclass(frozen=True, repr=False)
 class Study:
-    """A study as far as it is: its folder, its cells (one a combination, with the rows of its runs), what tells them
-    apart, and why runs are missing."""
+    """A study as far as it has run: its folder, its cells (one per combination, with the rows of its runs), the
+    differences between them, and why runs failed."""
 
     definition: Definition
     dir: Path
-    cells: list[Cell]
+    cells: list[GridCell]
     differences: list[Difference]
     failed: dict[Path, str]
 
@@ -77,7 +76,7 @@ def run_study(
         progress: what a person sees meanwhile; None: nothing.
         command: what was called, for the report.
         config_dir: folder of your own options, recipes and experiments; None: ./conf where there is one.
-        trust_code: let files name code to run; else the words alone may.
+        trust_code: let files name code to run; else only the command line may.
 
     Raises:
         ConfigError: an unknown study, key or value, or what no run could begin with.
@@ -95,7 +94,7 @@ def run_study(
     failed: dict[Path, str] = {}
     try:
         try:
-            failed = execute(runs, folder, definition.jobs, definition.test_on, progress, hire(definition))
+            failed = execute(runs, definition, progress)
         except Interrupted:
             if any(RunFolder(run.folder).report.exists() for run in runs):
                 write(definition, runs, {}, command or ("cnnlab", "study", *words))
@@ -111,7 +110,7 @@ def lock_study(folder: Path) -> FileLock:
     Raises:
         RunError: another process has it, or its folder cannot be written, or leads elsewhere.
     """
-    if current_process().name.startswith("cnnlab-"):  # of execute.py
+    if current_process().name.startswith("cnnlab-"):  # of local_pool.py
         raise RunError(
             "a process of the study imported the script that calls it, and came to the call again; put the call under"
             ' `if __name__ == "__main__":`.'
@@ -130,7 +129,7 @@ def lock_study(folder: Path) -> FileLock:
     return lock
 
 
-def write(definition: Definition, runs: Sequence[Planned], failed: dict[Path, str], command: Sequence[str]) -> Study:
+def write(definition: Definition, runs: Sequence[PlannedRun], failed: dict[Path, str], command: Sequence[str]) -> Study:
     """Collect what is there into results.csv, table.md and report.html."""
     cells = collect(definition, runs, failed)
     if main_column(definition, cells) == "val_accuracy":  # there is no test split
@@ -139,15 +138,15 @@ def write(definition: Definition, runs: Sequence[Planned], failed: dict[Path, st
     found = differences(definition, cells)
     facts = describe(runs)
     folder = definition.folder
-    words = shlex.join(command)
-    notes = [f"`{words}`", "", *(f"{name}: {value}" for name, value in facts)]
+    command_line = shlex.join(command)
+    notes = [f"`{command_line}`", "", *(f"{name}: {value}" for name, value in facts)]
     write_whole(folder / "results.csv", as_csv(definition, runs, cells, failed))
     write_whole(folder / "table.md", markdown(definition, cells, found, notes))
-    write_whole(folder / "report.html", render(definition, cells, found, facts, words))
+    write_whole(folder / "report.html", render(definition, cells, found, facts, command_line))
     return Study(definition, folder, cells, found, failed)
 
 
-def describe(runs: Sequence[Planned]) -> list[tuple[str, str]]:
+def describe(runs: Sequence[PlannedRun]) -> list[tuple[str, str]]:
     """Machine and versions of the runs that are there; several, where they differ."""
     seen: dict[str, list[str]] = {"machine": [], "versions": []}
     for run in runs:
@@ -156,12 +155,12 @@ def describe(runs: Sequence[Planned]) -> list[tuple[str, str]]:
             continue
         facts = read_environment(RunFolder(run.folder))
         machine, versions = facts.get("machine") or {}, facts.get("versions") or {}
-        words = [
+        parts = [
             f"{processor_name(machine)}, {_counted(machine.get('cores'), 'core')}",
             *map(str, machine.get("gpus") or []),
         ]
         told = {
-            "machine": ", ".join([*words, f"{_counted(machine.get('threads'), 'thread')} a run"]),
+            "machine": ", ".join([*parts, f"{_counted(machine.get('threads'), 'thread')} a run"]),
             "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if name in SHOWN),
         }
         for name, value in told.items():

@@ -1,4 +1,4 @@
-"""The results of a study in words: table.md, what the terminal shows, and sentences."""
+"""The results of a study as text: table.md, what the terminal shows, and sentences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.table import Table
 from cnnlab.evaluation.tables import plain_table
 from cnnlab.report.formatting import DASH, count, duration, number
 from cnnlab.study.definition import COLUMNS, Definition
-from cnnlab.study.results import Cell, Difference, own_test_images, tested
+from cnnlab.study.results import Difference, GridCell, own_test_images, tested
 
 SHARES = ("accuracy", "f1", "iou", "ece")  # columns in per cent
 
@@ -18,7 +18,7 @@ def is_share(column: str) -> bool:
     return column.endswith(SHARES)
 
 
-def figure(cell: Cell, column: str) -> str:
+def metric_text(cell: GridCell, column: str) -> str:
     """Mean ± standard deviation: "88.12 ± 0.21 %"."""
     mean, deviation = cell.mean(column), cell.deviation(column)
     if mean is None:
@@ -40,7 +40,7 @@ def heading(definition: Definition, column: str) -> str:
     return COLUMNS[column]
 
 
-def runs_there(cell: Cell) -> str:
+def runs_there(cell: GridCell) -> str:
     """n, and what is missing of it: "3", "2 (1 diverged)"."""
     there = str(len(cell.rows))
     if not cell.missing:
@@ -52,23 +52,25 @@ def runs_there(cell: Cell) -> str:
     return f"{there} ({', '.join(words)})"
 
 
-def terminal_table(definition: Definition, cells: Sequence[Cell]) -> Table:
+def terminal_table(definition: Definition, cells: Sequence[GridCell]) -> Table:
     table = plain_table(
         ("", "left"), *((heading(definition, column), "right") for column in definition.columns), ("n", "right")
     )
     for cell in cells:
-        table.add_row(cell.combination.label, *(figure(cell, c) for c in definition.columns), runs_there(cell))
+        table.add_row(cell.combination.label, *(metric_text(cell, c) for c in definition.columns), runs_there(cell))
     return table
 
 
-def markdown(definition: Definition, cells: Sequence[Cell], found: Sequence[Difference], notes: Sequence[str]) -> str:
+def markdown(
+    definition: Definition, cells: Sequence[GridCell], found: Sequence[Difference], notes: Sequence[str]
+) -> str:
     """table.md: title, what was asked, the table, the small table, the sentences, how it was measured."""
     columns = definition.columns
     lines = [f"# {definition.title or definition.name}", ""]
     lines += [definition.about, ""] if definition.about else []
     lines += _rows(["", *(heading(definition, c) for c in columns), "n"])
     lines += [
-        "| " + " | ".join([cell.combination.label, *(figure(cell, c) for c in columns), runs_there(cell)]) + " |"
+        "| " + " | ".join([cell.combination.label, *(metric_text(cell, c) for c in columns), runs_there(cell)]) + " |"
         for cell in cells
     ]
     lines += ["", "Mean ± standard deviation over the seeds."]
@@ -84,17 +86,17 @@ def _rows(headings: Sequence[str]) -> list[str]:
     return ["| " + " | ".join(headings) + " |", "|---" + "|---:" * (len(headings) - 1) + "|"]
 
 
-def small_table(definition: Definition, cells: Sequence[Cell]) -> list[list[str]]:
-    """The main figure with one axis down and one across, such as depth × residual; empty where the study has none."""
+def small_table(definition: Definition, cells: Sequence[GridCell]) -> list[list[str]]:
+    """The main metric with one axis down and one across, such as depth × residual; empty where the study has none."""
     if definition.table is None or len([a for a, v in definition.axes.items() if len(v) > 1]) != 2:
         return []
     down, across = definition.table
     column = next((c for c in definition.columns if c in ("test_accuracy", "mean_iou", "val_accuracy")), None)
     if column is None:
         return []
-    places = {tuple(cell.combination.places[axis] for axis in (down, across)): cell for cell in cells}
+    cell_at = {tuple(cell.combination.axis_values[axis] for axis in (down, across)): cell for cell in cells}
     rows, columns = ([value.label for value in definition.axes[axis]] for axis in (down, across))
-    body = [[row, *(figure(places[row, one], column) for one in columns)] for row in rows]
+    body = [[row, *(metric_text(cell_at[row, one], column) for one in columns)] for row in rows]
     return [[f"{down.split('.')[-1]} ({heading(definition, column)})", *columns], *body]
 
 
@@ -107,12 +109,12 @@ def sentence(one: Difference) -> str:
     if not one.paired:
         seeds += ", not on the same test images"
     facts = f"(95 % interval {low} to {high}, {seeds})"
-    if not one.told_apart:
-        return f"{one.first} and {one.second} are not told apart: {100 * one.points:.1f} points {facts}."
+    if not one.significant:
+        return f"No significant difference between {one.first} and {one.second}: {100 * one.points:.1f} points {facts}."
     return f"{one.first} is {100 * one.points:.1f} points better than {one.second} {facts}."
 
 
-def about_tests(cells: Sequence[Cell]) -> list[str]:
+def about_tests(cells: Sequence[GridCell]) -> list[str]:
     """What a reader of the differences must know of the test images, in sentences."""
     found = []
     if own_test_images(cells):

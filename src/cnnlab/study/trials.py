@@ -1,4 +1,4 @@
-"""The trials of a search: what Optuna chose, what became of it, and what is tried next.
+"""The trials of a search: what Optuna chose, how each ended, and what is tried next.
 
 What trial n tries is a function of the seed, n, and the trials that ended before it was chosen: killed at any moment
 and called again, a search that runs one trial at a time goes on as if it had never stopped.
@@ -18,14 +18,14 @@ from typing import Any
 from cnnlab.errors import CnnlabError, RunError
 from cnnlab.runs.files import separate
 from cnnlab.runs.folder import RunFolder
-from cnnlab.study.crew import Verdict
-from cnnlab.study.definition import Definition, Value
+from cnnlab.study.definition import AxisValue, Definition
 from cnnlab.study.execute import ATTEMPTS, is_done
-from cnnlab.study.plan import Combination, Planned, merged, plan_trial
+from cnnlab.study.plan import Combination, PlannedRun, merge_overrides, plan_trial
 from cnnlab.study.progress import StudyProgress
-from cnnlab.study.search_results import Search, Tried, objective
+from cnnlab.study.search_results import Search, TrialResult, objective
 from cnnlab.study.space import Range
-from cnnlab.study.worker import Ended, Moved
+from cnnlab.study.worker import RunProgress, RunResult
+from cnnlab.study.worker_pool import Outcome
 from cnnlab.tracking.console import percent
 from cnnlab.training.reproduce import mix
 
@@ -46,19 +46,19 @@ def corner(definition: Definition, last: bool) -> Combination:
 
 def combination(definition: Definition, chosen: Mapping[str, Any], number: int | None = None) -> Combination:
     """What a trial tries, from the values that Optuna chose: numbers, and labels of choices."""
-    places: dict[str, str] = {}
-    words: list[tuple[str, ...]] = []
+    axis_values: dict[str, str] = {}
+    overrides: list[tuple[str, ...]] = []
     named = [] if number is None else [f"trial {number}"]
     for key, space in definition.search.items():
         if isinstance(space, Range):
-            value = Value(space.text(chosen[key]), (f"{key}={space.text(chosen[key])}",))
+            value = AxisValue(space.text(chosen[key]), (f"{key}={space.text(chosen[key])}",))
         else:
             value = next(one for one in space if one.label == chosen[key])
-        places[key] = value.label
-        words.append(value.words)
-        plain = value.words == (f"{key}={value.label}",)
+        axis_values[key] = value.label
+        overrides.append(value.overrides)
+        plain = value.overrides == (f"{key}={value.label}",)
         named.append(f"{key.split('.')[-1]}={value.label}" if plain else value.label)
-    return Combination(", ".join(named), places, merged(definition.overrides, *words))
+    return Combination(", ".join(named), axis_values, merge_overrides(definition.overrides, *overrides))
 
 
 class Trials:
@@ -68,7 +68,7 @@ class Trials:
         self, definition: Definition, optuna: types.ModuleType, base: str, view: StudyProgress | None = None
     ) -> None:
         self.definition, self.optuna, self.view = definition, optuna, view
-        self.plans: dict[int, Planned] = {}
+        self.plans: dict[int, PlannedRun] = {}
         url = f"sqlite:///{(definition.folder / DATABASE).as_posix()}"
         for file in definition.folder.glob(f"{DATABASE}*"):
             separate(file)
@@ -94,7 +94,7 @@ class Trials:
         self.reported: dict[int, set[int]] = {}  # by trial: epochs that Optuna knows
         self.pruned: dict[str, int] = {}  # by hash: epoch
         self.attempts: collections.Counter[str] = collections.Counter()
-        self.last: Planned | None = None  # the best one, once it is to be tested
+        self.last: PlannedRun | None = None  # the best one, once it is to be tested
         self.why = ""  # the test could not be done
         states = optuna.trial.TrialState
         self.finished_states = (states.COMPLETE, states.PRUNED, states.FAIL)
@@ -121,15 +121,15 @@ class Trials:
         best = self.best()
         return best is not None and is_done(best)
 
-    def best(self) -> Planned | None:
-        """The trial with the highest figure, the first of several."""
+    def best(self) -> PlannedRun | None:
+        """The trial with the highest metric, the first of several."""
         complete = [t for t in self.records() if t.state == self.optuna.trial.TrialState.COMPLETE]
         return self._plan(max(complete, key=lambda t: (t.value, -t.number))) if complete else None
 
-    def runs(self) -> list[Planned]:
+    def runs(self) -> list[PlannedRun]:
         return list({run.hash: run for run in map(self._plan, self.records())}.values())
 
-    def _plan(self, trial: Any) -> Planned:
+    def _plan(self, trial: Any) -> PlannedRun:
         if trial.number not in self.plans:
             run = plan_trial(self.definition, combination(self.definition, trial.params, trial.number))
             # What another trial has tried is not tried again: the first of them has the folder.
@@ -138,7 +138,7 @@ class Trials:
             self.plans[trial.number] = dataclasses.replace(run, folder=folder)
         return self.plans[trial.number]
 
-    def _folder(self, run: Planned) -> Any:
+    def _folder(self, run: PlannedRun) -> Any:
         """Another search of this study, with other ranges, can have come to the same settings."""
         return next(iter(sorted(run.folder.parent.glob(f"*-{run.hash[:8]}"))), run.folder)
 
@@ -148,16 +148,16 @@ class Trials:
         found = next((one for one in tried if best is not None and one.run.hash == best.hash), None)
         return Search(self.definition, self.definition.folder, tried, found, self._importances(), self.why)
 
-    def _tried(self, trial: Any) -> Tried:
+    def _tried(self, trial: Any) -> TrialResult:
         states = self.optuna.trial.TrialState
         names = {states.COMPLETE: "done", states.PRUNED: "pruned", states.FAIL: "failed"}
         state = trial.user_attrs.get("ended", names.get(trial.state, "not finished"))
         value = trial.value if trial.state == states.COMPLETE else None
         curve = sorted(trial.intermediate_values.items())
-        return Tried(trial.number, self._plan(trial), state, value, curve, trial.user_attrs.get("why", ""))
+        return TrialResult(trial.number, self._plan(trial), state, value, curve, trial.user_attrs.get("why", ""))
 
     def _importances(self) -> dict[str, float]:
-        """fANOVA (Hutter et al. 2014): the share of the figures' variance that each key explains alone."""
+        """fANOVA (Hutter et al. 2014): the share of the variance that each key explains alone."""
         complete = [t for t in self.records() if t.state == self.optuna.trial.TrialState.COMPLETE]
         if len(complete) < 4 or len({t.value for t in complete}) < 2:
             return {}
@@ -165,9 +165,9 @@ class Trials:
         found = self.optuna.importance.get_param_importances(self.study, evaluator=evaluator)
         return {key: float(value) for key, value in found.items()}
 
-    # ---- what `execute` asks
+    # ---- as the source of runs, see worker_pool.RunSource
 
-    def next(self, busy: Iterable[Any]) -> Planned | None:
+    def next_run(self, busy: Iterable[Any]) -> PlannedRun | None:
         while (trial := self._ask()) is not None:
             run = self._plan(trial)
             if run.hash in self.running:
@@ -221,7 +221,7 @@ class Trials:
         chooses as an unbroken one does."""
         self.study.sampler = self.optuna.samplers.TPESampler(seed=seed % 2**32)
 
-    def _same(self, trial: Any, run: Planned) -> Any:
+    def _same(self, trial: Any, run: PlannedRun) -> Any:
         """A trial that tried the same before and ended."""
         for other in self.records():
             if (
@@ -242,16 +242,16 @@ class Trials:
         complete = before.state == self.optuna.trial.TrialState.COMPLETE
         self.study.tell(trial, before.value if complete else None, state=before.state)
 
-    def _was_pruned(self, run: Planned) -> bool:
+    def _was_pruned(self, run: PlannedRun) -> bool:
         """Report the epochs that were trained before this call and that Optuna may not know."""
         return any(self._prunes(run, row) for row in RunFolder(run.folder).history())
 
-    def moved(self, run: Planned, moved: Moved) -> bool:
-        if moved.row is None or run.hash not in self.running or run.hash in self.pruned:
+    def on_epoch(self, run: PlannedRun, progress: RunProgress) -> bool:
+        if progress.row is None or run.hash not in self.running or run.hash in self.pruned:
             return True
-        return not self._prunes(run, moved.row)
+        return not self._prunes(run, progress.row)
 
-    def _prunes(self, run: Planned, row: Mapping[str, Any]) -> bool:
+    def _prunes(self, run: PlannedRun, row: Mapping[str, Any]) -> bool:
         """Report an epoch; whether the trial is to stop there."""
         trial, epoch, epochs = self.running[run.hash][0], row["epoch"], run.config.trainer.epochs
         known = self.reported.setdefault(trial.number, set())
@@ -265,21 +265,21 @@ class Trials:
             return True
         return False
 
-    def done(self, run: Planned) -> Verdict:
+    def on_done(self, run: PlannedRun) -> Outcome:
         if not run.trial:
-            test = RunFolder(run.folder).test_figures()
-            figure = test.get("mean_iou", test["accuracy"]) if test else None
-            return Verdict(f"tested: {percent(figure)}" if test else "no test split", counts=False)
+            test = RunFolder(run.folder).test_metrics()
+            metric = test.get("mean_iou", test["accuracy"]) if test else None
+            return Outcome(f"tested: {percent(metric)}" if test else "no test split", counts=False)
         if run.hash in self.pruned:  # its last epochs were done before it heard of it
             return self._stopped(run)
         value = objective(RunFolder(run.folder).read_card())
         self._tell(run, value=value)
         if self.view is not None:
             self.view.aside = f"best {percent(self.study.best_value)}, trial {self.study.best_trial.number}"
-        return Verdict(percent(value))
+        return Outcome(percent(value))
 
-    def again(self, run: Planned) -> bool:
-        """The run's trial stays open, and `next` gives it once more."""
+    def retry(self, run: PlannedRun) -> bool:
+        """The run's trial stays open, and `next_run` gives it once more."""
         self.attempts[run.hash] += 1
         if self.attempts[run.hash] >= ATTEMPTS:
             return False
@@ -294,24 +294,26 @@ class Trials:
         self.cut_off.extendleft(trial for trial in reversed(open_ones) if trial.number in again)
         return True
 
-    def failed(self, run: Planned, ended: Ended) -> Verdict:
-        words = f"{ended.kind}: {ended.message}"
+    def on_failed(self, run: PlannedRun, result: RunResult) -> Outcome:
+        message = f"{result.status}: {result.message}"
         if not run.trial:
-            self.why = ended.message or ended.kind
-            return Verdict(words, counts=False, good=False)
+            self.why = result.message or result.status
+            return Outcome(message, counts=False, ok=False)
         if run.hash in self.pruned:
             return self._stopped(run)
         # A rate that diverges is bad, which the sampler should know: of a failed trial it learns nothing.
-        diverged = ended.kind == "diverged"
-        self._tell(run, pruned=diverged, ended="diverged" if diverged else "failed", why=ended.message or ended.kind)
-        return Verdict(words, good=False)
+        diverged = result.status == "diverged"
+        self._tell(
+            run, pruned=diverged, ended="diverged" if diverged else "failed", why=result.message or result.status
+        )
+        return Outcome(message, ok=False)
 
-    def _stopped(self, run: Planned) -> Verdict:
+    def _stopped(self, run: PlannedRun) -> Outcome:
         self._tell(run, pruned=True)
-        return Verdict(f"pruned at epoch {self.pruned[run.hash]} of {run.config.trainer.epochs}")
+        return Outcome(f"pruned at epoch {self.pruned[run.hash]} of {run.config.trainer.epochs}")
 
     def _tell(
-        self, run: Planned, value: float | None = None, pruned: bool = False, ended: str | None = None, why: str = ""
+        self, run: PlannedRun, value: float | None = None, pruned: bool = False, ended: str | None = None, why: str = ""
     ) -> None:
         """How the run ended, to each of its trials."""
         states = self.optuna.trial.TrialState
@@ -326,7 +328,7 @@ class Trials:
             self._repeat(trial, before)
 
 
-def suggest(trial: Any, key: str, space: Range | tuple[Value, ...]) -> None:
+def suggest(trial: Any, key: str, space: Range | tuple[AxisValue, ...]) -> None:
     """Let Optuna choose the value of a key, or keep the one it has chosen before."""
     if not isinstance(space, Range):
         trial.suggest_categorical(key, [value.label for value in space])
@@ -342,6 +344,14 @@ def suggest(trial: Any, key: str, space: Range | tuple[Value, ...]) -> None:
 
 def fingerprint(definition: Definition, base: str) -> str:
     """Of what a search chooses from, and of all that its trials share: another one is another search."""
-    space = {key: repr(value) for key, value in definition.search.items()}
+    space = {key: _written(value) for key, value in definition.search.items()}
     said = [base, space, definition.seed, definition.prune]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _written(space: Range | tuple[AxisValue, ...]) -> str:
+    """As search.db of every version has it: names of this code may change, and its searches still go on."""
+    if isinstance(space, Range):
+        return repr(space)
+    values = [f"Value(label={value.label!r}, words={value.overrides!r})" for value in space]
+    return f"({', '.join(values)}{',' * (len(values) == 1)})"

@@ -1,7 +1,7 @@
-"""A process that trains one run of a study after the other, as its parent asks, and tells what happens.
+"""A worker process that trains the runs of a study one after the other and reports progress to its parent.
 
-It imports everything once, so that a short run costs its training and not a start. Where its parent dies, it ends at
-once: a study that is called again finds no stranger training in its folders. What a run would print goes to a log.
+It imports everything once, so that a short run costs its training and not a process start. It ends as soon as its
+parent does, so that no old process trains in the folders of a study that is started again. Output goes to a log file.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from cnnlab.tracking.base import EpochEnded, Event, Started, Stepped
 
 
 @dataclass(frozen=True)
-class Order:
-    """What a worker is asked for: to train a run to its end, or (without a folder) to try whether it could begin.
+class RunRequest:
+    """What the parent asks a worker for: train a run to its end, or (folder None) only check that it could start.
 
     A `trial` of a search is judged on the validation split and not tested.
     """
@@ -39,150 +39,151 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Stop:
+class StopRequest:
     """The parent asks that the run in progress saves its state and ends."""
 
 
 @dataclass(frozen=True)
-class Moved:
-    """A run is this far: epochs done, of how many, the share of the current one, and a figure to watch."""
+class RunProgress:
+    """Epochs done of `epochs`, the fraction of the current one, the accuracy to show, the row of a finished epoch."""
 
     epoch: int
     epochs: int
-    share: float
+    fraction: float
     accuracy: float | None
     row: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """So many of the pictures are decoded."""
+class DecodeProgress:
+    """Images decoded of `total`."""
 
     done: int
     total: int
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A run ended. `kind`: done, diverged, interrupted, wrong (the user's to fix) or crashed.
+class RunResult:
+    """How a run ended. `status`: done, diverged, interrupted, wrong (an error of the user), crashed or killed.
 
-    `untested`: it was tried alone, and will have no test images.
+    `untested`: only checked, and it will have no test images.
     """
 
-    kind: str
+    status: str
     message: str = ""
     untested: bool = False
 
 
-class Pipe(Protocol):
-    """The way to the parent: a pipe of this machine, or a message through a cluster."""
+class Channel(Protocol):
+    """The way to the parent: a pipe on this machine, or an actor of a cluster."""
 
     def send(self, message: Any, /) -> None: ...
 
 
 class Reporter:
-    """A tracker that tells the parent; `stopped` says whether the parent has asked for an end."""
+    """A tracker that sends progress to the parent; `stopped` says whether the parent has asked the run to end."""
 
-    def __init__(self, pipe: Pipe, stopped: Callable[[], bool] = lambda: False) -> None:
-        self.pipe, self.stopped, self.started = pipe, stopped, Started("", {}, {}, 1, 0, 1)
+    def __init__(self, channel: Channel, stopped: Callable[[], bool] = lambda: False) -> None:
+        self.channel, self.stopped, self.started = channel, stopped, Started("", {}, {}, 1, 0, 1)
         self.accuracy: float | None = None
 
     def log(self, event: Event) -> None:
         if isinstance(event, Started):
             self.started = event
-            self.pipe.send(Moved(event.epoch, event.epochs, 0.0, None))
+            self.channel.send(RunProgress(event.epoch, event.epochs, 0.0, None))
         elif isinstance(event, Stepped):
-            share = min(1.0, event.step / self.started.steps_per_epoch)
-            self.pipe.send(Moved(event.epoch, self.started.epochs, share, self.accuracy))
+            fraction = min(1.0, event.step / self.started.steps_per_epoch)
+            self.channel.send(RunProgress(event.epoch, self.started.epochs, fraction, self.accuracy))
         elif isinstance(event, EpochEnded):
             row = event.row
             self.accuracy = row["train_accuracy"] if row["val_accuracy"] is None else row["val_accuracy"]
-            self.pipe.send(Moved(row["epoch"], self.started.epochs, 0.0, self.accuracy, row))
+            self.channel.send(RunProgress(row["epoch"], self.started.epochs, 0.0, self.accuracy, row))
         if isinstance(event, Stepped | EpochEnded) and self.stopped():
-            signal.raise_signal(signal.SIGTERM)  # the loop listens for it now, and does not before and after
+            signal.raise_signal(signal.SIGTERM)  # the training loop handles it now, but not before or after training
 
     def decoded(self, done: int, total: int) -> None:
-        self.pipe.send(Decoded(done, total))
+        self.channel.send(DecodeProgress(done, total))
 
     def close(self) -> None:
         pass
 
 
-def serve(pipe: connection.Connection, log: Path, device: str | None = None) -> None:
-    """The worker's life: an `Order` comes, `Moved` and one `Ended` go, until the pipe is closed.
+def worker_main(pipe: connection.Connection, log: Path, device: str | None = None) -> None:
+    """The main loop of a worker process: each `RunRequest` is answered by `RunProgress` messages and one `RunResult`,
+    until the pipe is closed.
 
     Args:
-        device: where several accelerators are there, the one of this worker.
+        device: of this worker, where there are several accelerators.
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if hasattr(os, "setsid"):
-        os.setsid()  # Ctrl-C is for the parent alone, who tells us
-    _write_to(log)
+        os.setsid()  # Ctrl-C reaches the parent alone, which passes it on
+    _redirect_output(log)
     while True:
         try:
-            order = pipe.recv()
+            request = pipe.recv()
         except (EOFError, OSError):
             return
-        if isinstance(order, Stop):  # it came too late
+        if isinstance(request, StopRequest):  # it came after the end of its run
             continue
-        pipe.send(carry_out(order, Reporter(pipe, lambda: _has_come(pipe)), device))
+        pipe.send(execute_request(request, Reporter(pipe, lambda: _stop_requested(pipe)), device))
         gc.collect()
 
 
-def _has_come(pipe: connection.Connection) -> bool:
-    """Whether the parent has sent a `Stop`: while a run is in progress it sends nothing else."""
+def _stop_requested(pipe: connection.Connection) -> bool:
+    """Whether the parent has sent a `StopRequest`, the only message it sends while a run is in progress."""
     try:
-        return pipe.poll() and isinstance(pipe.recv(), Stop)
+        return pipe.poll() and isinstance(pipe.recv(), StopRequest)
     except (EOFError, OSError):
         return False
 
 
-def carry_out(order: Order, reporter: Reporter, device: str | None = None) -> Ended:
-    """Train and test one run, or go on with it; never raise."""
-    name = order.folder.name if order.folder else "check"
+def execute_request(request: RunRequest, reporter: Reporter, device: str | None = None) -> RunResult:
+    """Train and test a run, or resume it; never raises."""
+    name = request.folder.name if request.folder else "check"
     print(f"--- {name}", flush=True)
     try:
-        untested = _train(order, reporter, device)
+        untested = _train(request, reporter, device)
     except Interrupted as stop:
-        return Ended("interrupted", str(stop))
+        return RunResult("interrupted", str(stop))
     except NonFiniteLoss as error:
-        return Ended("diverged", str(error))
+        return RunResult("diverged", str(error))
     except CnnlabError as error:
-        return Ended("wrong", str(error))
+        return RunResult("wrong", str(error))
     except KeyboardInterrupt:
-        return Ended("interrupted")
-    except Exception as error:  # one run's failure is not the study's
+        return RunResult("interrupted")
+    except Exception as error:  # the failure of one run does not end the study
         traceback.print_exc()
         sys.stderr.flush()
-        return Ended("crashed", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
-    return Ended("done", untested=untested)
+        return RunResult("crashed", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+    return RunResult("done", untested=untested)
 
 
-def _train(order: Order, reporter: Reporter, device: str | None) -> bool:
-    """Whether it was a trial of a run that will have no test images."""
+def _train(request: RunRequest, reporter: Reporter, device: str | None) -> bool:
+    """Whether this was only a check, of a run that will have no test images."""
     import torch
 
     from cnnlab.config import from_dict
     from cnnlab.experiment import resume_experiment, run_experiment, try_experiment
     from cnnlab.training.build import runs_own_code
 
-    config = from_dict(order.config)
+    config = from_dict(request.config)
     trainer = config.trainer
     if device is not None and trainer.device == "auto":
         trainer = dataclasses.replace(trainer, device=device)
-    threads = trainer.threads or order.threads
+    threads = trainer.threads or request.threads
     config = dataclasses.replace(config, trainer=dataclasses.replace(trainer, threads=threads))
     torch.set_num_threads(threads)
-    if order.folder is None:
-        tests = try_experiment(config, reporter.decoded, validates=order.trial)
-        return not tests and not order.test_on
-    config = dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(order.folder)))
-    if (order.folder / "config.yaml").exists():
-        resume_experiment(order.folder, [reporter], trust_code=runs_own_code(config), test=not order.trial)
+    if request.folder is None:
+        tests = try_experiment(config, reporter.decoded, validates=request.trial)
+        return not tests and not request.test_on
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(request.folder)))
+    if (request.folder / "config.yaml").exists():
+        resume_experiment(request.folder, [reporter], trust_code=runs_own_code(config), test=not request.trial)
     else:
-        run_experiment(config, [reporter], command=["cnnlab", "study"], test=not order.trial)
-    if order.test_on and not order.trial:
-        test_elsewhere(order.folder, order.test_on, runs_own_code(config))
+        run_experiment(config, [reporter], command=["cnnlab", "study"], test=not request.trial)
+    if request.test_on and not request.trial:
+        test_elsewhere(request.folder, request.test_on, runs_own_code(config))
     return False
 
 
@@ -212,8 +213,8 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _write_to(log: Path) -> None:
-    """Standard output and error of this process go to a file."""
+def _redirect_output(log: Path) -> None:
+    """Write standard output and error of this process to a file."""
     log.parent.mkdir(parents=True, exist_ok=True)
     separate(log)
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -51,7 +51,7 @@ class _Left(ProgressColumn):
 
 
 class ConsoleTracker:
-    """A table, one line an epoch; in a terminal a bar below it moves within the epoch."""
+    """A table, one line per epoch; in a terminal a bar below it moves within the epoch."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or plain_console()
@@ -131,7 +131,7 @@ class ConsoleTracker:
 
 
 class DecodeBar:
-    """A bar that appears only if pictures have to be decoded."""
+    """A bar that appears only if images have to be decoded."""
 
     def __init__(self) -> None:
         self.progress: Progress | None = None
@@ -146,11 +146,11 @@ class DecodeBar:
             if time.monotonic() - self.began < QUIET_SECONDS:
                 return
             if done * 10 // total != self.last * 10 // total or done == total:
-                print(f"decoding pictures: {done:,} of {total:,}", file=sys.stderr, flush=True)
+                print(f"decoding images: {done:,} of {total:,}", file=sys.stderr, flush=True)
             self.last = done
             return
         if self.progress is None:
-            columns = (TextColumn("decoding pictures, once"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            columns = (TextColumn("decoding images, once"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self.progress = Progress(*columns, console=plain_console(stderr=True), transient=True)
             self.progress.start()
             self.task = self.progress.add_task("decode", total=total)

@@ -1,4 +1,4 @@
-"""What a person sees in a notebook: a bar, the figures so far and a live curve, in one output cell."""
+"""What a person sees in a notebook: a bar, the metrics so far and a live curve, in one output cell."""
 
 from __future__ import annotations
 

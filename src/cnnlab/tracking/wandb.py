@@ -65,8 +65,8 @@ class WandbTracker:
                 config=event.config,
             )
             if event.sample is not None and event.epoch == 0:
-                pictures = [self.wandb.Image(i, caption=c) for i, c in zip(*event.sample, strict=True)]
-                self.run.log({"sample batch": pictures}, commit=False)
+                images = [self.wandb.Image(i, caption=c) for i, c in zip(*event.sample, strict=True)]
+                self.run.log({"sample batch": images}, commit=False)
         elif isinstance(event, EpochEnded):
             shown: dict[str, Any] = dict(event.row)
             for name, gradient in event.gradients.items():

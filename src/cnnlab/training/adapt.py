@@ -57,7 +57,7 @@ class DomainAdversary(nn.Module):
         )
 
     def forward(self, model: Classifier, source: Tensor, target: Tensor, strength: float) -> tuple[Tensor, Tensor]:
-        """(B, C, H, W) pictures of each domain → the source's logits (B, K), and the domain's loss, a scalar.
+        """(B, C, H, W) images of each domain → the source's logits (B, K), and the domain's loss, a scalar.
 
         Each domain is normalised by its own statistics, and those of the target are kept: the model is made for it.
         """
@@ -104,11 +104,11 @@ def statistics_kept(model: nn.Module) -> Iterator[None]:
 
 
 def new_adversary(config: AdaptConfig, model: nn.Module, shape: tuple[int, int, int]) -> DomainAdversary | None:
-    """For adapt.method=dann and pictures of `shape` (C, H, W). Raises ModelError for a model without a feature map."""
+    """For adapt.method=dann and images of `shape` (C, H, W). Raises ModelError for a model without a feature map."""
     if config.method != "dann":
         return None
     if not isinstance(model, Classifier):
-        raise ConfigError("adapt.method=dann needs a cnnlab.Classifier, whose features and head can be told apart.")
+        raise ConfigError("adapt.method=dann needs a cnnlab.Classifier, which has its features and its head apart.")
     _ = model.feature_info  # says it for a model without features
     learns = model.training
     with torch.no_grad():
@@ -118,7 +118,7 @@ def new_adversary(config: AdaptConfig, model: nn.Module, shape: tuple[int, int, 
 
 
 def check_target(data: Data) -> None:
-    """Raise ConfigError unless the target set has the classes of the source, and pictures to learn from."""
+    """Raise ConfigError unless the target set has the classes of the source, and images to learn from."""
     target = data.target
     if target is not None and target.classes != data.classes:
         odd = sorted(set(target.classes) ^ set(data.classes), key=str)

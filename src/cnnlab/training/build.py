@@ -23,7 +23,7 @@ from cnnlab.runs.source import read_source
 from cnnlab.tasks import Task, load_code, task_of
 from cnnlab.training.reproduce import seed_step
 
-WHITENED = 2000  # pictures that init.whiten looks at
+WHITENED = 2000  # images that init.whiten looks at
 
 
 def build_model(config: Config, data: Data, trust_code: bool = False, resumed: bool = False) -> nn.Module:
@@ -64,9 +64,9 @@ def resume_command(run: Path, config: Config) -> str:
 
 
 def check_fit(model: nn.Module, data: Data, task: Task) -> None:
-    """Raise ConfigError unless the model takes the data's pictures, also while they grow, and answers as the task asks.
+    """Raise ConfigError unless the model takes the data's images, also while they grow, and answers as the task asks.
 
-    Two grey pictures go through a copy of it. (On the meta device that would cost no arithmetic, but torch imports its
+    Two grey images go through a copy of it. (On the meta device that would cost no arithmetic, but torch imports its
     compiler there, which takes longer.)
     """
     channels, augmentation = data.in_channels, data.train.augmentation
@@ -81,7 +81,7 @@ def check_fit(model: nn.Module, data: Data, task: Task) -> None:
             raise
         _try_out(model, channels, {data.image_size}, data)  # says what is wrong with the whole ones
         raise ConfigError(
-            f"this model takes pictures of one size only ({str(error).split('.')[0]}), and here they grow while it"
+            f"this model takes images of one size only ({str(error).split('.')[0]}), and here they grow while it"
             " trains; set augment.start_size=1 augment.end_size=1."
         ) from None
     except Exception as error:  # a model of the user's own can fail in any way
@@ -93,7 +93,7 @@ def check_fit(model: nn.Module, data: Data, task: Task) -> None:
             ) from None
         grows = " and augment.start_size, augment.end_size 1" if len(sizes) > 1 else ""
         raise ConfigError(
-            f"the model cannot take pictures of {data.image_size[0]}×{data.image_size[1]} pixels with"
+            f"the model cannot take images of {data.image_size[0]}×{data.image_size[1]} pixels with"
             f" {channels} channel(s) ({type(error).__name__}: {reason}). Set data.image_size larger{grows}, or choose"
             " other model.* arguments."
         ) from error
@@ -104,9 +104,9 @@ def check_fit(model: nn.Module, data: Data, task: Task) -> None:
 
 
 def _try_out(model: nn.Module, channels: int, sizes: set[tuple[int, int]], data: Data) -> Any:
-    """The logits of two pictures of the evaluated size, after a training batch of each of the sizes."""
+    """The logits of two images of the evaluated size, after a training batch of each of the sizes."""
     ghost = copy.deepcopy(model).cpu().train()
-    count = min(2, data.train.batch_size)  # what batch norm cannot do with two pictures it cannot do with more
+    count = min(2, data.train.batch_size)  # what batch norm cannot do with two images it cannot do with more
     with torch.no_grad():
         for height, width in sorted(sizes):
             ghost(torch.full((count, channels, height, width), 0.5))
@@ -151,7 +151,7 @@ def initialise(model: nn.Module, config: Config, data: Data) -> dict[str, Any] |
     if config.init.dirac:
         begin_as_identity(model)
     if config.init.whiten:
-        whiten_first_layer(model, some_pictures(data))
+        whiten_first_layer(model, sample_images(data))
     if config.init.source is None:
         return None
     tensors, answers = read_source(config.init.source)
@@ -160,7 +160,7 @@ def initialise(model: nn.Module, config: Config, data: Data) -> dict[str, Any] |
     return {"source": config.init.source, "summary": result.describe(), **dataclasses.asdict(result)}
 
 
-def some_pictures(data: Data) -> Tensor:
-    """(n, C, H, W) training pictures as the first steps would see them, some thousands or as many as there are."""
+def sample_images(data: Data) -> Tensor:
+    """(n, C, H, W) training images as the first steps would see them, some thousands or as many as there are."""
     batches = itertools.islice(data.train.epoch(0), -(-WHITENED // data.train.batch_size))
     return torch.cat([batch.images for batch in batches])[:WHITENED].cpu()

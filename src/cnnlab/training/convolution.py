@@ -1,10 +1,10 @@
 """Convolutions that torch computes badly on processors, computed in another way; weights, names and classes stay.
 
-Three kinds (torch 2.15, oneDNN 3.13; docs/performance.md has the figures):
+Three kinds (torch 2.15, oneDNN 3.13; docs/performance.md has the times):
 
-- A 1×1 convolution with a stride, fewer than 16 channels, pictures in channels-last memory, and a batch that the
+- A 1×1 convolution with a stride, fewer than 16 channels, images in channels-last memory, and a batch that the
   threads do not share evenly: the gradient of its filters is written outside its memory (float32 and bfloat16), and the
-  process dies, now or later. The same figure comes from leaving out the pixels first and convolving without a stride.
+  process dies, now or later. The same result comes from leaving out the pixels first and convolving without a stride.
 - A convolution with a stride and an output of one column, in bfloat16: taps that lie beside the map at that column get
   for gradient whatever was in memory. With the zeros around the map as pixels, no tap does.
 - Many filters of 3×3 or less over a small map in bfloat16, as in the last stage of a ResNet or VGG: the zeros around
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_input
 
+from cnnlab.torch_patches import replace_convolution
 from cnnlab.training.precision import has_fast_bf16
 
 Pair = tuple[int, ...]  # rows, columns, as torch's layers have it
@@ -33,24 +34,27 @@ SMALL_KERNEL = 3  # rows and columns, at most
 WEIGHTS_A_POSITION, SMALL_MAP = 1 << 16, 25  # of the output: so many weights for each, so many of them at most
 
 
-def mend_convolutions(model: nn.Module) -> None:
-    """Let the layers of a model that torch computes badly on a processor compute otherwise from now on."""
+def fix_convolutions(model: nn.Module) -> None:
+    """Let the layers of a model that torch computes badly on a processor compute otherwise.
+
+    Until `torch_patches.restore_convolutions`.
+    """
     fast = has_fast_bf16(torch.device("cpu"))
     for layer in model.modules():
         if type(layer) is not nn.Conv2d or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
             continue
         dense = layer.groups == 1 and max(layer.dilation) == 1
-        way: Any = None
+        convolve: Any = None
         if layer.kernel_size == (1, 1):
             if dense and max(layer.stride) > 1 and layer.in_channels < SAFE_CHANNELS and not any(layer.padding):
-                way = partial(_without_stride, layer.stride)
+                convolve = partial(_without_stride, layer.stride)
         else:
             large = fast and dense and max(layer.kernel_size) <= SMALL_KERNEL
             large = large and layer.weight.numel() >= WEIGHTS_A_POSITION
             if large or (layer.stride[1] > 1 and layer.padding[1]):
-                way = partial(_convolve, large, layer.stride, layer.padding, layer.dilation, layer.groups)
-        if way is not None:
-            vars(layer)["_conv_forward"] = way  # which `forward` calls; of a subclass, hooks and tracers know nothing
+                convolve = partial(_convolve, large, layer.stride, layer.padding, layer.dilation, layer.groups)
+        if convolve is not None:
+            replace_convolution(layer, convolve)
 
 
 def _without_stride(stride: Pair, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -166,10 +170,10 @@ def _patches(x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
     """(B, C, H, W) → what each output position sees, zeros around included: (H', B · W', kernel · C)."""
     down, across = padding
     x = F.pad(x.permute(0, 2, 3, 1), (0, 0, across, across, down, down)).contiguous()
-    of_picture, of_row, of_column, _ = x.stride()
+    of_image, of_row, of_column, _ = x.stride()
     height, width = ((x.shape[1 + i] - kernel[i]) // stride[i] + 1 for i in (0, 1))
     shape = (height, len(x), width, kernel[0], kernel[1] * x.shape[3])
-    steps = (stride[0] * of_row, of_picture, stride[1] * of_column, of_row, 1)
+    steps = (stride[0] * of_row, of_image, stride[1] * of_column, of_row, 1)
     return x.as_strided(shape, steps).reshape(height, len(x) * width, -1)
 
 

@@ -23,7 +23,7 @@ def describe_run(model: nn.Module, data: Data) -> dict[str, str]:
         f" {sizes} train / val / test",
         "model": f"{name}{f' ({given})' if given else ''}, {count_parameters(model):,} parameters",
         **(
-            {"adapts to": f"{target.config.data.name}: {len(target.split.train):,} pictures, labels unused"}
+            {"adapts to": f"{target.config.data.name}: {len(target.split.train):,} images, labels unused"}
             if target
             else {}
         ),

@@ -66,7 +66,7 @@ class Group:
         return cast(T, box[0])
 
     def gather(self, values: Tensor) -> Tensor:
-        """(n,) → (size, n), a row a process; no gradient passes."""
+        """(n,) → (size, n), a row per process; no gradient passes."""
         if self.size == 1:
             return values[None]
         values = values.detach().contiguous()
@@ -115,7 +115,7 @@ class Group:
         """Let the training loaders give this process's part of each batch.
 
         Raises:
-            ConfigError: a batch has fewer pictures than there are processes, or batches come from a DataLoader, which
+            ConfigError: a batch has fewer images than there are processes, or batches come from a DataLoader, which
                 gives each process whole ones.
         """
         if self.size > 1 and isinstance(data.train, BatchLoader) and isinstance(data.train.source, DataLoader):
@@ -193,7 +193,7 @@ def wants_several(devices: int) -> bool:
     return devices > 1 and not started_together()
 
 
-def speaks() -> bool:
+def is_main_process() -> bool:
     """Whether this process prints results: the first, or the only one."""
     return not started_together() or os.environ.get("RANK") == "0"
 

@@ -1,8 +1,8 @@
-"""Small messages among the processes of one machine, many times a step.
+"""Small messages among the processes of one machine, many times per step.
 
 A collective of gloo hands every message to threads, and waking these takes longer than the message: 80 to 300 µs, forty
-times a step for the statistics of ResNet-20. Here the process that computes also sends and receives, and it asks again
-at once for a while before it sleeps.
+times per step for the statistics of ResNet-20. Here the process that computes also sends and receives, and it asks
+again at once for a while before it sleeps.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Exchange:
         return peer
 
     def gather(self, values: Tensor) -> Tensor:
-        """(n,) numbers on the processor, at most LARGEST bytes → (size, n), a row a process.
+        """(n,) numbers on the processor, at most LARGEST bytes → (size, n), a row per process.
 
         Raises:
             ConnectionError: another process is gone.

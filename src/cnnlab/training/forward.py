@@ -31,7 +31,7 @@ def forward_all(model: nn.Module, loader: Loader) -> tuple[Tensor, Tensor]:
 def forward_each(model: nn.Module, loader: Loader) -> Iterator[tuple[Tensor, Tensor]]:
     """Float32 logits and targets of each batch, in order.
 
-    The figures of a run are float32 whatever it was trained in: they are then the same for predict and for an export.
+    The metrics of a run are float32 whatever it was trained in: they are then the same for predict and for an export.
     """
     was_training = model.training
     model.eval()

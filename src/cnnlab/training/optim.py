@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
 from cnnlab.config import key_elsewhere, optimizer_names
 from cnnlab.errors import ConfigError, nearest
+from cnnlab.torch_patches import build_optimizers_without_compiler
 from cnnlab.training.muon import Muon
 
 LARGEST_SIDE = 1024  # shorter side of a matrix that Muon takes: the work grows with its cube
-FUSED_STEPS = {getattr(torch, f"_fused_{name}_") for name in ("sgd", "adam", "adamw", "adagrad")}
 WIDE = 512  # inputs of a layer from which on AdamW's rate falls with their number (Yang et al. 2022, table 3)
 
 
@@ -53,7 +51,7 @@ def create_optimizer(
     Raises:
         ConfigError: an unknown optimizer or argument, or a value it refuses.
     """
-    leave_compiler_unloaded()
+    build_optimizers_without_compiler()
     arguments = dict(settings)
     name = arguments.pop("name")
     decay = arguments.pop("weight_decay", 0.0)
@@ -149,60 +147,6 @@ def _last_matrix(parameters: list[tuple[str, nn.Parameter]]) -> str:
     matrices = [key for key, p in parameters if p.ndim > 1]
     heads = [key for key in matrices if key.startswith("head.")]
     return (heads or matrices or [""])[-1]
-
-
-def leave_compiler_unloaded() -> None:
-    """Let torch's optimizers be built and cleared without importing torch's compiler, which takes a second.
-
-    Their methods import it at their first call, to mark themselves as not to be compiled. Nothing here compiles them.
-    """
-    for method in vars(torch.optim.Optimizer).values():
-        inner = getattr(method, "__wrapped__", None)
-        if inner is not None and not hasattr(inner, "__dynamo_disable"):
-            setattr(inner, "__dynamo_disable", inner)
-
-
-def step_of(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
-    """`optimizer.step` without what torch wraps around it: hooks that nobody uses, and an import of the compiler.
-
-    Nor does it copy channels-last filters, which torch's fused steps do on processors.
-    """
-    step: Any = type(optimizer).step
-    while hasattr(step, "__wrapped__"):
-        step = step.__wrapped__
-    step = torch.no_grad()(functools.partial(step, optimizer))
-    if any(p.device.type != "cpu" for group in optimizer.param_groups for p in group["params"]):
-        return step  # type: ignore[no-any-return]
-
-    def without_copies() -> None:
-        with _MemoryOrder():
-            step()
-
-    return without_copies
-
-
-class _MemoryOrder(TorchFunctionMode):
-    """Shows the fused steps channels-last tensors as the contiguous ones that they are in the order of their memory."""
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if function in FUSED_STEPS:
-            lists = [argument for argument in args if isinstance(argument, list | tuple) and argument]
-            shown = [_in_memory_order(together) for together in zip(*lists, strict=True)]
-            columns = iter(list(column) for column in zip(*shown, strict=True))
-            args = tuple(next(columns) if isinstance(a, list | tuple) and a else a for a in args)
-        return function(*args, **(kwargs or {}))
-
-
-def _in_memory_order(together: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """A parameter, its gradient and its averages, if they all lie in memory alike; their step count stays as it is."""
-    first = together[0]
-    if first.ndim != 4 or first.is_contiguous() or not first.is_contiguous(memory_format=torch.channels_last):
-        return together
-    if any(t.stride() != first.stride() for t in together if t.ndim):
-        return together
-    return tuple(t.permute(0, 2, 3, 1) if t.ndim else t for t in together)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:

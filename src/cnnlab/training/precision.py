@@ -46,20 +46,20 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def choose_compile(
-    setting: object, device: torch.device, model: nn.Module, shape: tuple[int, ...], pictures: int
+    setting: object, device: torch.device, model: nn.Module, shape: tuple[int, ...], images: int
 ) -> bool:
     """ "auto" → on a CUDA GPU where the run is long enough to earn it back; on processors it gains nothing.
 
     A function of the configuration and the machine's kind alone, so that a resumed run decides as the first did.
 
     Args:
-        shape: (C, H, W) of a picture; pictures: how many the whole run trains on.
+        shape: (C, H, W) of an image; images: how many the whole run trains on.
     """
     if setting != "auto":
         return bool(setting)
     if device.type != "cuda":
         return False
-    flops = 6.0 * multiply_adds(model, shape) * pictures  # a multiply-add is two; backward costs twice forward
+    flops = 6.0 * multiply_adds(model, shape) * images  # a multiply-add is two; backward costs twice forward
     return COMPILE_GAIN * flops / GPU_FLOPS > 2 * COMPILE_SECONDS
 
 

@@ -16,7 +16,7 @@ def mix(seed: int, step: int) -> int:
 def seed_step(seed: int, step: int, rank: int = 0) -> None:
     """Before a step: dropout and its like draw the same numbers whatever happened before, a crash included.
 
-    Of several processes each draws its own (`rank`), as each has other pictures.
+    Of several processes each draws its own (`rank`), as each has other images.
     """
     value = mix(seed, step)
     torch.manual_seed(mix(value, rank) if rank else value)

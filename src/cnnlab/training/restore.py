@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnnlab.runs.form import EPOCH, NUMBER, Each, Maybe, misfit
+from cnnlab.runs.schema import EPOCH, NUMBER, Each, Maybe, validate
 from cnnlab.runs.state import differs
-from cnnlab.training.optim import step_of
+from cnnlab.torch_patches import bare_step
 from cnnlab.values import overgrown
 
 States = dict[int, dict[str, Any]]  # by number of the parameter: what the optimizer remembers of it
 
 
 def wrong_history(history: Any, best: Any, validates: bool, best_metric: str) -> str:
-    """Why these are no rows of metrics.jsonl, or not the figures of one of them; "" where they are."""
+    """Why these are no rows of metrics.jsonl, or not the metrics of one of them; "" where they are."""
     if overgrown([history, best]):
         return "its history is too large"
-    if wrong := misfit(history, [EPOCH]) or misfit(history, [Each(Maybe(NUMBER))]):
+    if wrong := validate(history, [EPOCH]) or validate(history, [Each(Maybe(NUMBER))]):
         return f"history: {wrong}"
     if [row["epoch"] for row in history] != list(range(1, len(history) + 1)):
         return "its history has other epochs than one after the other"
@@ -36,17 +36,17 @@ def wrong_history(history: Any, best: Any, validates: bool, best_metric: str) ->
     if not isinstance(best, dict) or best.get("epoch") not in range(1, len(history) + 1):
         return "its best epoch is none of its history"
     row = history[int(best["epoch"]) - 1]
-    figures = {key: value for key, value in row.items() if key in ("epoch", "step") or key.startswith("val_")}
+    metrics = {key: value for key, value in row.items() if key in ("epoch", "step") or key.startswith("val_")}
     # As texts, in which a loss that is no number is equal to itself.
-    same = misfit(best, Each(Maybe(NUMBER))) == "" and repr(sorted(best.items())) == repr(sorted(figures.items()))
-    return "" if same else "its best figures are not those of its history"
+    same = validate(best, Each(Maybe(NUMBER))) == "" and repr(sorted(best.items())) == repr(sorted(metrics.items()))
+    return "" if same else "its best metrics are not those of its history"
 
 
 def wrong_counters(counters: dict[str, int], epochs_done: int, steps_per_epoch: int, accumulate: int) -> str:
     """Why whole numbers of the right names count no training of this shape; "" where they do."""
     epoch, step, batch, stale = (counters[name] for name in ("epoch", "step", "batch", "stale"))
     if epoch != epochs_done:
-        return f"it counts {epoch} epochs and has the figures of {epochs_done}"
+        return f"it counts {epoch} epochs and has the metrics of {epochs_done}"
     if not 0 <= batch <= steps_per_epoch * accumulate or batch % accumulate:
         return f"batch {batch} is none of an epoch of {steps_per_epoch * accumulate}"
     if step != epoch * steps_per_epoch + batch // accumulate:
@@ -60,7 +60,7 @@ def first_states(optimizer: torch.optim.Optimizer) -> States:
     for group in twin.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
-    step_of(twin)()
+    bare_step(twin)()
     return twin.state_dict()["state"]  # type: ignore[no-any-return]
 
 
@@ -81,9 +81,9 @@ def wrong_optimizer(saved: Any, first: States, optimizer: torch.optim.Optimizer,
             return wrong
         for key, value in state.items():
             if (isinstance(value, Tensor) and value.numel() == 1) or isinstance(value, int | float):
-                figure = float(value)
-                if not abs(figure) < 1e300 or (key == "step" and not 0 <= figure <= steps):
-                    return f"optimizer.{number}.{key} is {figure:g} after {steps} steps"
+                scalar = float(value)
+                if not abs(scalar) < 1e300 or (key == "step" and not 0 <= scalar <= steps):
+                    return f"optimizer.{number}.{key} is {scalar:g} after {steps} steps"
     return ""
 
 

@@ -10,10 +10,10 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.modules._functions import SyncBatchNorm
 from torch.overrides import TorchFunctionMode
 
-aten = torch.ops.aten
+from cnnlab.torch_patches import SyncBatchNorm, batch_norm_gradients, batch_statistics
+
 Numbers = np.ndarray[Any, np.dtype[np.float64]]  # of the channels, in double precision
 Gather = Callable[[Tensor], Tensor]  # (n,) of each process → (processes, n)
 
@@ -73,13 +73,13 @@ def _tensor(numbers: Numbers, like: Tensor) -> Tensor:
 
 
 def _moments(x: Tensor, gather: Gather) -> tuple[Numbers, Numbers, float]:
-    """(B, C, ...) of this process → mean (C,), variance (C,) and number of values a channel of all processes.
+    """(B, C, ...) of this process → mean (C,), variance (C,) and number of values per channel of all processes.
 
     Means and variances of each process are combined as Chan et al. 1979 do: no difference of large sums.
     """
     channels = x.shape[1]
     message = np.empty(2 * channels + 1)
-    mine = aten.batch_norm_update_stats(x, None, None, 0.0)
+    mine = batch_statistics(x)
     message[:channels], message[channels:-1], message[-1] = *map(_numbers, mine), x.numel() // channels
     rows: Numbers = gather(torch.from_numpy(message)).numpy()
     means, variances, counts = rows[:, :channels], rows[:, channels:-1], rows[:, -1:]
@@ -92,7 +92,7 @@ def _moments(x: Tensor, gather: Gather) -> tuple[Numbers, Numbers, float]:
 
 
 class _Normalise(torch.autograd.Function):
-    """Every pass over the pictures is one of torch's own for batch norm in evaluation mode, which are quick for any
+    """Every pass over the images is one of torch's own for batch norm in evaluation mode, which are quick for any
     memory layout; only sums over the channels are made here."""
 
     @staticmethod
@@ -121,9 +121,7 @@ class _Normalise(torch.autograd.Function):
         gradient = gradients[0]
         if x.is_contiguous(memory_format=torch.channels_last):
             gradient = gradient.contiguous(memory_format=torch.channels_last)
-        of_x, of_weight, of_bias = aten.native_batch_norm_backward(
-            gradient, x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
-        )
+        of_x, of_weight, of_bias = batch_norm_gradients(gradient, x, weight, mean, variance, ctx.eps)
         sums = ctx.gather(torch.cat([of_weight, of_bias]).double()).numpy().sum(0)
         scale = 1 / ctx.deviation if weight is None else _numbers(weight) / ctx.deviation
         along, even = (_tensor(part * scale / ctx.count, mean) for part in np.split(sums, 2))

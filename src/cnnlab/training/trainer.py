@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -25,17 +26,18 @@ from cnnlab.runs.state import differs, load_state, save_state
 from cnnlab.runs.weights import save_weights
 from cnnlab.tasks import Loss, mean_loss, task_of
 from cnnlab.tasks.losses import LossFunction
+from cnnlab.torch_patches import bare_step, restore_convolutions
 from cnnlab.tracking.base import EpochEnded, Gradient, Noted, Started, Stepped, Trackers
 from cnnlab.training.adapt import Learners, check_target, endless, new_adversary, reversal_strength
 from cnnlab.training.average import WeightAverage
 from cnnlab.training.build import resume_command
-from cnnlab.training.convolution import mend_convolutions
+from cnnlab.training.convolution import fix_convolutions
 from cnnlab.training.diagnose import Setup, diagnose, early_hint
 from cnnlab.training.distributed import ALONE, Group
 from cnnlab.training.forward import measure
 from cnnlab.training.gradients import gradient_norm, layer_gradients
 from cnnlab.training.interrupt import InterruptGuard
-from cnnlab.training.optim import add_parameters, create_optimizer, set_rate, step_of
+from cnnlab.training.optim import add_parameters, create_optimizer, set_rate
 from cnnlab.training.precision import Precision, choose_compile, choose_precision, give_back_freed_memory
 from cnnlab.training.reproduce import seed_step
 from cnnlab.training.restore import first_states, restore_optimizer, wrong_counters, wrong_history, wrong_optimizer
@@ -61,7 +63,7 @@ def train(
         by_fit: the run is one of `cnnlab.fit`, and hints name its arguments.
 
     Returns:
-        The history, one row an epoch, as in metrics.jsonl.
+        The history, one row per epoch, as in metrics.jsonl.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
@@ -96,7 +98,7 @@ def train(
         if group.any(guard.requested):  # while the last epoch was validated: the test can wait
             raise _stopped(trainer)
     for parameter in trainer.thawed:
-        parameter.requires_grad_()  # the model may be trained again, with other stages frozen
+        parameter.requires_grad_()  # the report asks for gradients
     for hint in diagnose(trainer.history, setup):
         trackers.log(Noted(str(hint), True))
     return trainer.history
@@ -138,10 +140,23 @@ def balancing_weights(data: Data) -> np.ndarray[Any, Any]:
     return 1 / counts[data.pictures.labels[data.split.train]]  # type: ignore[no-any-return]
 
 
+@contextmanager
+def borrowed(model: nn.Module) -> Iterator[None]:
+    """Within, a model is trained. Then it is given back, whatever happened: it computes as torch does, and the
+    parameters that learned before may learn again."""
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        yield
+    finally:
+        restore_convolutions(model)
+        for parameter in learned:
+            parameter.requires_grad_()
+
+
 class Trainer:
     """One run in progress. `epoch`, `step` and `batch` count what is done.
 
-    Of several processes (`group`) each has a trainer, and all have the same figures and weights; the first one writes.
+    Of several processes (`group`) each has a trainer, and all have the same metrics and weights; the first one writes.
     """
 
     def __init__(
@@ -161,7 +176,7 @@ class Trainer:
         if self.settings.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.device.type == "cpu":
-            mend_convolutions(self.model)
+            fix_convolutions(self.model)
         self.precision = Precision(choose_precision(self.settings.precision, self.device, model), self.device)
         data.train.weights = balancing_weights(data) if self.settings.balanced_sampling else None
         data.train.epochs = self.settings.epochs
@@ -184,17 +199,17 @@ class Trainer:
             self.adversary.to(self.device)
             add_parameters(self.optimizer, list(self.adversary.parameters()))
             self.learner = Learners(model, self.adversary)  # type: ignore[arg-type]  # new_adversary has looked
-        self.optimizer_step = step_of(self.optimizer)
+        self.optimizer_step = bare_step(self.optimizer)
         self.scaler = torch.GradScaler(self.device.type, enabled=self.precision.name == "fp16")
         self.masks = infinite_buffers(self.model)
         self.average = WeightAverage(self.model, self.settings.ema) if self.settings.ema is not None else None
         self.accumulate = min(self.settings.accumulate, len(data.train))
         self.steps_per_epoch = len(data.train) // self.accumulate
         self.total_steps = self.steps_per_epoch * self.settings.epochs
-        pictures = self.total_steps * self.accumulate * data.train.batch_size
+        images = self.total_steps * self.accumulate * data.train.batch_size
         shape = (data.in_channels, *data.image_size)
         alone = group.size == 1 and self.adversary is None
-        self.compiled = alone and choose_compile(self.settings.compile, self.device, model, shape, pictures)
+        self.compiled = alone and choose_compile(self.settings.compile, self.device, model, shape, images)
         ours = type(model).__module__.startswith("cnnlab.")  # a class of the user's may leave layers unused
         all_learn = ours and config.init.unfreeze_epoch is None
         self.forward: Any = torch.compile(self.learner) if self.compiled else group.wrap(self.learner, all_learn)
@@ -242,7 +257,7 @@ class Trainer:
             if self.note is not None:
                 event, self.note = self.note, None
             elif now - last_event > 1 / STEP_EVENTS_A_SECOND:
-                loss, accuracy = self._training_figures()
+                loss, accuracy = self._training_metrics()
                 event = Stepped(self.epoch, self.batch // self.accumulate, loss, accuracy, self._throughput())
                 last_event = now
             yield event
@@ -293,9 +308,9 @@ class Trainer:
 
     @torch.no_grad()
     def _renew_statistics(self, batches: list[Batch], domain: list[Tensor]) -> None:
-        """Batch norm takes in the target's pictures, and nothing learns (Li et al. 2016, Adaptive Batch Normalization).
+        """Batch norm takes in the target's images, and nothing learns (Li et al. 2016, Adaptive Batch Normalization).
 
-        The figures of the epoch are those of the source as the model answers it now.
+        The metrics of the epoch are those of the source as the model answers it now.
         """
         for batch, images in zip(batches, domain, strict=True):
             self.model.eval()
@@ -310,7 +325,7 @@ class Trainer:
             self.average.update(self.step)
 
     def _count(self, loss: Tensor, logits: Tensor, batch: Batch) -> None:
-        """Add the figures of one batch to the sums: its loss over all processes, and the logits of this one."""
+        """Add the metrics of one batch to the sums: its loss over all processes, and the logits of this one."""
         count = len(batch.images) if self.group.size == 1 else self.data.train.batch_size  # of all processes together
         self.sums.loss += loss * count
         self.sums.correct += self.group.total(self.task.count_correct(logits, batch.targets).double())
@@ -341,7 +356,7 @@ class Trainer:
     def end_epoch(self) -> EpochEnded:
         """Validate, keep the weights if they are the best so far, and save the state."""
         began = time.monotonic()
-        train_loss, train_accuracy = self._training_figures()
+        train_loss, train_accuracy = self._training_metrics()
         self._check_finite(self._state())  # before the weights are kept
         throughput = self._throughput()
         validation = self.validate()
@@ -440,7 +455,7 @@ class Trainer:
         """Mean norm of the whole gradient, before any clipping; None where none was a number."""
         return self.sums.norm.item() / self.sums.norms.item() if self.sums.norms.item() else None
 
-    def _training_figures(self) -> tuple[float, float]:
+    def _training_metrics(self) -> tuple[float, float]:
         count = max(1, self.sums.count)
         return self.sums.loss.item() / count, self.sums.correct.item() / count
 
@@ -477,7 +492,7 @@ class Trainer:
 
     def _stop_out_of_memory(self, images: Tensor) -> NoReturn:
         """Say which batch would fit; the last saved state stays as it is."""
-        mend, size = "halve trainer.batch_size, or take a smaller model or smaller pictures", len(images) // 2
+        fix, size = "halve trainer.batch_size, or take a smaller model or smaller images", len(images) // 2
         while size:
             self.optimizer.zero_grad()
             give_back_freed_memory()
@@ -491,13 +506,13 @@ class Trainer:
                 continue
             parts = -(-len(images) * self.accumulate // size)
             whole = size * self.group.size
-            mend = f"{size} do: start again with trainer.batch_size={whole} trainer.accumulate={parts}"
+            fix = f"{size} do: start again with trainer.batch_size={whole} trainer.accumulate={parts}"
             break
-        raise OutOfMemory(f"there is not enough memory to train on {len(images)} pictures at once; {mend}.") from None
+        raise OutOfMemory(f"there is not enough memory to train on {len(images)} images at once; {fix}.") from None
 
     def started(self, facts: dict[str, str]) -> Started:
         batch = next(self.data.train.epoch(0))
-        pictures = self.data.preprocess.denormalise(batch.images[:32]).cpu().numpy()
+        images = self.data.preprocess.denormalise(batch.images[:32]).cpu().numpy()
         names = self.data.label_names(batch)[:32]
         facts = facts | {"computes": self.describe()}
         return Started(
@@ -507,7 +522,7 @@ class Trainer:
             self.settings.epochs,
             self.epoch,
             self.steps_per_epoch,
-            (pictures, names),
+            (images, names),
             metric=self.task.best_metric.name,
             is_share=self.task.best_metric.higher,
         )

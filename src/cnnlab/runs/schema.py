@@ -1,8 +1,8 @@
-"""The form of a run's JSON files, checked whenever one is read: a copy from elsewhere may hold anything.
+"""The schemas of a run's JSON files. Each file is validated when it is read: a copy from elsewhere may hold anything.
 
-A form is a type, or a container of forms: {key: form} an object with at least these keys ("key?" may be missing or
-null), [form] a list of any length, (form, form) a list of that length, Each(form) an object with any keys, Maybe(form)
-null or the form.
+A schema is a type, or a container of schemas: {key: schema} an object with at least these keys ("key?" may be missing
+or null), [schema] a list of any length, (schema, schema) a list of that length, Each(schema) an object with any keys,
+Maybe(schema) null or the schema.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Each:
-    form: Any
+    schema: Any
 
 
 @dataclass(frozen=True)
 class Maybe:
-    form: Any
+    schema: Any
 
 
 NUMBER = float  # whole numbers are numbers, true and false are not
@@ -69,36 +69,38 @@ ENVIRONMENT = {
 }
 
 
-def misfit(value: Any, form: Any, at: str = "") -> str:
-    """Where a value first departs from a form, in words; "" where it does not."""
+def validate(value: Any, schema: Any, at: str = "") -> str:
+    """The first way in which a value does not match a schema, as a phrase; "" for a valid one."""
     place = at or "the whole"
-    if isinstance(form, Maybe):
-        return "" if value is None else misfit(value, form.form, at)
-    if isinstance(form, dict):
+    if isinstance(schema, Maybe):
+        return "" if value is None else validate(value, schema.schema, at)
+    if isinstance(schema, dict):
         if not isinstance(value, Mapping):
-            return f"{place} should hold {', '.join(key.rstrip('?') for key in form)}"
-        for key, inner in form.items():
+            return f"{place} should hold {', '.join(key.rstrip('?') for key in schema)}"
+        for key, inner in schema.items():
             name, optional = key.rstrip("?"), key.endswith("?")
             if name not in value and not optional:
                 return f"{name} is missing" + (f" in {at}" if at else "")
             there = not optional or value.get(name) is not None
-            if there and (wrong := misfit(value[name], inner, f"{at}.{name}" if at else name)):
+            if there and (wrong := validate(value[name], inner, f"{at}.{name}" if at else name)):
                 return wrong
         return ""
-    if isinstance(form, Each):
+    if isinstance(schema, Each):
         if not isinstance(value, Mapping):
             return f"{place} should hold keys and values"
-        return next(filter(None, (misfit(inner, form.form, f"{at}.{key}"[:80]) for key, inner in value.items())), "")
-    if isinstance(form, list | tuple):
-        if not isinstance(value, list) or (isinstance(form, tuple) and len(value) != len(form)):
-            return f"{place} should be a list" + (f" of {len(form)}" if isinstance(form, tuple) else "")
-        forms = form if isinstance(form, tuple) else form * len(value)
-        pairs = enumerate(zip(value, forms, strict=True))
-        return next(filter(None, (misfit(inner, one, f"{at}[{i}]") for i, (inner, one) in pairs)), "")
-    if form is Any:
+        return next(
+            filter(None, (validate(inner, schema.schema, f"{at}.{key}"[:80]) for key, inner in value.items())), ""
+        )
+    if isinstance(schema, list | tuple):
+        if not isinstance(value, list) or (isinstance(schema, tuple) and len(value) != len(schema)):
+            return f"{place} should be a list" + (f" of {len(schema)}" if isinstance(schema, tuple) else "")
+        schemas = schema if isinstance(schema, tuple) else schema * len(value)
+        pairs = enumerate(zip(value, schemas, strict=True))
+        return next(filter(None, (validate(inner, one, f"{at}[{i}]") for i, (inner, one) in pairs)), "")
+    if schema is Any:
         return ""
-    if isinstance(value, bool) or not isinstance(value, (int, float) if form is float else form):
-        return f"{place} should be {'a number' if form is float else 'a whole number' if form is int else 'a text'}"
+    if isinstance(value, bool) or not isinstance(value, (int, float) if schema is float else schema):
+        return f"{place} should be {'a number' if schema is float else 'a whole number' if schema is int else 'a text'}"
     if isinstance(value, int | float) and not -1e300 < value < 1e300 and value == value:  # NaN is a measured loss, too
-        return f"{place} is beyond what a figure can be"
+        return f"{place} is out of range"
     return ""

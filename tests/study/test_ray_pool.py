@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cnnlab.errors import ConfigError
-from cnnlab.study.cluster import connect
+from cnnlab.study.ray_pool import connect
 
 if TYPE_CHECKING:
     from conftest import CommandLine

@@ -16,7 +16,7 @@ from cnnlab.errors import ConfigError, RunError
 from cnnlab.models.registry import create_model, model_spec
 from cnnlab.runs.files import read_json, read_record
 from cnnlab.runs.folder import RunFolder
-from cnnlab.runs.form import NUMBER, Each, Maybe, misfit
+from cnnlab.runs.schema import NUMBER, Each, Maybe, validate
 from cnnlab.runs.weights import load_run, save_weights
 from cnnlab.values import DEEPEST, are_names, overgrown
 
@@ -24,7 +24,7 @@ NAN = float("nan")
 
 
 @pytest.mark.parametrize(
-    ("value", "form"),
+    ("value", "schema"),
     [
         (3, int),
         (3, NUMBER),
@@ -41,19 +41,19 @@ NAN = float("nan")
         ({"x": object()}, Each(Any)),
     ],
 )
-def test_what_fits(value: Any, form: Any) -> None:
-    assert misfit(value, form) == ""
+def test_what_fits(value: Any, schema: Any) -> None:
+    assert validate(value, schema) == ""
 
 
 @pytest.mark.parametrize(
-    ("value", "form", "said"),
+    ("value", "schema", "said"),
     [
         (True, int, "the whole should be a whole number"),
         (True, NUMBER, "the whole should be a number"),
         (1.0, int, "the whole should be a whole number"),
         ("1", NUMBER, "the whole should be a number"),
-        (10**400, int, "the whole is beyond what a figure can be"),
-        (float("inf"), NUMBER, "the whole is beyond what a figure can be"),
+        (10**400, int, "the whole is out of range"),
+        (float("inf"), NUMBER, "the whole is out of range"),
         (None, {"a": int, "b?": int}, "the whole should hold a, b"),
         ({}, {"a": int}, "a is missing"),
         ({"a": {}}, {"a": {"b": int}}, "b is missing in a"),
@@ -66,8 +66,8 @@ def test_what_fits(value: Any, form: Any) -> None:
         ({"a": {"b": []}}, {"a": Each(int)}, "a.b should be a whole number"),
     ],
 )
-def test_what_does_not_fit(value: Any, form: Any, said: str) -> None:
-    assert misfit(value, form) == said
+def test_what_does_not_fit(value: Any, schema: Any, said: str) -> None:
+    assert validate(value, schema) == said
 
 
 def nested(levels: int) -> Any:

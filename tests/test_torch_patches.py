@@ -1,0 +1,113 @@
+"""Each patch of torch is still needed by the torch at hand. A failure here is good news: delete the patch it names."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+import cnnlab
+from cnnlab.torch_patches import CHECKED_WITH, CONVOLUTION, MetaMode, replace_convolution, restore_convolutions
+from cnnlab.training.convolution import fix_convolutions
+
+IMPORTS_COMPILER = {
+    "without_compiler": "torch.ones(2, device='meta') + 1",
+    "MetaMode": """
+from torch.utils._python_dispatch import TorchDispatchMode
+class Mode(TorchDispatchMode):
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        return function(*args, **(kwargs or {}))
+with Mode(): torch.ones(1) + 1
+""",
+    "build_optimizers_without_compiler": "torch.optim.SGD(torch.nn.Linear(1, 1).parameters(), 0.1).zero_grad()",
+}
+
+
+def test_torch_is_no_newer_than_the_one_that_the_patches_were_checked_with() -> None:
+    major, minor = map(int, torch.__version__.split(".")[:2])
+    assert (major, minor) <= CHECKED_WITH, "run this file and benchmarks/convolutions.py, then raise CHECKED_WITH"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="each is tried in a process that has torch and not its compiler")
+def test_torch_still_imports_its_compiler_where_nothing_is_compiled() -> None:
+    code = f"""
+import os, sys, torch
+for name, statement in {IMPORTS_COMPILER!r}.items():
+    child = os.fork()
+    if child == 0:
+        exec(statement)
+        os._exit("torch._dynamo" not in sys.modules)
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+        print(name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [], "these are no longer needed"
+
+
+def test_a_step_of_torch_is_still_wrapped() -> None:
+    """That its fused forms still copy filters, tests/training/test_training_optim.py says."""
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), 0.1)
+    assert hasattr(type(optimizer).step, "__wrapped__"), "bare_step is no longer needed"
+
+
+def test_the_names_that_are_not_public_are_there_and_no_others() -> None:
+    assert hasattr(nn.Conv2d, CONVOLUTION) and hasattr(MetaMode, "_should_skip_dynamo")
+    assert not hasattr(torch.Tensor, "shares_memory"), "shares_memory has a public name"
+
+
+def test_a_convolution_is_replaced_and_restored() -> None:
+    layer = nn.Conv2d(1, 1, 3)
+    x = torch.randn(1, 1, 4, 4)
+    expected = layer(x)
+
+    def zero(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return x.new_zeros(1)
+
+    replace_convolution(layer, zero)
+    assert layer(x) == 0
+    restore_convolutions(layer)
+    assert torch.equal(layer(x), expected)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_after_fit_the_model_of_the_user_is_no_longer_patched(tmp_path: Path, fails: bool) -> None:
+    class Strided(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 8, 3, padding=1)
+            self.strided = nn.Conv2d(8, 8, 1, stride=2)
+            self.head = nn.Linear(8, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.strided(self.conv(x)).amax((2, 3)))  # type: ignore[no-any-return]
+
+    digits = load_digits()
+    images = torch.tensor(digits.images[:100, None] / 16, dtype=torch.float32)
+    model = Strided()
+    before = {name: set(vars(layer)) for name, layer in model.named_modules()}
+    fix_convolutions(model)
+    assert CONVOLUTION in vars(model.strided)  # else this test would see nothing
+    restore_convolutions(model)
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        if fails and CONVOLUTION in vars(model.strided):
+            raise ZeroDivisionError
+        return nn.functional.cross_entropy(logits, labels)
+
+    settings = {"loss": loss, "batch_size": 20, "epochs": 2, "progress": False, "test": False}
+    try:
+        cnnlab.fit(model, TensorDataset(images, torch.tensor(digits.target[:100])), dir=tmp_path / "run", **settings)
+    except ZeroDivisionError:
+        assert fails
+    else:
+        assert not fails
+    del model._cnnlab_spec  # how a run folder names it
+    assert {name: set(vars(layer)) for name, layer in model.named_modules()} == before
+    assert all(parameter.requires_grad for parameter in model.parameters())
