@@ -20,7 +20,8 @@ import torch
 
 import stock
 from cnnlab.config import compose
-from cnnlab.data.load import Data, build_data
+from cnnlab.data.build import build_data
+from cnnlab.data.data import Data
 from cnnlab.runs.environment import describe
 from cnnlab.training.precision import keep_freed_memory
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from cnnlab.config import compose
-from cnnlab.data.load import build_data
+from cnnlab.data.build import build_data
 from cnnlab.models.cost import multiply_adds
 from cnnlab.runs.environment import describe
 from cnnlab.runs.folder import RunFolder

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from cnnlab.config import compose
-from cnnlab.data.load import build_data
+from cnnlab.data.build import build_data
 from cnnlab.runs.environment import describe
 from cnnlab.runs.folder import RunFolder
 from cnnlab.training.build import build_model

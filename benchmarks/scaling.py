@@ -36,15 +36,15 @@ FIXED = [
 ]
 MEASURED = """
 import json, resource, sys, time
-import cnnlab.data.load as load
+import cnnlab.data.pixels as opened
 began = {}
-build = load.open_stores
+build = opened.open_stores
 def timed(*arguments):
     start = time.perf_counter()
     stores = build(*arguments)
     began["decoding"] = time.perf_counter() - start
     return stores
-load.open_stores = timed
+opened.open_stores = timed
 from cnnlab.cli import main
 code = main(sys.argv[1:])
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

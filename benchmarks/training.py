@@ -23,7 +23,8 @@ import torch
 
 import stock
 from cnnlab.config import compose
-from cnnlab.data.load import Data, build_data
+from cnnlab.data.build import build_data
+from cnnlab.data.data import Data
 from cnnlab.models.resnet import ResNet
 from cnnlab.runs.environment import describe
 from cnnlab.runs.folder import RunFolder

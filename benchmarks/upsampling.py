@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import cnnlab
-from cnnlab.data.load import Data
+from cnnlab.data.data import Data
 from cnnlab.evaluation.evaluate import data_of_run
 from cnnlab.explain.hooks import evaluation_mode, record_outputs
 from cnnlab.runs.folder import open_folder

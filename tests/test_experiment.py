@@ -14,7 +14,7 @@ import torch
 
 import cnnlab
 from cnnlab.config import Config, compose
-from cnnlab.data.load import Data
+from cnnlab.data.data import Data
 from cnnlab.errors import ConfigError, RunError
 from cnnlab.evaluation.evaluate import run_test
 from cnnlab.experiment import resume_experiment, run_experiment

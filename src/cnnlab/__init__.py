@@ -13,7 +13,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from cnnlab import datasets, explain, geometry
     from cnnlab.data.audit import audit
-    from cnnlab.data.load import Data, load_data
+    from cnnlab.data.data import Data
+    from cnnlab.data.load import load_data
     from cnnlab.data.show import show_batch
     from cnnlab.deploy.export import export_run
     from cnnlab.deploy.predictor import Prediction, Predictor
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Classifier": "cnnlab.models.base",
     "CnnlabError": "cnnlab.errors",
-    "Data": "cnnlab.data.load",
+    "Data": "cnnlab.data.data",
     "FeatureInfo": "cnnlab.models.base",
     "Prediction": "cnnlab.deploy.predictor",
     "Predictor": "cnnlab.deploy.predictor",

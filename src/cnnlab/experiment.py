@@ -13,8 +13,9 @@ from typing import Any
 from torch import nn
 
 from cnnlab.config import Config, with_changes
+from cnnlab.data.build import build_data
 from cnnlab.data.catalog import has_root
-from cnnlab.data.load import Data, build_data
+from cnnlab.data.data import Data
 from cnnlab.data.notes import notes
 from cnnlab.errors import ConfigError, RunError
 from cnnlab.evaluation.evaluate import run_test

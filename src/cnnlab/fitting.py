@@ -10,7 +10,8 @@ from typing import Any
 from torch import nn
 
 from cnnlab.config import Composed, Config, from_dict, options, resolve
-from cnnlab.data.load import Data, build_data, build_own, target_config
+from cnnlab.data.build import build_data, build_own, target_config
+from cnnlab.data.data import Data
 from cnnlab.data.own import OWN_SET, OwnData, Source
 from cnnlab.data.recommend import batch_for, epochs_for, follows_from_set, is_said
 from cnnlab.device import choose_device

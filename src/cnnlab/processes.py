@@ -32,7 +32,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from cnnlab import errors, streams
 from cnnlab.config import Config, load_yaml, to_yaml, with_changes
-from cnnlab.data.load import build_data
+from cnnlab.data.build import build_data
 from cnnlab.errors import CnnlabError, Interrupted
 from cnnlab.experiment import Run, finished, resume_experiment, run_experiment
 from cnnlab.remote import is_remote

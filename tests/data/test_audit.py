@@ -13,8 +13,10 @@ import torch
 from PIL import Image
 
 from cnnlab.data.audit import Audit, audit, class_counts, exact_duplicates, near_duplicates, pool, standardised
+from cnnlab.data.data import Data
 from cnnlab.data.describe import as_text, facts
-from cnnlab.data.load import Data, load_data, pack
+from cnnlab.data.load import load_data
+from cnnlab.data.pixels import pack
 
 
 def photograph(seed: int, size: int = 48) -> Image.Image:

@@ -23,10 +23,13 @@ from torch import Tensor
 
 from cnnlab.config import AugmentConfig, compose
 from cnnlab.data.augment import Augmentation
+from cnnlab.data.build import build_data
+from cnnlab.data.data import Data
 from cnnlab.data.decode import Layout
-from cnnlab.data.load import Data, build_data, load_data, pack
+from cnnlab.data.load import load_data
 from cnnlab.data.loader import AHEAD, Loader, Streamed
 from cnnlab.data.measure import measure
+from cnnlab.data.pixels import pack
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.data.sources.base import ArraySet
 from cnnlab.data.store import ReadAhead, reader_ahead

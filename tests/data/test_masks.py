@@ -15,9 +15,10 @@ from torch import Tensor
 from cnnlab.config import AugmentConfig, DataConfig, compose
 from cnnlab.data.augment import Augmentation
 from cnnlab.data.batch import Batch
+from cnnlab.data.build import build_data
 from cnnlab.data.decode import Layout, arrange, arrange_mask
-from cnnlab.data.load import build_data, pack
 from cnnlab.data.loader import Loader, Streamed
+from cnnlab.data.pixels import pack
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.data.sources import open_pictures
 from cnnlab.data.sources.base import ArraySet

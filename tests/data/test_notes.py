@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from cnnlab.cli import main
-from cnnlab.data.load import Data, load_data
+from cnnlab.data.data import Data
+from cnnlab.data.load import load_data
 from cnnlab.data.notes import copies_apart, look_command, notes
 from cnnlab.errors import DataError
 from cnnlab.fitting import fit

@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 
 import cnnlab
 from cnnlab.config import compose
-from cnnlab.data.load import build_data
+from cnnlab.data.build import build_data
 from cnnlab.data.sources.base import ArraySet
 from cnnlab.errors import CnnlabError, DataError, RunError
 from cnnlab.evaluation.evaluate import as_other_set, numbered_as

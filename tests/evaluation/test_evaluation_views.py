@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import cnnlab
 from cnnlab.config import compose
-from cnnlab.data.load import build_data
+from cnnlab.data.build import build_data
 from cnnlab.errors import ConfigError
 from cnnlab.evaluation.evaluate import evaluate
 from cnnlab.evaluation.tables import figures_text
@@ -53,7 +53,7 @@ class Sides(nn.Module):
         return torch.stack([left, -left, torch.zeros_like(left)], 1)
 
 
-def digits() -> cnnlab.data.load.Data:  # type: ignore[name-defined]
+def digits() -> cnnlab.Data:  # type: ignore[name-defined]
     return build_data(compose(["data=digits", "data.limit=60", "augment=none"]), torch.device("cpu"))
 
 

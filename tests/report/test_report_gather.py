@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import cnnlab
-from cnnlab.data.load import Data
+from cnnlab.data.data import Data
 from cnnlab.evaluation.classification import LabelOutputs as Outputs
 from cnnlab.evaluation.evaluate import evaluate_split
 from cnnlab.evaluation.metrics import picture_losses

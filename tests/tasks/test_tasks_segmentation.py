@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from cnnlab.config import TrainerConfig
 from cnnlab.data.decode import Layout
-from cnnlab.data.load import pack
 from cnnlab.data.loader import Loader
+from cnnlab.data.pixels import pack
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.errors import ConfigError
 from cnnlab.tasks.segmentation import Segmentation, confusion, dice_of, dice_sums, iou, mean_iou

@@ -14,8 +14,8 @@ import cnnlab
 from cnnlab.config import AdaptConfig, compose
 from cnnlab.data.batch import Batch
 from cnnlab.data.decode import Layout
-from cnnlab.data.load import pack
 from cnnlab.data.loader import Loader
+from cnnlab.data.pixels import pack
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.errors import CnnlabError, ModelError
 from cnnlab.experiment import run_experiment

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnlab.config import compose
-from cnnlab.data.load import build_data
+from cnnlab.data.build import build_data
 from cnnlab.models.folding import fold_batch_norm
 from cnnlab.models.vgg import vgg11
 from cnnlab.runs.folder import RunFolder

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import cnnlab
 from cnnlab.config import compose, load_yaml
-from cnnlab.data.load import Data
+from cnnlab.data.data import Data
 from cnnlab.errors import ConfigError, NonFiniteLoss, OutOfMemory
 from cnnlab.experiment import Run
 from cnnlab.models.registry import MODELS

@@ -17,7 +17,7 @@ import torch
 import cnnlab
 from cnnlab.cli import main
 from cnnlab.config import compose
-from cnnlab.data.load import build_data
+from cnnlab.data.build import build_data
 from cnnlab.experiment import build_model, run_experiment
 from cnnlab.runs.folder import RunFolder
 from cnnlab.runs.state import load_state

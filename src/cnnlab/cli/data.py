@@ -11,7 +11,7 @@ from cnnlab.cli.printing import print_json
 from cnnlab.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cnnlab.data.load import Data
+    from cnnlab.data.data import Data
 
 SUMMARY = "print splits, class counts, sizes and statistics of a set"
 EXAMPLES = """\
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
     with DecodeBar() as bar:
         import torch
 
-        from cnnlab.data.load import build_data
+        from cnnlab.data.build import build_data
         from cnnlab.data.own import import_dataset
 
         import_dataset(settings.data.name)  # the user's own word names it, or --trust-code allows it

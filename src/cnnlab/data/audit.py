@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cnnlab.data.load import Data
+from cnnlab.data.data import Data
 from cnnlab.data.split import NAMES
 from cnnlab.errors import DataError
 

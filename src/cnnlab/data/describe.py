@@ -9,7 +9,7 @@ import numpy as np
 
 from cnnlab.data.audit import Audit, class_counts, refuse_batches
 from cnnlab.data.catalog import CATALOG, DatasetInfo
-from cnnlab.data.load import Data
+from cnnlab.data.data import Data
 from cnnlab.data.notes import cut_parts_note, notes
 from cnnlab.data.split import NAMES
 from cnnlab.errors import one_line

@@ -12,7 +12,7 @@ from cnnlab.data.catalog import has_root
 from cnnlab.data.split import NAMES
 
 if TYPE_CHECKING:
-    from cnnlab.data.load import Data
+    from cnnlab.data.data import Data
 
 
 def look_command(settings: DataConfig, *more: str) -> str:

@@ -19,7 +19,7 @@ NAME_WIDTH, NAME_LINES = 18, 4  # of a class name above an image; longer ones ar
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from cnnlab.data.load import Data
+    from cnnlab.data.data import Data
 
 
 def show_training_batch(data: Data, path: str | Path | None = None) -> Figure:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cnnlab.data.load import Data
+from cnnlab.data.data import Data
 from cnnlab.data.own import import_dataset
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.deploy import acceptance

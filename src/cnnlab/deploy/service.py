@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from cnnlab.data.build import build_data
 from cnnlab.data.decode import kept_box
-from cnnlab.data.load import build_data
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.deploy.predictor import Predictor
 from cnnlab.errors import CnnlabError, ModelError

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cnnlab.config import TestConfig
-from cnnlab.data.load import Data
+from cnnlab.data.data import Data
 from cnnlab.data.loader import Loader
 from cnnlab.errors import CnnlabError, ConfigError
 from cnnlab.evaluation.calibration import Temperature, calibration_figures, fit_temperature

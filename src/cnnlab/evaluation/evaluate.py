@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from cnnlab.config import AdaptConfig, Config, DataConfig, TestConfig, from_dict
-from cnnlab.data.load import Data, build_data
+from cnnlab.data.build import build_data
+from cnnlab.data.data import Data
 from cnnlab.data.own import import_dataset
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.data.sources.base import PictureSet

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnlab.config import TestConfig
-from cnnlab.data.load import Data
+from cnnlab.data.data import Data
 from cnnlab.evaluation.classification import accuracy_change, own_metrics
 from cnnlab.evaluation.intervals import mean_ap_interval, mean_interval_of_skewed, ratio_interval
 from cnnlab.evaluation.metrics import wilson_interval

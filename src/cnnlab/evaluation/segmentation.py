@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnlab.config import TestConfig
-from cnnlab.data.load import Data
+from cnnlab.data.data import Data
 from cnnlab.evaluation.intervals import ratio_interval
 from cnnlab.evaluation.outputs import PLAIN, Outputs, refuse_views
 from cnnlab.finite import check_answers

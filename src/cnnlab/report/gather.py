@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cnnlab.data.load import Data
+from cnnlab.data.data import Data
 from cnnlab.errors import ModelError
 from cnnlab.evaluation.hardest import first_places
 from cnnlab.evaluation.intervals import mean_interval

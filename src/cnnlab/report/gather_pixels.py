@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cnnlab.data.load import Data
+from cnnlab.data.data import Data
 from cnnlab.evaluation.segmentation import ROW, PixelOutputs
 from cnnlab.explain.overlay import class_colours, paint_classes
 from cnnlab.models.summary import Summary

@@ -6,7 +6,7 @@ import time
 
 from torch import nn
 
-from cnnlab.data.load import Data
+from cnnlab.data.data import Data
 from cnnlab.evaluation.outputs import Outputs
 from cnnlab.models.first_layer import first_layer_weights
 from cnnlab.report.content import Report

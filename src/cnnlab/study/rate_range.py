@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from cnnlab.config import Config
-from cnnlab.data.load import build_data
+from cnnlab.data.build import build_data
 from cnnlab.data.recommend import compose_for_set
 from cnnlab.device import choose_device
 from cnnlab.errors import ConfigError, NonFiniteLoss

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnlab.config import Config, TrainerConfig
-from cnnlab.data.load import Data
+from cnnlab.data.data import Data
 from cnnlab.errors import ConfigError
 from cnnlab.tasks.base import Loss, Metric, Processes, given_weights, mean_loss
 from cnnlab.tasks.losses import LossFunction, find_loss, losses_of, refuse_mean

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnlab.config import Config, TrainerConfig
-from cnnlab.data.load import Data
+from cnnlab.data.data import Data
 from cnnlab.errors import ConfigError
 from cnnlab.tasks.base import Loss, Metric, Processes, given_weights, mean_loss
 from cnnlab.tasks.decision import THRESHOLD

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cnnlab.config import Config
-from cnnlab.data.load import Data
+from cnnlab.data.data import Data
 from cnnlab.imports import Registry
 from cnnlab.tasks.base import Task
 from cnnlab.tasks.classification import Classification

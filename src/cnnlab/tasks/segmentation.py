@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cnnlab.config import Config, TrainerConfig
-from cnnlab.data.load import Data
+from cnnlab.data.data import Data
 from cnnlab.errors import ConfigError
 from cnnlab.tasks.base import Loss, Metric, Processes, given_weights
 from cnnlab.tasks.losses import LossFunction

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cnnlab.config import AdaptConfig
 from cnnlab.data.batch import Batch
-from cnnlab.data.load import Data
+from cnnlab.data.data import Data
 from cnnlab.data.loader import Loader
 from cnnlab.errors import ConfigError
 from cnnlab.models.base import Classifier

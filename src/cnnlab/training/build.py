@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnlab.config import Config
-from cnnlab.data.load import Data
+from cnnlab.data.data import Data
 from cnnlab.data.own import import_dataset
 from cnnlab.errors import CnnlabError, ConfigError
 from cnnlab.imports import names_code

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from cnnlab.data.load import Data
+from cnnlab.data.data import Data
 from cnnlab.data.own import OWN_SET
 from cnnlab.models.base import count_parameters
 from cnnlab.models.registry import OWN_MODULE, default_arguments, model_spec

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from cnnlab.config import Config, options, read_yaml, resource
 from cnnlab.data.batches import BatchLoader
-from cnnlab.data.load import Data
+from cnnlab.data.data import Data
 from cnnlab.data.notes import look_command
 from cnnlab.data.own import OWN_SET
 

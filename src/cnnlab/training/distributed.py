@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from cnnlab.config import TrainerConfig
 from cnnlab.data.batches import BatchLoader
-from cnnlab.data.load import Data
+from cnnlab.data.data import Data
 from cnnlab.device import choose_device
 from cnnlab.errors import ConfigError, DeviceError
 from cnnlab.training.exchange import LARGEST, Exchange

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cnnlab.config import Config
 from cnnlab.data.batch import Batch
-from cnnlab.data.load import Data
+from cnnlab.data.data import Data
 from cnnlab.data.own import OWN_SET
 from cnnlab.errors import ConfigError, Interrupted, ModelError, NonFiniteLoss, OutOfMemory, RunError
 from cnnlab.finite import infinite_buffers, non_finite
