@@ -107,7 +107,7 @@ def train_steps(trainer: Trainer, steps: int) -> float:
             if not left:
                 break
         else:
-            trainer.epoch, trainer.batch = trainer.epoch + 1, 0
+            trainer.state.epoch, trainer.state.batch = trainer.state.epoch + 1, 0
     return steps * trainer.data.train.batch_size / (time.perf_counter() - began)
 
 

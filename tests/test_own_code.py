@@ -480,21 +480,20 @@ def test_another_set_by_name_is_tested_whole_and_only_with_images_of_the_same_ki
 def test_each_process_takes_its_share_of_a_batch_of_ones_own() -> None:
     def labels(rank: int, processes: int) -> list[list[int]]:
         batches = BatchLoader(Squares(47, to_tensor), 9, shuffle=True, num_classes=CLASSES)
-        batches.share = (rank, processes)
-        return [batch.targets.tolist() for batch in batches.epoch(1)]
+        return [batch.targets.tolist() for batch in batches.epoch(1, shard=(rank, processes))]
 
     halves = [a + b for a, b in zip(labels(0, 2), labels(1, 2), strict=True)]
     assert halves == labels(0, 1)
     data = cnnlab.load_data(Squares(60, to_tensor), batch_size=10)
-    data.evaluation_loader("val").share = (1, 2)
-    assert sum(len(batch.targets) for batch in data.evaluation_loader("val").epoch()) == data.val.count
+    shards = [data.evaluation_loader("val").epoch(shard=(rank, 2)) for rank in range(2)]
+    assert sum(len(batch.targets) for shard in shards for batch in shard) == data.val.count
 
 
 def test_several_processes_refuse_a_dataloader() -> None:
     data = cnnlab.load_data(loader(30, shuffle=True))
     with pytest.raises(ConfigError, match="DataLoader cannot be shared by 2 processes"):
-        Group(size=2).take_share(data)
-    Group().take_share(data)
+        Group(size=2).check_shards(data)
+    Group().check_shards(data)
 
 
 def test_a_rare_class_of_a_dataset_of_tensors_is_counted() -> None:

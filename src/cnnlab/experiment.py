@@ -42,7 +42,7 @@ from cnnlab.training.build import build_model, ends_in_softmax, import_code, ini
 from cnnlab.training.describe import describe_run
 from cnnlab.training.distributed import ALONE, Group, device_of, joined, threads_of
 from cnnlab.training.precision import prepare_process, threads_for
-from cnnlab.training.trainer import Trainer, borrowed, train
+from cnnlab.training.trainer import Trainer, borrowed, never, train
 
 Progress = Callable[[int, int], None]
 
@@ -83,6 +83,7 @@ class Session:
         own_loss: a loss that Python gave, where no name in the config finds it.
         test: False ends after the training; a resume would test.
         by_fit: `cnnlab.fit` began it, so that hints name the arguments of Python.
+        should_stop: see `run_experiment`.
     """
 
     config: Config
@@ -92,6 +93,7 @@ class Session:
     own_loss: LossFunction | None = None
     test: bool = True
     by_fit: bool = False
+    should_stop: Callable[[], bool] = never
 
     def begin(self, data: Data, model: nn.Module, command: Sequence[str] = ()) -> Run:
         """A new run, from its first step to its report."""
@@ -132,7 +134,7 @@ class Session:
         """Train to the end, test once, report. Of several processes the first does what comes after the training."""
         with self.told(listeners) as trackers:
             self.tell(trainer, trackers)
-            history = train(trainer, trackers, self.facts(trainer), resumed, self.by_fit)
+            history = train(trainer, trackers, self.facts(trainer), resumed, self.by_fit, self.should_stop)
             self.group.leave()
             if not (self.group.first and self.test):
                 return Run(self.folder.path, history, None)
@@ -222,6 +224,7 @@ def run_experiment(
     command: Sequence[str] = (),
     resume: bool = False,
     test: bool = True,
+    should_stop: Callable[[], bool] = never,
 ) -> Run:
     """`cnnlab train`: everything from one config. Nothing is written before the config, data and model are sound.
 
@@ -231,17 +234,19 @@ def run_experiment(
     Args:
         resume: go on where run.dir holds a run of this config, so that the same command may be given again.
         test: False ends after the training, and a resume would test.
+        should_stop: asked after each step; where it says yes, the state is saved and `Interrupted` raised.
     """
     config = with_whole_addresses(config)
     with joined(config.trainer.device) as group:
         if resume and group.from_first(lambda: has_begun(config)):
             begun = open_folder(str(config.run.dir), whole=True)
-            session = Session(config, begun, group, trackers, test=test)
+            session = Session(config, begun, group, trackers, test=test, should_stop=should_stop)
             return _resume(session, progress, True, data_root=config.data.root)[0]
         config = group.from_first(lambda: for_group(config, group))
         folder = new_folder(config)
         if group.restarted and group.from_first(folder.config.exists):
-            return _resume(Session(config, folder, group, trackers, test=test), progress, True)[0]
+            session = Session(config, folder, group, trackers, test=test, should_stop=should_stop)
+            return _resume(session, progress, True)[0]
         if group.first:
             folder.refuse_if_taken()
         prepare_process(config.trainer, threads_of(config.trainer, group))
@@ -252,7 +257,7 @@ def run_experiment(
         drawn = config.init.source is None and config.model["name"] != "pretrained" and not config.init.whiten
         if group.first and drawn and config.init.freeze not in ("none", 0):
             Trackers(trackers).log(Noted("what init.freeze keeps are random weights: there is no init.from.", True))
-        return Session(config, folder, group, trackers, test=test).begin(data, model, command)
+        return Session(config, folder, group, trackers, test=test, should_stop=should_stop).begin(data, model, command)
 
 
 def _silent(done: int, total: int) -> None:
@@ -308,13 +313,14 @@ def resume_experiment(
     overrides: Sequence[str] = (),
     data_root: str | None = None,
     fetch: bool = False,
+    should_stop: Callable[[], bool] = never,
 ) -> tuple[Run, bool]:
     """`cnnlab resume`: go on as if the run had never stopped, or with another learning rate.
 
     Args:
         overrides: such as ["optimizer.lr=0.01"], from here on; config.yaml then says so (see `config.RESUMABLE`).
         trust_code: import the module of a model of the user's own that the run folder names.
-        test: see `run_experiment`.
+        test, should_stop: see `run_experiment`.
         data_root: where the same pictures are now; the run keeps it. None: where they were.
         fetch: the run came from a bucket, so that its set may have to be downloaded to this machine. In a run folder of
             this machine the pictures must be there.
@@ -333,7 +339,7 @@ def resume_experiment(
     if not fetch and (data_root is not None or not folder.report.exists()):
         check_root(dataclasses.replace(config.data, root=data_root or config.data.root), folder.path)
     with joined(config.trainer.device) as group:
-        session = Session(config, folder, group, trackers, test=test)
+        session = Session(config, folder, group, trackers, test=test, should_stop=should_stop)
         return _resume(session, progress, trust_code, overrides, data_root, fetch)
 
 

@@ -69,7 +69,7 @@ def train_together(config: Config, progress: Progress, command: Sequence[str], r
     device = device_of(config.trainer.device, group)
     import_code(config)  # the user's own word names it, and the model
     data = build_data(config, device, progress, processes=config.trainer.devices)
-    group.take_share(data)
+    group.check_shards(data)
     build_model(config, data, trust_code=True)
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(folder.path)))
     _launch(folder, config.trainer.devices, {"command": list(command)}, config)

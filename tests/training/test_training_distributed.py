@@ -173,11 +173,8 @@ def test_each_picture_of_a_batch_is_taken_once(count: int, size: int) -> None:
 
 def test_the_loader_gives_a_share_and_counts_the_whole() -> None:
     whole = cnnlab.load_data("digits", augment="standard", batch_size=25, limit=90).train
-    shared = [cnnlab.load_data("digits", augment="standard", batch_size=25, limit=90).train for _ in range(2)]
-    for rank, loader in enumerate(shared):
-        loader.share = (rank, 2)
-        assert len(loader) == len(whole) and loader.count == whole.count
-    for all_, *parts in zip(whole.epoch(3), *(loader.epoch(3) for loader in shared), strict=True):
+    shards = [whole.epoch(3, shard=(rank, 2)) for rank in range(2)]
+    for all_, *parts in zip(whole.epoch(3), *shards, strict=True):
         assert [len(part.targets) for part in parts] == [12, 13]
         assert torch.equal(torch.cat([part.members for part in parts]), all_.members)
         assert torch.allclose(torch.cat([part.images for part in parts]), all_.images, atol=1e-6)

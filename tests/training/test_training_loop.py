@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 import cnnlab
 from cnnlab.config import compose, load_yaml
+from cnnlab.data.batch import Batch
 from cnnlab.data.data import Data
 from cnnlab.errors import ConfigError, NonFiniteLoss, OutOfMemory
 from cnnlab.experiment import Run
@@ -357,12 +359,20 @@ def test_a_setting_that_comes_after_the_data_is_taken_or_refused_but_not_dropped
 
 def test_balanced_sampling_that_comes_after_the_data_is_done_or_refused(tmp_path: Path) -> None:
     """Written into config.yaml but not done, a resume would go on with other batches than the run began with."""
-    data = digits()
+    data, weights = digits(), []
+    epoch_of = data.train.epoch
+
+    def watched(*numbers: int, **how: Any) -> Iterator[Batch]:
+        weights.append(how.get("weights"))
+        return epoch_of(*numbers, **how)
+
+    data.train.epoch = watched  # type: ignore[method-assign]
     try:
         run = fit(tmp_path / "run", model(), data, "trainer.balanced_sampling=true")
     except cnnlab.CnnlabError:
         return
-    assert load_yaml(run.dir / "config.yaml").trainer.balanced_sampling == (data.train.weights is not None)
+    assert load_yaml(run.dir / "config.yaml").trainer.balanced_sampling == all(one is not None for one in weights)
+    assert weights
 
 
 class Listener:
@@ -402,11 +412,11 @@ def test_a_loss_that_is_no_number_stops_with_the_step_and_leaves_a_state(tmp_pat
 @pytest.mark.parametrize(
     ("fits", "accumulate", "said"),
     [
-        (20, 1, "on 32 pictures at once; 16 do: start again with trainer.batch_size=16 trainer.accumulate=2."),
-        (19, 1, "on 32 pictures at once; 8 do: start again with trainer.batch_size=8 trainer.accumulate=4."),
-        (20, 2, "on 32 pictures at once; 16 do: start again with trainer.batch_size=16 trainer.accumulate=4."),
-        (2, 1, "on 32 pictures at once; 2 do: start again with trainer.batch_size=2 trainer.accumulate=16."),
-        (0, 1, "on 32 pictures at once; halve trainer.batch_size, or take a smaller model or smaller pictures."),
+        (20, 1, "on 32 images at once; 16 do: start again with trainer.batch_size=16 trainer.accumulate=2."),
+        (19, 1, "on 32 images at once; 8 do: start again with trainer.batch_size=8 trainer.accumulate=4."),
+        (20, 2, "on 32 images at once; 16 do: start again with trainer.batch_size=16 trainer.accumulate=4."),
+        (2, 1, "on 32 images at once; 2 do: start again with trainer.batch_size=2 trainer.accumulate=16."),
+        (0, 1, "on 32 images at once; halve trainer.batch_size, or take a smaller model or smaller images."),
     ],
 )
 def test_a_batch_that_takes_too_much_memory_is_one_line_with_one_that_does_not(

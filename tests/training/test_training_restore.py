@@ -119,7 +119,7 @@ def test_a_state_that_training_cannot_have_come_to_is_refused_before_anything_ch
     CHANGES[name](state)
     with pytest.raises(cnnlab.errors.RunError, match=r"does not fit this run: .*; restore it from a copy"):
         again.restore(state)
-    assert (again.epoch, again.step, again.batch, again.history) == (0, 0, 0, [])
+    assert (again.state.epoch, again.state.step, again.state.batch, again.state.history) == (0, 0, 0, [])
     assert all(torch.equal(value, before[key]) for key, value in again.model.state_dict().items())
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSample
 
 from cnnlab.data.batch import Batch
 from cnnlab.data.decode import upright
-from cnnlab.data.loader import Loader
+from cnnlab.data.loader import WHOLE, Loader
 from cnnlab.data.own import Label, read_item
 from cnnlab.data.plan import plan_epoch, share_of
 from cnnlab.errors import CnnlabError, DataError
@@ -56,9 +56,6 @@ class BatchLoader(Loader):
         else:
             self.count = len(source)  # type: ignore[arg-type]
             self.batch_size = max(1, min(batch_size, self.count)) if shuffle else batch_size
-        self.weights: np.ndarray | None = None
-        self.share = (0, 1)
-        self.epochs = 1
         self.next_epoch = 0
 
     def __len__(self) -> int:
@@ -68,14 +65,22 @@ class BatchLoader(Loader):
         whole, rest = divmod(self.count, self.batch_size)
         return whole if self.shuffle else whole + (rest > 0)
 
-    def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from number `start` on.
+    def epoch(
+        self,
+        epoch: int = 0,
+        start: int = 0,
+        *,
+        shard: tuple[int, int] = WHOLE,
+        weights: np.ndarray | None = None,
+        progress: float | None = None,
+    ) -> Iterator[Batch]:
+        """The batches of an epoch from number `start` on, see `Loader.epoch`; nothing is weighed, and nothing grows.
 
         Raises:
             DataError: the user's code fails, or gives no (images, labels) that can be trained on.
         """
         first, number = 0, start
-        for images, labels in self._batches(epoch, start):
+        for images, labels in self._batches(epoch, start, shard):
             number += 1
             images, labels = self.check(images, labels)
             members = torch.arange(first, first + len(labels))
@@ -129,7 +134,7 @@ class BatchLoader(Loader):
             first += len(batch.targets)
         return [found[place] for place in places]
 
-    def _batches(self, epoch: int, start: int) -> Iterator[tuple[Any, Any]]:
+    def _batches(self, epoch: int, start: int, shard: tuple[int, int]) -> Iterator[tuple[Any, Any]]:
         if isinstance(self.source, DataLoader):
             batches = iter(self.source) if self.shuffle else self._same_each_time(self.source)
             yield from _in_one_line(itertools.islice(batches, start, None), "a batch of the DataLoader")
@@ -139,7 +144,7 @@ class BatchLoader(Loader):
             order = plan_epoch(self.count, None, self.seed, epoch).order
         size = self.batch_size
         whole = [slice(i * size, min((i + 1) * size, self.count)) for i in range(start, len(self))]
-        shares = [share_of(part, *self.share) for part in whole]
+        shares = [share_of(part, *shard) for part in whole]
         slices = [order[part].tolist() for part in shares if part.stop > part.start]
         items = Transformed(self.source, self.transform)
         workers = min(self.workers, len(slices))

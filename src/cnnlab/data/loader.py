@@ -21,6 +21,7 @@ from cnnlab.data.store import ReadAhead, Watched, unreadable_now
 from cnnlab.errors import DataError
 from cnnlab.representation import as_html, as_text
 
+WHOLE = (0, 1)  # the shard of a process that is alone
 AHEAD = 4  # batches that are asked for before they are needed
 
 
@@ -77,10 +78,6 @@ class Loader:
     Attributes:
         ahead: asks for pictures that are needed soon, where they lie on disk.
         whole: looks before each batch whether the file that the pixels lie in is still as long as it was.
-        share: (rank, processes): the part of each batch that is given here, where several processes train together;
-            `len` and `count` are of the whole.
-        epochs: of the whole training; pictures that grow (augment.start_size) need to know it.
-        weights: (n,) sampling chances, see `plan_epoch`; None visits each picture once an epoch.
     """
 
     def __init__(
@@ -108,9 +105,6 @@ class Loader:
         self.seed = seed
         self.ahead: ReadAhead | None = None
         self.whole: Watched | None = getattr(pixels, "watched", None)
-        self.weights: np.ndarray | None = None
-        self.share = (0, 1)
-        self.epochs = 1
         self.next_epoch = 0
 
     def __repr__(self) -> str:
@@ -143,18 +137,35 @@ class Loader:
         for batch in self.epoch(epoch):
             yield batch.images, batch.targets
 
-    def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from number `start` on; the same (seed, epoch) always gives the same ones."""
+    def epoch(
+        self,
+        epoch: int = 0,
+        start: int = 0,
+        *,
+        shard: tuple[int, int] = WHOLE,
+        weights: np.ndarray | None = None,
+        progress: float | None = None,
+    ) -> Iterator[Batch]:
+        """The batches of an epoch from number `start` on; the same seed and arguments always give the same ones.
+
+        Args:
+            shard: (rank, processes), which part of each batch, where several processes train together; `len` and
+                `count` are of the whole.
+            weights: (n,) sampling weights, see `plan_epoch`; None visits each image once.
+            progress: share of the training that is done, by which images grow (augment.start_size); None: `epoch`, as
+                if the training had one.
+        """
         if self.shuffle:
-            plan = plan_epoch(self.count, self.augmentation, self.seed, epoch, self.weights)
+            plan = plan_epoch(self.count, self.augmentation, self.seed, epoch, weights)
         else:
             plan = EpochPlan(torch.arange(self.count), {})
         if isinstance(self.pixels, Tensor):
             plan = plan.to(self.pixels.device)
-        augmentation = self.augmentation.at(epoch / self.epochs) if self.augmentation and self.shuffle else None
+        progress = epoch if progress is None else progress
+        augmentation = self.augmentation.at(progress) if self.augmentation and self.shuffle else None
         size = self.batch_size
         whole = [slice(i * size, min((i + 1) * size, self.count)) for i in range(start, len(self))]
-        slices = [part for part in (share_of(batch, *self.share) for batch in whole) if part.stop > part.start]
+        slices = [part for part in (share_of(batch, *shard) for batch in whole) if part.stop > part.start]
         for block in self._blocks(plan, slices):
             draws = plan.drawn(block.places, block.pixels.device)
             batch = self._render(block.pixels, block.rows, plan.order[block.places], draws, augmentation)

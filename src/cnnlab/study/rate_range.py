@@ -95,7 +95,7 @@ class RangeTrainer(Trainer):
     rates: Sequence[float] = ()
 
     def rate_factor(self) -> float:
-        return self.rates[self.step] / float(self.optimizer.defaults["lr"])
+        return self.rates[self.state.step] / float(self.optimizer.defaults["lr"])
 
 
 def measure(
@@ -135,13 +135,13 @@ def _nobody(done: int, total: int) -> None:
 def _losses(trainer: RangeTrainer) -> Iterator[float]:
     """The loss of each step, epoch after epoch."""
     while True:
-        total, count = trainer.sums.loss.item(), trainer.sums.count
+        total, count = trainer.state.sums.loss.item(), trainer.state.sums.count
         for _ in trainer.train_epoch():
-            now, seen = trainer.sums.loss.item(), trainer.sums.count
+            now, seen = trainer.state.sums.loss.item(), trainer.state.sums.count
             yield (now - total) / (seen - count)
             total, count = now, seen
-        trainer.epoch += 1
-        trainer.batch = 0
+        trainer.state.epoch += 1
+        trainer.state.batch = 0
 
 
 def has_diverged(losses: Sequence[float]) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import gc
 import os
-import signal
 import sys
 import threading
 import traceback
@@ -81,10 +80,10 @@ class Channel(Protocol):
 
 
 class Reporter:
-    """A tracker that sends progress to the parent; `stopped` says whether the parent has asked the run to end."""
+    """A tracker that sends progress to the parent."""
 
-    def __init__(self, channel: Channel, stopped: Callable[[], bool] = lambda: False) -> None:
-        self.channel, self.stopped, self.started = channel, stopped, Started("", {}, {}, 1, 0, 1)
+    def __init__(self, channel: Channel) -> None:
+        self.channel, self.started = channel, Started("", {}, {}, 1, 0, 1)
         self.accuracy: float | None = None
 
     def log(self, event: Event) -> None:
@@ -98,8 +97,6 @@ class Reporter:
             row = event.row
             self.accuracy = row["train_accuracy"] if row["val_accuracy"] is None else row["val_accuracy"]
             self.channel.send(RunProgress(row["epoch"], self.started.epochs, 0.0, self.accuracy, row))
-        if isinstance(event, Stepped | EpochEnded) and self.stopped():
-            signal.raise_signal(signal.SIGTERM)  # the training loop handles it now, but not before or after training
 
     def decoded(self, done: int, total: int) -> None:
         self.channel.send(DecodeProgress(done, total))
@@ -126,7 +123,7 @@ def worker_main(pipe: connection.Connection, log: Path, device: str | None = Non
             return
         if isinstance(request, StopRequest):  # it came after the end of its run
             continue
-        pipe.send(execute_request(request, Reporter(pipe, lambda: _stop_requested(pipe)), device))
+        pipe.send(execute_request(request, Reporter(pipe), device, lambda: _stop_requested(pipe)))
         gc.collect()
 
 
@@ -138,12 +135,21 @@ def _stop_requested(pipe: connection.Connection) -> bool:
         return False
 
 
-def execute_request(request: RunRequest, reporter: Reporter, device: str | None = None) -> RunResult:
-    """Train and test a run, or resume it; never raises."""
+def execute_request(
+    request: RunRequest,
+    reporter: Reporter,
+    device: str | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> RunResult:
+    """Train and test a run, or resume it; never raises.
+
+    Args:
+        should_stop: whether the parent has asked the run to end.
+    """
     name = request.folder.name if request.folder else "check"
     print(f"--- {name}", flush=True)
     try:
-        untested = _train(request, reporter, device)
+        untested = _train(request, reporter, device, should_stop)
     except Interrupted as stop:
         return RunResult("interrupted", str(stop))
     except NonFiniteLoss as error:
@@ -159,7 +165,7 @@ def execute_request(request: RunRequest, reporter: Reporter, device: str | None 
     return RunResult("done", untested=untested)
 
 
-def _train(request: RunRequest, reporter: Reporter, device: str | None) -> bool:
+def _train(request: RunRequest, reporter: Reporter, device: str | None, should_stop: Callable[[], bool]) -> bool:
     """Whether this was only a check, of a run that will have no test images."""
     import torch
 
@@ -179,9 +185,13 @@ def _train(request: RunRequest, reporter: Reporter, device: str | None) -> bool:
         return not tests and not request.test_on
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(request.folder)))
     if (request.folder / "config.yaml").exists():
-        resume_experiment(request.folder, [reporter], trust_code=runs_own_code(config), test=not request.trial)
+        trust_code = runs_own_code(config)
+        resume_experiment(
+            request.folder, [reporter], trust_code=trust_code, test=not request.trial, should_stop=should_stop
+        )
     else:
-        run_experiment(config, [reporter], command=["cnnlab", "study"], test=not request.trial)
+        words = ["cnnlab", "study"]
+        run_experiment(config, [reporter], command=words, test=not request.trial, should_stop=should_stop)
     if request.test_on and not request.trial:
         test_elsewhere(request.folder, request.test_on, runs_own_code(config))
     return False

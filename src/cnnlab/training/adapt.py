@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cnnlab.config import AdaptConfig
 from cnnlab.data.batch import Batch
 from cnnlab.data.data import Data
-from cnnlab.data.loader import Loader
+from cnnlab.data.loader import WHOLE, Loader
 from cnnlab.errors import ConfigError
 from cnnlab.models.base import Classifier
 
@@ -129,9 +129,9 @@ def check_target(data: Data) -> None:
         )
 
 
-def endless(loader: Loader, start: int) -> Iterator[Batch]:
-    """Epoch after epoch, from batch number `start` on, counted from the first epoch's first."""
+def endless(loader: Loader, start: int, shard: tuple[int, int] = WHOLE) -> Iterator[Batch]:
+    """Epoch after epoch, from batch number `start` on, counted from the first epoch's first; see `Loader.epoch`."""
     epoch, batch = divmod(start, len(loader))
     while True:
-        yield from loader.epoch(epoch, start=batch)
+        yield from loader.epoch(epoch, batch, shard=shard)
         epoch, batch = epoch + 1, 0

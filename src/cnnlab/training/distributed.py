@@ -111,13 +111,14 @@ class Group:
 
     # ---- training
 
-    def take_share(self, data: Data) -> None:
-        """Let the training loaders give this process's part of each batch.
+    @property
+    def shard(self) -> tuple[int, int]:
+        """Which part of each batch is this process's, see `Loader.epoch`."""
+        return self.rank, self.size
 
-        Raises:
-            ConfigError: a batch has fewer images than there are processes, or batches come from a DataLoader, which
-                gives each process whole ones.
-        """
+    def check_shards(self, data: Data) -> None:
+        """Raise ConfigError where a batch has fewer images than there are processes, or where batches come from a
+        DataLoader, which gives each process whole ones."""
         if self.size > 1 and isinstance(data.train, BatchLoader) and isinstance(data.train.source, DataLoader):
             raise ConfigError(
                 f"the batches of a DataLoader cannot be shared by {self.size} processes; give a Dataset, or set"
@@ -129,7 +130,6 @@ class Group:
                     f"a batch of {loader.batch_size} cannot be shared by {self.size} processes; raise"
                     " trainer.batch_size, or lower trainer.devices."
                 )
-            loader.share = (self.rank, self.size)
 
     def wrap(self, learner: nn.Module, all_learn: bool) -> nn.Module:
         """The module whose backward pass sums the gradients of all processes; itself where there is one.

@@ -8,16 +8,16 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from cnnlab.data.loader import Loader
+from cnnlab.data.loader import WHOLE, Loader
 from cnnlab.models.folding import fold_batch_norm
 from cnnlab.tasks import Accumulator
 
 Metrics = TypeVar("Metrics", bound=Accumulator)
 
 
-def measure(model: nn.Module, loader: Loader, metrics: Metrics) -> Metrics:
-    """Take the answers to every image of a split into `metrics`, which is returned."""
-    for logits, targets in forward_each(model, loader):
+def measure(model: nn.Module, loader: Loader, metrics: Metrics, shard: tuple[int, int] = WHOLE) -> Metrics:
+    """Take the answers to every image of a split, or of a process's shard of it, into `metrics`, which is returned."""
+    for logits, targets in forward_each(model, loader, shard):
         metrics.update(logits, targets)
     return metrics
 
@@ -28,7 +28,7 @@ def forward_all(model: nn.Module, loader: Loader) -> tuple[Tensor, Tensor]:
     return torch.cat([logits for logits, _ in pairs]), torch.cat([targets for _, targets in pairs])
 
 
-def forward_each(model: nn.Module, loader: Loader) -> Iterator[tuple[Tensor, Tensor]]:
+def forward_each(model: nn.Module, loader: Loader, shard: tuple[int, int] = WHOLE) -> Iterator[tuple[Tensor, Tensor]]:
     """Float32 logits and targets of each batch, in order.
 
     The metrics of a run are float32 whatever it was trained in: they are then the same for predict and for an export.
@@ -37,7 +37,7 @@ def forward_each(model: nn.Module, loader: Loader) -> Iterator[tuple[Tensor, Ten
     model.eval()
     quick: nn.Module | None = None
     try:
-        for batch in loader.epoch():
+        for batch in loader.epoch(shard=shard):
             with torch.inference_mode():
                 quick = quick or fold_batch_norm(model, batch.images[:2])
                 logits = quick(batch.images).float()

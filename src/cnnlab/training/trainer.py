@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
@@ -42,18 +41,28 @@ from cnnlab.training.precision import Precision, choose_compile, choose_precisio
 from cnnlab.training.reproduce import seed_step
 from cnnlab.training.restore import first_states, restore_optimizer, wrong_counters, wrong_history, wrong_optimizer
 from cnnlab.training.schedule import rate_factor
+from cnnlab.training.state import Sums, TrainingState
 
 STATE_VERSION = 1
 STEP_EVENTS_A_SECOND = 5
 STEPS_A_NORM = 8  # the norm of the gradient is taken once in so many steps: of a tiny model it costs 5 % of one
 FINITE = ("model", "average", "optimizer", "adversary", "sums", "norms")  # parts of the state
-COUNTERS = ("epoch", "step", "batch", "stale", "rate")
 BY_CONTENT = ("optimizer", "history", "best")  # parts of a state whose form depends on how far the training is
 OLDER = {"norms": [0.0, 0.0], "threads": 1, "processes": 1}  # for states that had no such part yet
 
 
+def never() -> bool:
+    """A `should_stop` that lets the training go on."""
+    return False
+
+
 def train(
-    trainer: Trainer, trackers: Trackers, facts: dict[str, str], resumed: bool, by_fit: bool = False
+    trainer: Trainer,
+    trackers: Trackers,
+    facts: dict[str, str],
+    resumed: bool,
+    by_fit: bool = False,
+    should_stop: Callable[[], bool] = never,
 ) -> list[dict[str, Any]]:
     """Train to the last epoch, from the state in the run folder if `resumed`.
 
@@ -61,12 +70,13 @@ def train(
 
     Args:
         by_fit: the run is one of `cnnlab.fit`, and hints name its arguments.
+        should_stop: asked after each step.
 
     Returns:
         The history, one row per epoch, as in metrics.jsonl.
 
     Raises:
-        Interrupted: Ctrl-C or SIGTERM; the state is saved.
+        Interrupted: Ctrl-C, SIGTERM or `should_stop`; the state is saved.
         NonFiniteLoss: the loss, a weight or what the optimizer keeps is no number any more; the state in the folder
             stays the last one that was finite.
     """
@@ -87,21 +97,21 @@ def train(
                 if event is not None:
                     trackers.log(event)
                 due = trainer.seconds_since_save > 60 * trainer.settings.checkpoint_minutes
-                stop, due = group.any_of_each(guard.requested, due)
+                stop, due = group.any_of_each(guard.requested or should_stop(), due)
                 if stop or due:
                     trainer.save()
                 if stop:
                     raise _stopped(trainer)
             trackers.log(trainer.end_epoch())
-            if hint := early_hint(trainer.history, setup):
+            if hint := early_hint(trainer.state.history, setup):
                 trackers.log(Noted(f"{hint} The run goes on; Ctrl-C stops it, and nothing is lost.", True))
-        if group.any(guard.requested):  # while the last epoch was validated: the test can wait
+        if group.any(guard.requested or should_stop()):  # while the last epoch was validated: the test can wait
             raise _stopped(trainer)
     for parameter in trainer.thawed:
         parameter.requires_grad_()  # the report asks for gradients
-    for hint in diagnose(trainer.history, setup):
+    for hint in diagnose(trainer.state.history, setup):
         trackers.log(Noted(str(hint), True))
-    return trainer.history
+    return trainer.state.history
 
 
 def _ran_out_of_memory(error: Exception) -> bool:
@@ -120,18 +130,6 @@ def _stopped(trainer: Trainer) -> Interrupted:
             " object no command can open again, so that this run cannot be resumed."
         )
     return Interrupted(f"stopped; everything is saved. Go on with `{resume_command(path, config)}`.")
-
-
-@dataclass
-class Sums:
-    """Running sums over the steps of the epoch so far; `norm` and `norms` over those whose gradient was measured."""
-
-    loss: Tensor
-    correct: Tensor
-    norm: Tensor
-    norms: Tensor
-    count: int = 0
-    seconds: float = 0.0
 
 
 def balancing_weights(data: Data) -> np.ndarray[Any, Any]:
@@ -154,7 +152,7 @@ def borrowed(model: nn.Module) -> Iterator[None]:
 
 
 class Trainer:
-    """One run in progress. `epoch`, `step` and `batch` count what is done.
+    """One run in progress; `state` says how far it is.
 
     Of several processes (`group`) each has a trainer, and all have the same metrics and weights; the first one writes.
     """
@@ -170,7 +168,6 @@ class Trainer:
     ) -> None:
         self.config, self.settings, self.folder, self.data = config, config.trainer, folder, data
         self.group = group
-        self.epoch = self.step = self.batch = self.stale = 0
         self.device = data.train.device
         self.model = model.to(self.device)
         if self.settings.channels_last:
@@ -178,8 +175,7 @@ class Trainer:
         if self.device.type == "cpu":
             fix_convolutions(self.model)
         self.precision = Precision(choose_precision(self.settings.precision, self.device, model), self.device)
-        data.train.weights = balancing_weights(data) if self.settings.balanced_sampling else None
-        data.train.epochs = self.settings.epochs
+        self.weights = balancing_weights(data) if self.settings.balanced_sampling else None
         if self.settings.early_stopping is not None and not data.val.count:
             raise ConfigError(
                 "trainer.early_stopping watches the validation split, and it is empty; raise data.val_fraction."
@@ -192,7 +188,7 @@ class Trainer:
         later = [p for stage in self.frozen for p in stage.parameters()]
         self.optimizer = create_optimizer(config.optimizer, self.model, self.device, later)
         check_target(data)
-        group.take_share(data)
+        group.check_shards(data)
         self.adversary = new_adversary(config.adapt, model, (data.in_channels, *data.image_size))
         self.learner: nn.Module = self.model
         if self.adversary is not None:
@@ -213,11 +209,8 @@ class Trainer:
         ours = type(model).__module__.startswith("cnnlab.")  # a class of the user's may leave layers unused
         all_learn = ours and config.init.unfreeze_epoch is None
         self.forward: Any = torch.compile(self.learner) if self.compiled else group.wrap(self.learner, all_learn)
-        self.history: list[dict[str, Any]] = []
-        self.best: dict[str, Any] = {}
-        self.sums = self._fresh_sums()
+        self.state = TrainingState(Sums.zero(self.device))
         self.gradients: dict[str, Gradient] = {}
-        self.rate = 0.0
         self.note: Noted | None = None
         self.last_save = time.monotonic()
 
@@ -225,20 +218,20 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        return self._finished_after(self.epoch)
+        return self._finished_after(self.state.epoch)
 
     def train_epoch(self) -> Iterator[Stepped | Noted | None]:
         """Train the rest of the current epoch; yield after each step, with an event a few times a second."""
         self._set_modes()
         began = last_event = time.monotonic()
         last_batch = self.steps_per_epoch * self.accumulate
-        batches = self.data.train.epoch(self.epoch, start=self.batch)
+        batches = self._batches(self.state.epoch, self.state.batch)
         others: Iterator[Batch] | None = None  # of the target domain; a step gets the same ones in every run
         if self.data.target is not None:
-            others = endless(self.data.target.train, self.epoch * last_batch + self.batch)
-        while self.batch < last_batch:
-            self.rate = set_rate(self.optimizer, self.rate_factor())
-            seed_step(self.config.seed, self.step, self.group.rank)
+            others = endless(self.data.target.train, self.state.epoch * last_batch + self.state.batch, self.group.shard)
+        while self.state.batch < last_batch:
+            self.state.rate = set_rate(self.optimizer, self.rate_factor())
+            seed_step(self.config.seed, self.state.step, self.group.rank)
             of_step = [next(batches) for _ in range(self.accumulate)]
             domain = [next(others).images for _ in of_step] if others is not None else None
             full = False
@@ -251,21 +244,29 @@ class Trainer:
             if full:
                 self._stop_out_of_memory(of_step[0].images)
             now = time.monotonic()
-            self.sums.seconds += now - began
+            self.state.sums.seconds += now - began
             began = now
             event: Stepped | Noted | None = None
             if self.note is not None:
                 event, self.note = self.note, None
             elif now - last_event > 1 / STEP_EVENTS_A_SECOND:
                 loss, accuracy = self._training_metrics()
-                event = Stepped(self.epoch, self.batch // self.accumulate, loss, accuracy, self._throughput())
+                event = Stepped(
+                    self.state.epoch, self.state.batch // self.accumulate, loss, accuracy, self._throughput()
+                )
                 last_event = now
             yield event
             began = time.monotonic()
 
+    def _batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Those of this process, of an epoch from number `start` on."""
+        return self.data.train.epoch(
+            epoch, start, shard=self.group.shard, weights=self.weights, progress=epoch / self.settings.epochs
+        )
+
     def rate_factor(self) -> float:
         """Learning rate of this step as a share of the highest one."""
-        return rate_factor(self.config.schedule, self.step, self.total_steps, self.steps_per_epoch)
+        return rate_factor(self.config.schedule, self.state.step, self.total_steps, self.steps_per_epoch)
 
     def train_step(self, batches: list[Batch], domain: list[Tensor] | None = None) -> None:
         """One step of the optimizer over the mean gradient of `batches`.
@@ -282,14 +283,14 @@ class Trainer:
                 logits, loss = self._forward_loss(batch, domain[number - 1] if domain is not None else None)
                 self._count(loss.detach(), logits.detach(), batch)
                 if self.device.type == "cpu" and not math.isfinite(loss.item()):
-                    self._stop_non_finite("the loss", self.step + 1)  # unsaved: batch norm has seen this batch
+                    self._stop_non_finite("the loss", self.state.step + 1)  # unsaved: batch norm has seen this batch
                 self.scaler.scale(loss / len(batches)).backward()  # type: ignore[no-untyped-call]
-        last_of_epoch = self.batch + len(batches) >= self.steps_per_epoch * self.accumulate
+        last_of_epoch = self.state.batch + len(batches) >= self.steps_per_epoch * self.accumulate
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         if self.settings.grad_clip is not None:
             self._add_norm(nn.utils.clip_grad_norm_(self.learner.parameters(), self.settings.grad_clip))
-        elif self.batch // self.accumulate % STEPS_A_NORM == 0:
+        elif self.state.batch // self.accumulate % STEPS_A_NORM == 0:
             self._add_norm(gradient_norm(self.learner))
         if last_of_epoch and self.config.logger.gradients:
             self.gradients = layer_gradients(self.model)
@@ -301,10 +302,10 @@ class Trainer:
         else:
             self.optimizer_step()
         self.optimizer.zero_grad()
-        self.step += 1
-        self.batch += len(batches)
+        self.state.step += 1
+        self.state.batch += len(batches)
         if self.average is not None:
-            self.average.update(self.step)
+            self.average.update(self.state.step)
 
     @torch.no_grad()
     def _renew_statistics(self, batches: list[Batch], domain: list[Tensor]) -> None:
@@ -319,17 +320,17 @@ class Trainer:
             self._set_modes()
             with self.group.batch(self.model):
                 self.model(images)
-        self.step += 1
-        self.batch += len(batches)
+        self.state.step += 1
+        self.state.batch += len(batches)
         if self.average is not None:
-            self.average.update(self.step)
+            self.average.update(self.state.step)
 
     def _count(self, loss: Tensor, logits: Tensor, batch: Batch) -> None:
         """Add the metrics of one batch to the sums: its loss over all processes, and the logits of this one."""
         count = len(batch.images) if self.group.size == 1 else self.data.train.batch_size  # of all processes together
-        self.sums.loss += loss * count
-        self.sums.correct += self.group.total(self.task.count_correct(logits, batch.targets).double())
-        self.sums.count += count
+        self.state.sums.loss += loss * count
+        self.state.sums.correct += self.group.total(self.task.count_correct(logits, batch.targets).double())
+        self.state.sums.count += count
 
     def _forward_loss(self, batch: Batch, domain: Tensor | None) -> tuple[Tensor, Tensor]:
         """Logits of this process's part of the batch, and the loss of the whole batch, a scalar."""
@@ -337,7 +338,7 @@ class Trainer:
             with self.precision.autocast():
                 logits = self._forward(batch.images)
             return logits, self._task_loss(logits, batch)
-        strength = reversal_strength(self.step / self.total_steps)
+        strength = reversal_strength(self.state.step / self.total_steps)
         with self.precision.autocast():
             logits, apart = self.forward(batch.images, domain, strength)
         count = torch.full_like(apart, len(batch.images) + len(domain))
@@ -361,46 +362,45 @@ class Trainer:
         throughput = self._throughput()
         validation = self.validate()
         row = {
-            "epoch": self.epoch + 1,
-            "step": self.step,
-            "lr": self.rate,
+            "epoch": self.state.epoch + 1,
+            "step": self.state.step,
+            "lr": self.state.rate,
             "train_loss": train_loss,
             "train_accuracy": train_accuracy,
             **validation,
-            "seconds": round(self.sums.seconds + time.monotonic() - began, 3),
+            "seconds": round(self.state.sums.seconds + time.monotonic() - began, 3),
             "images_per_second": round(throughput, 1),
             "gradient_norm": self._gradient_norm(),
         }
         better = self._is_better(row)
         if better:
-            self.best = {key: row[key] for key in ("epoch", "step", *validation)}
-            self.stale = 0
+            self.state.best = {key: row[key] for key in ("epoch", "step", *validation)}
+            self.state.stale = 0
             if self.group.first:
                 save_weights(self.folder, self.best_model.state_dict(), self.card())
         else:
-            self.stale += 1
-        if not self.best and self._finished_after(self.epoch + 1):  # there would be nothing to test
-            self._stop_non_finite("the validation loss", self.step)
-        self.history.append(row)
-        self.epoch += 1
-        self.batch = 0
-        self.sums = self._fresh_sums()
+            self.state.stale += 1
+        if not self.state.best and self._finished_after(self.state.epoch + 1):  # there would be nothing to test
+            self._stop_non_finite("the validation loss", self.state.step)
+        self.state.history.append(row)
+        self.state.epoch += 1
+        self.state.batch = 0
+        self.state.sums = Sums.zero(self.device)
         self.save()
         if self.group.first:
-            self.folder.write_history(self.history)
+            self.folder.write_history(self.state.history)
         return EpochEnded(row, better, self.gradients)
 
     def _finished_after(self, epochs: int) -> bool:
         patience = self.settings.early_stopping
-        return epochs >= self.settings.epochs or (patience is not None and self.stale >= patience)
+        return epochs >= self.settings.epochs or (patience is not None and self.state.stale >= patience)
 
     def validate(self) -> dict[str, float | None]:
         """val_loss, val_accuracy and what else the task measures on the validation split; None where it is empty."""
         if not self.data.val.count:
             return {"val_loss": None, "val_accuracy": None}
         loader = self.data.evaluation_loader("val")
-        loader.share = (self.group.rank, self.group.size)
-        metrics = measure(self.best_model, loader, self.task.metrics())
+        metrics = measure(self.best_model, loader, self.task.metrics(), self.group.shard)
         if self.group.size > 1:
             metrics.merge(self.group)
         return {f"val_{name}": value for name, value in metrics.compute().items()}
@@ -409,9 +409,9 @@ class Trainer:
         """By the task's best metric, then lower validation loss; without a validation split the latest is best."""
         if row["val_accuracy"] is None:
             return True
-        if not math.isfinite(row["val_loss"]) or not self.best or not math.isfinite(self.best["val_loss"]):
+        if not math.isfinite(row["val_loss"]) or not self.state.best or not math.isfinite(self.state.best["val_loss"]):
             return math.isfinite(row["val_loss"])
-        return self.task.best_metric.rank(row) > self.task.best_metric.rank(self.best)
+        return self.task.best_metric.rank(row) > self.task.best_metric.rank(self.state.best)
 
     # ---- details
 
@@ -419,7 +419,7 @@ class Trainer:
         """Everything learns but the frozen stages: they take no gradient, and their batch norm stays as it is."""
         self.model.train()
         until = self.config.init.unfreeze_epoch
-        learns = until is not None and self.epoch >= until
+        learns = until is not None and self.state.epoch >= until
         for stage in self.frozen:
             stage.train(learns).requires_grad_(learns)
             if not self.config.init.frozen_biases:
@@ -433,7 +433,7 @@ class Trainer:
 
     def _forward(self, images: Tensor) -> Tensor:
         """Through the compiled model; where `auto` chose to compile and the compiler fails, plainly from then on."""
-        if not self.compiled or self.settings.compile is True or self.step:
+        if not self.compiled or self.settings.compile is True or self.state.step:
             return self.forward(images)  # type: ignore[no-any-return]
         try:
             return self.forward(images)  # type: ignore[no-any-return]
@@ -442,25 +442,21 @@ class Trainer:
             self.note = Noted(f"torch.compile failed here ({type(error).__name__}); training goes on without it.", True)
             return self.model(images)  # type: ignore[no-any-return]
 
-    def _fresh_sums(self) -> Sums:
-        zero = torch.zeros((), dtype=torch.float64, device=self.device if self.device.type != "mps" else "cpu")
-        return Sums(zero.clone(), zero.clone(), zero.clone(), zero.clone())
-
     def _add_norm(self, norm: Tensor) -> None:
         """What is no number, as after a step that fp16 had to skip, is left out, without asking the device."""
-        self.sums.norm += norm.nan_to_num(0, 0, 0)
-        self.sums.norms += norm.isfinite()
+        self.state.sums.norm += norm.nan_to_num(0, 0, 0)
+        self.state.sums.norms += norm.isfinite()
 
     def _gradient_norm(self) -> float | None:
         """Mean norm of the whole gradient, before any clipping; None where none was a number."""
-        return self.sums.norm.item() / self.sums.norms.item() if self.sums.norms.item() else None
+        return self.state.sums.norm.item() / self.state.sums.norms.item() if self.state.sums.norms.item() else None
 
     def _training_metrics(self) -> tuple[float, float]:
-        count = max(1, self.sums.count)
-        return self.sums.loss.item() / count, self.sums.correct.item() / count
+        count = max(1, self.state.sums.count)
+        return self.state.sums.loss.item() / count, self.state.sums.correct.item() / count
 
     def _throughput(self) -> float:
-        return self.sums.count / max(1e-9, self.sums.seconds)
+        return self.state.sums.count / max(1e-9, self.state.sums.seconds)
 
     def _check_finite(self, state: dict[str, Any]) -> None:
         """Raise NonFiniteLoss, in all processes alike, where what a resume would restore is not finite."""
@@ -468,11 +464,11 @@ class Trainer:
         if not self.group.any(bool(wrong)):
             return
         wrong = wrong or "the state of another process"
-        if not self.step:
+        if not self.state.step:
             raise ModelError(
                 f"{wrong} is not finite before the first step; see to the weights that the model begins with."
             )
-        self._stop_non_finite(wrong, self.step)
+        self._stop_non_finite(wrong, self.state.step)
 
     def _non_finite(self, state: dict[str, Any]) -> str:
         """What is not finite of the parts that a resume computes with; "" where all is."""
@@ -484,7 +480,7 @@ class Trainer:
     def _stop_non_finite(self, what: str, step: int) -> NoReturn:
         rate = float(self.optimizer.defaults["lr"])
         raise NonFiniteLoss(
-            f"{what} is not finite at step {step} (epoch {self.epoch + 1}); the last good state stays in"
+            f"{what} is not finite at step {step} (epoch {self.state.epoch + 1}); the last good state stays in"
             f" {self.folder.state}. Go on from it at a lower rate (optimizer.lr is {rate:.3g}):"
             f" {resume_command(self.folder.path, self.config)} optimizer.lr={rate / 10:.3g}, or with"
             " trainer.grad_clip=1; where its weights have grown too large already, start a new run with that."
@@ -511,7 +507,7 @@ class Trainer:
         raise OutOfMemory(f"there is not enough memory to train on {len(images)} images at once; {fix}.") from None
 
     def started(self, facts: dict[str, str]) -> Started:
-        batch = next(self.data.train.epoch(0))
+        batch = next(self._batches(0))
         images = self.data.preprocess.denormalise(batch.images[:32]).cpu().numpy()
         names = self.data.label_names(batch)[:32]
         facts = facts | {"computes": self.describe()}
@@ -520,7 +516,7 @@ class Trainer:
             facts,
             self.config.to_dict(),
             self.settings.epochs,
-            self.epoch,
+            self.state.epoch,
             self.steps_per_epoch,
             (images, names),
             metric=self.task.best_metric.name,
@@ -548,7 +544,7 @@ class Trainer:
             "seed": self.config.seed,
             "averaged": self.average is not None,
             "git": read_environment(self.folder).get("git"),
-            **self.best,
+            **self.state.best,
         }
 
     # ---- saving and restoring
@@ -577,11 +573,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "adversary": self.adversary.state_dict() if self.adversary is not None else None,
-            "counters": {name: getattr(self, name) for name in COUNTERS},
-            "sums": [self.sums.loss.item(), self.sums.correct.item(), self.sums.count, self.sums.seconds],
-            "norms": [self.sums.norm.item(), self.sums.norms.item()],
-            "history": self.history,
-            "best": self.best,
+            **self.state.to_dict(),
             "threads": torch.get_num_threads(),
             "processes": self.group.size,
         }
@@ -617,14 +609,6 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         if self.adversary is not None:
             self.adversary.load_state_dict(state["adversary"])
-        for name in COUNTERS:
-            setattr(self, name, state["counters"][name])
-        loss, correct, self.sums.count, self.sums.seconds = state["sums"]
-        norm, norms = of_like["norms"]
-        self.sums.loss += loss
-        self.sums.correct += correct
-        self.sums.norm += norm
-        self.sums.norms += norms
-        self.history, self.best = state["history"], state["best"]
+        self.state = TrainingState.from_dict(state | {"norms": of_like["norms"]}, self.device)
         if self.group.first:
-            self.folder.write_history(self.history)  # a kill between the two files can have cost it a line
+            self.folder.write_history(self.state.history)  # a kill between the two files can have cost it a line

@@ -1,0 +1,74 @@
+"""How far a training is: what a resume restores beside the weights and what the optimizer remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+COUNTERS = ("epoch", "step", "batch", "stale", "rate")
+
+
+@dataclass
+class Sums:
+    """Running sums over the steps of the epoch so far; `norm` and `norms` over those whose gradient was measured."""
+
+    loss: Tensor
+    correct: Tensor
+    norm: Tensor
+    norms: Tensor
+    count: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def zero(cls, device: torch.device) -> Sums:
+        """Float64 scalars on the device, so that no step has to wait for it."""
+        zero = torch.zeros((), dtype=torch.float64, device=device if device.type != "mps" else "cpu")
+        return cls(zero.clone(), zero.clone(), zero.clone(), zero.clone())
+
+
+@dataclass
+class TrainingState:
+    """What is done.
+
+    Attributes:
+        sums: of the epoch so far.
+        epoch, step: epochs, and steps of the optimizer, that are done; batch: batches of the epoch so far.
+        stale: epochs since the best one.
+        rate: learning rate of the last step.
+        history: a row per epoch, as in metrics.jsonl; best: epoch, step and validation metrics of the best one.
+    """
+
+    sums: Sums
+    epoch: int = 0
+    step: int = 0
+    batch: int = 0
+    stale: int = 0
+    rate: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is saved in last/state.pt."""
+        sums = self.sums
+        return {
+            "counters": {name: getattr(self, name) for name in COUNTERS},
+            "sums": [sums.loss.item(), sums.correct.item(), sums.count, sums.seconds],
+            "norms": [sums.norm.item(), sums.norms.item()],
+            "history": self.history,
+            "best": self.best,
+        }
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any], device: torch.device) -> TrainingState:
+        """The state that `to_dict` gave, after it was checked (`training/restore.py`)."""
+        sums = Sums.zero(device)
+        loss, correct, sums.count, sums.seconds = saved["sums"]
+        norm, norms = saved["norms"]
+        for total, value in ((sums.loss, loss), (sums.correct, correct), (sums.norm, norm), (sums.norms, norms)):
+            total += value
+        counters = {name: saved["counters"][name] for name in COUNTERS}
+        return cls(sums, **counters, history=saved["history"], best=saved["best"])
