@@ -56,10 +56,12 @@ COLUMNS = {
     "ece": "ECE",
     "macro_f1": "macro F1",
     "mean_iou": "mean IoU",
+    "mean_ap": "mean AP",
     "parameters": "parameters",
     "seconds": "training time",
     "images_per_second": "images/s",
 }
+TASK_METRICS = ("mean_iou", "mean_ap")  # by which other tasks than classification choose their best epoch
 DEFAULT_COLUMNS = ("test_accuracy", "train_accuracy", "parameters", "seconds")
 LAUNCHERS = ("local", "ray")
 OWN_KEYS = ("dir", "jobs", "launcher", "address")

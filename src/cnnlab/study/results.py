@@ -18,7 +18,7 @@ from cnnlab.evaluation.crossed import Answers, contrast
 from cnnlab.runs.files import read_record
 from cnnlab.runs.folder import RunFolder
 from cnnlab.runs.schema import TEST
-from cnnlab.study.definition import Definition
+from cnnlab.study.definition import TASK_METRICS, Definition
 from cnnlab.study.plan import Combination, PlannedRun
 from cnnlab.study.worker import set_named
 
@@ -129,7 +129,7 @@ def _read(run: PlannedRun, test_on: Sequence[str]) -> Row:
     }
     if test is not None:
         metrics |= {"test_accuracy": test["accuracy"], "test_loss": test.get("loss")}
-        metrics |= {key: test[key] for key in ("ece", "macro_f1", "mean_iou") if key in test}
+        metrics |= {key: test[key] for key in ("ece", "macro_f1", *TASK_METRICS) if key in test}
     answers = run.folder / ("predictions.csv" if own else f"predictions-test-{name}.csv")
     names, right = _answers(answers) if test is not None else ((), np.zeros(0, np.float32))
     tested_on = name if test_on else f"{name} in {run.config.data.root}"
@@ -219,7 +219,7 @@ def as_csv(
 ) -> str:
     """A line per run, done or not: its value on each axis, seed, metrics, hash and folder."""
     columns = ["test_accuracy", "test_loss", "val_accuracy", "val_loss", "train_accuracy", "train_loss"]
-    columns += [column for column in ("ece", "macro_f1", "mean_iou") if column in definition.columns]
+    columns += [column for column in ("ece", "macro_f1", *TASK_METRICS) if column in definition.columns]
     columns += ["parameters", "seconds", "images_per_second"]
     rows = {row.run.folder: row for cell in cells for row in cell.rows}
     text = io.StringIO()

@@ -10,8 +10,18 @@ from html import escape
 from cnnlab.report import charts, formatting
 from cnnlab.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Scale
 from cnnlab.report.formatting import percent
+from cnnlab.study.definition import COLUMNS
 from cnnlab.study.page import template
-from cnnlab.study.search_results import Search, TrialResult, cells, headings, spaces, summary, verdicts
+from cnnlab.study.search_results import (
+    Search,
+    TrialResult,
+    cells,
+    headings,
+    judged_by,
+    spaces,
+    summary,
+    verdicts,
+)
 from cnnlab.study.space import Range
 
 BAR = 26.0  # height of a setting among the importances
@@ -29,7 +39,7 @@ def render(search: Search, facts: Sequence[tuple[str, str]], command: str) -> st
     """
     definition = search.definition
     test = search.test
-    key = "mean_iou" if test is not None and "mean_iou" in test else "accuracy"
+    key = judged_by(test or {})
     page = template("search.html.j2").render(
         title=search.title,
         about=definition.about,
@@ -39,7 +49,7 @@ def render(search: Search, facts: Sequence[tuple[str, str]], command: str) -> st
         best_metric=percent(search.best.value, 2) if search.best else "",
         settings=list(search.best.run.combination.axis_values.items()) if search.best else [],
         test=None if test is None else percent(test[key], 2),
-        test_name=f"test {key.replace('_iou', ' IoU')}",
+        test_name=f"test {COLUMNS.get(key, key)}",
         interval="" if test is None else formatting.between(test[f"{key}_interval"], lambda v: percent(v, 2)),
         sentences=verdicts(search)[1:],
         train=shlex.join(search.command),

@@ -19,7 +19,7 @@ from cnnlab.errors import RunError
 from cnnlab.evaluation.tables import plain_table
 from cnnlab.report.formatting import DASH, between, duration, percent
 from cnnlab.runs.folder import RunFolder
-from cnnlab.study.definition import Definition
+from cnnlab.study.definition import COLUMNS, TASK_METRICS, Definition
 from cnnlab.study.plan import PlannedRun
 
 SHOWN = 10  # trials in the terminal, the best ones
@@ -64,8 +64,8 @@ class Search:
     @property
     def metric(self) -> str:
         """What the trials are judged by."""
-        pixels = self.best is not None and "val_mean_iou" in RunFolder(self.best.run.folder).read_card()
-        return "validation mean IoU" if pixels else "validation accuracy"
+        card = RunFolder(self.best.run.folder).read_card() if self.best is not None else {}
+        return f"validation {COLUMNS.get(judged_by(card), 'accuracy')}"
 
     @property
     def test(self) -> dict[str, Any] | None:
@@ -109,9 +109,14 @@ class Search:
             raise RunError(f"the best trial could not be tested: {self.untested}")
 
 
+def judged_by(row: Mapping[str, Any]) -> str:
+    """The metric of the task that a row of metrics.jsonl, a card or test.json is of: mean_iou, mean_ap, or accuracy."""
+    return next((key for key in TASK_METRICS if key in row or f"val_{key}" in row), "accuracy")
+
+
 def objective(row: Mapping[str, Any]) -> float:
-    """What a row of metrics.jsonl or a model's card is judged by: mean IoU of the pixels, or accuracy."""
-    value = row.get("val_mean_iou", row["val_accuracy"])
+    """What a row of metrics.jsonl or a model's card is judged by: the metric of its task."""
+    value = row[f"val_{judged_by(row)}"]
     return float(value) if value is not None and math.isfinite(value) else 0.0
 
 
@@ -122,11 +127,11 @@ def verdicts(search: Search) -> list[str]:
     best, test = search.best, search.test
     found = [f"{best.run.name}: {search.metric} {percent(best.value, 2)}."]
     if test is not None:
-        key = "mean_iou" if "mean_iou" in test else "accuracy"
+        key = judged_by(test)
         interval = between(test[f"{key}_interval"], lambda value: percent(value, 2))
         words = f" (95 % interval {interval})" if interval else ""
         found.append(
-            f"Tested once, after the search: {key.replace('_iou', ' IoU')} {percent(test[key], 2)}{words},"
+            f"Tested once, after the search: {COLUMNS.get(key, key)} {percent(test[key], 2)}{words},"
             f" {test['n']:,} images."
         )
     judged = search.count("done") + search.count("pruned")
@@ -174,7 +179,7 @@ def as_csv(search: Search) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     metric = search.metric.replace("validation", "val").replace(" ", "_").lower()
-    tests = ["test_accuracy", "test_mean_iou"] if "iou" in metric else ["test_accuracy"]
+    tests = ["test_accuracy", *(f"test_{key}" for key in TASK_METRICS if metric == f"val_{key}")]
     writer.writerow(["trial", *keys, metric, *columns, *tests, "state", "why", "hash", "folder"])
     for one in search.trials:
         known = metrics_of(one)

@@ -22,7 +22,7 @@ from cnnlab.study.definition import AxisValue, Definition
 from cnnlab.study.execute import ATTEMPTS, is_done
 from cnnlab.study.plan import Combination, PlannedRun, merge_overrides, plan_trial
 from cnnlab.study.progress import StudyProgress
-from cnnlab.study.search_results import Search, TrialResult, objective
+from cnnlab.study.search_results import Search, TrialResult, judged_by, objective
 from cnnlab.study.space import Range
 from cnnlab.study.worker import RunProgress, RunResult
 from cnnlab.study.worker_pool import Outcome
@@ -268,7 +268,7 @@ class Trials:
     def on_done(self, run: PlannedRun) -> Outcome:
         if not run.trial:
             test = RunFolder(run.folder).test_metrics()
-            metric = test.get("mean_iou", test["accuracy"]) if test else None
+            metric = test[judged_by(test)] if test else None
             return Outcome(f"tested: {percent(metric)}" if test else "no test split", counts=False)
         if run.hash in self.pruned:  # its last epochs were done before it heard of it
             return self._stopped(run)
