@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -59,7 +59,7 @@ class Metric:
     def column(self) -> str:
         return f"val_{self.name}"
 
-    def rank(self, row: dict[str, Any]) -> tuple[float, float]:
+    def rank(self, row: Mapping[str, Any]) -> tuple[float, float]:
         """What orders epochs: the higher, the better. Ties are broken by the lower validation loss."""
         figure = float(row[self.column])
         return figure if self.higher else -figure, -float(row["val_loss"])

@@ -16,6 +16,7 @@ from cnnlab.data.batches import BatchLoader
 from cnnlab.data.data import Data
 from cnnlab.data.notes import look_command
 from cnnlab.data.own import OWN_SET
+from cnnlab.training.selection import TOO_FEW
 
 Row = Mapping[str, Any]  # a line of metrics.jsonl
 
@@ -264,6 +265,8 @@ def _apart(history: Sequence[Row], setup: Setup) -> Hint | None:
     """Training images are learned, and validation images are not, or less and less."""
     config, last = setup.config, history[-1]
     n = max(1, sum(setup.val_counts))
+    if n < TOO_FEW:
+        return None  # so few say nothing of it
     uniform = math.log(max(2, len(setup.counts)))
     gap = last["train_accuracy"] - last["val_accuracy"]
     error = math.sqrt(max(last["val_accuracy"] * (1 - last["val_accuracy"]), 0.25 / n) / n)

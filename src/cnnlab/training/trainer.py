@@ -41,6 +41,7 @@ from cnnlab.training.precision import Precision, choose_compile, choose_precisio
 from cnnlab.training.reproduce import seed_step
 from cnnlab.training.restore import first_states, restore_optimizer, wrong_counters, wrong_history, wrong_optimizer
 from cnnlab.training.schedule import rate_factor
+from cnnlab.training.selection import improves, is_kept
 from cnnlab.training.state import Sums, TrainingState
 
 STATE_VERSION = 1
@@ -372,14 +373,13 @@ class Trainer:
             "images_per_second": round(throughput, 1),
             "gradient_norm": self._gradient_norm(),
         }
-        better = self._is_better(row)
-        if better:
+        metric = self.task.best_metric
+        self.state.stale = 0 if improves(row, self.state.history, metric) else self.state.stale + 1
+        kept = is_kept(row, self.state.history, metric, self.data.val.count)
+        if kept:
             self.state.best = {key: row[key] for key in ("epoch", "step", *validation)}
-            self.state.stale = 0
             if self.group.first:
                 save_weights(self.folder, self.best_model.state_dict(), self.card())
-        else:
-            self.state.stale += 1
         if not self.state.best and self._finished_after(self.state.epoch + 1):  # there would be nothing to test
             self._stop_non_finite("the validation loss", self.state.step)
         self.state.history.append(row)
@@ -389,7 +389,7 @@ class Trainer:
         self.save()
         if self.group.first:
             self.folder.write_history(self.state.history)
-        return EpochEnded(row, better, self.gradients)
+        return EpochEnded(row, kept, self.gradients)
 
     def _finished_after(self, epochs: int) -> bool:
         patience = self.settings.early_stopping
@@ -404,14 +404,6 @@ class Trainer:
         if self.group.size > 1:
             metrics.merge(self.group)
         return {f"val_{name}": value for name, value in metrics.compute().items()}
-
-    def _is_better(self, row: dict[str, Any]) -> bool:
-        """By the task's best metric, then lower validation loss; without a validation split the latest is best."""
-        if row["val_accuracy"] is None:
-            return True
-        if not math.isfinite(row["val_loss"]) or not self.state.best or not math.isfinite(self.state.best["val_loss"]):
-            return math.isfinite(row["val_loss"])
-        return self.task.best_metric.rank(row) > self.task.best_metric.rank(self.state.best)
 
     # ---- details
 

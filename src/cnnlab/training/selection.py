@@ -1,0 +1,53 @@
+"""Which epoch of a training is kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cnnlab.tasks import Metric
+
+FEW = 100  # validation images: below, the best epoch of many is best by luck
+TOO_FEW = 10  # validation images: below, they say nothing of an epoch
+
+Row = Mapping[str, Any]
+
+
+def improves(row: Row, history: Sequence[Row], metric: Metric) -> bool:
+    """Whether an epoch is better on validation than all before: by the metric, then by a lower loss.
+
+    Without a validation split the latest is best. A validation loss that is no number never is.
+    """
+    if row["val_accuracy"] is None:
+        return True
+    before = [one for one in history if math.isfinite(one["val_loss"])]
+    return math.isfinite(row["val_loss"]) and all(metric.rank(row) > metric.rank(one) for one in before)
+
+
+def is_kept(row: Row, history: Sequence[Row], metric: Metric, images: int) -> bool:
+    """Whether the weights of an epoch replace those that were kept before.
+
+    Where there are few validation images, the latest epoch is kept whose metric is no further below the highest than
+    chance explains, one standard error (the 1-SE rule, Breiman et al. 1984, section 3.4.3): the rate has fallen by
+    then, and the weights are averages over more steps. Where there are hardly any, the latest is kept.
+
+    Args:
+        images: of the validation split.
+    """
+    if row["val_accuracy"] is None or images >= FEW or improves(row, history, metric):
+        return improves(row, history, metric)
+    if not math.isfinite(row["val_loss"]):
+        return False
+    if images < TOO_FEW:
+        return True
+    values = [one[metric.column] for one in history if math.isfinite(one["val_loss"])]
+    if not metric.higher or not all(0 <= value <= 1 for value in values):
+        return False  # how far chance moves it is not known
+    return bool(row[metric.column] >= tolerated(max(values), images))
+
+
+def tolerated(share: float, images: int) -> float:
+    """One standard error below a share of images: the lower end of Wilson's interval with z = 1."""
+    centre = share + 1 / (2 * images)
+    return (centre - math.sqrt(share * (1 - share) / images + 1 / (4 * images**2))) / (1 + 1 / images)
