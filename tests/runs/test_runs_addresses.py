@@ -457,7 +457,7 @@ def test_whole_addresses_survive_the_configuration_file(tmp_path: Path) -> None:
 
 def test_a_run_of_a_folder_that_was_moved_names_that_folder(tmp_path: Path) -> None:
     gone = tmp_path / "photos"
-    told = r"photos, where mine has its pictures; .* holds them now with --data-root"
+    told = r"photos, where mine has its images; .* holds them now with --data-root"
     with pytest.raises(DataError, match=told) as caught:
         check_root(DataConfig(name="folder", root=str(gone)), Path("mine"))
     assert str(caught.value).startswith(f"there is no folder {gone}, ")

@@ -335,7 +335,8 @@ def _nearest_key(key: str) -> str:
     section, _, name = key.rpartition(".")
     if hint := key_elsewhere(section, name):
         return hint
-    if inside := {known.removeprefix(f"{section}.") for known in known_keys() if known.startswith(f"{section}.")}:
+    written = {*known_keys(), *ALIASES} - set(ALIASES.values())
+    if inside := {known.removeprefix(f"{section}.") for known in written if known.startswith(f"{section}.")}:
         return nearest(name, inside, f"{section}.")  # the whole keys of a section are all alike
     return nearest(key, {*known_keys(), *ALIASES, *GROUPS, EXPERIMENT, "model.", "optimizer."})
 
