@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -232,3 +233,15 @@ def test_the_start_takes_less_than_three_tenths_of_a_second(words: list[str]) ->
         assert started.returncode == 0
         times.append(used.ru_utime + used.ru_stime)
     assert min(times) < 0.3
+
+
+def test_what_the_page_names_is_there() -> None:
+    """The files of "Where is …?", and every other file that docs/architecture.md names."""
+    page = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = page.split("## Where is …?")[1].split("\n## ")[0]
+    rows = [line.split("|")[2] for line in table.splitlines() if line.startswith("| ") and "`" in line]
+    assert len(rows) == 12
+    named = re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py)`", page)
+    assert len(named) > 60
+    missing = {name for name in named if not any(str(file).endswith(f"/{name}") for file in MODULES.values())}
+    assert missing - {"mine.py"} == {name for name in missing if (Path(__file__).parents[1] / name).exists()}
