@@ -349,3 +349,38 @@ def test_the_page_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     figures = json.loads(Path("runs/squares/test.json").read_text())
     for key in re.findall(r"^\| (.*?) \|", page, flags=re.MULTILINE)[2:]:
         assert all(name in figures for name in re.findall(r"`(\w+)`", key))
+
+
+def test_labels_of_another_kind_in_another_split_are_refused() -> None:
+    images = torch.rand(32, 3, 8, 8)
+    rows = torch.randint(0, 2, (32, 3)).float()
+    train = DataLoader(list(zip(images, rows, strict=True)), batch_size=8)  # type: ignore[arg-type]
+    val = DataLoader(list(zip(images, rows.argmax(1), strict=True)), batch_size=8)  # type: ignore[arg-type]
+    data = cnnlab.load_data(train, val=val)
+    with pytest.raises(DataError, match="class numbers here and rows of 0 and 1 in the first batch"):
+        list(data.val)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["adapt.method=dann", "adapt.data=multi_digits", "model=vgg"], "adapt.method is for one label per image"),
+        (["trainer.balanced_sampling=true"], "use trainer.class_weights=balanced"),
+        (["trainer.loss=mse"], "use cross_entropy or focal"),
+        (["trainer.class_weights=[1,2,3]"], "3 numbers for 10 classes"),
+    ],
+)
+def test_settings_for_one_label_are_refused_in_one_line(
+    words: list[str], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["data=multi_digits", "data.limit=100", "trainer.epochs=1", *words, f"run.dir={tmp_path / 'run'}"]
+    assert main(["train", *words]) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert reason in error[-1] and len(error) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_rare_classes_are_their_odds(place: Path) -> None:
+    folder = place / "balanced"
+    assert main(["train", "data=squares:Squares", *KEYS, "trainer.class_weights=balanced", f"run.dir={folder}"]) == 0
+    assert json.loads((folder / "test.json").read_text())["mean_ap"] > 0.9

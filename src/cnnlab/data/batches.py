@@ -29,6 +29,7 @@ class BatchLoader(Loader):
         transform: of the images of a Dataset.
         shuffle: a new order each epoch, from (seed, epoch), and no incomplete batch; a DataLoader has its own order.
         num_classes: labels are from 0 to below it; None: not known yet.
+        multi_label: whether labels are rows of 0 and 1; None: not known yet.
 
     Attributes:
         count: images in the split; exact once an epoch was seen.
@@ -47,10 +48,12 @@ class BatchLoader(Loader):
         device: torch.device | str = "cpu",
         workers: int = 0,
         num_classes: int | None = None,
+        multi_label: bool | None = None,
     ) -> None:
         self.source, self.transform, self.shuffle, self.seed = source, transform, shuffle, seed
         self.augmentation = None
         self.device, self.workers, self.num_classes = torch.device(device), workers, num_classes
+        self.multi_label = multi_label
         if isinstance(source, DataLoader):
             self.count, self.batch_size = size_of(source)
         else:
@@ -102,11 +105,16 @@ class BatchLoader(Loader):
             chosen = DataLoader(Subset(source.dataset, list(places)), batch_size=size, collate_fn=source.collate_fn)
         else:
             chosen = self._items_at(list(places))
-        return BatchLoader(chosen, size, transform=self.transform, device=self.device, num_classes=self.num_classes)
+        return BatchLoader(chosen, size, transform=self.transform, device=self.device, **self._labels)
 
     def in_order(self, batch_size: int | None = None) -> BatchLoader:
         """The same split to be evaluated: in order where it is a Dataset."""
         return self.of(self.source, batch_size)
+
+    @property
+    def _labels(self) -> dict[str, Any]:
+        """What is known of the labels, for another loader of the same set."""
+        return {"num_classes": self.num_classes, "multi_label": self.multi_label}
 
     def of(self, source: Any, batch_size: int | None = None) -> BatchLoader:
         """Another Dataset or DataLoader, in order and with the same settings."""
@@ -117,7 +125,7 @@ class BatchLoader(Loader):
             seed=self.seed,
             device=self.device,
             workers=self.workers,
-            num_classes=self.num_classes,
+            **self._labels,
         )
 
     def largest_label(self) -> int:
@@ -166,7 +174,13 @@ class BatchLoader(Loader):
             what = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else f"a {type(images).__name__}"
             raise DataError(f"images must be a tensor (B, 1 or 3, H, W), got {what}; see to the Dataset or collate_fn.")
         images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-        if isinstance(labels, Tensor) and labels.ndim == 2 and len(labels) == len(images):
+        rows = isinstance(labels, Tensor) and labels.ndim == 2 and len(labels) == len(images)
+        if self.multi_label is not None and rows != self.multi_label:
+            kinds = "class numbers", "rows of 0 and 1"
+            raise DataError(
+                f"labels are {kinds[rows]} here and {kinds[not rows]} in the first batch; make them all the same."
+            )
+        if rows:
             return images, self._check_rows(labels)
         if not isinstance(labels, Tensor) or labels.shape != images.shape[:1] or labels.is_floating_point():
             what = f"{tuple(labels.shape)} {labels.dtype}" if isinstance(labels, Tensor) else type(labels).__name__

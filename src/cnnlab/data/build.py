@@ -220,7 +220,7 @@ def _build_batches(
     else:
         classes = class_names(known, 0)
     for loader in loaders.values():
-        loader.num_classes = len(classes)
+        loader.num_classes, loader.multi_label = len(classes), several
     loaders["train"].check(first.images, first.targets)
     if own.in_batches:
         trainer = dataclasses.replace(config.trainer, batch_size=loaders["train"].batch_size)

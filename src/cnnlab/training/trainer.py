@@ -176,12 +176,12 @@ class Trainer:
         if self.device.type == "cpu":
             fix_convolutions(self.model)
         self.precision = Precision(choose_precision(self.settings.precision, self.device, model), self.device)
-        self.weights = balancing_weights(data) if self.settings.balanced_sampling else None
         if self.settings.early_stopping is not None and not data.val.count:
             raise ConfigError(
                 "trainer.early_stopping watches the validation split, and it is empty; raise data.val_fraction."
             )
         self.task = task_of(config, data, own_loss)
+        self.weights = balancing_weights(data) if self.settings.balanced_sampling else None
         self.frozen = frozen_stages(self.model, config.init.freeze)
         self.thawed = [p for stage in self.frozen for p in stage.parameters() if p.requires_grad]
         if config.init.unfreeze_epoch is None:  # else the optimizer has to know them all

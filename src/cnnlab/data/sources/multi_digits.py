@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
-from cnnlab.data.canvases import digit_canvases
+from cnnlab.data.canvases import Canvas, digit_canvases
 from cnnlab.data.sources.base import ArraySet
 from cnnlab.data.sources.digits import open_digits
 
@@ -17,24 +19,24 @@ TEST_SHARE = 4  # every fourth digit is on test canvases alone
 
 def open_multi_digits() -> ArraySet:
     """5,000 grey images of 32×32 pixels with one to four digits each; no digit image is in two splits."""
+    images, multi_hot = draw_canvases()
+    classes = [str(digit) for digit in range(10)]
+    return ArraySet.multi_label(images, multi_hot, classes, np.repeat(list(COUNTS), list(COUNTS.values())))
+
+
+@functools.cache
+def draw_canvases() -> tuple[np.ndarray, np.ndarray]:
+    """(5000, 32, 32) images, and (5000, 10) of 0 and 1, which digits are on each."""
     digits = open_digits()
     assert digits.array is not None
     for_test = np.arange(len(digits)) % TEST_SHARE == TEST_SHARE - 1
-    canvases = [
-        canvas
-        for seed, (part, count) in enumerate(COUNTS.items())
-        for canvas in digit_canvases(
-            digits.array[for_test == (part == "test")],
-            digits.labels[for_test == (part == "test")],
-            count,
-            size=SIDE,
-            objects=DIGITS,
-            scale=SCALE,
-            seed=seed,
+    canvases: list[Canvas] = []
+    for seed, (part, count) in enumerate(COUNTS.items()):
+        mine = for_test == (part == "test")
+        canvases += digit_canvases(
+            digits.array[mine], digits.labels[mine], count, size=SIDE, objects=DIGITS, scale=SCALE, seed=seed
         )
-    ]
     multi_hot = np.zeros((len(canvases), len(digits.classes)), np.uint8)
     for row, canvas in zip(multi_hot, canvases, strict=True):
         row[canvas.labels] = 1
-    images = np.stack([canvas.image for canvas in canvases])
-    return ArraySet.multi_label(images, multi_hot, digits.classes, np.repeat(list(COUNTS), list(COUNTS.values())))
+    return np.stack([canvas.image for canvas in canvases]), multi_hot
