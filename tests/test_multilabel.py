@@ -20,10 +20,16 @@ from torch.utils.data import DataLoader
 
 import cnnlab
 from cnnlab.cli import main
+from cnnlab.config import TrainerConfig
+from cnnlab.data.canvases import digit_canvases
+from cnnlab.data.sources import multi_digits
 from cnnlab.deploy.app import create_app
 from cnnlab.deploy.export import export_run
 from cnnlab.deploy.service import Service
 from cnnlab.errors import ConfigError, DataError, RunError
+from cnnlab.tasks import Metric
+from cnnlab.tasks.multilabel import MultiLabel
+from cnnlab.training.selection import is_kept
 
 SQUARES = '''
 import numpy as np
@@ -118,7 +124,9 @@ def test_a_run_learns_and_says_how_well(run: Path) -> None:
     card = json.loads((run / "best/model.json").read_text())
     assert card["task"] == "multilabel" and card["classes"] == ["red", "green", "blue"]
     history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert card["val_mean_ap"] == max(row["val_mean_ap"] for row in history)  # it chooses the best epoch
+    kept = [is_kept(row, history[:i], Metric("mean_ap"), 24) for i, row in enumerate(history)]
+    assert card["epoch"] == 1 + max(i for i, one in enumerate(kept) if one)
+    assert card["val_mean_ap"] == history[card["epoch"] - 1]["val_mean_ap"]
 
 
 def test_predictions_csv_says_what_is_true_and_what_was_predicted(run: Path, squares: Any) -> None:
@@ -291,9 +299,7 @@ def test_fit_takes_labels_of_several_classes(kind: str, squares: Any, tmp_path: 
     done = cnnlab.fit(net, data, epochs=3, overrides=["optimizer.lr=0.05"], dir=tmp_path / "run", progress=False, **how)
     assert done.test is not None and done.test["task"] == "multilabel"
     assert done.history[-1]["train_loss"] < done.history[0]["train_loss"]
-    assert [row["class"] for row in done.test["per_class"]] == (
-        ["red", "green", "blue"] if kind != "loaders" else [row["class"] for row in done.test["per_class"]]
-    )
+    assert [row["class"] for row in done.test["per_class"]] == ["red", "green", "blue"]
 
 
 @pytest.mark.parametrize(
@@ -326,7 +332,20 @@ def test_what_this_task_does_not_have_is_refused(run: Path, capsys: pytest.Captu
     assert not Path("nowhere").exists()
 
 
-def test_multi_digits_shares_no_digit_between_its_splits() -> None:
+def test_multi_digits_shares_no_digit_between_train_and_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[set[bytes]] = []
+
+    def watched(digits: np.ndarray, labels: np.ndarray, count: int, **how: Any) -> list[Any]:
+        used.append({digit.tobytes() for digit in digits})
+        return digit_canvases(digits, labels, 10, **how)
+
+    monkeypatch.setattr(multi_digits, "digit_canvases", watched)
+    multi_digits.draw_canvases.__wrapped__()
+    train, test = used
+    assert len(train) > 1200 and len(test) > 400 and not train & test
+
+
+def test_multi_digits_has_one_to_four_of_ten_digits() -> None:
     data = cnnlab.load_data("multi_digits", limit=300, augment="none")
     assert data.multi_label and data.num_classes == 10 and data.image_size == (32, 32)
     images, targets = next(iter(data.train))
@@ -384,3 +403,41 @@ def test_weights_of_rare_classes_are_their_odds(place: Path) -> None:
     folder = place / "balanced"
     assert main(["train", "data=squares:Squares", *KEYS, "trainer.class_weights=balanced", f"run.dir={folder}"]) == 0
     assert json.loads((folder / "test.json").read_text())["mean_ap"] > 0.9
+
+
+def test_a_set_of_another_kind_is_refused(run: Path, finished_run: Path) -> None:
+    with pytest.raises(DataError, match="trained for classification, and the targets of this set are for multilabel"):
+        cnnlab.evaluate(finished_run, data="multi_digits", limit=50)
+    digits = cnnlab.load_data("digits", limit=60, augment="none")
+    with pytest.raises(DataError):
+        cnnlab.evaluate(run, data=digits)
+
+
+def test_validation_images_without_any_class_stop_no_training(squares: Any, tmp_path: Path) -> None:
+    class Empty(squares.Squares):  # type: ignore[misc, name-defined]
+        def __getitem__(self, index: int) -> tuple[Image.Image, np.ndarray]:
+            return Image.new("RGB", (16, 16), (index, index, index)), np.zeros(3, np.uint8)
+
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    for count in (5, 40, 120):
+        done = cnnlab.fit(
+            net, squares.Squares(64), val=Empty(count), test=False, epochs=2, dir=tmp_path / str(count), progress=False
+        )
+        assert [row["val_mean_ap"] for row in done.history] == [None, None]
+
+
+def test_a_loss_of_ones_own_with_tensors_is_asked_where_they_are() -> None:
+    own = nn.BCEWithLogitsLoss(pos_weight=torch.ones(2, dtype=torch.float64))
+    task = MultiLabel(TrainerConfig(), 2, None, own)
+    metrics = task.metrics()
+    metrics.update(torch.zeros(4, 2), torch.ones(4, 2))
+    assert metrics.logits[0].device == torch.zeros(1).device
+    assert metrics.compute()["loss"] == pytest.approx(np.log(2))
+
+
+def test_the_report_of_an_untested_run_shows_what_chose_the_epoch(squares: Any, tmp_path: Path) -> None:
+    net = cnnlab.create_model("vgg", width=4, in_channels=3, num_classes=3)
+    data = cnnlab.load_data(squares.Squares(120), test_fraction=0)
+    run = cnnlab.fit(net, data, epochs=1, dir=tmp_path / "run", progress=False)
+    assert run.test is None
+    assert "Validation mean average precision" in (tmp_path / "run" / "report.html").read_text()

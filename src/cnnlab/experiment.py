@@ -64,8 +64,10 @@ class Run:
     @property
     def _facts(self) -> dict[str, str]:
         facts = {"epochs": str(len(self.history))}
-        known = [row["val_accuracy"] for row in self.history if row.get("val_accuracy") is not None]
-        facts |= {"validation accuracy": f"{percent(max(known))} (best epoch)"} if known else {}
+        folder = RunFolder(self.dir)
+        kept = folder.read_card() if folder.card.exists() else {}
+        if kept.get("val_accuracy") is not None:
+            facts["validation accuracy"] = f"{percent(kept['val_accuracy'])} (epoch {kept['epoch']})"
         if self.test is not None:
             low, high = (percent(value) for value in self.test["accuracy_interval"])
             facts["test accuracy"] = f"{percent(self.test['accuracy'])} (95 %: {low} to {high})"

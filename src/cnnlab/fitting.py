@@ -60,8 +60,8 @@ def fit(
             (data.val_fraction, data.test_fraction), and a DataLoader has none. test=False leaves the test split alone.
         transform: of the images of a Dataset, in each epoch anew; what it gives is used as it is.
         classes: names of the classes of your own set; None takes its `classes`, else numbers.
-        loss: (logits (B, K), labels (B,)) → a mean over the batch, or (B,); None takes trainer.loss. test.json gives
-            the negative log-likelihood as its loss all the same.
+        loss: (logits (B, K), labels (B,), or (B, K) of 0 and 1) → a mean over the batch, or (B,); None takes
+            trainer.loss. test.json gives the negative log-likelihood as its loss all the same.
         batch_size: of a Dataset of your own; None takes 128, or fewer for a small set.
         epochs: None takes what the recipe of the data set says, and for a small set of your own more.
         dir: the run folder; None makes runs/<data>-<model>-<time>.

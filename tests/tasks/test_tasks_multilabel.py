@@ -154,6 +154,16 @@ def test_thresholds_make_f1_as_high_as_any_other_would() -> None:
     assert best_thresholds(probabilities, torch.zeros_like(targets)) == [0.5] * 3
 
 
+def test_a_threshold_between_neighbouring_numbers_takes_in_the_upper_one_alone() -> None:
+    upper = torch.tensor([0.9], dtype=torch.float32)
+    for _ in range(50):
+        lower = torch.nextafter(upper, torch.zeros(1))
+        column = torch.stack([upper, lower])
+        (threshold,) = best_thresholds(column, torch.tensor([[1.0], [0.0]]))
+        assert DecisionRule((threshold,)).chosen(column).tolist() == [[True], [False]]
+        upper = lower
+
+
 def test_the_stratum_of_an_image_is_its_rarest_class() -> None:
     multi_hot = np.array([[1, 1, 0], [1, 0, 0], [1, 0, 1], [0, 0, 0], [0, 1, 0]])
     assert strata_of(multi_hot).tolist() == [1, 0, 2, 3, 1]

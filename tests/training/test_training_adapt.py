@@ -100,9 +100,9 @@ def test_each_epoch_goes_on_with_the_target_where_the_last_one_ended(
 
     starts: list[int] = []
 
-    def spy(target: Loader, start: int) -> Iterator[Batch]:
+    def spy(target: Loader, start: int, epochs: int, shard: tuple[int, int]) -> Iterator[Batch]:
         starts.append(start)
-        return endless(target, start)
+        return endless(target, start, epochs, shard)
 
     monkeypatch.setattr(trainer, "endless", spy)
     words = ["adapt.method=dann", "adapt.data=digits", "model=vgg", "model.width=4", "data.limit=60", "logger=none"]

@@ -37,6 +37,7 @@ from cnnlab.runs.folder import RunFolder, open_folder, read_config, read_split
 from cnnlab.runs.remote import publish_results
 from cnnlab.runs.weights import load_run
 from cnnlab.tasks import Task, load_code, task_of
+from cnnlab.tasks.registry import task_for
 from cnnlab.training.forward import forward_all, measure
 
 EVALUATORS: dict[str, Evaluator] = {  # by the task's name; any other task is evaluated by its metrics alone
@@ -183,8 +184,20 @@ def as_in_run(data: Data, folder: RunFolder, card: dict[str, Any], split: str) -
             f"the data have the classes {data.classes[:5]}…, and the run {card['classes'][:5]}…; use the same."
         )
     check_images(data, preprocess)
+    check_task(data, card)
     own = not data.in_batches and data.manifest["sha256"][split] == read_split(folder)["sha256"][split]
     return dataclasses.replace(data, preprocess=preprocess), own
+
+
+def check_task(data: Data, card: dict[str, Any]) -> Data:
+    """The same data. Raise DataError where their targets are for another task than that of a model's card."""
+    trained, wanted = card.get("task"), task_for(data)
+    if data.config.task is None and trained is not None and trained != wanted:
+        raise DataError(
+            f"the model was trained for {trained}, and the targets of this set are for {wanted}; use a set of the same"
+            " kind."
+        )
+    return data
 
 
 def check_images(data: Data, preprocess: Preprocess) -> None:
@@ -248,7 +261,7 @@ def data_of_run(
         settings = dataclasses.replace(settings, download=settings.download and is_remote(settings.root))
     config = dataclasses.replace(config, data=settings, adapt=AdaptConfig())
     if "name" in changes:
-        return as_other_set(config, preprocess, card["classes"], device, changes.get("limit")), False
+        return check_task(as_other_set(config, preprocess, card["classes"], device, changes.get("limit")), card), False
     try:
         data = build_data(config, device, preprocess=preprocess)
         same = data.manifest["sha256"][split] == read_split(folder)["sha256"][split]
@@ -264,7 +277,7 @@ def data_of_run(
             " added or removed. Restore them, or pass --data-root to test on the new set."
         )
     try:
-        return as_other_set(config, preprocess, card["classes"], device, changes.get("limit")), False
+        return check_task(as_other_set(config, preprocess, card["classes"], device, changes.get("limit")), card), False
     except DataError as error:
         if settings.name == "folder" or not os.path.isdir(settings.root):
             raise

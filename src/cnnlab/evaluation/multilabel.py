@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from cnnlab.config import TestConfig
 from cnnlab.data.data import Data
+from cnnlab.errors import RunError
 from cnnlab.evaluation.classification import accuracy_change, own_metrics
 from cnnlab.evaluation.intervals import mean_ap_interval, mean_interval_of_skewed, ratio_interval
 from cnnlab.evaluation.metrics import wilson_interval
 from cnnlab.evaluation.outputs import PLAIN, ImageOutputs, refuse_views
 from cnnlab.finite import check_answers
 from cnnlab.tasks import DecisionRule
-from cnnlab.tasks.decision import THRESHOLD
+from cnnlab.tasks.decision import THRESHOLD, are_thresholds
 from cnnlab.tasks.losses import losses_of
 from cnnlab.tasks.multilabel import MultiLabel, average_precision, exact_matches, mean_of_known
 from cnnlab.training.forward import forward_all
@@ -27,18 +28,17 @@ JOIN = ";"  # between the classes of an image in predictions.csv
 
 @dataclass(frozen=True)
 class MultiLabelOutputs(ImageOutputs):
-    """With (n, K) logits and (n, K) targets of 0 and 1 on the processor, the K classes, the rule, and
-    the task, which gives losses."""
+    """With (n, K) logits and targets of 0 and 1, and (n,) losses, on the processor; the K classes, and the rule."""
 
     logits: Tensor
     targets: Tensor
     classes: list[str]
     rule: DecisionRule
-    task: MultiLabel
+    image_losses: Tensor
 
     @property
     def losses(self) -> Tensor:
-        return losses_of(self.task.plain_loss, self.logits, self.targets).double()
+        return self.image_losses
 
     @property
     def wrong(self) -> Tensor:
@@ -86,17 +86,19 @@ def evaluate_multilabel(
         per_class (class, n, precision, recall, f1, f1_interval, ap, threshold).
     """
     refuse_views(settings)
-    logits, targets = (value.cpu() for value in forward_all(model, data.evaluation_loader(split)))
+    answers = forward_all(model, data.evaluation_loader(split))
+    losses = losses_of(task.plain_loss, *answers).double().cpu()
+    logits, targets = (value.cpu() for value in answers)
     check_answers(logits)
     names = data.names(split)
     if known is None:
         thresholds, fitted = fitted_thresholds(model, data, (logits, targets) if split == "val" else None)
     else:
         found = known.get("thresholds") or {}
-        thresholds = found.get("values") or [THRESHOLD] * data.num_classes
-        fitted = found.get("n", 0)
+        thresholds, fitted = found.get("values") or [THRESHOLD] * data.num_classes, found.get("n", 0)
+        if not are_thresholds(thresholds, data.classes):
+            raise RunError("test.json is damaged: its thresholds are no numbers from 0 to 1 per class; test it again.")
     rule = DecisionRule(tuple(thresholds))
-    losses = losses_of(task.plain_loss, logits, targets).double()
     figures = {
         "split": split,
         "task": task.name,
@@ -106,7 +108,7 @@ def evaluate_multilabel(
         "thresholds": {"values": list(rule.thresholds or ()), "n": fitted},
     }
     figures["intervals"]["loss"] = list(mean_interval_of_skewed(losses))
-    return MultiLabelOutputs(figures, names, logits, targets, data.classes, rule, task)
+    return MultiLabelOutputs(figures, names, logits, targets, data.classes, rule, losses)
 
 
 def multi_label_figures(logits: Tensor, targets: Tensor, rule: DecisionRule, classes: Sequence[str]) -> dict[str, Any]:
@@ -191,6 +193,7 @@ def best_thresholds(probabilities: Tensor, targets: Tensor) -> list[float]:
         usual = scores >= THRESHOLD
         f1_usual = 2 * truth[usual].sum() / (usual.sum() + hits[-1])
         best = int(f1.argmax())
-        known = hits[-1] > 0 and f1[best] > f1_usual
-        found.append(((ordered[best] + after[best]) / 2).item() if known else THRESHOLD)
+        middle = ((ordered[best] + after[best]) / 2).float()
+        middle = middle if middle > after[best] else ordered[best]  # neighbours in float32 have nothing between them
+        found.append(middle.item() if hits[-1] > 0 and f1[best] > f1_usual else THRESHOLD)
     return found

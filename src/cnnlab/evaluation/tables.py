@@ -120,7 +120,7 @@ def _multi_label_text(figures: Mapping[str, Any]) -> str:
     lines.append(
         f"  thresholds of the classes fitted on {fitted:,} validation pictures"
         if fitted
-        else "  thresholds are 0.5: there is no validation split to fit them on"
+        else "  thresholds are 0.5: none were fitted on validation pictures"
     )
     return "\n".join([*lines, *([f"  {fall_text(figures['own_test'])}"] if "own_test" in figures else [])])
 

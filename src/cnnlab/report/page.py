@@ -106,10 +106,10 @@ def named(group: Any) -> str:
 def headline(report: Report) -> dict[str, Any]:
     """Return the result in large: label, value, a sentence, and the interval drawn (or None)."""
     if report.test is None:
-        accuracy = best_row(report).get("val_accuracy")
+        view = view_of(report)
         return {
-            "label": "Validation accuracy",
-            "value": percent(accuracy),
+            "label": f"Validation {view.label}",
+            "value": percent(best_row(report).get(f"val_{view.figure}")),
             "sentence": "Not tested yet. The best epoch was chosen on this figure, so it flatters the model.",
             "strip": None,
         }

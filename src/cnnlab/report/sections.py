@@ -75,7 +75,7 @@ def curves(report: Report) -> list[tuple[str, Markup, str]]:
         (
             view.label[:1].upper() + view.label[1:],
             charts.line_chart("figure", view.label, epochs, figure, write=percentage, marked_epoch=marked),
-            "On the validation images; it chooses the best epoch.",
+            "On the validation images; the epoch that is kept is chosen by it.",
         ),
         (
             "Learning rate",

@@ -75,4 +75,9 @@ VIEWS = {
 
 
 def view_of(report: Report) -> TaskView:
-    return VIEWS.get((report.test or {}).get("task", "classification"), TaskView())
+    """That of the task of the test, or of a run that was not tested by what was measured on validation."""
+    if report.test is not None:
+        return VIEWS.get(report.test.get("task", "classification"), TaskView())
+    columns = report.history[-1] if report.history else {}
+    others = (view for view in VIEWS.values() if view.figure != "accuracy" and f"val_{view.figure}" in columns)
+    return next(others, VIEWS["classification"])

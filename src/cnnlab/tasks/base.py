@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -60,7 +61,12 @@ class Metric:
         return f"val_{self.name}"
 
     def rank(self, row: Mapping[str, Any]) -> tuple[float, float]:
-        """What orders epochs: the higher, the better. Ties are broken by the lower validation loss."""
+        """What orders epochs: the higher, the better. Ties are broken by the lower validation loss.
+
+        A metric that is not defined, such as the mean AP of images without any class, is below all others.
+        """
+        if row[self.column] is None:
+            return -math.inf, -float(row["val_loss"])
         figure = float(row[self.column])
         return figure if self.higher else -figure, -float(row["val_loss"])
 

@@ -59,7 +59,8 @@ class MultiLabel:
         setting, device = config.trainer.class_weights, data.train.device
         if setting == "balanced":
             counts = torch.tensor(data.class_counts(), dtype=torch.float32, device=device)
-            weights: Tensor | None = (len(data.split.train) - counts) / counts.clamp_min(1)
+            others = (len(data.split.train) - counts).clamp_min(1)  # a class that all images have is learned, too
+            weights: Tensor | None = others / counts.clamp_min(1)
         else:
             weights = given_weights(setting, data.num_classes, device)
         if isinstance(own_loss, nn.Module):
@@ -100,8 +101,8 @@ class RankingMetrics:
         self.targets: list[Tensor] = []
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
-        self.logits.append(logits.float().cpu())
-        self.targets.append(targets.cpu())
+        self.logits.append(logits.float())
+        self.targets.append(targets)
 
     def merge(self, processes: Processes) -> None:
         logits, targets = self._all()
@@ -109,7 +110,8 @@ class RankingMetrics:
 
     def compute(self) -> dict[str, float | None]:
         logits, targets = self._all()
-        loss = losses_of(self.task.plain_loss, logits, targets).double()
+        loss = losses_of(self.task.plain_loss, logits, targets).double()  # on the device, where a loss may have tensors
+        logits, targets = logits.cpu(), targets.cpu()
         return {
             "loss": loss.mean().item(),
             "accuracy": exact_matches(logits.sigmoid() >= THRESHOLD, targets).double().mean().item(),
@@ -117,8 +119,9 @@ class RankingMetrics:
         }
 
     def _all(self) -> tuple[Tensor, Tensor]:
-        none = torch.zeros(0, self.task.num_classes)  # of several processes one may have no image of a small split
-        return torch.cat([none, *self.logits]), torch.cat([none, *self.targets])
+        if not self.logits:  # of several processes one may have no image of a small split
+            return torch.zeros(0, self.task.num_classes), torch.zeros(0, self.task.num_classes)
+        return torch.cat(self.logits), torch.cat(self.targets)
 
 
 def exact_matches(chosen: Tensor, targets: Tensor) -> Tensor:

@@ -131,9 +131,13 @@ def check_target(data: Data) -> None:
         )
 
 
-def endless(loader: Loader, start: int, shard: tuple[int, int] = WHOLE) -> Iterator[Batch]:
-    """Epoch after epoch, from batch number `start` on, counted from the first epoch's first; see `Loader.epoch`."""
+def endless(loader: Loader, start: int, epochs: int = 1, shard: tuple[int, int] = WHOLE) -> Iterator[Batch]:
+    """Epoch after epoch, from batch number `start` on, counted from the first epoch's first.
+
+    Args:
+        epochs: of the training, over which images grow as those of the source do; shard: see `Loader.epoch`.
+    """
     epoch, batch = divmod(start, len(loader))
     while True:
-        yield from loader.epoch(epoch, batch, shard=shard)
+        yield from loader.epoch(epoch, batch, shard=shard, progress=epoch / epochs)
         epoch, batch = epoch + 1, 0

@@ -47,6 +47,7 @@ class Setup:
         counts: training images of each class.
         val_counts: the same of the validation split.
         steps: of the optimizer in each epoch.
+        images: of the training split; 0: as many as the counts say, one class per image.
         random_ap: of a multi-label set the mean average precision of a ranking by chance, else None.
         batches_of: what makes the batches of a run of `cnnlab.fit`: "fit", "load_data" or "DataLoader"; "" for any
             other run, whose hints name keys.
@@ -58,6 +59,7 @@ class Setup:
     steps: int
     random_ap: float | None = None
     batches_of: str = ""
+    images: int = 0
 
     @classmethod
     def of(cls, data: Data, config: Config, by_fit: bool = False) -> Setup:
@@ -68,7 +70,7 @@ class Setup:
             own = isinstance(data.train, BatchLoader) and isinstance(data.train.source, DataLoader)
             batches_of = "DataLoader" if own else "fit" if config.data.name == OWN_SET else "load_data"
         steps = max(1, len(data.train) // config.trainer.accumulate)
-        return cls(config, counts, val_counts, steps, ranking_by_chance(data, counts), batches_of)
+        return cls(config, counts, val_counts, steps, ranking_by_chance(data, counts), batches_of, data.train.count)
 
 
 def ranking_by_chance(data: Data, counts: Sequence[float]) -> float | None:
@@ -315,7 +317,7 @@ def _too_short(history: Sequence[Row], setup: Setup) -> Hint | None:
 
 
 def _more_steps(kind: str, text: str, setup: Setup) -> Hint:
-    trainer, images = setup.config.trainer, round(sum(setup.counts))
+    trainer, images = setup.config.trainer, setup.images or round(sum(setup.counts))
     batch = min(trainer.batch_size, max(8, 1 << max(0, (images // 10).bit_length() - 1)))
     epochs = max(trainer.epochs, -(-5 * FEW_STEPS // max(1, images // batch)))
     smaller = f"trainer.batch_size={batch} " if batch != trainer.batch_size else ""

@@ -28,9 +28,10 @@ def improves(row: Row, history: Sequence[Row], metric: Metric) -> bool:
 def is_kept(row: Row, history: Sequence[Row], metric: Metric, images: int) -> bool:
     """Whether the weights of an epoch replace those that were kept before.
 
-    Where there are few validation images, the latest epoch is kept whose metric is no further below the highest than
-    chance explains, one standard error (the 1-SE rule, Breiman et al. 1984, section 3.4.3): the rate has fallen by
-    then, and the weights are averages over more steps. Where there are hardly any, the latest is kept.
+    Where there are few validation images, the latest epoch is kept whose metric is at most one standard error below
+    the highest (the 1-SE rule, Breiman et al. 1984, section 3.4.3): the rate has fallen by then, and the weights are
+    averages over more steps. The error is that of a proportion, and of other means between 0 and 1 an approximation.
+    Where there are hardly any images, the latest is kept.
 
     Args:
         images: of the validation split.
@@ -42,9 +43,10 @@ def is_kept(row: Row, history: Sequence[Row], metric: Metric, images: int) -> bo
     if images < TOO_FEW:
         return True
     values = [one[metric.column] for one in history if math.isfinite(one["val_loss"])]
-    if not metric.higher or not all(0 <= value <= 1 for value in values):
+    known = [value for value in values if value is not None]
+    if row[metric.column] is None or not known or not metric.higher or not all(0 <= value <= 1 for value in known):
         return False  # how far chance moves it is not known
-    return bool(row[metric.column] >= tolerated(max(values), images))
+    return bool(row[metric.column] >= tolerated(max(known), images))
 
 
 def tolerated(share: float, images: int) -> float:

@@ -39,7 +39,7 @@ class TrainingState:
         epoch, step: epochs, and steps of the optimizer, that are done; batch: batches of the epoch so far.
         stale: epochs since the best one.
         rate: learning rate of the last step.
-        history: a row per epoch, as in metrics.jsonl; best: epoch, step and validation metrics of the best one.
+        history: a row per epoch, as in metrics.jsonl; best: epoch, step and validation metrics of the one that is kept.
     """
 
     sums: Sums

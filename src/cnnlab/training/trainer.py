@@ -67,7 +67,7 @@ def train(
 ) -> list[dict[str, Any]]:
     """Train to the last epoch, from the state in the run folder if `resumed`.
 
-    Every epoch: train, validate, keep the best weights, save the state, tell the trackers.
+    Every epoch: train, validate, keep the weights that selection.py chooses, save the state, tell the trackers.
 
     Args:
         by_fit: the run is one of `cnnlab.fit`, and hints name its arguments.
@@ -229,7 +229,8 @@ class Trainer:
         batches = self._batches(self.state.epoch, self.state.batch)
         others: Iterator[Batch] | None = None  # of the target domain; a step gets the same ones in every run
         if self.data.target is not None:
-            others = endless(self.data.target.train, self.state.epoch * last_batch + self.state.batch, self.group.shard)
+            start = self.state.epoch * last_batch + self.state.batch
+            others = endless(self.data.target.train, start, self.settings.epochs, self.group.shard)
         while self.state.batch < last_batch:
             self.state.rate = set_rate(self.optimizer, self.rate_factor())
             seed_step(self.config.seed, self.state.step, self.group.rank)
@@ -356,7 +357,7 @@ class Trainer:
         return loss.value(self.group.summed(loss.sums))
 
     def end_epoch(self) -> EpochEnded:
-        """Validate, keep the weights if they are the best so far, and save the state."""
+        """Validate, keep the weights if this epoch is the one to keep, and save the state."""
         began = time.monotonic()
         train_loss, train_accuracy = self._training_metrics()
         self._check_finite(self._state())  # before the weights are kept

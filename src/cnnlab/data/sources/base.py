@@ -76,7 +76,7 @@ class PictureSet(Dataset[tuple[Image.Image, Any]]):
 
     def load_label(self, index: int) -> Any:
         """A class number, or (K,) float32 of 0 and 1 in a multi-label set."""
-        return int(self.labels[index]) if self.multi_hot is None else self.targets[index]
+        return int(self.labels[index]) if self.multi_hot is None else self.multi_hot[index].astype(np.float32)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
         return self.load_image(index), self.load_label(index)

@@ -18,7 +18,7 @@ TEST_SHARE = 4  # every fourth digit is on test canvases alone
 
 
 def open_multi_digits() -> ArraySet:
-    """5,000 grey images of 32×32 pixels with one to four digits each; no digit image is in two splits."""
+    """5,000 grey images of 32×32 pixels with one to four digits each; those of the test split are in no other split."""
     images, multi_hot = draw_canvases()
     classes = [str(digit) for digit in range(10)]
     return ArraySet.multi_label(images, multi_hot, classes, np.repeat(list(COUNTS), list(COUNTS.values())))
