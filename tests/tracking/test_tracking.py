@@ -136,6 +136,7 @@ def test_a_resumed_run_hides_what_it_repeats(tmp_path: Path) -> None:
     for epoch in (1, 2):
         first.log(EpochEnded(row(epoch, train_loss=9.0), True))
     first.close()
+    time.sleep(1.1)  # the names of the two files begin with the second; of one second they need not stand in order
     second = TensorBoardTracker(tmp_path)
     second.log(started(epoch=1))
     for epoch in (2, 3):

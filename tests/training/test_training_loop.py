@@ -204,7 +204,7 @@ def test_a_long_gradient_is_clipped_and_a_short_one_is_not(tmp_path: Path) -> No
 
 
 def test_training_stops_early_where_nothing_gets_better(tmp_path: Path) -> None:
-    run = fit(tmp_path / "run", model(), digits(), "optimizer.lr=1e-12", "trainer.early_stopping=2", epochs=50)
+    run = fit(tmp_path / "run", model(), digits(limit=128), "optimizer.lr=1e-12", "trainer.early_stopping=2", epochs=50)
     assert len(run.history) == 3  # the first is the best, then two without a better one
     assert json.loads((run.dir / "best" / "model.json").read_text(encoding="utf-8"))["epoch"] == 1
 
@@ -215,7 +215,7 @@ def test_training_goes_on_where_it_gets_better(tmp_path: Path) -> None:
 
 
 def test_the_best_epoch_is_that_of_the_highest_validation_accuracy_then_the_lowest_loss(tmp_path: Path) -> None:
-    run = fit(tmp_path / "run", model(), digits(), "optimizer.lr=0.5", epochs=8)
+    run = fit(tmp_path / "run", model(), digits(limit=128), "optimizer.lr=0.5", epochs=8)
     best = max(run.history, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
     _, card = load_run(run.dir)
     assert {key: card[key] for key in ("epoch", "step", "val_loss", "val_accuracy")} == {
