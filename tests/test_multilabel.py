@@ -441,3 +441,22 @@ def test_the_report_of_an_untested_run_shows_what_chose_the_epoch(squares: Any, 
     run = cnnlab.fit(net, data, epochs=1, dir=tmp_path / "run", progress=False)
     assert run.test is None
     assert "Validation mean average precision" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_two_processes_measure_as_one_does(tmp_path: Path) -> None:
+    """An odd number of validation images, so that their parts differ in length."""
+    words = ["data=multi_digits", "data.limit=61", "trainer.epochs=1", "model.width=4", "trainer.precision=fp32"]
+    words += [
+        "trainer.threads=1",
+        "trainer.ema=null",
+        "augment=none",
+        "optimizer=sgd",
+        "optimizer.lr=0.05",
+        "logger=none",
+    ]
+    rows = []
+    for count in (1, 2):
+        assert main(["train", *words, f"trainer.devices={count}", f"run.dir={tmp_path / str(count)}"]) == 0
+        rows.append(json.loads((tmp_path / str(count) / "metrics.jsonl").read_text()))
+    for key in ("train_loss", "val_loss", "val_accuracy", "val_mean_ap"):
+        assert rows[1][key] == pytest.approx(rows[0][key], rel=1e-2)
