@@ -262,7 +262,7 @@ class Localizer:
         """The box in the middle of a picture as the classifier knows them, with what is around it."""
         left, top, right, bottom = box
         high, wide = self.shape[1:]
-        unit = max((bottom - top) / high, (right - left) / wide) / self.scale.fill  # pixels of the picture per pixel seen
+        unit = max((bottom - top) / high, (right - left) / wide) / self.scale.fill  # pixels per pixel of the view
         y = (top + bottom) / 2 + (torch.arange(high) + 0.5 - high / 2) * unit - 0.5
         x = (left + right) / 2 + (torch.arange(wide) + 0.5 - wide / 2) * unit - 0.5
         if unit > 1:  # antialias: shrink the picture first
