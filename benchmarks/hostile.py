@@ -584,6 +584,7 @@ KINDS = {
     "metrics.jsonl, resumed": Kind("stopped", "metrics.jsonl", as_lines, ("resume", "stopped")),
     "test.json": Kind("run", "test.json", as_json, ("compare", "run", "again", "--out", "out.svg")),
     "best/model.json": Kind("run", "best/model.json", as_json, ("compare", "run", "again", "--out", "out.svg")),
+    "best/objects.json": Kind("run", "best/objects.json", as_json, ("localize", "run", "picture.png")),
     **{
         f"links, {words[0]}": Kind(words[1], "config.yaml", change_bytes, words, links=True)
         for words in (
