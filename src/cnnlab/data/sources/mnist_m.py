@@ -15,8 +15,7 @@ from cnnlab.data.decode import find_pictures, read_picture
 from cnnlab.data.sources.base import ArraySet
 from cnnlab.data.sources.mnist import open_mnist
 from cnnlab.errors import DataError
-from cnnlab.files import given_path
-from cnnlab.remote import is_remote
+from cnnlab.files import given_path, is_remote
 
 SEED = 0  # the set is the same in every run, as if it had been downloaded
 TEST_SHARE = 5  # every fifth photograph is behind test digits alone
