@@ -59,7 +59,7 @@ def refuse_root(name: str, root: str | Path) -> None:
         raise ConfigError("--data-root (data_root=) is empty; give the folder of the images, or leave it out.")
     if not has_root(name):
         raise ConfigError(
-            f"{name} comes with scikit-learn and lies in no folder; leave out --data-root (data_root=), or name the"
+            f"{name} comes with cnnlab and lies in no folder; leave out --data-root (data_root=), or name the"
             " set that lies there, such as --data folder (data='folder')."
         )
 
