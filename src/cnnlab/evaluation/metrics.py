@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ def classification_figures(logits: Tensor, labels: Tensor, classes: Sequence[str
         ],
         "confusion_matrix": matrix.tolist(),
         "most_confused": [
-            {"true": true, "predicted": predicted, "n": n} for true, predicted, n in most_confused(matrix, classes)
+            {"true": one.true, "predicted": one.predicted, "n": one.count} for one in most_confused(matrix, classes)
         ],
     }
 
@@ -127,15 +128,24 @@ def accuracy_figures(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     }
 
 
-def most_confused(
-    matrix: Sequence[Sequence[int]] | Tensor, classes: Sequence[str], count: int = 10
-) -> list[tuple[str, str, int]]:
-    """(true, predicted, how often) of the largest cells off the diagonal."""
-    table = torch.as_tensor(matrix).clone()
-    table.fill_diagonal_(0)
-    values, places = table.flatten().topk(min(count, table.numel()))
-    return [
-        (classes[p // len(classes)], classes[p % len(classes)], v)
-        for v, p in zip(values.tolist(), places.tolist(), strict=True)
-        if v
-    ]
+@dataclass(frozen=True)
+class Confusion:
+    """`count` of the `total` images of class `true` were called `predicted`."""
+
+    true: str
+    predicted: str
+    count: int
+    total: int
+
+
+def most_confused(matrix: Sequence[Sequence[int]] | Tensor, classes: Sequence[str], limit: int = 10) -> list[Confusion]:
+    """The largest cells off the diagonal, largest first; ties by share of the row, then by order.
+
+    Args:
+        matrix: (K, K) counts, rows true, columns predicted.
+    """
+    counts = torch.as_tensor(matrix)
+    totals = counts.sum(1).tolist()
+    cells = [(row, column, int(counts[row, column])) for row, column in counts.nonzero().tolist() if row != column]
+    cells.sort(key=lambda cell: (-cell[2], totals[cell[0]], cell[:2]))
+    return [Confusion(classes[row], classes[column], n, totals[row]) for row, column, n in cells[:limit]]

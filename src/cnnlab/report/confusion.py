@@ -33,16 +33,6 @@ class Cell:
     text: str
 
 
-@dataclass(frozen=True)
-class Pair:
-    """`count` of the `total` pictures of class `true` were called `predicted`."""
-
-    true: str
-    predicted: str
-    count: int
-    total: int
-
-
 def as_counts(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Return the matrix as (C, C) whole numbers, rows true, columns predicted."""
     counts = np.asarray(matrix, dtype=np.int64)
@@ -80,17 +70,6 @@ def table_rows(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> list[
             ],
         )
         for row, true in enumerate(classes)
-    ]
-
-
-def most_confused(matrix: Sequence[Sequence[int]], classes: Sequence[str], limit: int = 10) -> list[Pair]:
-    """Return the off-diagonal cells with the highest counts, highest first; ties by share of the row, then by order."""
-    counts = as_counts(matrix, classes)
-    totals = counts.sum(axis=1)
-    cells = [(int(row), int(column)) for row, column in np.argwhere(counts) if row != column]
-    cells.sort(key=lambda cell: (-counts[cell], totals[cell[0]], cell))
-    return [
-        Pair(classes[row], classes[column], int(counts[row, column]), int(totals[row])) for row, column in cells[:limit]
     ]
 
 
