@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from cnnlab.evaluation.confusion import most_confused
 
 ECE_BINS = 15
 TOP_K = (1, 2, 3, 5, 10)
@@ -67,7 +68,8 @@ def classification_figures(logits: Tensor, labels: Tensor, classes: Sequence[str
         ],
         "confusion_matrix": matrix.tolist(),
         "most_confused": [
-            {"true": one.true, "predicted": one.predicted, "n": one.count} for one in most_confused(matrix, classes)
+            {"true": one.true, "predicted": one.predicted, "n": one.count}
+            for one in most_confused(matrix.tolist(), classes)
         ],
     }
 
@@ -126,26 +128,3 @@ def accuracy_figures(logits: Tensor, labels: Tensor) -> dict[str, Any]:
         "accuracy": correct / len(labels),
         "accuracy_interval": list(wilson_interval(correct, len(labels))),
     }
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """`count` of the `total` images of class `true` were called `predicted`."""
-
-    true: str
-    predicted: str
-    count: int
-    total: int
-
-
-def most_confused(matrix: Sequence[Sequence[int]] | Tensor, classes: Sequence[str], limit: int = 10) -> list[Confusion]:
-    """The largest cells off the diagonal, largest first; ties by share of the row, then by order.
-
-    Args:
-        matrix: (K, K) counts, rows true, columns predicted.
-    """
-    counts = torch.as_tensor(matrix)
-    totals = counts.sum(1).tolist()
-    cells = [(row, column, int(counts[row, column])) for row, column in counts.nonzero().tolist() if row != column]
-    cells.sort(key=lambda cell: (-cell[2], totals[cell[0]], cell[:2]))
-    return [Confusion(classes[row], classes[column], n, totals[row]) for row, column, n in cells[:limit]]

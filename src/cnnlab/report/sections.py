@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cnnlab.evaluation.metrics import most_confused
+from cnnlab.evaluation.confusion import most_confused
 from cnnlab.report import charts, formatting
 from cnnlab.report.content import Area, Insight, Report, Sample
 from cnnlab.report.formatting import SPACE, number, percent
