@@ -34,7 +34,7 @@ import json, os, sys, traceback
 import torch, rich.console, rich.progress, matplotlib.figure, hydra, jinja2
 import torch.utils.tensorboard, torchvision.datasets, cnnlab.cli, cnnlab.experiment, cnnlab.deploy.predictor
 import cnnlab.evaluation.compare, cnnlab.data.describe, cnnlab.data.show, cnnlab.tracking.tensorboard
-import numpy.random, torch.optim, sklearn.datasets, importlib.util, PIL.Image, cnnlab.data.sources.digits
+import numpy.random, torch.optim, importlib.util, PIL.Image, cnnlab.data.sources.digits
 import cnnlab.config, cnnlab.report.confusion, cnnlab.report.page, cnnlab.report.reliability
 cnnlab.config.compose()  # what Hydra and Jinja work out once
 cnnlab.report.page.template()

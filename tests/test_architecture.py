@@ -183,6 +183,70 @@ def test_only_config_and_cli_know_hydra(module: str) -> None:
     assert not {name for name in names if name.split(".")[0] in ("hydra", "omegaconf")}
 
 
+# ---- no hidden travel: reading or writing a run asks nothing of the network
+
+REMOTE = {  # what travels, and the modules that may know it
+    "cnnlab.remote": {"cnnlab.data.remote", "cnnlab.deploy.opened", "cnnlab.runs.download", "cnnlab.runs.upload"},
+    "cnnlab.runs.download": {"cnnlab.deploy.opened", "cnnlab.runs.opened"},
+    "cnnlab.runs.artifact": {"cnnlab.runs.opened"},
+    "cnnlab.runs.upload": {"cnnlab.experiment", "cnnlab.runs.opened"},
+}
+OPENS = {  # commands, and public functions by module, that open an address at their top
+    "cnnlab.deploy.export": {"export_run"},
+    "cnnlab.deploy.predictor": {"Predictor.from_export", "Predictor.from_run"},
+    "cnnlab.deploy.segmenter": {"segment_pictures"},
+    "cnnlab.evaluation.evaluate": {"evaluate"},
+    "cnnlab.experiment": {"Session._begin", "Session.told", "_resume", "resume_experiment", "run_experiment"},
+    "cnnlab.explain.pictures": {"explain_pictures", "localize_pictures"},
+    "cnnlab.fitting": {"fit"},
+    "cnnlab.processes": {"resume_together", "train_together"},
+    "cnnlab.runs.weights": {"load_run"},
+    "cnnlab.study.rate_range": {"find_learning_rate"},
+    **{f"cnnlab.cli.{name}": {"run", "_resume"} for name in COMMANDS},
+}
+DOORS = {"begin_run", "has_begun", "opened_export", "opened_run", "opened_source", "publish", "uploading"}
+
+
+def openers(source: str) -> set[str]:
+    """Functions, as Class.name in a class, that call what may travel."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST, name: str) -> None:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            name = f"{name}.{node.name}".lstrip(".")
+        if isinstance(node, ast.Name) and node.id in DOORS:
+            found.add(name)
+        for child in ast.iter_child_nodes(node):
+            visit(child, name)
+
+    visit(ast.parse(source), "")
+    return found
+
+
+def test_an_opener_is_seen() -> None:
+    source = (
+        "from a import opened_run\nclass A:\n    def f(self):\n        with opened_run(0): pass\ndef g(): begin_run(0)"
+    )
+    assert openers(source) == {"A.f", "g"}
+
+
+def test_only_the_doors_import_what_travels() -> None:
+    importing: dict[str, set[str]] = {name: set() for name in REMOTE}
+    for module, file in MODULES.items():
+        for name in imported(module, file.read_text(encoding="utf-8"), typing_too=True, inner_too=True) & set(REMOTE):
+            importing[name].add(module)
+    assert importing == REMOTE
+
+
+def test_only_commands_and_public_functions_open_an_address() -> None:
+    opening = {
+        module: openers(file.read_text(encoding="utf-8"))
+        for module, file in MODULES.items()
+        if not module.endswith((".opened", ".upload"))
+    }
+    assert {module: names for module, names in opening.items() if not names <= OPENS.get(module, set())} == {}
+
+
 def test_every_module_of_a_command_is_listed_and_named_as_its_command() -> None:
     shared = {"__main__", "arguments", "cloud", "commands", "printing", "program"}
     modules = {name.removeprefix("cnnlab.cli.") for name in MODULES if name.startswith("cnnlab.cli.")} - shared

@@ -20,7 +20,7 @@ WITHOUT = """
 import importlib, mmap, os, pkgutil, signal, socket, sys
 
 # Other packages chose their way when they were installed for this system; they keep it.
-import torch, torchvision, matplotlib.figure, rich.live, filelock, fsspec, sklearn.datasets, scipy.ndimage, hydra
+import torch, torchvision, matplotlib.figure, rich.live, filelock, fsspec, scipy.ndimage, hydra
 import multiprocessing.spawn, multiprocessing.popen_spawn_posix, multiprocessing.connection, subprocess, asyncio
 import torch.distributed.elastic.multiprocessing, torch.distributed.launcher.api, torch.utils.tensorboard
 for name in ("fastapi", "uvicorn"):

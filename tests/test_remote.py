@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cnnlab.errors import RemoteError
-from cnnlab.files import without_scheme
-from cnnlab.remote import Remote, folder_name, is_remote
+from cnnlab.files import folder_name, is_remote, without_scheme
+from cnnlab.remote import Remote
 
 
 @pytest.mark.parametrize("address", ["gs://b/x", "s3://b/x", "https://h/x", "memory://x", "GS://b/x"])

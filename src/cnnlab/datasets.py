@@ -130,7 +130,7 @@ class FashionMNIST(_Pictures):
 class MNISTM(_Pictures):
     """MNIST over patches of photographs, 28×28, "RGB", made from MNIST in `root` (Ganin et al. 2016, section 5.2.4).
 
-    `backgrounds=FOLDER` takes photographs of your own instead of the two that scikit-learn ships.
+    `backgrounds=FOLDER` takes photographs of your own instead of the two that come with cnnlab.
     """
 
     name = "mnist_m"
@@ -165,7 +165,7 @@ class OxfordPets(_Pictures):
 
 
 class Digits(_Pictures):
-    """scikit-learn's 1,797 handwritten digits, 8×8, "L", 10 classes, no official splits; nothing to download."""
+    """1,797 handwritten digits that come with cnnlab, 8×8, "L", 10 classes, no official splits; nothing to download."""
 
     name = "digits"
 

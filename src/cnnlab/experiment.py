@@ -20,20 +20,20 @@ from cnnlab.data.notes import notes
 from cnnlab.errors import ConfigError, RunError
 from cnnlab.evaluation.evaluate import run_test
 from cnnlab.explain.object_scale import measure_objects
+from cnnlab.files import is_remote, whole_address
 from cnnlab.models.plain import is_own
-from cnnlab.remote import is_remote, whole_address
 from cnnlab.report.write import write_report
 from cnnlab.representation import as_html, as_text
-from cnnlab.runs.addresses import check_root, refuse_root, with_whole_addresses
-from cnnlab.runs.artifact import is_artifact
+from cnnlab.runs.addresses import check_root, is_address, refuse_root, with_whole_addresses
+from cnnlab.runs.copies import address_of
 from cnnlab.runs.environment import describe
 from cnnlab.runs.files import read_record, write_json
-from cnnlab.runs.folder import RunFolder, new_folder, open_folder, read_config, read_environment, read_split
-from cnnlab.runs.identity import has_begun
-from cnnlab.runs.remote import address_of, publish, uploading
+from cnnlab.runs.folder import RunFolder, read_config, read_environment, read_split
+from cnnlab.runs.opened import begin_run, has_begun, opened_run, opened_source
 from cnnlab.runs.schema import INIT
 from cnnlab.runs.space import check_space
-from cnnlab.runs.weights import load_run
+from cnnlab.runs.upload import publish, uploading
+from cnnlab.runs.weights import load_model
 from cnnlab.tasks.losses import LossFunction
 from cnnlab.tracking.base import Noted, Tested, Tracker, Trackers
 from cnnlab.tracking.chosen import folder_trackers
@@ -108,7 +108,8 @@ class Session:
         if group.first:
             folder.refuse_if_taken()
             check_space(folder, model)
-        begun = initialise(model, config, data)
+        with opened_source(config.init.source) as source:
+            begun = initialise(model, config, data, source)
         trainer = self.trainer(model, data)
         listeners = self.listeners()
         shape = (data.in_channels, *data.image_size)
@@ -147,7 +148,7 @@ class Session:
         """The content of test.json, None without a test split; and report.html of the best weights."""
         data = trainer.data
         same = copy.deepcopy(trainer.model) if is_own(trainer.model) else None  # no name builds it
-        best, _ = load_run(self.folder, data.test.device, model=same)
+        best, _ = load_model(self.folder, data.test.device, model=same)
         if (scale := measure_objects(data)) is not None:
             write_json(self.folder.objects, dataclasses.asdict(scale))
         outputs = run_test(self.folder, best, data) if data.test.count else None
@@ -244,11 +245,11 @@ def run_experiment(
     config = with_whole_addresses(config)
     with joined(config.trainer.device) as group:
         if resume and group.from_first(lambda: has_begun(config)):
-            begun = open_folder(str(config.run.dir), whole=True)
-            session = Session(config, begun, group, trackers, test=test, should_stop=should_stop)
-            return _resume(session, progress, True, data_root=config.data.root)[0]
+            with opened_run(str(config.run.dir), whole=True) as begun:
+                session = Session(config, RunFolder(begun), group, trackers, test=test, should_stop=should_stop)
+                return _resume(session, progress, True, data_root=config.data.root)[0]
         config = group.from_first(lambda: for_group(config, group))
-        folder = new_folder(config)
+        folder = begin_run(config)
         if group.restarted and group.from_first(folder.config.exists):
             session = Session(config, folder, group, trackers, test=test, should_stop=should_stop)
             return _resume(session, progress, True)[0]
@@ -336,16 +337,17 @@ def resume_experiment(
     Raises:
         RunError: no run there, or pictures that are not those it began with.
     """
-    folder = open_folder(path, whole=True)
-    config = read_config(folder)
-    fetch = fetch or is_remote(path) or is_artifact(path)
-    if data_root is not None:
-        refuse_root(config.data.name, data_root)
-    if not fetch and (data_root is not None or not folder.report.exists()):
-        check_root(dataclasses.replace(config.data, root=data_root or config.data.root), folder.path)
-    with joined(config.trainer.device) as group:
-        session = Session(config, folder, group, trackers, test=test, should_stop=should_stop)
-        return _resume(session, progress, trust_code, overrides, data_root, fetch)
+    fetch = fetch or is_address(path)
+    with opened_run(path, whole=True) as place:
+        folder = RunFolder(place)
+        config = read_config(folder)
+        if data_root is not None:
+            refuse_root(config.data.name, data_root)
+        if not fetch and (data_root is not None or not folder.report.exists()):
+            check_root(dataclasses.replace(config.data, root=data_root or config.data.root), folder.path)
+        with joined(config.trainer.device) as group:
+            session = Session(config, folder, group, trackers, test=test, should_stop=should_stop)
+            return _resume(session, progress, trust_code, overrides, data_root, fetch)
 
 
 def _resume(

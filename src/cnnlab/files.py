@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import time
@@ -27,6 +28,34 @@ def is_path(path: Path) -> bool:
 def without_scheme(address: str | Path) -> str:
     """file:///folder → /folder, file:///C:/folder → C:/folder; a plain path stays as it is."""
     return re.sub(r"^(file|local)://(/(?=[A-Za-z]:/))?", "", str(address))
+
+
+def is_remote(address: object) -> bool:
+    """Whether an address has a scheme, such as gs://; file:// is this machine."""
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", str(address)) if isinstance(address, str) else None
+    return match is not None and match[1].lower() not in ("file", "local")
+
+
+def local_path(address: str | Path) -> Path:
+    """The path of an address on this machine: no scheme, and `~` the user's home."""
+    return Path(os.path.expanduser(without_scheme(address)))
+
+
+def whole_address(address: str) -> str:
+    """The same from any folder: an absolute path, links followed; a full address and what is no name of a file stay."""
+    if is_remote(address):
+        return address
+    try:
+        return os.path.realpath(local_path(address))
+    except (OSError, ValueError):
+        return address
+
+
+def folder_name(address: str) -> tuple[str, str]:
+    """A hash that belongs to an address alone, and its last word for people: names for folders of what is there."""
+    address = address.rstrip("/")
+    own = hashlib.sha256(address.encode(errors="surrogateescape")).hexdigest()[:12]
+    return own, re.sub(r"[^\w.-]+", "-", address.rpartition("/")[2]).strip(".-")[:60] or "root"
 
 
 def given_path(text: str | Path, what: str) -> Path:

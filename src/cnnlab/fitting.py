@@ -20,7 +20,7 @@ from cnnlab.experiment import Run, Session
 from cnnlab.models.plain import describe_plain, is_built
 from cnnlab.models.registry import MODELS, model_spec
 from cnnlab.runs.addresses import with_whole_addresses
-from cnnlab.runs.folder import new_folder
+from cnnlab.runs.opened import begin_run
 from cnnlab.tasks import task_of
 from cnnlab.tasks.losses import LossFunction
 from cnnlab.tracking.base import Tracker
@@ -116,7 +116,7 @@ def fit(
         data = dataclasses.replace(data, target=target)
     if test is False:
         data = data.without_test()
-    return Session(config, new_folder(config), trackers=listeners, own_loss=loss, by_fit=True).begin(data, model)
+    return Session(config, begin_run(config), trackers=listeners, own_loss=loss, by_fit=True).begin(data, model)
 
 
 def _refuse_own_parts(**given: object) -> None:

@@ -16,8 +16,7 @@ from cnnlab.config import Config
 from cnnlab.errors import ConfigError, Interrupted, RunError
 from cnnlab.evaluation.intervals import mean_interval
 from cnnlab.experiment import Run, run_experiment
-from cnnlab.files import write_whole
-from cnnlab.remote import is_remote
+from cnnlab.files import is_remote, write_whole
 from cnnlab.runs.folder import new_folder
 from cnnlab.tracking.base import Noted, Tracker
 from cnnlab.values import to_json

@@ -35,12 +35,10 @@ from cnnlab.config import Config, load_yaml, to_yaml, with_changes
 from cnnlab.data.build import build_data
 from cnnlab.errors import CnnlabError, Interrupted
 from cnnlab.experiment import Run, finished, resume_experiment, run_experiment
-from cnnlab.remote import is_remote
-from cnnlab.runs.addresses import with_whole_addresses
-from cnnlab.runs.artifact import is_artifact
+from cnnlab.runs.addresses import is_address, with_whole_addresses
 from cnnlab.runs.files import write_whole
-from cnnlab.runs.folder import RunFolder, new_folder, open_folder, read_config
-from cnnlab.runs.identity import has_begun
+from cnnlab.runs.folder import RunFolder, read_config
+from cnnlab.runs.opened import begin_run, has_begun, opened_run
 from cnnlab.torch_patches import end_with_launcher
 from cnnlab.tracking.console import ConsoleTracker
 from cnnlab.training.build import build_model, import_code, resume_command
@@ -63,7 +61,7 @@ def train_together(config: Config, progress: Progress, command: Sequence[str], r
     config = with_whole_addresses(config)
     if resume and has_begun(config):
         return resume_together(str(config.run.dir), config.trainer.devices, True, config.data.root, fetch=True)[0]
-    folder = new_folder(config)
+    folder = begin_run(config)
     folder.refuse_if_taken()
     group = Group(size=config.trainer.devices, local_size=config.trainer.devices)
     device = device_of(config.trainer.device, group)
@@ -85,17 +83,18 @@ def resume_together(
     overrides: Sequence[str] = (),
 ) -> tuple[Run, bool]:
     """`cnnlab resume RUN` of a run with `trainer.devices=N`; see `resume_experiment`."""
-    folder = open_folder(path, whole=True)
-    left = not folder.report.exists()
-    if overrides and not left:
-        raise finished(folder, overrides)
-    if left:
-        config = with_changes(read_config(folder), overrides)
-        device_of(config.trainer.device, Group(size=devices, local_size=devices))
-        fetch = fetch or is_remote(path) or is_artifact(path)
-        task = {"trust_code": trust_code, "data_root": data_root, "fetch": fetch, "overrides": list(overrides)}
-        _launch(folder, devices, {"run": str(folder.path), **task})
-    return Run(folder.path, folder.history(), folder.test_metrics()), left
+    fetch = fetch or is_address(path)
+    with opened_run(path, whole=True) as place:
+        folder = RunFolder(place)
+        left = not folder.report.exists()
+        if overrides and not left:
+            raise finished(folder, overrides)
+        if left:
+            config = with_changes(read_config(folder), overrides)
+            device_of(config.trainer.device, Group(size=devices, local_size=devices))
+            task = {"trust_code": trust_code, "data_root": data_root, "fetch": fetch, "overrides": list(overrides)}
+            _launch(folder, devices, {"run": str(folder.path), **task})
+        return Run(folder.path, folder.history(), folder.test_metrics()), left
 
 
 # ---- the launcher

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import re
 import shutil
 import sys
 import time
@@ -25,7 +24,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from cnnlab.errors import RemoteError
-from cnnlab.files import replace, without_scheme
+from cnnlab.files import replace
 
 AT_ONCE = 16  # files that travel at the same time
 TRIES = 3  # of a download; the filesystems try again themselves where they know that it helps
@@ -33,27 +32,6 @@ STAMPS = ("generation", "etag", "ETag", "e_tag", "mtime", "last_modified", "Last
 READ_ONLY = ("http", "https")
 WHOLE_PUTS = ("gs", "gcs", "s3", "s3a", "az", "abfs", "abfss", "oci", "memory")  # a put replaces the object at once
 CONNECT_SECONDS, SILENCE_SECONDS = 30, 60  # until a connection of gs:// is given up
-
-
-def is_remote(address: object) -> bool:
-    """Whether an address has a scheme, such as gs://; file:// is this machine."""
-    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", str(address)) if isinstance(address, str) else None
-    return match is not None and match[1].lower() not in ("file", "local")
-
-
-def local_path(address: str | Path) -> Path:
-    """The path of an address on this machine: no scheme, and `~` the user's home."""
-    return Path(os.path.expanduser(without_scheme(address)))
-
-
-def whole_address(address: str) -> str:
-    """The same from any folder: an absolute path, links followed; a full address and what is no name of a file stay."""
-    if is_remote(address):
-        return address
-    try:
-        return os.path.realpath(local_path(address))
-    except (OSError, ValueError):
-        return address
 
 
 @dataclass(frozen=True)
@@ -392,10 +370,3 @@ class CopyBar:
     ) -> None:
         if self.progress is not None:
             self.progress.stop()
-
-
-def folder_name(address: str) -> tuple[str, str]:
-    """A hash that belongs to an address alone, and its last word for people: names for folders of what is there."""
-    address = address.rstrip("/")
-    own = hashlib.sha256(address.encode(errors="surrogateescape")).hexdigest()[:12]
-    return own, re.sub(r"[^\w.-]+", "-", address.rpartition("/")[2]).strip(".-")[:60] or "root"

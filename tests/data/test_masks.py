@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from sklearn.datasets import load_sample_images
 from torch import Tensor
 
 from cnnlab.config import AugmentConfig, DataConfig, compose
@@ -188,8 +189,9 @@ def test_mnist_m_depends_on_the_seed_alone(tmp_path: Path) -> None:
     assert not np.array_equal(first, other)
 
 
-def test_without_photographs_those_of_scikit_learn_are_taken() -> None:
-    assert len(read_photographs(None, 28)) == 2
+def test_without_photographs_those_of_the_package_are_taken() -> None:
+    for photograph, expected in zip(read_photographs(None, 28), load_sample_images().images, strict=True):
+        np.testing.assert_array_equal(photograph, expected)
 
 
 def test_unfit_photographs_are_refused(tmp_path: Path) -> None:

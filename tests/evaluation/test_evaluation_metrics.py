@@ -10,11 +10,11 @@ import sklearn.metrics as oracle
 import torch
 from torch import Tensor
 
+from cnnlab.evaluation.confusion import most_confused
 from cnnlab.evaluation.metrics import (
     calibration_error,
     classification_figures,
     debiased_calibration_error,
-    most_confused,
     wilson_interval,
 )
 
@@ -137,12 +137,17 @@ def test_the_interval_holds_the_share_and_narrows() -> None:
     assert widths == sorted(widths, reverse=True)
 
 
-def test_the_largest_confusions_come_first() -> None:
-    matrix = [[50, 3, 0], [9, 40, 1], [0, 0, 30]]
-    assert most_confused(matrix, ["a", "b", "c"]) == [("b", "a", 9), ("a", "b", 3), ("b", "c", 1)]
-    assert most_confused(matrix, ["a", "b", "c"], count=1) == [("b", "a", 9)]
-    assert most_confused([[1]], ["a"]) == []
-    assert matrix[0][0] == 50  # untouched
+def test_the_largest_confusions_come_first_then_the_larger_share_of_a_class() -> None:
+    matrix = [[8, 1, 0, 1], [3, 6, 0, 0], [0, 3, 0, 0], [0, 0, 0, 30]]
+    pairs = most_confused(matrix, ["dog", "cat", "frog", "ant"])
+    assert [(pair.true, pair.predicted, pair.count, pair.total) for pair in pairs] == [
+        ("frog", "cat", 3, 3),  # all of the frogs
+        ("cat", "dog", 3, 9),
+        ("dog", "cat", 1, 10),
+        ("dog", "ant", 1, 10),
+    ]
+    assert most_confused(matrix, ["dog", "cat", "frog", "ant"], limit=1) == pairs[:1]
+    assert most_confused([[4, 0], [0, 4]], ["a", "b"]) == most_confused([[1]], ["a"]) == []
 
 
 def test_chance_is_taken_out_of_the_calibration_error() -> None:

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from cnnlab.report.confusion import CELL, MAX_TOOLTIPS, heat_map, majority_share, most_confused, table_rows
+from cnnlab.report.confusion import CELL, MAX_TOOLTIPS, heat_map, majority_share, table_rows
 
 CLASSES = ["cat", "dog", "frog"]
 MATRIX = [[6, 3, 0], [1, 9, 0], [3, 0, 0]]  # 9 cats, 10 dogs, 3 frogs
@@ -26,17 +26,6 @@ def test_table_keeps_counts_and_shades_by_the_root_of_the_share_of_the_row() -> 
 def test_class_without_pictures_has_no_shade() -> None:
     rows = table_rows([[2, 0], [0, 0]], ["a", "b"])
     assert [cell.shade for cell in rows[1][1]] == [0, 0]
-
-
-def test_most_confused_pairs_come_by_count_then_by_share() -> None:
-    pairs = most_confused(MATRIX, CLASSES)
-    assert [(pair.true, pair.predicted, pair.count, pair.total) for pair in pairs] == [
-        ("frog", "cat", 3, 3),  # all of the frogs
-        ("cat", "dog", 3, 9),
-        ("dog", "cat", 1, 10),
-    ]
-    assert most_confused(MATRIX, CLASSES, limit=1) == pairs[:1]
-    assert most_confused([[4, 0], [0, 4]], ["a", "b"]) == []
 
 
 def test_majority_share_is_the_largest_row() -> None:

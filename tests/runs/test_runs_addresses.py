@@ -22,9 +22,9 @@ from cnnlab.config import Config, DataConfig, compose, from_dict, load_yaml
 from cnnlab.errors import CnnlabError, DataError, Interrupted, RunError
 from cnnlab.evaluation.evaluate import evaluate
 from cnnlab.experiment import resume_experiment, run_experiment
-from cnnlab.remote import local_path, whole_address
+from cnnlab.files import local_path, whole_address
 from cnnlab.runs.addresses import check_root, with_whole_addresses
-from cnnlab.runs.identity import has_begun
+from cnnlab.runs.opened import has_begun
 from cnnlab.tracking.base import EpochEnded, Event
 from small_sets import write_mnist
 

@@ -18,9 +18,10 @@ from cnnlab.cli import main
 from cnnlab.errors import RunError
 from cnnlab.evaluation.plots import plot_curves
 from cnnlab.files import write_whole
-from cnnlab.runs import remote
+from cnnlab.runs import copies
 from cnnlab.runs.files import refuse_links, separate
 from cnnlab.runs.folder import RunFolder, open_folder
+from cnnlab.runs.opened import opened_run
 from cnnlab.study.study import lock_study
 from cnnlab.tracking.wandb import run_id
 
@@ -144,14 +145,15 @@ def test_a_link_that_stays_in_the_folder_is_one_of_its_files(run: Path, picture:
     (run / "wandb" / "latest-run").symlink_to("offline-run-1")  # as W&B makes it
     (run / "wandb" / "again").symlink_to(run / "wandb")
     assert command("explain", str(run), str(picture)).code == 0
-    assert open_folder(f"wandb:{run}/wandb/latest-run").path == run
+    with opened_run(f"wandb:{run}/wandb/latest-run") as folder:
+        assert folder == run
 
 
 def test_a_link_to_an_offline_run_elsewhere_does_not_open_that_run(run: Path, finished_run: Path) -> None:
     (run / "wandb").mkdir()
     (run / "wandb" / "offline-run-1").symlink_to(finished_run / "best")
-    with pytest.raises(RunError, match="leads out"):
-        open_folder(f"wandb:{run}/wandb/offline-run-1")
+    with pytest.raises(RunError, match="leads out"), opened_run(f"wandb:{run}/wandb/offline-run-1"):
+        pass
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "last/state.pt", "best/model.safetensors"])
@@ -234,8 +236,8 @@ def test_a_lock_that_is_another_file_is_refused_and_an_empty_one_is_not(run: Pat
 
 def test_a_record_of_a_bucket_counts_only_where_cnnlab_put_it(run: Path, picture: Path, command: CommandLine) -> None:
     record = {"address": "gs://a-stranger/bucket", "files": {}}
-    (run / remote.RECORD).write_text(json.dumps(record))
-    assert remote.address_of(run) is None
+    (run / copies.RECORD).write_text(json.dumps(record))
+    assert copies.address_of(run) is None
     result = command("explain", str(run), str(picture))
     assert result.code == 0 and not result.err, result.err  # no word of an upload that failed
 

@@ -15,11 +15,16 @@ import pytest
 
 from cnnlab.cli import main
 from cnnlab.config import compose
+from cnnlab.deploy.exported import is_export
+from cnnlab.deploy.segmenter import Segmenter
+from cnnlab.deploy.service import Service
 from cnnlab.errors import CnnlabError, RunError
 from cnnlab.evaluation.evaluate import evaluate
 from cnnlab.experiment import resume_experiment, run_experiment
-from cnnlab.runs import remote
+from cnnlab.runs import copies, upload
 from cnnlab.runs.files import write_whole
+from cnnlab.runs.folder import holds_run, new_folder, open_folder
+from cnnlab.runs.source import read_source
 from cnnlab.runs.weights import load_run
 from cnnlab.tracking.base import Noted
 
@@ -198,7 +203,7 @@ def read_from(files: type[WatchedFileSystem], address: str) -> Callable[[str], b
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "SECONDS_APART", 0.0)
+    monkeypatch.setattr(upload, "SECONDS_APART", 0.0)
 
 
 def test_after_each_file_that_went_up_the_bucket_is_a_run_that_ends_the_same(
@@ -208,13 +213,13 @@ def test_after_each_file_that_went_up_the_bucket_is_a_run_that_ends_the_same(
     moments: list[dict[str, bytes]] = []
     watched_files.after = staticmethod(lambda verb, path: moments.append(watched_files.contents()))  # type: ignore
     run = start(address)
-    assert remote.address_of(run.dir) == address
+    assert copies.address_of(run.dir) == address
     watched_files.after = staticmethod(lambda verb, path: None)  # type: ignore
     whole = {name: read_from(watched_files, address)(name) for name in (*SAME, "metrics.jsonl")}
     assert list(moments[-1])[-1].endswith("/report.html") and sum("report" in path for path in moments[-2]) == 0
     begun = [moment for moment in moments if any(path.endswith("/config.yaml") for path in moment)]
     unbegun = [moment for moment in moments if moment not in begun]
-    assert {path.rpartition("/run/")[2] for moment in unbegun for path in moment} <= remote.BEGUN
+    assert {path.rpartition("/run/")[2] for moment in unbegun for path in moment} <= copies.BEGUN
     assert len(begun) > 8
     for moment in begun[:: len(begun) // 3]:
         watched_files.fill(moment)
@@ -230,7 +235,7 @@ def test_what_goes_up_is_what_belonged_together_though_training_went_on(
 ) -> None:
     address = "watched://bucket/run"
     start(address, "trainer.epochs=1")
-    folder, gate = remote.copy_of(address), threading.Event()
+    folder, gate = copies.copy_of(address), threading.Event()
     names = ("best/model.safetensors", "last/state.pt")
 
     def write(number: int) -> None:
@@ -242,7 +247,7 @@ def test_what_goes_up_is_what_belonged_together_though_training_went_on(
             assert gate.wait(20)
 
     watched_files.before = staticmethod(hold_up)  # type: ignore
-    uploader = remote.Uploader(folder)
+    uploader = upload.Uploader(folder)
     write(1)
     uploader.log(Noted("saved"))
     write(2)
@@ -255,7 +260,7 @@ def test_what_goes_up_is_what_belonged_together_though_training_went_on(
     assert [read(name) for name in names] == [f"{name} 1".encode() for name in names]
     uploader.finish()
     assert [read(name) for name in names] == [f"{name} 2".encode() for name in names]
-    assert not (folder / remote.STAGING).exists()
+    assert not (folder / upload.STAGING).exists()
 
 
 def test_uploads_that_fail_are_told_tried_again_and_stop_nothing(
@@ -293,7 +298,7 @@ def test_what_never_went_up_is_named_at_the_end_and_goes_up_from_where_it_is(
     watched_files.before = staticmethod(break_down)  # type: ignore
     with pytest.raises(RunError) as failure:
         start("watched://bucket/run")
-    folder = remote.copy_of("watched://bucket/run")
+    folder = copies.copy_of("watched://bucket/run")
     assert "the network is down" in str(failure.value) and f"cnnlab resume {folder}" in str(failure.value)
     assert (folder / "report.html").exists()
     watched_files.before = staticmethod(lambda verb, path: None)  # type: ignore
@@ -355,7 +360,7 @@ def test_a_copy_is_brought_up_to_date_and_another_run_takes_its_place(
     watched_files.fill(first)  # as another machine would have left it
     _, card = load_run(address)
     assert card["seed"] == 0
-    folder = remote.copy_of(address)
+    folder = copies.copy_of(address)
     assert (folder / "metrics.jsonl").read_bytes() == read_from(watched_files, address)("metrics.jsonl")
 
 
@@ -373,7 +378,7 @@ def test_what_cannot_be_brought_up_is_still_here(
     figures = evaluate("watched://bucket/run", split="val")
     assert figures["n"] > 0
     assert "warning: no access" in capsys.readouterr().err
-    assert (remote.copy_of("watched://bucket/run") / "evaluation-val.json").exists()
+    assert (copies.copy_of("watched://bucket/run") / "evaluation-val.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -394,5 +399,48 @@ def test_a_run_cannot_go_where_nothing_can_be_written(
 def test_a_file_address_is_a_folder_here(tmp_path: Path, tiny: Sequence[str]) -> None:
     assert main(["train", *tiny, "trainer.epochs=1", f"run.dir=file://{tmp_path}/run"]) == 0
     assert (tmp_path / "run" / "report.html").exists()
-    assert not (tmp_path / "run" / remote.RECORD).exists()
+    assert not (tmp_path / "run" / copies.RECORD).exists()
     assert main(["test", f"file://{tmp_path}/run"]) == 0
+
+
+# ---- no hidden travel
+
+
+@pytest.mark.parametrize("address", ["watched://bucket/run", "gs://bucket/run", "wandb:me/mine/model:best"])
+def test_a_function_that_reads_a_run_refuses_an_address_and_asks_nothing_of_the_network(
+    address: str, watched_files: type[WatchedFileSystem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def travel(*given: Any) -> None:
+        raise AssertionError("it travelled")
+
+    watched_files.before = staticmethod(travel)  # type: ignore
+    monkeypatch.setattr("cnnlab.remote.Remote.__init__", travel)
+    monkeypatch.setattr("cnnlab.runs.artifact.download", travel)
+    for read in (
+        open_folder,
+        holds_run,
+        read_source,
+        Segmenter,
+        Service.from_run,
+        lambda run: new_folder(compose([f"run.dir={run}"])),
+    ):
+        with pytest.raises(RunError, match="is an address, not a folder"):
+            read(address)
+    assert not is_export(address)
+
+
+def test_a_command_asks_its_bucket_once_and_then_reads_the_copy(
+    watched_files: type[WatchedFileSystem], new_machine: Callable[[], Path], tmp_path: Path
+) -> None:
+    import numpy as np
+    from PIL import Image
+
+    picture = tmp_path / "seven.png"
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).save(picture)
+    start("watched://bucket/run", "trainer.epochs=1")
+    new_machine()
+    asked: list[str] = []
+    watched_files.before = staticmethod(lambda verb, path: asked.append(verb))  # type: ignore
+    assert main(["explain", "watched://bucket/run", str(picture)]) == 0
+    assert asked.count("find") == 2  # what is there: before the copy, and before what was made goes up
+    assert "put" in asked and asked.index("put") > asked.index("get")

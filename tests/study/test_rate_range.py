@@ -75,14 +75,14 @@ def test_a_step_is_a_step_of_training(tmp_path: Path) -> None:
     more = ["optimizer=adamw", "schedule=constant", "optimizer.lr=0.01", "trainer.precision=fp32", "logger=none"]
     run = cnnlab.fit(model, data, epochs=1, dir=tmp_path / "r", overrides=more)
     steps = run.history[0]["step"]
-    rates, losses, diverged = measure(config, Rates(0.01, 0.01 * (1 + 1e-9), steps))
+    rates, losses, diverged = measure(config, Rates(0.01, 0.01 * (1 + 1e-9), steps), None)
     assert steps >= 10 and not diverged and rates[0] == pytest.approx(0.01)
     assert np.mean(losses) == pytest.approx(run.history[0]["train_loss"], rel=0.02)
 
 
 @pytest.mark.parametrize("name", optimizer_names())
 def test_every_optimizer_can_be_tested(name: str) -> None:
-    rates, losses, _ = measure(compose([*TINY, f"optimizer={name}"]), Rates(1e-4, 0.1, 12))
+    rates, losses, _ = measure(compose([*TINY, f"optimizer={name}"]), Rates(1e-4, 0.1, 12), None)
     assert len(rates) == len(losses) >= 2 and math.isfinite(losses[0])
 
 

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from cnnlab.cli import main
 from cnnlab.errors import ConfigError
-from cnnlab.runs.folder import open_folder
+from cnnlab.runs.opened import opened_run
 from cnnlab.runs.weights import load_run
 from cnnlab.tracking import base
 from cnnlab.tracking.base import EpochEnded, Gradient, Noted, Started, Stepped, Trackers
@@ -402,7 +402,8 @@ def test_the_artifact_of_wandb_is_a_run_that_can_be_tested_and_resumed(
     address = "wandb:me/cnnlab/model-run:interrupted"
     _, card = load_run(address)
     assert card["epoch"] >= 1
-    copy = open_folder(address, whole=True).path
+    with opened_run(address, whole=True) as copy:
+        pass
     assert asked == [("me/cnnlab/model-run:interrupted", None), ("me/cnnlab/model-run:interrupted", "1")]
     result = command("resume", copy, environment=place)
     assert result.code == 0, result.err
@@ -415,7 +416,8 @@ def test_the_artifact_of_wandb_is_a_run_that_can_be_tested_and_resumed(
     assert load_run(whole)[1] == json.loads((copy / "best" / "model.json").read_text())
     # The folder of the offline run stands for the run folder around it.
     (offline,) = (copy / "wandb").glob("offline-run-*")
-    assert open_folder(f"wandb:{offline}").path == copy
+    with opened_run(f"wandb:{offline}") as folder:
+        assert folder == copy
 
 
 def test_a_wrong_name_of_an_artifact_costs_one_line(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 
 from cnnlab.cli.arguments import RUN
 
@@ -21,9 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from cnnlab.evaluation.compare import compare_runs
+    from cnnlab.evaluation.compare import compare_runs, runs_below
     from cnnlab.evaluation.tables import comparison_table, print_whole
+    from cnnlab.runs.addresses import is_address
+    from cnnlab.runs.opened import opened_run
 
-    runs = compare_runs(options.runs, options.out)
+    named = [run for given in options.runs for run in ([given] if is_address(given) else runs_below(given))]
+    with contextlib.ExitStack() as opened:
+        runs = compare_runs({run: opened.enter_context(opened_run(run)) for run in dict.fromkeys(named)}, options.out)
     print_whole(comparison_table(runs))
     print(f"\ncurves  {options.out}")

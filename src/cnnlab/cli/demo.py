@@ -40,10 +40,12 @@ def run(options: argparse.Namespace) -> None:
         return
     refuse_without_spec(options, "cloudrun")
     from cnnlab.deploy.demo import port_of, serve
+    from cnnlab.runs.opened import opened_run
 
     port = port_of(os.environ) if options.port is None else options.port
     token = os.environ.get("CNNLAB_TOKEN") if options.token is None else options.token
-    serve(options.run, options.host or "127.0.0.1", port, token, options.trust_code)
+    with opened_run(options.run) as folder:
+        serve(folder, options.host or "127.0.0.1", port, token, options.trust_code)
 
 
 def _print_spec(options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -13,7 +14,7 @@ from cnnlab.cli.printing import print_json, print_line
 from cnnlab.errors import ConfigError, DataError, one_line
 
 if TYPE_CHECKING:
-    from cnnlab.deploy.predictor import Prediction
+    from cnnlab.deploy.predictor import Prediction, Predictor
 
 SUMMARY = "classify files, folders, or standard input"
 EXAMPLES = """\
@@ -43,13 +44,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from cnnlab.deploy.exported import is_export
-    from cnnlab.runs.folder import open_folder
+    from cnnlab.deploy.opened import opened_export
+    from cnnlab.deploy.predictor import Predictor
+    from cnnlab.runs.folder import RunFolder
+    from cnnlab.runs.opened import opened_run
 
     if options.topk is not None and options.topk < 1:
         raise ConfigError(f"--topk must be at least 1, got {options.topk}.")
-    answer = _classify if is_export(options.run) else ANSWERS.get(open_folder(options.run).task() or "", _classify)
-    answer(options)
+    with opened_export(options.run) as export:
+        if export is not None:
+            _classify(options, lambda: Predictor.from_export(export, options.device))
+            return
+    with opened_run(options.run) as folder:
+        if RunFolder(folder).task() == "segmentation":
+            _segment(options, folder)
+        else:
+            _classify(options, lambda: Predictor.from_run(folder, options.device, options.trust_code))
 
 
 def _check_files(options: argparse.Namespace) -> None:
@@ -66,18 +76,13 @@ def _check_files(options: argparse.Namespace) -> None:
         raise ConfigError(f"--sort {options.sort} is no folder; give the name of one, new or not.")
 
 
-def _classify(options: argparse.Namespace) -> None:
+def _classify(options: argparse.Namespace, load: Callable[[], Predictor]) -> None:
     _check_files(options)
     from cnnlab.data.decode import find_pictures
     from cnnlab.deploy.answers import answer_images
-    from cnnlab.deploy.exported import is_export
-    from cnnlab.deploy.predictor import Predictor
 
     names = ["-"] if options.paths == ["-"] else list(find_pictures(options.paths))
-    if is_export(options.run):
-        predictor = Predictor.from_export(options.run, options.device)
-    else:
-        predictor = Predictor.from_run(options.run, options.device, options.trust_code)
+    predictor = load()
     images = ((name, sys.stdin.buffer.read() if name == "-" else name) for name in names)
     shown = 5 if options.topk is None else options.topk
     keeps = bool(options.out or options.sort)
@@ -126,17 +131,14 @@ def _keep_answers(
             print(one_line(f"sorted   {Path(options.sort) / name}  ({count:,} images)"), file=stream)
 
 
-def _segment(options: argparse.Namespace) -> None:
+def _segment(options: argparse.Namespace, folder: Path) -> None:
     from cnnlab.deploy.segmenter import segment_pictures
 
     refuse_ignored(options, ("topk", "sort"), "is for classes of images, and this model classifies every pixel")
-    for answer in segment_pictures(options.run, options.paths, options.out, options.device, options.trust_code):
+    for answer in segment_pictures(folder, options.paths, options.out, options.device, options.trust_code):
         if options.json:
             print_json(answer.facts())
             continue
         shares = sorted(answer.shares.items(), key=lambda pair: -pair[1])
         found = "  ".join(f"{label} {100 * share:.1f} %" for label, share in shares if share)
         print_line(f"{answer.picture}: {found}  →  {answer.overlay}")
-
-
-ANSWERS = {"segmentation": _segment}  # by the task's name; any other task answers by a label per image

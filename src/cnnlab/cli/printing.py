@@ -25,8 +25,8 @@ def print_json(facts: Any, indent: int | None = None) -> None:
 def print_run(run: Run) -> None:
     """The table of the best epoch and the test, and where the run lies."""
     from cnnlab.evaluation.tables import print_whole, result_table
+    from cnnlab.runs.copies import address_of
     from cnnlab.runs.folder import RunFolder, read_split
-    from cnnlab.runs.remote import address_of
 
     print()
     folder = RunFolder(run.dir)

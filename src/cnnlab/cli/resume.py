@@ -48,25 +48,25 @@ def _resume(options: argparse.Namespace) -> None:
 
     with DecodeBar() as bar:
         from cnnlab.experiment import resume_experiment
-        from cnnlab.runs.folder import open_folder, read_config
+        from cnnlab.runs.addresses import is_address
+        from cnnlab.runs.folder import RunFolder, read_config
+        from cnnlab.runs.opened import opened_run
         from cnnlab.training.distributed import is_main_process, wants_several
 
-        devices = options.devices or read_config(open_folder(options.run)).trainer.devices
-        if wants_several(devices):
-            from cnnlab.processes import resume_together
+        how = {
+            "trust_code": options.trust_code,
+            "data_root": options.data_root,
+            "fetch": is_address(options.run),
+            "overrides": options.overrides,
+        }
+        with opened_run(options.run, whole=True) as folder:
+            devices = options.devices or read_config(RunFolder(folder)).trainer.devices
+            if wants_several(devices):
+                from cnnlab.processes import resume_together
 
-            done, anything = resume_together(
-                options.run, devices, options.trust_code, options.data_root, overrides=options.overrides
-            )
-        else:
-            done, anything = resume_experiment(
-                options.run,
-                [ConsoleTracker()],
-                bar.update,
-                options.trust_code,
-                data_root=options.data_root,
-                overrides=options.overrides,
-            )
+                done, anything = resume_together(folder, devices, **how)
+            else:
+                done, anything = resume_experiment(folder, [ConsoleTracker()], bar.update, **how)
     if not is_main_process():
         return
     if not anything:
@@ -76,7 +76,7 @@ def _resume(options: argparse.Namespace) -> None:
 
 def _print_spec(options: argparse.Namespace) -> None:
     """The job that resumes there what these words would resume here."""
-    from cnnlab.remote import is_remote
+    from cnnlab.files import is_remote
 
     if options.data_root is not None and not is_remote(options.data_root):
         raise ConfigError(f"a job cannot see {options.data_root}; copy the pictures into a bucket and name that.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from pathlib import Path
 
 from cnnlab.cli.arguments import RUN, add_device, add_trust_code
 from cnnlab.errors import CnnlabError
@@ -41,21 +40,15 @@ def run(options: argparse.Namespace) -> None:
     from cnnlab.evaluation.evaluate import evaluate
     from cnnlab.evaluation.tables import figures_text
     from cnnlab.runs.folder import RunFolder, epochs_left
+    from cnnlab.runs.opened import opened_run
 
     keys = config.data_keys(options.overrides)
-    figures = evaluate(
-        options.run,
-        options.split,
-        options.data_root,
-        options.device,
-        options.trust_code,
-        options.views,
-        options.data,
-        **keys,
-    )
-    print(figures_text(figures))
-    with contextlib.suppress(CnnlabError):  # the figures stand, whatever is wrong with the history
-        if left := epochs_left(RunFolder(Path(options.run))):
-            print(
-                f"\n{options.run} has {left} epochs to go: these are the figures of its best so far.", file=sys.stderr
-            )
+    how = options.split, options.data_root, options.device, options.trust_code, options.views, options.data
+    with opened_run(options.run) as folder:
+        print(figures_text(evaluate(folder, *how, **keys)))
+        with contextlib.suppress(CnnlabError):  # the figures stand, whatever is wrong with the history
+            if left := epochs_left(RunFolder(folder)):
+                print(
+                    f"\n{options.run} has {left} epochs to go: these are the figures of its best so far.",
+                    file=sys.stderr,
+                )

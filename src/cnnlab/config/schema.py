@@ -64,7 +64,7 @@ class DataConfig:
     channels: int | None = key(
         None, "3: grey images in three equal channels; 1: colour as grey; null: as the set is", choices=(None, 1, 3)
     )
-    backgrounds: str | None = key(None, "of mnist_m: folder of photographs; null: the two that scikit-learn ships")
+    backgrounds: str | None = key(None, "of mnist_m: folder of photographs; null: the two that come with cnnlab")
     pixels: str = key(
         "ink", "of mnist_m_seg: background and ink, or background and each digit", choices=("ink", "digits")
     )

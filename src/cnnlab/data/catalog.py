@@ -27,7 +27,7 @@ CATALOG = {
         "1,797 handwritten digits of 8×8 pixels, ten classes",
         1,
         (),
-        "inside scikit-learn, nothing to download",
+        "inside cnnlab, nothing to download",
         "Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits, doi 10.24432/C50P49",
         "CC BY 4.0",
         rooted=False,
@@ -36,7 +36,7 @@ CATALOG = {
         "5,000 images of 32×32 pixels with one to four handwritten digits each, ten classes, several per image",
         1,
         ("train", "test"),
-        "made from the digits inside scikit-learn, nothing to download",
+        "made from the digits inside cnnlab, nothing to download",
         "after Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits, doi 10.24432/C50P49",
         "CC BY 4.0",
         rooted=False,
@@ -54,7 +54,7 @@ CATALOG = {
         "70,000 digits of MNIST over patches of photographs, 28×28 pixels in colour, ten classes",
         3,
         ("train", "test"),
-        "made from MNIST and the photographs in data.backgrounds, or two of scikit-learn's",
+        "made from MNIST and the photographs in data.backgrounds, or two that come with cnnlab",
         "after Ganin et al. 2016, Domain-Adversarial Training of Neural Networks, section 5.2.4",
         "CC BY-SA 3.0, and that of the photographs",
         "MNIST",
@@ -63,7 +63,7 @@ CATALOG = {
         "70,000 digits over patches of photographs, 28×28 pixels in colour, a class for every pixel",
         3,
         ("train", "test"),
-        "made from MNIST and the photographs in data.backgrounds, or two of scikit-learn's",
+        "made from MNIST and the photographs in data.backgrounds, or two that come with cnnlab",
         "after Ganin et al. 2016, Domain-Adversarial Training of Neural Networks, section 5.2.4",
         "CC BY-SA 3.0, and that of the photographs",
         "MNIST",
@@ -125,5 +125,5 @@ CATALOG = {
 
 
 def has_root(name: str) -> bool:
-    """Whether the images of a set lie below data.root; those of some come with scikit-learn."""
+    """Whether the images of a set lie below data.root; those of some come with cnnlab."""
     return name not in CATALOG or CATALOG[name].rooted

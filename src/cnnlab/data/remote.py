@@ -15,7 +15,8 @@ from filelock import FileLock
 
 from cnnlab.data.store import cache_folder
 from cnnlab.errors import DataError, RemoteError
-from cnnlab.remote import Remote, RemoteFile, download_all, folder_name
+from cnnlab.files import folder_name
+from cnnlab.remote import Remote, RemoteFile, download_all
 
 
 def local_root(address: str, part: str = "", fetch: bool = True) -> Path:

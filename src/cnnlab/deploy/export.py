@@ -28,9 +28,9 @@ from cnnlab.files import is_path
 from cnnlab.models.folding import fold_batch_norm
 from cnnlab.runs.environment import describe
 from cnnlab.runs.files import read_json, write_json, write_whole
-from cnnlab.runs.folder import open_folder, read_config
-from cnnlab.runs.remote import publish_results
-from cnnlab.runs.weights import load_run
+from cnnlab.runs.folder import RunFolder, read_config
+from cnnlab.runs.opened import opened_run
+from cnnlab.runs.weights import load_model
 from cnnlab.tasks import DecisionRule
 
 TESTED = 5000  # pictures of the test split at the most
@@ -80,9 +80,22 @@ def export_run(
         onnx_runtime()
     if format == "web":
         fetch_runtime()
-    folder = open_folder(run)
+    with opened_run(run, writes=True) as folder:
+        return _export(RunFolder(folder), format, int8, fully_convolutional, out, data_root, trust_code)
+
+
+def _export(
+    folder: RunFolder,
+    format: str,
+    int8: bool,
+    fully_convolutional: bool,
+    out: str | Path | None,
+    data_root: str | None,
+    trust_code: bool,
+) -> Export:
+    """See `export_run`."""
     place = check_out(folder.path / "export" if out is None else Path(out))
-    model, card = load_run(folder, "cpu", trust_code)
+    model, card = load_model(folder, "cpu", trust_code)
     Preprocess.from_dict(card["preprocess"]).refuse_own()
     if trust_code:
         import_dataset(read_config(folder).data.name)
@@ -130,7 +143,6 @@ def export_run(
         else:
             write_whole(file, content)
         record(place, "web" if format == "web" else name, figures)
-    publish_results(folder.path)
     return Export(file, figures)
 
 

@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.deploy.graph import refusal
 from cnnlab.errors import CnnlabError, ExportError
-from cnnlab.files import is_path
-from cnnlab.remote import Remote, is_remote
-from cnnlab.runs.remote import fetch_file
+from cnnlab.files import is_path, is_remote
 from cnnlab.tasks.decision import are_thresholds
 from cnnlab.values import are_names
 
@@ -80,13 +78,10 @@ def missing_extra(extra: str) -> ExportError:
 
 
 def is_export(path: str | Path) -> bool:
-    """Whether a path is meant as an exported model and not as a run folder."""
+    """Whether a path of this machine is meant as an exported model and not as a run folder."""
     place = Path(path)
     if place.suffix in (".onnx", ".pt2"):
         return True
-    if is_remote(path):
-        names = Remote(str(path)).names()
-        return "config.yaml" not in names and any(name in names for name in NAMES)
     return (
         is_path(place)
         and place.is_dir()
@@ -102,7 +97,7 @@ def read_export(path: str | Path) -> OnnxModel:
         ExportError: no such file, a damaged one, or one that cnnlab did not write.
     """
     if is_remote(path):
-        return read_export(_fetch(str(path)))
+        raise ExportError(f"{path} is an address that holds no export; give the folder or the file of one.")
     file = Path(path)
     if file.is_dir():
         found = [file / name for name in NAMES if (file / name).is_file()]
@@ -136,14 +131,6 @@ def _refuse_foreign(content: bytes, name: Path) -> None:
     any_size = facts.get("fully_convolutional") is True
     if reason := refusal(model, len(content), len(facts["classes"]), shape, any_size):
         raise ExportError(f"{name} is not computed: {reason}. Export the run again, or give the run folder.")
-
-
-def _fetch(address: str) -> Path:
-    """A copy on this machine of an exported file in a bucket, or of the first of a folder there."""
-    if address.endswith((".onnx", ".pt2")):
-        return fetch_file(address)
-    names = Remote(address).names()
-    return fetch_file(f"{address.rstrip('/')}/{next(name for name in NAMES if name in names)}")
 
 
 def _facts(text: str | None, name: str | Path) -> dict[str, Any]:

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.deploy.exported import read_export
+from cnnlab.deploy.opened import opened_export
 from cnnlab.device import choose_device
 from cnnlab.errors import DataError, DeviceError, ModelError
 from cnnlab.finite import check_answers
 from cnnlab.representation import as_html, as_text
-from cnnlab.runs.folder import open_folder
-from cnnlab.runs.weights import load_run
+from cnnlab.runs.folder import RunFolder
+from cnnlab.runs.opened import opened_run
+from cnnlab.runs.weights import load_model
 from cnnlab.tasks.decision import SINGLE_LABEL, DecisionRule
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
@@ -90,9 +92,9 @@ class Predictor:
     ) -> Predictor:
         """Raises RunError for a folder without a trained model. `trust_code`, `model`: see `load_run`."""
         place = choose_device(device)
-        folder = open_folder(run)
-        net, card = load_run(folder, place, trust_code, model)
-        rule = folder.decision_rule(card)
+        with opened_run(run) as folder:
+            net, card = load_model(RunFolder(folder), place, trust_code, model)
+            rule = RunFolder(folder).decision_rule(card)
         return cls(net, card["classes"], Preprocess.from_dict(card["preprocess"]), place, rule)
 
     @classmethod
@@ -105,7 +107,8 @@ class Predictor:
             raise DeviceError(
                 f"an export runs on the processor, not on {device}; use --device auto, or the run itself."
             )
-        model = read_export(path)
+        with opened_export(path) as file:
+            model = read_export(path if file is None else file)
         preprocess = Preprocess.from_dict(model.facts["preprocess"])
         rule = DecisionRule.of(model.facts, model.facts.get("thresholds"))
         return cls(model, model.facts["classes"], preprocess, torch.device("cpu"), rule)

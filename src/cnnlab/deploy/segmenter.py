@@ -20,7 +20,9 @@ from cnnlab.explain.overlay import class_colours, paint_classes
 from cnnlab.explain.pictures import each_picture, output_folder
 from cnnlab.finite import check_answers
 from cnnlab.runs.files import write_whole
-from cnnlab.runs.weights import load_run
+from cnnlab.runs.folder import RunFolder, open_folder
+from cnnlab.runs.opened import opened_run
+from cnnlab.runs.weights import load_model
 
 UNSEEN = 255  # in a mask: the model's layout cuts this part of the picture off
 
@@ -44,7 +46,7 @@ class Segmenter:
 
     def __init__(self, run: str | Path, device: str = "auto", trust_code: bool = False) -> None:
         self.device = choose_device(device)
-        self.model, card = load_run(run, self.device, trust_code)
+        self.model, card = load_model(open_folder(run), self.device, trust_code)
         if card.get("task") != "segmentation":
             raise DataError(f"the model of {run} answers once a picture, not for every pixel; use cnnlab.Predictor.")
         self.classes: list[str] = card["classes"]
@@ -90,7 +92,14 @@ def segment_pictures(
         CnnlabError: what is wrong with the run; after the last picture, those that could not be read.
     """
     names = list(find_pictures(paths))
-    segmenter = Segmenter(run, device, trust_code)
+    with opened_run(run, writes=True) as folder:
+        yield from _segment(RunFolder(folder), names, out, Segmenter(folder, device, trust_code))
+
+
+def _segment(
+    folder: RunFolder, names: Sequence[str], out: str | Path | None, segmenter: Segmenter
+) -> Iterator[Segmented]:
+    """See `segment_pictures`."""
     colours = class_colours(len(segmenter.classes))
 
     def segment(name: str, file: Path) -> Segmented:
@@ -106,4 +115,4 @@ def segment_pictures(
         counts = np.bincount(seen, minlength=len(segmenter.classes)) / seen.size
         return Segmented(name, dict(zip(segmenter.classes, counts.round(6).tolist(), strict=True)), file, beside)
 
-    yield from each_picture(names, output_folder(run, out, "predict"), "-mask.png", segment)
+    yield from each_picture(names, output_folder(folder, out, "predict"), "-mask.png", segment)

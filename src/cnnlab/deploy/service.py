@@ -30,7 +30,7 @@ from cnnlab.models.folding import fold_batch_norm
 from cnnlab.models.summary import summarise
 from cnnlab.models.table import facts
 from cnnlab.runs.folder import RunFolder, open_folder, read_config
-from cnnlab.runs.weights import load_run
+from cnnlab.runs.weights import load_model
 from cnnlab.tasks.decision import SINGLE_LABEL, DecisionRule
 
 MAX_BYTES = 10_000_000  # of an upload
@@ -86,9 +86,9 @@ class Service:
 
     @classmethod
     def from_run(cls, run: str | Path, trust_code: bool = False) -> Service:
-        """Raises RunError for a folder without a trained model."""
+        """From a run folder of this machine. Raises RunError for one without a trained model."""
         folder = open_folder(run)
-        model, card = load_run(folder, "cpu", trust_code)
+        model, card = load_model(folder, "cpu", trust_code)
         Preprocess.from_dict(card["preprocess"]).refuse_own()
         rule, scale = folder.decision_rule(card), ObjectScale.of(folder)
         return cls(model, card, folder.test_metrics(), samples_of(folder, card), rule, scale)

@@ -12,7 +12,7 @@ from typing import Any
 from cnnlab.config import Config
 from cnnlab.data.catalog import CATALOG
 from cnnlab.errors import ConfigError, nearest
-from cnnlab.remote import is_remote
+from cnnlab.files import is_remote
 
 CPU_MACHINE = "e2-standard-8"
 MACHINES = {  # the smallest common machine for one accelerator

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,7 @@ from typing import Any
 from cnnlab.config import Config
 from cnnlab.errors import RunError
 from cnnlab.evaluation.plots import plot_curves
-from cnnlab.remote import is_remote
-from cnnlab.runs.artifact import is_artifact
 from cnnlab.runs.folder import RunFolder, open_folder, read_config
-from cnnlab.runs.remote import CONFIG
 
 
 @dataclass(frozen=True)
@@ -49,33 +46,31 @@ def runs_below(path: str) -> list[str]:
     Raises:
         RunError: a folder of runs of which none has.
     """
-    if is_remote(path) or is_artifact(path):
-        return [path]
     folder = Path(path)
-    runs = [] if (folder / CONFIG).exists() else sorted(file.parent for file in folder.glob(f"*/{CONFIG}"))
+    runs = [] if RunFolder(folder).config.exists() else sorted(file.parent for file in folder.glob("*/config.yaml"))
     begun = [str(run) for run in runs if RunFolder(run).history()]
     if runs and not begun:
         raise RunError(f"of the {len(runs)} runs in {folder} none has finished an epoch yet; compare them later.")
     return begun or [str(folder)]
 
 
-def compare_runs(paths: Sequence[str], picture: str | Path) -> list[ComparedRun]:
+def compare_runs(folders: Mapping[str, Path], picture: str | Path) -> list[ComparedRun]:
     """Read the runs and draw their curves into `picture`.
 
     Args:
-        paths: run folders, or folders of them, of which those are left out that have no epoch yet.
+        folders: the run folders by the names that the runs are shown under.
 
     Raises:
         RunError: a folder that is no run or has no epoch yet, or a picture that cannot be written.
     """
     runs = []
-    for path in dict.fromkeys(run for given in paths for run in runs_below(given)):
+    for name, path in folders.items():
         folder = open_folder(path)
         history = folder.history()
         if not history:
             raise RunError(f"{folder.path} has not finished an epoch yet; go on with `cnnlab resume {folder.path}`.")
         facts = read_config(folder), history, folder.read_card(), folder.test_metrics()
-        runs.append(ComparedRun(path, *facts, folder.report.exists()))
+        runs.append(ComparedRun(name, *facts, folder.report.exists()))
     try:
         plot_curves({run.name: run.history for run in runs}, picture)
     except (OSError, ValueError) as error:

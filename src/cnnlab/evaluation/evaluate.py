@@ -30,12 +30,12 @@ from cnnlab.evaluation.metrics import accuracy_figures, score_interval
 from cnnlab.evaluation.multilabel import evaluate_multilabel
 from cnnlab.evaluation.outputs import PLAIN, Evaluator, Outputs, refuse_views
 from cnnlab.evaluation.segmentation import evaluate_segmentation
-from cnnlab.remote import is_remote, local_path
+from cnnlab.files import is_remote, local_path
 from cnnlab.runs.addresses import check_root, refuse_root
 from cnnlab.runs.files import write_json, write_whole
-from cnnlab.runs.folder import RunFolder, open_folder, read_config, read_split
-from cnnlab.runs.remote import publish_results
-from cnnlab.runs.weights import load_run
+from cnnlab.runs.folder import RunFolder, read_config, read_split
+from cnnlab.runs.opened import opened_run
+from cnnlab.runs.weights import load_model
 from cnnlab.tasks import Task, load_code, task_of
 from cnnlab.tasks.registry import task_for
 from cnnlab.training.forward import forward_all, measure
@@ -84,9 +84,24 @@ def evaluate(
         raise ConfigError(f"split must be train, val or test, got {split!r}.")
     if keys and data is None and data_root is None:
         raise ConfigError("data.* keys are for another set; name it with --data or --data-root (data=, data_root=).")
-    folder = open_folder(run)
+    with opened_run(run, writes=True) as folder:
+        return _evaluate(RunFolder(folder), split, data_root, device, trust_code, views, data, model, keys)
+
+
+def _evaluate(
+    folder: RunFolder,
+    split: str,
+    data_root: str | None,
+    device: str,
+    trust_code: bool,
+    views: str | None,
+    data: str | Data | None,
+    model: nn.Module | None,
+    keys: Mapping[str, Any],
+) -> dict[str, Any]:
+    """See `evaluate`."""
     place = choose_device(device)
-    net, card = load_run(folder, data.test.device if isinstance(data, Data) else place, trust_code, model)
+    net, card = load_model(folder, data.test.device if isinstance(data, Data) else place, trust_code, model)
     if isinstance(data, Data):
         if keys or data_root is not None:
             raise ConfigError("data.* keys and data_root= are for a set by name, and this data is loaded already.")
@@ -107,7 +122,6 @@ def evaluate(
     if not own and (before := folder.test_metrics()) is not None:
         outputs.figures.update(outputs.against(before))
     write_outputs(folder, outputs, suffix)
-    publish_results(folder.path)
     return outputs.figures
 
 

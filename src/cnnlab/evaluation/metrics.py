@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cnnlab.evaluation.confusion import most_confused
+
 ECE_BINS = 15
 TOP_K = (1, 2, 3, 5, 10)
 
@@ -66,7 +68,8 @@ def classification_figures(logits: Tensor, labels: Tensor, classes: Sequence[str
         ],
         "confusion_matrix": matrix.tolist(),
         "most_confused": [
-            {"true": true, "predicted": predicted, "n": n} for true, predicted, n in most_confused(matrix, classes)
+            {"true": one.true, "predicted": one.predicted, "n": one.count}
+            for one in most_confused(matrix.tolist(), classes)
         ],
     }
 
@@ -125,17 +128,3 @@ def accuracy_figures(logits: Tensor, labels: Tensor) -> dict[str, Any]:
         "accuracy": correct / len(labels),
         "accuracy_interval": list(wilson_interval(correct, len(labels))),
     }
-
-
-def most_confused(
-    matrix: Sequence[Sequence[int]] | Tensor, classes: Sequence[str], count: int = 10
-) -> list[tuple[str, str, int]]:
-    """(true, predicted, how often) of the largest cells off the diagonal."""
-    table = torch.as_tensor(matrix).clone()
-    table.fill_diagonal_(0)
-    values, places = table.flatten().topk(min(count, table.numel()))
-    return [
-        (classes[p // len(classes)], classes[p % len(classes)], v)
-        for v, p in zip(values.tolist(), places.tolist(), strict=True)
-        if v
-    ]

@@ -25,9 +25,9 @@ from cnnlab.explain.localize import Localizer
 from cnnlab.explain.object_scale import ObjectScale
 from cnnlab.finite import check_answers
 from cnnlab.runs.files import write_json
-from cnnlab.runs.folder import open_folder
-from cnnlab.runs.remote import publish_results
-from cnnlab.runs.weights import load_run
+from cnnlab.runs.folder import RunFolder
+from cnnlab.runs.opened import opened_run
+from cnnlab.runs.weights import load_model
 
 LARGEST = 2_000_000  # pixels of a picture to localize on; a larger one is shrunk, and the answer says so
 SHOWN = 1024  # pixels of the longer side of what is drawn
@@ -83,8 +83,22 @@ def explain_pictures(
     """
     names = list(find_pictures(paths))
     place = choose_device(device)
-    folder = open_folder(run)
-    model, card = load_run(folder, place, trust_code)
+    with opened_run(run, writes=True) as folder:
+        yield from _explain(RunFolder(folder), names, method, target, layer, out, place, trust_code)
+
+
+def _explain(
+    folder: RunFolder,
+    names: Sequence[str],
+    method: str,
+    target: str | None,
+    layer: str | None,
+    out: str | Path | None,
+    place: torch.device,
+    trust_code: bool,
+) -> Iterator[Explained]:
+    """See `explain_pictures`."""
+    model, card = load_model(folder, place, trust_code)
     rule = folder.decision_rule(card)
     classes, preprocess = card["classes"], Preprocess.from_dict(card["preprocess"])
     number = None if target is None else class_number(target, classes)
@@ -111,7 +125,7 @@ def explain_pictures(
 
     parts = [method, *([layer] if layer else []), *([classes[number]] if number is not None else [])]
     ending = "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts)
-    yield from each_picture(names, output_folder(run, out, "explain"), f"-{ending}.png", explain)
+    yield from each_picture(names, output_folder(folder, out, "explain"), f"-{ending}.png", explain)
 
 
 NAMES = {"cam": "CAM", "gradcam": "Grad-CAM", "layercam": "Layer-CAM"}
@@ -123,8 +137,13 @@ def localize_pictures(
     """Draw the boxes and the heat map of each picture, one PNG and one JSON file a picture; arguments and errors as for
     `explain_pictures`."""
     names = list(find_pictures(paths))
-    folder = open_folder(run)
-    model, card = load_run(folder, "cpu", trust_code)
+    with opened_run(run, writes=True) as folder:
+        yield from _localize(RunFolder(folder), names, out, trust_code)
+
+
+def _localize(folder: RunFolder, names: Sequence[str], out: str | Path | None, trust_code: bool) -> Iterator[Located]:
+    """See `localize_pictures`."""
+    model, card = load_model(folder, "cpu", trust_code)
     classes, preprocess = card["classes"], Preprocess.from_dict(card["preprocess"])
     layout = preprocess.layout
     shape = (layout.channels, layout.height, layout.width)
@@ -144,7 +163,7 @@ def localize_pictures(
         write_json(file.with_suffix(".json"), facts)
         return Located(name, objects, file, factor)
 
-    yield from each_picture(names, output_folder(run, out, "localize"), ".png", localize)
+    yield from each_picture(names, output_folder(folder, out, "localize"), ".png", localize)
 
 
 def find_objects(
@@ -184,8 +203,8 @@ def class_number(name: str, classes: Sequence[str]) -> int:
     raise ModelError(f"the model knows no class {name!r}.{nearest(name, classes)}")
 
 
-def output_folder(run: str | Path, out: str | Path | None, name: str) -> Path:
-    return open_folder(run).path / name if out is None else Path(out)
+def output_folder(folder: RunFolder, out: str | Path | None, name: str) -> Path:
+    return folder.path / name if out is None else Path(out)
 
 
 def each_picture(names: Sequence[str], folder: Path, ending: str, work: Callable[[str, Path], Any]) -> Iterator[Any]:
@@ -216,7 +235,6 @@ def _each_picture(names: Sequence[str], folder: Path, ending: str, work: Callabl
             yield work(name, folder / f"{stem}{ending}")
         except DataError as error:
             bad.append(f"{name} ({error})")
-    publish_results(folder.parent)
     if bad:
         done = f"; the other {len(names) - len(bad)} are done" if len(names) > len(bad) else ""
         raise DataError(f"not done: {', '.join(bad)}{done}. Fix or leave out what is named.")

@@ -10,8 +10,8 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
 
+from cnnlab.report import marks
 from cnnlab.report.formatting import finite, number, percent
 
 WIDTH, HEIGHT = 360, 250
@@ -105,12 +105,11 @@ def curve(series: Series, xs: Sequence[float], y: Scale) -> str:
     """Draw the runs of one series as polylines; a run of a single point, which a line would not show, as a dot."""
     parts = []
     for run in segments(series.values):
-        points = [f"{xs[index]:.1f},{y(value):.1f}" for index, value in run]
+        points = [(xs[index], y(value)) for index, value in run]
         if len(points) > 1:
-            parts.append(f'<polyline class="curve {series.style}" points="{" ".join(points)}"/>')
+            parts.append(marks.polyline(f"curve {series.style}", points))
         else:
-            cx, cy = points[0].split(",")
-            parts.append(f'<circle class="dot {series.style}" cx="{cx}" cy="{cy}" r="3"/>')
+            parts.append(marks.circle(f"dot {series.style}", *points[0], 3))
     return "".join(parts)
 
 
@@ -147,13 +146,9 @@ def line_chart(
     y, y_ticks = (log_axis if log else linear_axis)(values, BOTTOM, TOP)
     heading = f"{title} (logarithmic axis)" if log else title
     parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"'
-        f' aria-labelledby="{identifier}-title {identifier}-text">',
-        f'<title id="{identifier}-title">{escape(heading)}</title>',
-        f'<desc id="{identifier}-text">{escape(describe(epochs, series, write))}</desc>',
         *(horizontal_line(y(tick), write(tick)) for tick in y_ticks),
         *(vertical_tick(x(tick), f"{tick:g}") for tick in x_ticks),
-        f'<text class="tick" x="{(LEFT + RIGHT) / 2:.0f}" y="{BOTTOM + 34:.0f}" text-anchor="middle">epoch</text>',
+        marks.text("tick", (LEFT + RIGHT) / 2, BOTTOM + 34, "epoch", "middle"),
         legend(series),
         *(curve(one, xs, y) for one in series),
     ]
@@ -162,32 +157,25 @@ def line_chart(
         parts.append(best_mark(xs[index], f"best: {marked_epoch:g}"))
         value = finite(series[-1].values[index])
         if value is not None:
-            parts.append(f'<circle class="ring {series[-1].style}" cx="{xs[index]:.1f}" cy="{y(value):.1f}" r="4"/>')
+            parts.append(marks.circle(f"ring {series[-1].style}", xs[index], y(value), 4))
     if len(epochs) <= MAX_HOVER_BANDS:
         parts.append(hover_bands(epochs, xs, series, write))
-    parts.append("</svg>")
-    return "".join(parts)
+    return marks.titled_svg(parts, WIDTH, HEIGHT, identifier, heading, describe(epochs, series, write))
 
 
-def horizontal_line(y: float, label: str) -> str:
-    return (
-        f'<path class="grid" d="M{LEFT:g} {y:.1f}H{RIGHT:g}"/>'
-        f'<text class="tick" x="{LEFT - 8:g}" y="{y + 4:.1f}" text-anchor="end">{escape(label)}</text>'
-    )
+def horizontal_line(y: float, label: str, left: float = LEFT, right: float = RIGHT) -> str:
+    return marks.across("grid", left, right, y) + marks.text("tick", left - 8, y + 4, label, "end")
 
 
 def vertical_tick(x: float, label: str, bottom: float = BOTTOM) -> str:
-    return (
-        f'<path class="axis" d="M{x:.1f} {bottom:g}v4"/>'
-        f'<text class="tick" x="{x:.1f}" y="{bottom + 17:g}" text-anchor="middle">{escape(label)}</text>'
-    )
+    return marks.down("axis", x, bottom, bottom + 4) + marks.text("tick", x, bottom + 17, label, "middle")
 
 
 def legend(series: Sequence[Series]) -> str:
     parts, left = [], LEFT
     for one in series if len(series) > 1 else []:
-        parts.append(f'<path class="curve {one.style}" d="M{left:g} 10h18"/>')
-        parts.append(f'<text class="legend" x="{left + 24:g}" y="14">{escape(one.name)}</text>')
+        parts.append(marks.across(f"curve {one.style}", left, left + 18, 10))
+        parts.append(marks.text("legend", left + 24, 14, one.name))
         left += 48 + 7 * len(one.name)
     return "".join(parts)
 
@@ -195,10 +183,7 @@ def legend(series: Sequence[Series]) -> str:
 def best_mark(x: float, label: str) -> str:
     near_left, near_right = x < LEFT + 30, x > RIGHT - 30
     anchor = "start" if near_left else "end" if near_right else "middle"
-    return (
-        f'<path class="best" d="M{x:.1f} {TOP - 4:g}V{BOTTOM:g}"/>'
-        f'<text class="tick" x="{x:.1f}" y="{TOP - 9:g}" text-anchor="{anchor}">{escape(label)}</text>'
-    )
+    return marks.down("best", x, TOP - 4, BOTTOM) + marks.text("tick", x, TOP - 9, label, anchor)
 
 
 def hover_bands(
@@ -210,10 +195,8 @@ def hover_bands(
     for index, epoch in enumerate(epochs):
         pairs = ((one.name, finite(one.values[index])) for one in series)
         lines = [f"epoch {epoch:g}", *(f"{name}: {write(value)}" for name, value in pairs if value is not None)]
-        parts.append(
-            f'<rect class="band" x="{edges[index]:.1f}" y="{TOP:g}" width="{edges[index + 1] - edges[index]:.1f}"'
-            f' height="{BOTTOM - TOP:g}"><title>{escape(chr(10).join(lines))}</title></rect>'
-        )
+        width = edges[index + 1] - edges[index]
+        parts.append(marks.rectangle("band", edges[index], TOP, width, BOTTOM - TOP, tip="\n".join(lines)))
     return "".join(parts)
 
 
@@ -234,20 +217,16 @@ def interval_strip(accuracy: float, interval: tuple[float, float] | None, baseli
     """Draw an accuracy with its interval on a line from 0 to 100 %; a tick shows what guessing one class scores."""
     scale = Scale(0.0, 1.0, 14.0, WIDTH - 14.0)
     text = f"Accuracy {percent(accuracy)} on a line from 0 to 100 %."
-    parts = [f'<path class="grid" d="M{scale(0):g} 14H{scale(1):g}"/>']
+    parts = [marks.across("grid", scale(0), scale(1), 14)]
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        parts.append(f'<path class="axis" d="M{scale(share):.1f} 11v6"/>')
-        parts.append(f'<text class="tick" x="{scale(share):.1f}" y="35" text-anchor="middle">{share * 100:g}</text>')
+        parts.append(marks.down("axis", scale(share), 11, 17))
+        parts.append(marks.text("tick", scale(share), 35, f"{share * 100:g}", "middle"))
     if baseline is not None:
         text += f" The most common class alone: {percent(baseline)}."
-        parts.append(f'<path class="baseline" d="M{scale(baseline):.1f} 5v18"/>')
+        parts.append(marks.down("baseline", scale(baseline), 5, 23))
     if interval is not None:
         low, high = interval
         text += f" 95 % interval: {percent(low)} to {percent(high)}."
-        parts.append(f'<path class="interval" d="M{scale(low):.1f} 14H{scale(high):.1f}"/>')
-    parts.append(f'<circle class="dot validation" cx="{scale(accuracy):.1f}" cy="14" r="4"/>')
-    return (
-        f'<svg class="strip" viewBox="0 0 {WIDTH} 40" role="img" aria-label="{escape(text)}">'
-        + "".join(parts)
-        + "</svg>"
-    )
+        parts.append(marks.across("interval", scale(low), scale(high), 14))
+    parts.append(marks.circle("dot validation", scale(accuracy), 14, 4))
+    return marks.svg(parts, WIDTH, 40, text, "strip")

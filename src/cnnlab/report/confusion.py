@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from cnnlab.report import marks
 from cnnlab.report.formatting import percent, shorten
 
 MAX_TABLE_CLASSES = 20  # up to here every count is printed
@@ -31,16 +32,6 @@ class Cell:
     shade: float
     right: bool
     text: str
-
-
-@dataclass(frozen=True)
-class Pair:
-    """`count` of the `total` pictures of class `true` were called `predicted`."""
-
-    true: str
-    predicted: str
-    count: int
-    total: int
 
 
 def as_counts(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -83,17 +74,6 @@ def table_rows(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> list[
     ]
 
 
-def most_confused(matrix: Sequence[Sequence[int]], classes: Sequence[str], limit: int = 10) -> list[Pair]:
-    """Return the off-diagonal cells with the highest counts, highest first; ties by share of the row, then by order."""
-    counts = as_counts(matrix, classes)
-    totals = counts.sum(axis=1)
-    cells = [(int(row), int(column)) for row, column in np.argwhere(counts) if row != column]
-    cells.sort(key=lambda cell: (-counts[cell], totals[cell[0]], cell))
-    return [
-        Pair(classes[row], classes[column], int(counts[row, column]), int(totals[row])) for row, column in cells[:limit]
-    ]
-
-
 def majority_share(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> float | None:
     """Return the accuracy of always answering with the most common class, None without pictures."""
     totals = as_counts(matrix, classes).sum(axis=1)
@@ -109,10 +89,7 @@ def heat_map(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
     margin = max(12 + round(5.2 * max(len(name) for name in names)), side // 20)  # for the names or the axis titles
     cells = [(int(row), int(column)) for row, column in np.argwhere(counts)]
     cells.sort(key=lambda cell: -counts[cell])
-    told = {
-        cell: f"<title>{escape(in_words(names[cell[0]], names[cell[1]], int(counts[cell])))}</title>"
-        for cell in cells[:MAX_TOOLTIPS]
-    }
+    told = {cell: in_words(names[cell[0]], names[cell[1]], int(counts[cell])) for cell in cells[:MAX_TOOLTIPS]}
     extent, width = side + margin + 2, natural_width(side + margin, len(classes))
     parts = [
         f'<svg class="heat" viewBox="{-margin} {-margin} {extent} {extent}" style="--natural: {width}px"',
@@ -125,9 +102,9 @@ def heat_map(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
         groups['class="right"' if cell[0] == cell[1] else astray].append(cell)
     for attributes, chosen in sorted(groups.items()):
         silent = "".join(square(*cell) for cell in chosen if cell not in told)
-        shapes = [f'<path d="{square(*cell)}">{told[cell]}</path>' for cell in chosen if cell in told]
+        shapes = [marks.path("", square(*cell), told[cell]) for cell in chosen if cell in told]
         if silent:
-            shapes.append(f'<path d="{silent}"/>')
+            shapes.append(marks.path("", silent))
         parts.append(f"<g {attributes}>{''.join(shapes)}</g>")
     parts += [name_labels(names), axis_titles(side), "</svg>"]
     return "".join(parts)
@@ -144,11 +121,8 @@ def square(row: int, column: int) -> str:
 
 
 def name_labels(names: Sequence[str]) -> str:
-    rows = "".join(f'<text x="-4" y="{CELL * i + 9}">{escape(name)}</text>' for i, name in enumerate(names))
-    columns = "".join(
-        f'<text transform="translate({CELL * i + 9} -4) rotate(-90)">{escape(name)}</text>'
-        for i, name in enumerate(names)
-    )
+    rows = "".join(marks.text("", -4, CELL * i + 9, name) for i, name in enumerate(names))
+    columns = "".join(marks.upright_text(CELL * i + 9, -4, name) for i, name in enumerate(names))
     return f'<g class="names" text-anchor="end">{rows}</g><g class="names">{columns}</g>'
 
 
@@ -157,8 +131,7 @@ def axis_titles(side: int) -> str:
     size = side / 36
     return (
         f'<g class="titles" text-anchor="middle" font-size="{size:.1f}">'
-        f'<text x="{side / 2:g}" y="{-size / 2:.1f}">predicted</text>'
-        f'<text transform="translate({-size / 2:.1f} {side / 2:g}) rotate(-90)">true</text></g>'
+        f"{marks.text('', side / 2, -size / 2, 'predicted')}{marks.upright_text(-size / 2, side / 2, 'true')}</g>"
     )
 
 

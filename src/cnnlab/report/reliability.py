@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
+from cnnlab.report import marks
 from cnnlab.report.charts import LEFT, RIGHT, WIDTH, Scale, horizontal_line, vertical_tick
 from cnnlab.report.formatting import SPACE, count, finite, percent
 
@@ -33,34 +33,23 @@ def reliability_diagram(identifier: str, title: str, bins: Sequence[Bin]) -> str
     tally = Scale(0.0, most, FLOOR, CEILING)
     width = (RIGHT - LEFT) / len(bins)
     parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"'
-        f' aria-labelledby="{identifier}-title {identifier}-text">',
-        f'<title id="{identifier}-title">{escape(title)}</title>',
-        f'<desc id="{identifier}-text">{escape(" ".join(in_words(one, len(bins)) for one in full))}</desc>',
         *(horizontal_line(y(share), f"{100 * share:g}{SPACE}%") for share in SHARES),
         *(vertical_tick(x(share), f"{100 * share:g}{SPACE}%", FLOOR) for share in SHARES),
-        f'<text class="tick" x="{(LEFT + RIGHT) / 2:.0f}" y="{HEIGHT - 8}" text-anchor="middle">confidence</text>',
-        f'<text class="tick" x="{LEFT - 8:g}" y="{CEILING + 8:g}" text-anchor="end">{count(most)}</text>',
-        f'<text class="tick" x="{LEFT - 8:g}" y="{FLOOR + 2:g}" text-anchor="end">0</text>',
-        f'<path class="axis" d="M{LEFT:g} {FLOOR:g}H{RIGHT:g}"/>',
+        marks.text("tick", (LEFT + RIGHT) / 2, HEIGHT - 8, "confidence", "middle"),
+        marks.text("tick", LEFT - 8, CEILING + 8, count(most), "end"),
+        marks.text("tick", LEFT - 8, FLOOR + 2, "0", "end"),
+        marks.across("axis", LEFT, RIGHT, FLOOR),
     ]
     for one in full:
         left = x(one["low"]) + 1
         for style, top, bottom in (("rate", y(one["accuracy"]), BOTTOM), ("tally", tally(one["n"]), FLOOR)):
-            parts.append(
-                f'<rect class="{style}" x="{left:.1f}" y="{top:.1f}" width="{width - 2:.1f}"'
-                f' height="{bottom - top:.1f}"/>'
-            )
-    parts.append(f'<path class="best" d="M{LEFT:g} {BOTTOM:g}L{RIGHT:g} {TOP:g}"/>')
+            parts.append(marks.rectangle(style, left, top, width - 2, bottom - top))
+    parts.append(marks.path("best", f"M{LEFT:g} {BOTTOM:g}L{RIGHT:g} {TOP:g}"))
     for one in full:
-        parts.append(
-            f'<circle class="dot validation" cx="{x(one["confidence"]):.1f}" cy="{y(one["accuracy"]):.1f}" r="3"/>'
-        )
-        parts.append(
-            f'<rect class="band" x="{x(one["low"]):.1f}" y="{TOP:g}" width="{width:.1f}" height="{FLOOR - TOP:g}">'
-            f"<title>{escape(in_words(one, len(bins)))}</title></rect>"
-        )
-    return "".join([*parts, "</svg>"])
+        parts.append(marks.circle("dot validation", x(one["confidence"]), y(one["accuracy"]), 3))
+        parts.append(marks.rectangle("band", x(one["low"]), TOP, width, FLOOR - TOP, tip=in_words(one, len(bins))))
+    words = " ".join(in_words(one, len(bins)) for one in full)
+    return marks.titled_svg(parts, WIDTH, HEIGHT, identifier, title, words)
 
 
 def in_words(one: Bin, bins: int) -> str:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cnnlab.evaluation.confusion import most_confused
 from cnnlab.report import charts, formatting
 from cnnlab.report.content import Area, Insight, Report, Sample
 from cnnlab.report.formatting import SPACE, number, percent
@@ -111,7 +112,7 @@ def confusion_view(report: Report) -> dict[str, Any] | None:
         "upright": max(len(name) for name in report.classes) > 3,
         "heat_map": None if small else markup(confusion.heat_map(matrix, report.classes)),
         "zoom": len(report.classes) > confusion.MAX_NAMED_CLASSES,
-        "pairs": confusion.most_confused(matrix, report.classes),
+        "pairs": most_confused(matrix, report.classes),
     }
 
 

@@ -9,9 +9,25 @@ from pathlib import Path
 from cnnlab.config import Config, DataConfig
 from cnnlab.data.catalog import CATALOG, has_root
 from cnnlab.errors import ConfigError, DataError
-from cnnlab.remote import is_remote, local_path, whole_address
-from cnnlab.runs.artifact import is_artifact, whole_artifact
-from cnnlab.runs.source import LIBRARY
+from cnnlab.files import is_remote, local_path, whole_address
+
+LIBRARY = "torchvision:"
+PREFIX = "wandb:"
+
+
+def is_artifact(address: object) -> bool:
+    return str(address).startswith(PREFIX)
+
+
+def whole_artifact(address: str) -> str:
+    """The same from any folder: the folder of an offline run by its absolute path, an artifact as it is."""
+    name = address.removeprefix(PREFIX)
+    return PREFIX + os.path.realpath(name) if os.path.isdir(name) else address
+
+
+def is_address(run: object) -> bool:
+    """Whether a run is named by an address, from which it has to be copied, and not by its folder."""
+    return is_remote(run) or is_artifact(run)
 
 
 def with_whole_addresses(config: Config) -> Config:
@@ -43,7 +59,7 @@ def refuse_root(name: str, root: str | Path) -> None:
         raise ConfigError("--data-root (data_root=) is empty; give the folder of the images, or leave it out.")
     if not has_root(name):
         raise ConfigError(
-            f"{name} comes with scikit-learn and lies in no folder; leave out --data-root (data_root=), or name the"
+            f"{name} comes with cnnlab and lies in no folder; leave out --data-root (data_root=), or name the"
             " set that lies there, such as --data folder (data='folder')."
         )
 

@@ -10,22 +10,11 @@ from pathlib import Path
 from filelock import FileLock
 
 from cnnlab.errors import RunError
-from cnnlab.files import is_path
-from cnnlab.remote import folder_name
+from cnnlab.files import folder_name, is_path
+from cnnlab.runs.addresses import PREFIX
 from cnnlab.runs.files import read_json, write_json
 
-PREFIX = "wandb:"
 RECORD = ".artifact.json"
-
-
-def is_artifact(address: object) -> bool:
-    return str(address).startswith(PREFIX)
-
-
-def whole_artifact(address: str) -> str:
-    """The same from any folder: the folder of an offline run by its absolute path, an artifact as it is."""
-    name = address.removeprefix(PREFIX)
-    return PREFIX + os.path.realpath(name) if os.path.isdir(name) else address
 
 
 def fetch_artifact(address: str) -> Path:

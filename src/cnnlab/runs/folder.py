@@ -15,10 +15,9 @@ from filelock import FileLock, Timeout
 from cnnlab import config as configuration
 from cnnlab.config import Config
 from cnnlab.errors import ConfigError, RunError, nearest
-from cnnlab.files import given_path, is_path
-from cnnlab.remote import is_remote, whole_address
-from cnnlab.runs import remote
-from cnnlab.runs.artifact import fetch_artifact, is_artifact
+from cnnlab.files import given_path, is_path, whole_address
+from cnnlab.runs.addresses import is_address
+from cnnlab.runs.copies import RECORD
 from cnnlab.runs.files import read_record, refuse_links, write_error, write_json, write_whole
 from cnnlab.runs.schema import CARD, ENVIRONMENT, EPOCH, FOLDS, SPLIT, TEST, validate
 from cnnlab.values import to_json
@@ -133,7 +132,7 @@ class RunFolder:
             self.init.name,
             self.folds.name,
             self.state.parent.name,
-            remote.RECORD,
+            RECORD,
         }  # what a run killed at its start leaves
         if self.path.is_dir() and any(not ours & {e.name, e.suffix} for e in self.path.iterdir()):
             raise RunError(f"{self.path} holds other files; choose an empty or a new run.dir.")
@@ -214,10 +213,9 @@ def _place(path: str | Path) -> Path:
 
 
 def new_folder(config: Config) -> RunFolder:
-    """`run.dir`, or runs/<name>; a name of its own is <data>-<model>-<time>. A bucket is asked whether it is free."""
-    if config.run.dir and is_remote(config.run.dir):
-        return RunFolder(remote.begin(config.run.dir))
+    """`run.dir`, or runs/<name>; a name of its own is <data>-<model>-<time>."""
     if config.run.dir:
+        refuse_address(config.run.dir)
         return RunFolder(_place(config.run.dir))
     stem = config.run.name or f"{config.data.name}-{config.model['name']}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder, number = RunFolder(Path("runs") / stem), 2
@@ -227,28 +225,29 @@ def new_folder(config: Config) -> RunFolder:
 
 
 def holds_run(path: str) -> bool:
-    """Whether there is a run in a folder, or at an address."""
-    return remote.holds_run(path) if is_remote(path) else RunFolder(_place(path)).config.exists()
+    """Whether there is a run in a folder."""
+    refuse_address(path)
+    return RunFolder(_place(path)).config.exists()
 
 
-def open_folder(path: str | Path, whole: bool = False) -> RunFolder:
-    """An existing run; one in a bucket or with W&B is copied to this machine.
+def refuse_address(path: str | Path) -> None:
+    """Raise RunError for an address: reading never copies a run to this machine by itself."""
+    if is_address(path):
+        raise RunError(f"{path} is an address, not a folder; copy it here first: cnnlab.runs.opened.opened_run.")
 
-    Args:
-        whole: with what a resume needs.
+
+def open_folder(path: str | Path) -> RunFolder:
+    """An existing run on this machine; for one at an address see `runs/opened.py`.
 
     Raises RunError with the nearest name if there is none, and for one that leads elsewhere (`refuse_links`).
     """
-    folder = _find(path, whole)
+    refuse_address(path)
+    folder = _find(path)
     refuse_links(folder.path)
     return folder
 
 
-def _find(path: str | Path, whole: bool) -> RunFolder:
-    if is_remote(path):
-        return RunFolder(remote.fetch(str(path), whole))
-    if is_artifact(path):
-        return RunFolder(fetch_artifact(str(path)))
+def _find(path: str | Path) -> RunFolder:
     try:
         folder = RunFolder(_place(path))
     except ConfigError:

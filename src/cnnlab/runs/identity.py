@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from cnnlab.config import Config
-from cnnlab.errors import ConfigError, RunError
+from cnnlab.errors import RunError
 from cnnlab.runs.addresses import with_whole_addresses
-from cnnlab.runs.folder import holds_run, open_folder, read_config
+from cnnlab.runs.folder import RunFolder, read_config
 
 
-def has_begun(config: Config) -> bool:
-    """Whether run.dir holds a run of this config. Raises RunError if it is one of another."""
-    if not config.run.dir:
-        raise ConfigError("--resume needs run.dir: a run that takes its name from the clock cannot be found again.")
-    if not holds_run(config.run.dir):
-        return False
-    theirs, ours = identity(read_config(open_folder(config.run.dir))), identity(config)
+def refuse_other_run(config: Config, folder: Path) -> None:
+    """Raise RunError if the run in a folder is not that of the config."""
+    theirs, ours = identity(read_config(RunFolder(folder))), identity(config)
     for part in ours:
         if theirs[part] != ours[part]:
             raise RunError(
                 f"{config.run.dir} holds a run with another {part} than this{_difference(part, theirs, ours)}; choose"
                 f" another run.dir, or go on with that one by `cnnlab resume {config.run.dir}`."
             )
-    return True
 
 
 def identity(config: Config) -> dict[str, Any]:

@@ -13,17 +13,13 @@ from torch import Tensor
 from cnnlab.errors import RunError
 from cnnlab.files import given_path
 from cnnlab.models.registry import list_models
-from cnnlab.remote import is_remote
-from cnnlab.runs.artifact import is_artifact
-from cnnlab.runs.folder import open_folder
-from cnnlab.runs.remote import fetch_file
+from cnnlab.runs.addresses import LIBRARY, is_address
+from cnnlab.runs.folder import open_folder, refuse_address
 from cnnlab.runs.weights import read_weights
-
-LIBRARY = "torchvision:"
 
 
 def read_source(source: str) -> tuple[dict[str, Tensor], list[str] | None]:
-    """Tensors by name from a run folder, FILE.safetensors, or torchvision:NAME[:WEIGHTS].
+    """Tensors by name from a run folder or FILE.safetensors of this machine, or torchvision:NAME[:WEIGHTS].
 
     Returns:
         The tensors, and the class names that their head answers with, None where the source does not say.
@@ -36,10 +32,8 @@ def read_source(source: str) -> tuple[dict[str, Tensor], list[str] | None]:
 
         name, _, weights = source.removeprefix(LIBRARY).partition(":")
         return fetch_tensors(name, weights or "DEFAULT", "start from random ones (init.from=null)"), None
-    if is_artifact(source) or (is_remote(source) and not source.endswith(".safetensors")):
-        tensors, card = read_weights(open_folder(source).weights)
-        return tensors, card["classes"]
-    path = fetch_file(source) if is_remote(source) else given_path(source, "init.from")
+    refuse_address(source)
+    path = given_path(source, "init.from")
     if path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
         raise RunError(f"{path} may be a pickle, which can run code: save its state dict as .safetensors.")
     if path.suffix != ".safetensors" or path.is_dir():
@@ -76,7 +70,7 @@ def network_of(source: str) -> dict[str, Any] | None:
 
     None for any other source, and for a network of the user's own. Raises RunError where nothing is there.
     """
-    if source.startswith(LIBRARY) or is_remote(source) or is_artifact(source) or source.endswith(".safetensors"):
+    if source.startswith(LIBRARY) or is_address(source) or source.endswith(".safetensors"):
         return None
     if not given_path(source, "init.from").exists():
         raise RunError(nothing_at(source))

@@ -23,7 +23,8 @@ from cnnlab.errors import CnnlabError, ModelError, RunError
 from cnnlab.finite import infinite_buffers, non_finite
 from cnnlab.models.registry import OWN_MODULE, create_model, find_model, import_model, rebuild_arguments
 from cnnlab.runs.files import write_json, write_whole
-from cnnlab.runs.folder import RunFolder, open_folder
+from cnnlab.runs.folder import RunFolder
+from cnnlab.runs.opened import opened_run
 from cnnlab.values import are_names, to_json
 
 
@@ -70,7 +71,7 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 
 
 def load_run(
-    run: str | Path | RunFolder,
+    run: str | Path,
     device: str | torch.device = "cpu",
     trust_code: bool = False,
     model: nn.Module | None = None,
@@ -87,7 +88,17 @@ def load_run(
     Raises:
         RunError: no run, no weights, or weights that do not fit the model or are not finite.
     """
-    folder = run if isinstance(run, RunFolder) else open_folder(run)
+    with opened_run(run) as folder:
+        return load_model(RunFolder(folder), device, trust_code, model)
+
+
+def load_model(
+    folder: RunFolder,
+    device: str | torch.device = "cpu",
+    trust_code: bool = False,
+    model: nn.Module | None = None,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """`load_run` for a folder of this machine."""
     tensors, card = read_weights(folder.weights)
     named = card["model"].get("name") if isinstance(card["model"], dict) else None
     if model is None and isinstance(named, str) and (":" in named or named == OWN_MODULE) and not trust_code:

@@ -6,8 +6,6 @@ Runs that are done are skipped, interrupted ones are resumed, and a run that fai
 from __future__ import annotations
 
 import collections
-import signal
-import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ from cnnlab.study.progress import StudyProgress
 from cnnlab.study.worker import DecodeProgress, RunProgress, RunResult, set_named
 from cnnlab.study.worker_pool import Message, Outcome, RunSource, W, WorkerPool
 from cnnlab.tracking.console import percent
+from cnnlab.training.interrupt import InterruptGuard
 
 ATTEMPTS = 3  # for a run whose process was killed
 PATIENCE = 120  # seconds for a step in progress to end after Ctrl-C, before its process is ended
@@ -111,9 +110,9 @@ def run_all(
     try:
         pool = start_pool(definition, jobs)
         try:
-            with _Signals() as signals:
-                _check(pool, to_check, signals, view)
-                _train_all(pool, source, signals, view)
+            with _StopGuard() as guard:
+                _check(pool, to_check, guard, view)
+                _train_all(pool, source, guard, view)
         finally:
             pool.close()
     finally:
@@ -129,15 +128,15 @@ def start_pool(definition: Definition, jobs: int | None) -> WorkerPool[Any]:
     return LocalPool(definition.folder, definition.test_on, jobs or 1)
 
 
-def _train_all(pool: WorkerPool[W], source: RunSource, signals: _Signals, view: StudyProgress) -> None:
+def _train_all(pool: WorkerPool[W], source: RunSource, guard: _StopGuard, view: StudyProgress) -> None:
     while True:
         for worker in pool.idle():
-            if signals.stop_requested or (run := source.next_run(pool.busy())) is None:
+            if guard.requested or (run := source.next_run(pool.busy())) is None:
                 break
             pool.start(worker, run)
             view.started(run)
         if not pool.busy():
-            if signals.stop_requested:
+            if guard.requested:
                 raise Interrupted("stopped; the runs in progress are saved. Go on with the same command.")
             return
         for worker, message in pool.messages():
@@ -151,37 +150,37 @@ def _train_all(pool: WorkerPool[W], source: RunSource, signals: _Signals, view: 
                     pool.stop(worker)
                 continue
             worker.run = None
-            view.finished(run, _outcome(source, run, message, signals))
-        signals.pass_on(pool)
+            view.finished(run, _outcome(source, run, message, guard))
+        guard.pass_on(pool)
 
 
-def _outcome(source: RunSource, run: PlannedRun, result: RunResult, signals: _Signals) -> Outcome:
+def _outcome(source: RunSource, run: PlannedRun, result: RunResult, guard: _StopGuard) -> Outcome:
     if result.status == "done":
         return source.on_done(run)
-    if result.status in ("interrupted", "killed") and signals.stop_requested:
+    if result.status in ("interrupted", "killed") and guard.requested:
         return Outcome("stopped", counts=False, ok=False)
     if result.status == "killed" and source.retry(run):
         return Outcome(f"{result.message}; it goes on from its last state", counts=False, ok=False)
     return source.on_failed(run, result)
 
 
-def _check(pool: WorkerPool[W], runs: Sequence[PlannedRun], signals: _Signals, view: StudyProgress) -> None:
+def _check(pool: WorkerPool[W], runs: Sequence[PlannedRun], guard: _StopGuard, view: StudyProgress) -> None:
     """Try each run once, in one worker, so that images are decoded once and typing errors are found first."""
     worker = next(pool.idle())
     untested = []
     for run in runs:
-        if signals.stop_requested:
+        if guard.requested:
             raise Interrupted("stopped before the first run.")
         view.checking(run)
         pool.start(worker, run, check=True)
         message: Message = DecodeProgress(0, 0)
         while not isinstance(message, RunResult):
-            signals.pass_on(pool)
+            guard.pass_on(pool)
             for _, message in pool.messages():
                 if isinstance(message, DecodeProgress):
                     view.decoding(message.done, message.total)
         worker.run = None
-        if message.status != "done" and not signals.stop_requested:
+        if message.status != "done" and not guard.requested:
             raise ConfigError(f"{run.combination.label}: {message.message or message.status}")
         untested += [run.combination.label] if message.untested else []
     if untested and not runs[0].trial:
@@ -192,34 +191,16 @@ def _check(pool: WorkerPool[W], runs: Sequence[PlannedRun], signals: _Signals, v
         )
 
 
-class _Signals:
-    """Ctrl-C and SIGTERM end the study after the step that each run is in; a second one ends it at once."""
+class _StopGuard(InterruptGuard):
+    """The first signal ends the study after the step that each run is in."""
 
-    def __init__(self) -> None:
-        self.stop_requested, self.passed_on = False, False
-        self.since = 0.0
-        self.previous: dict[int, object] = {}
-
-    def __enter__(self) -> _Signals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.previous[number] = signal.signal(number, self._request_stop)
-        return self
-
-    def _request_stop(self, number: int, frame: object) -> None:
-        if self.stop_requested:
-            raise KeyboardInterrupt
-        self.stop_requested, self.since = True, time.monotonic()
+    passed_on: float | None = None  # when
 
     def pass_on(self, pool: WorkerPool[W]) -> None:
-        if not self.stop_requested:
+        if not self.requested:
             return
-        if not self.passed_on:
-            self.passed_on = True
+        if self.passed_on is None:
+            self.passed_on = time.monotonic()
             pool.interrupt()
-        elif time.monotonic() - self.since > PATIENCE:
+        elif time.monotonic() - self.passed_on > PATIENCE:
             raise Interrupted("stopped; a run did not end in time and goes on from its last saved state.")
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]

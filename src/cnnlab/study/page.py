@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from html import escape
 from typing import Any
 
-from cnnlab.report import charts, formatting
+from cnnlab.report import charts, formatting, marks
 from cnnlab.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Scale
 from cnnlab.report.formatting import number, percent
 from cnnlab.study.definition import COLUMNS, Definition
@@ -97,31 +96,24 @@ def dot_chart(definition: Definition, cells: Sequence[GridCell], column: str) ->
     bottom = 12 + ROW * len(shown)
     title = f"{heading(definition, column).capitalize()} of each combination"
     words = "; ".join(f"{cell.combination.label}: {metric_text(cell, column)}" for _, cell in shown)
-    parts = [
-        f'<svg class="chart wide" viewBox="0 0 {WIDE:g} {bottom + 28:g}" role="img"'
-        f' aria-label="{escape(title)}: {escape(words)}">'
-    ]
+    parts = []
     for tick in ticks:
-        parts.append(f'<path class="grid" d="M{x(tick):.1f} 4V{bottom:g}"/>')
-        middle = f'x="{x(tick):.1f}" y="{bottom + 18:g}"'
-        parts.append(f'<text class="tick" {middle} text-anchor="middle">{escape(write(tick))}</text>')
+        parts.append(marks.down("grid", x(tick), 4, bottom))
+        parts.append(marks.text("tick", x(tick), bottom + 18, write(tick), "middle"))
     for line, (place, cell) in enumerate(shown):
         y = 12 + ROW * (line + 0.5)
         low, high = _band(cell.values(column))
         label = formatting.shorten(cell.combination.label, 38)
-        parts.append(f'<text class="legend" x="{left - 12:g}" y="{y + 4:.1f}" text-anchor="end">{escape(label)}</text>')
-        parts.append(f'<path class="spread {colour_class(place)}" d="M{x(low):.1f} {y:.1f}H{x(high):.1f}"/>')
+        parts.append(marks.text("legend", left - 12, y + 4, label, "end"))
+        parts.append(marks.across(f"spread {colour_class(place)}", x(low), x(high), y))
         for row in cell.rows:
             if (value := row.metrics.get(column)) is not None:
                 tip = f"seed {row.run.seed}: {write(value)}"
-                parts.append(
-                    f'<circle class="seed {colour_class(place)}" cx="{x(value):.1f}" cy="{y:.1f}" r="3.5">'
-                    f"<title>{escape(tip)}</title></circle>"
-                )
+                parts.append(marks.circle(f"seed {colour_class(place)}", x(value), y, 3.5, tip))
         mean = statistics.fmean(cell.values(column))
-        parts.append(f'<path class="mean" d="M{x(mean):.1f} {y - 7:.1f}v14"/>')
-        parts.append(f'<text class="tick" x="{WIDE - 72:g}" y="{y + 4:.1f}">{escape(write(mean))}</text>')
-    return "".join([*parts, "</svg>"])
+        parts.append(marks.down("mean", x(mean), y - 7, y + 7))
+        parts.append(marks.text("tick", WIDE - 72, y + 4, write(mean)))
+    return marks.svg(parts, WIDE, bottom + 28, f"{title}: {words}", "chart wide")
 
 
 def _band(values: Sequence[float]) -> tuple[float, float]:
@@ -164,7 +156,7 @@ def trend_chart(definition: Definition, cells: Sequence[GridCell], column: str) 
     y, ticks = charts.linear_axis(values, BOTTOM, TOP)
     write, name = _writer(column), across.split(".")[-1]
     title = f"{heading(definition, column).capitalize()} against {name}"
-    parts = _frame(title, [y(t) for t in ticks], [write(t) for t in ticks], name)
+    parts = _axes([y(t) for t in ticks], [write(t) for t in ticks], name)
     shown: list[float] = []
     for tick in positions:
         if not shown or x(tick) - x(shown[-1]) > 28:
@@ -179,11 +171,9 @@ def trend_chart(definition: Definition, cells: Sequence[GridCell], column: str) 
         parts.append(_line(middle, style))
         for (px, py), (at, cell) in zip(middle, points, strict=True):
             tip = f"{line}, {name} {at:g}: {metric_text(cell, column)}"
-            parts.append(
-                f'<circle class="seed {style}" cx="{px:.1f}" cy="{py:.1f}" r="3"><title>{escape(tip)}</title></circle>'
-            )
+            parts.append(marks.circle(f"seed {style}", px, py, 3, tip))
     parts.append(_legend(list(lines)) if others else "")
-    return "".join([*parts, "</svg>"])
+    return marks.svg(parts, WIDTH, HEIGHT, title)
 
 
 def curve_chart(cells: Sequence[GridCell], key: str, title: str, write: Callable[[float], str]) -> str:
@@ -200,14 +190,14 @@ def curve_chart(cells: Sequence[GridCell], key: str, title: str, write: Callable
     log = key.endswith("loss") and min(values) > 0 and max(values) / min(values) > 20
     x, x_ticks = charts.epoch_axis(list(range(1, longest + 1)))
     y, ticks = (charts.log_axis if log else charts.linear_axis)(values, BOTTOM, TOP)
-    parts = _frame(title, [y(t) for t in ticks], [write(t) for t in ticks], "epoch")
+    parts = _axes([y(t) for t in ticks], [write(t) for t in ticks], "epoch")
     parts += [charts.vertical_tick(x(tick), f"{tick:g}") for tick in x_ticks]
     for place, points in lines:
         at = [x(epoch) for epoch in range(1, len(points) + 1)]
         style = colour_class(place)
         parts.append(_area([(px, y(low), y(high)) for px, (_, low, high) in zip(at, points, strict=True)], style))
         parts.append(_line([(px, y(mean)) for px, (mean, _, _) in zip(at, points, strict=True)], style))
-    return "".join([*parts, "</svg>"])
+    return marks.svg(parts, WIDTH, HEIGHT, title)
 
 
 def _by_epoch(histories: Sequence[Sequence[dict[str, Any]]], key: str) -> list[list[float]]:
@@ -222,35 +212,32 @@ def _by_epoch(histories: Sequence[Sequence[dict[str, Any]]], key: str) -> list[l
     return columns
 
 
-def _frame(title: str, heights: Sequence[float], labels: Sequence[str], below: str) -> list[str]:
-    middle = f'x="{(LEFT + RIGHT) / 2:.0f}" y="{BOTTOM + 34:.0f}" text-anchor="middle"'
+def _axes(heights: Sequence[float], labels: Sequence[str], below: str) -> list[str]:
     return [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">',
         *(charts.horizontal_line(y, label) for y, label in zip(heights, labels, strict=True)),
-        f'<text class="tick" {middle}>{escape(below)}</text>',
+        marks.text("tick", (LEFT + RIGHT) / 2, BOTTOM + 34, below, "middle"),
     ]
 
 
 def _line(points: Sequence[tuple[float, float]], style: str) -> str:
-    finite = [f"{x:.1f},{y:.1f}" for x, y in points if math.isfinite(y)]
+    finite = [(x, y) for x, y in points if math.isfinite(y)]
     if len(finite) == 1:
-        x, y = finite[0].split(",")
-        return f'<circle class="seed {style}" cx="{x}" cy="{y}" r="3"/>'
-    return f'<polyline class="curve {style}" points="{" ".join(finite)}"/>'
+        return marks.circle(f"seed {style}", *finite[0], 3)
+    return marks.polyline(f"curve {style}", finite)
 
 
 def _area(points: Sequence[tuple[float, float, float]], style: str) -> str:
     if len(points) < 2 or all(low == high for _, low, high in points):
         return ""
-    there = [f"{x:.1f},{high:.1f}" for x, _, high in points]
-    back = [f"{x:.1f},{low:.1f}" for x, low, _ in reversed(points)]
-    return f'<polygon class="area {style}" points="{" ".join([*there, *back])}"/>'
+    there = [(x, high) for x, _, high in points]
+    back = [(x, low) for x, low, _ in reversed(points)]
+    return marks.polygon(f"area {style}", [*there, *back])
 
 
 def _legend(names: Sequence[str]) -> str:
     parts, left = [], LEFT
     for place, name in enumerate(names):
-        parts.append(f'<path class="curve {colour_class(place)}" d="M{left:g} 14h18"/>')
-        parts.append(f'<text class="legend" x="{left + 24:g}" y="18">{escape(name)}</text>')
+        parts.append(marks.across(f"curve {colour_class(place)}", left, left + 18, 14))
+        parts.append(marks.text("legend", left + 24, 18, name))
         left += 44 + 7 * len(name)
     return "".join(parts)

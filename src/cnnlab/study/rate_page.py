@@ -6,9 +6,8 @@ import io
 import math
 import shlex
 from collections.abc import Sequence
-from html import escape
 
-from cnnlab.report import charts
+from cnnlab.report import charts, marks
 from cnnlab.report.charts import Scale
 from cnnlab.report.formatting import number
 from cnnlab.study.page import template
@@ -25,7 +24,7 @@ def shown_losses(found: RateRange) -> tuple[float, float]:
     return low, max(ABOVE * found.smoothed[0], low + 1e-6)
 
 
-def marks(found: RateRange) -> list[tuple[float, str]]:
+def named_rates(found: RateRange) -> list[tuple[float, str]]:
     """The rates that the image names, from the left."""
     named = [(found.steepest, "steepest descent:"), (found.suggested, "minimum / 10:"), (found.minimum, "minimum:")]
     return sorted((rate, f"{name} {rate:.2g}") for rate, name in named if rate is not None)
@@ -39,7 +38,7 @@ def plot_png(found: RateRange) -> bytes:
     axis = figure.subplots()
     axis.plot(found.rates, found.losses, ".", color="C0", alpha=0.35, markersize=4, label="loss of a step")
     axis.plot(found.rates, found.smoothed, color="C0", linewidth=2, label="smoothed")
-    for place, (rate, name) in enumerate(marks(found)):
+    for place, (rate, name) in enumerate(named_rates(found)):
         colour = ("C2", "C1", "C3")[place]
         style = "-" if rate == found.suggested else "--"
         axis.axvline(rate, color=colour, linestyle=style, linewidth=1.4, label=name)
@@ -66,38 +65,27 @@ def chart(found: RateRange) -> str:
     x = Scale(ends.low, ends.high, LEFT, RIGHT, log=True)
     title = f"Training loss over the learning rate: {' '.join(found.sentences())}"
     parts = [
-        f'<svg class="chart wide" viewBox="0 0 {WIDE:g} {TALL:g}" role="img" aria-label="{escape(title)}">',
-        f'<clipPath id="area"><rect x="{LEFT:g}" y="{TOP:g}" width="{RIGHT - LEFT:g}" height="{BOTTOM - TOP:g}"/>'
-        "</clipPath>",
+        f'<clipPath id="area">{marks.rectangle("", LEFT, TOP, RIGHT - LEFT, BOTTOM - TOP)}</clipPath>',
+        *(charts.horizontal_line(y(tick), number(tick), LEFT, RIGHT) for tick in ticks),
     ]
-    for tick in ticks:
-        parts.append(f'<path class="grid" d="M{LEFT:g} {y(tick):.1f}H{RIGHT:g}"/>')
-        place = f'x="{LEFT - 8:g}" y="{y(tick) + 4:.1f}" text-anchor="end"'
-        parts.append(f'<text class="tick" {place}>{escape(number(tick))}</text>')
     powers = range(math.ceil(math.log10(ends.low) - 1e-9), math.floor(math.log10(ends.high) + 1e-9) + 1)
     parts += [charts.vertical_tick(x(10.0**power), f"{10.0**power:g}", BOTTOM) for power in powers]
-    middle = f'x="{(LEFT + RIGHT) / 2:g}" y="{BOTTOM + 36:g}" text-anchor="middle"'
-    parts.append(f'<text class="tick" {middle}>learning rate</text>')
+    parts.append(marks.text("tick", (LEFT + RIGHT) / 2, BOTTOM + 36, "learning rate", "middle"))
     parts.append('<g clip-path="url(#area)">')
     for step, (rate, loss) in enumerate(zip(found.rates, found.losses, strict=True), 1):
         if math.isfinite(loss) and loss <= y.high:
             tip = f"step {step}: rate {rate:.2g}, loss {number(loss)}"
-            parts.append(
-                f'<circle class="step c0" cx="{x(rate):.1f}" cy="{y(loss):.1f}" r="2.5"><title>{tip}</title></circle>'
-            )
-    points = " ".join(f"{x(r):.1f},{y(v):.1f}" for r, v in zip(found.rates, found.smoothed, strict=True))
-    parts.append(f'<polyline class="curve c0" points="{points}"/></g>')
-    for line, (rate, name) in enumerate(marks(found)):
+            parts.append(marks.circle("step c0", x(rate), y(loss), 2.5, tip))
+    points = [(x(rate), y(loss)) for rate, loss in zip(found.rates, found.smoothed, strict=True)]
+    parts.append(f"{marks.polyline('curve c0', points)}</g>")
+    for line, (rate, name) in enumerate(named_rates(found)):
         kind = "chosen" if rate == found.suggested else "named"
         height = TOP - 4 - 14 * (2 - line)
         anchor = "end" if x(rate) > RIGHT - 120 else "start"
         aside = -5 if anchor == "end" else 5
-        parts.append(f'<path class="{kind}" d="M{x(rate):.1f} {height - 8:g}V{BOTTOM:g}"/>')
-        parts.append(
-            f'<text class="legend" x="{x(rate) + aside:.1f}" y="{height + 2:g}" text-anchor="{anchor}">'
-            f"{escape(name)}</text>"
-        )
-    return "".join([*parts, "</svg>"])
+        parts.append(marks.down(kind, x(rate), height - 8, BOTTOM))
+        parts.append(marks.text("legend", x(rate) + aside, height + 2, name, anchor))
+    return marks.svg(parts, WIDE, TALL, title, "chart wide")
 
 
 def render(found: RateRange, facts: Sequence[tuple[str, str]], command: str) -> str:

@@ -24,6 +24,7 @@ from cnnlab.errors import ConfigError, NonFiniteLoss
 from cnnlab.runs.environment import describe, processor_name
 from cnnlab.runs.files import refuse_links, write_whole
 from cnnlab.runs.folder import RunFolder
+from cnnlab.runs.opened import opened_source
 from cnnlab.runs.source import network_of
 from cnnlab.study.definition import Rates, define
 from cnnlab.study.rate_page import plot_png, render
@@ -73,7 +74,8 @@ def find_learning_rate(
     if config.adapt.method == "batch_norm":
         raise ConfigError("adapt.method=batch_norm learns nothing, so no learning rate can be found for it.")
     refuse_links(definition.folder)
-    rates, losses, diverged = measure(config, definition.rates, progress, decoding)
+    with opened_source(config.init.source) as source:
+        rates, losses, diverged = measure(config, definition.rates, source, progress, decoding)
     smoothed = smooth(rates, losses)
     steepest, minimum = judge(rates, smoothed)
     name = str(config.optimizer["name"])
@@ -99,14 +101,18 @@ class RangeTrainer(Trainer):
 
 
 def measure(
-    config: Config, wanted: Rates, progress: Progress | None = None, decoding: Progress | None = None
+    config: Config,
+    wanted: Rates,
+    source: str | None,
+    progress: Progress | None = None,
+    decoding: Progress | None = None,
 ) -> tuple[list[float], list[float], bool]:
     """The rates and losses of the steps up to where the loss diverges, if it does, and whether it did."""
     prepare_process(config.trainer)
     import_code(config)
     data = build_data(config, choose_device(config.trainer.device), decoding or _nobody)
     model = build_model(config, data, trust_code=True)
-    initialise(model, config, data)
+    initialise(model, config, data, source)
     with tempfile.TemporaryDirectory(prefix="cnnlab-range-") as folder:  # a diverging training saves its last state
         trainer = RangeTrainer(model, data, config, RunFolder(Path(folder)))
         steps = wanted.steps or min(MOST, max(FEWEST, trainer.steps_per_epoch))

@@ -16,7 +16,7 @@ import numpy as np
 from cnnlab.errors import RunError
 from cnnlab.evaluation.crossed import Answers, contrast
 from cnnlab.runs.files import read_record
-from cnnlab.runs.folder import RunFolder
+from cnnlab.runs.folder import RunFolder, open_folder
 from cnnlab.runs.schema import TEST
 from cnnlab.study.definition import TASK_METRICS, Definition
 from cnnlab.study.plan import Combination, PlannedRun
@@ -155,9 +155,10 @@ def _answers(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
 def _parameters(run: PlannedRun) -> int:
     """Of the best model; its buffers are none."""
     from cnnlab.models.base import count_parameters
-    from cnnlab.runs.weights import load_run
+    from cnnlab.runs.weights import load_model
 
-    model, _ = load_run(run.folder, trust_code=":" in run.config.model["name"])  # the study's own words named it
+    trust = ":" in run.config.model["name"]  # the study's own words named it
+    model, _ = load_model(open_folder(run.folder), trust_code=trust)
     return count_parameters(model)
 
 

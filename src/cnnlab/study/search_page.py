@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Sequence
-from html import escape
 
-from cnnlab.report import charts, formatting
+from cnnlab.report import charts, formatting, marks
 from cnnlab.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Scale
 from cnnlab.report.formatting import percent
 from cnnlab.study.definition import COLUMNS
@@ -72,8 +71,8 @@ def mark(one: TrialResult, x: float, y: float, search: Search) -> str:
     kind = "seed c0" if one.state == "done" else "stopped c7"
     values = ", ".join(f"{key.split('.')[-1]} {value}" for key, value in one.run.combination.axis_values.items())
     tip = f"trial {one.number}: {percent(one.shown, 2)}, {one.state}\n{values}"
-    ring = f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="7"/>' if one is search.best else ""
-    return f'{ring}<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"><title>{escape(tip)}</title></circle>'
+    ring = marks.circle("ring", x, y, 7) if one is search.best else ""
+    return ring + marks.circle(kind, x, y, 3.5, tip)
 
 
 def metric_axis(search: Search, top: float, bottom: float) -> tuple[Scale, list[float]]:
@@ -90,25 +89,18 @@ def way_chart(search: Search) -> str:
     x = Scale(0, last, left + 10, right - 10)
     y, ticks = metric_axis(search, LINE_TOP, LINE_BOTTOM)
     title = f"{search.metric.capitalize()} of each trial"
-    parts = [f'<svg class="chart wide" viewBox="0 0 {WIDE:g} {LINE_HEIGHT}" role="img" aria-label="{escape(title)}">']
-    for tick in ticks:
-        parts.append(f'<path class="grid" d="M{left:g} {y(tick):.1f}H{right:g}"/>')
-        place = f'x="{left - 8:g}" y="{y(tick) + 4:.1f}" text-anchor="end"'
-        parts.append(
-            f'<text class="tick" {place}>{escape(percent(tick, 0 if ticks[1] - ticks[0] >= 0.01 else 1))}</text>'
-        )
+    digits = 0 if ticks[1] - ticks[0] >= 0.01 else 1
+    parts = [charts.horizontal_line(y(tick), percent(tick, digits), left, right) for tick in ticks]
     parts += [charts.vertical_tick(x(t), f"{t:g}", LINE_BOTTOM) for t in charts.nice_ticks(0, last, 10, whole=True)]
-    parts.append(
-        f'<text class="tick" x="{(left + right) / 2:g}" y="{LINE_BOTTOM + 34:g}" text-anchor="middle">trial</text>'
-    )
+    parts.append(marks.text("tick", (left + right) / 2, LINE_BOTTOM + 34, "trial", "middle"))
     best, path = -math.inf, ""
     for one in search.trials:
         if one.value is not None and one.value > best:
             path += f"H{x(one.number):.1f}V{y(one.value):.1f}" if path else f"M{x(one.number):.1f} {y(one.value):.1f}"
             best = one.value
-    parts.append(f'<path class="so-far" d="{path}H{right - 10:g}"/>' if path else "")
+    parts.append(marks.path("so-far", f"{path}H{right - 10:g}") if path else "")
     parts += [mark(one, x(one.number), y(one.shown or 0.0), search) for one in shown]
-    return "".join([*parts, "</svg>"])
+    return marks.svg(parts, WIDE, LINE_HEIGHT, title, "chart wide")
 
 
 def importance_chart(search: Search) -> str:
@@ -119,15 +111,13 @@ def importance_chart(search: Search) -> str:
     x = Scale(0, 1, left, WIDE - 60)
     height = BAR * len(search.importances) + 8
     words = "; ".join(f"{key}: {percent(share, 0)}" for key, share in search.importances.items())
-    parts = [f'<svg class="chart wide" viewBox="0 0 {WIDE:g} {height:g}" role="img" aria-label="{escape(words)}">']
+    parts = []
     for line, (key, share) in enumerate(search.importances.items()):
         y = 4 + BAR * (line + 0.5)
-        parts.append(f'<text class="legend" x="{left - 12:g}" y="{y + 4:.1f}" text-anchor="end">{escape(key)}</text>')
-        parts.append(
-            f'<rect class="share" x="{left:g}" y="{y - 8:.1f}" width="{x(share) - left:.1f}" height="16" rx="2"/>'
-        )
-        parts.append(f'<text class="tick" x="{x(share) + 8:.1f}" y="{y + 4:.1f}">{escape(percent(share, 0))}</text>')
-    return "".join([*parts, "</svg>"])
+        parts.append(marks.text("legend", left - 12, y + 4, key, "end"))
+        parts.append(marks.rectangle("share", left, y - 8, x(share) - left, 16, radius=2))
+        parts.append(marks.text("tick", x(share) + 8, y + 4, percent(share, 0)))
+    return marks.svg(parts, WIDE, height, words, "chart wide")
 
 
 def value_chart(search: Search, key: str) -> str:
@@ -138,14 +128,13 @@ def value_chart(search: Search, key: str) -> str:
     space = search.definition.search[key]
     y, ticks = metric_axis(search, TOP - 22, BOTTOM)
     title = f"{search.metric.capitalize()} against {key}"
-    parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
     digits = 0 if ticks[1] - ticks[0] >= 0.01 else 1
-    parts += [charts.horizontal_line(y(tick), percent(tick, digits)) for tick in ticks]
+    parts = [charts.horizontal_line(y(tick), percent(tick, digits)) for tick in ticks]
     if isinstance(space, Range):
         x = Scale(space.low, space.high, LEFT + 10, RIGHT - 10, space.log)
         parts += [charts.vertical_tick(x(tick), f"{tick:g}") for tick in range_ticks(space)]
         parts += [mark(o, x(float(o.run.combination.axis_values[key])), y(o.shown or 0.0), search) for o in shown]
-        return "".join([*parts, "</svg>"])
+        return marks.svg(parts, WIDTH, HEIGHT, title)
     names = [one.label for one in space]
     wide = (RIGHT - LEFT) / len(names)
     room = max(3, int(wide / 6.4))
@@ -157,7 +146,7 @@ def value_chart(search: Search, key: str) -> str:
         for number, one in enumerate(column):  # side by side, so that equal values do not hide each other
             aside = 0.0 if len(column) < 2 else (number / (len(column) - 1) - 0.5) * min(wide * 0.6, 6.0 * len(column))
             parts.append(mark(one, middle + aside, y(one.shown or 0.0), search))
-    return "".join([*parts, "</svg>"])
+    return marks.svg(parts, WIDTH, HEIGHT, title)
 
 
 def range_ticks(space: Range) -> list[float]:

@@ -139,8 +139,11 @@ def classes_of(model: nn.Module, images: Tensor) -> int:
         ) from error
 
 
-def initialise(model: nn.Module, config: Config, data: Data) -> dict[str, Any] | None:
+def initialise(model: nn.Module, config: Config, data: Data, source: str | None) -> dict[str, Any] | None:
     """Put what `init.*` says into the model; None where nothing is loaded.
+
+    Args:
+        source: init.from, with the copy on this machine in the place of an address.
 
     Returns:
         The source, and the names of the tensors that were loaded, stayed fresh (with the reason) and were not used.
@@ -152,9 +155,9 @@ def initialise(model: nn.Module, config: Config, data: Data) -> dict[str, Any] |
         begin_as_identity(model)
     if config.init.whiten:
         whiten_first_layer(model, sample_images(data))
-    if config.init.source is None:
+    if source is None:
         return None
-    tensors, answers = read_source(config.init.source)
+    tensors, answers = read_source(source)
     same = answers is None or answers == data.classes
     result = transfer(model, tensors, config.init.map, config.init.strict, keep_head=same)
     return {"source": config.init.source, "summary": result.describe(), **dataclasses.asdict(result)}

@@ -8,8 +8,7 @@ from cnnlab.config import DataConfig
 from cnnlab.data.catalog import CATALOG, has_root
 from cnnlab.data.sources.base import PictureSet
 from cnnlab.errors import DataError, nearest
-from cnnlab.files import given_path
-from cnnlab.remote import is_remote
+from cnnlab.files import given_path, is_remote
 from cnnlab.values import are_names
 
 

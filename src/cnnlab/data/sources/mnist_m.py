@@ -13,10 +13,10 @@ import numpy as np
 
 from cnnlab.data.decode import find_pictures, read_picture
 from cnnlab.data.sources.base import ArraySet
+from cnnlab.data.sources.digits import FILES
 from cnnlab.data.sources.mnist import open_mnist
 from cnnlab.errors import DataError
-from cnnlab.files import given_path
-from cnnlab.remote import is_remote
+from cnnlab.files import given_path, is_remote
 
 SEED = 0  # the set is the same in every run, as if it had been downloaded
 TEST_SHARE = 5  # every fifth photograph is behind test digits alone
@@ -27,7 +27,7 @@ def open_mnist_m(root: Path, backgrounds: str | None, download: bool, pixels: st
 
     Args:
         root: where MNIST lies.
-        backgrounds: folder of photographs; None: the two that scikit-learn ships.
+        backgrounds: folder of photographs; None: the two that come with cnnlab.
         pixels: None: a class a picture; "ink": pixels are background or digit; "digits": background or one of ten.
 
     Raises:
@@ -48,9 +48,7 @@ def open_mnist_m(root: Path, backgrounds: str | None, download: bool, pixels: st
 def read_photographs(folder: str | None, side: int) -> list[np.ndarray]:
     """(H, W, 3) uint8 photographs, by name."""
     if folder is None:
-        from sklearn.datasets import load_sample_images
-
-        return list(load_sample_images().images)
+        return [np.asarray(read_picture(FILES / name)) for name in ("china.jpg", "flower.jpg")]
     if is_remote(folder):
         from cnnlab.data.remote import local_root
 
