@@ -33,12 +33,12 @@ def main() -> None:
     preprocess = Preprocess.from_dict(card["preprocess"])
     data = cnnlab.load_data("mnist", root=root)
     test = data.split.test
-    digits, labels = data.test.pixels[test][..., 0].numpy(), data.pictures.labels[test]
+    digits, labels = data.test.pixels[test][..., 0].numpy(), data.images.labels[test]
     localizer = Localizer(model, (1, preprocess.layout.height, preprocess.layout.width))
     machine = describe()
     print(f"{machine['machine']}\n{machine['versions']}\n")
     print(f"{card['model']['name']}, seed {SEED}, n = {count} canvases a row\n")
-    print("| objects | background | pointing | CorLoc | precision | recall | F1 | class right | ms a picture |")
+    print("| objects | background | pointing | CorLoc | precision | recall | F1 | class right | ms per image |")
     print("|---|---|---|---|---|---|---|---|---|")
     for objects in ((1, 1), (1, 5)):
         for background in ("blank", "clutter"):

@@ -59,7 +59,7 @@ def serve(batch: int, words: list[str]) -> None:
     Server(config, str(listening.getsockname()[1])).run(sockets=[listening])
 
 
-def pictures(count: int = 64) -> list[bytes]:
+def images(count: int = 64) -> list[bytes]:
     numbers, files = np.random.Generator(np.random.PCG64(0)), []
     for _ in range(count):
         stream = io.BytesIO()
@@ -113,7 +113,7 @@ def main() -> None:
     print(f"{processor_name(facts['machine'])}, {facts['machine']['cores']} cores, torch {facts['versions']['torch']}.")
     print(f"{' '.join(words)}; {CLIENTS} clients, {ROUNDS} × {SECONDS:.0f} s each, in turn.\n")
     servers = {name: start_server(batch, words) for name, batch in (("micro-batches", 64), ("one by one", 1))}
-    files, figures = pictures(), {name: [] for name in servers}
+    files, figures = images(), {name: [] for name in servers}
     try:
         for _, port in servers.values():
             asyncio.run(load(port, files, 3.0))

@@ -255,11 +255,11 @@ def test_data_prints_splits_counts_sizes_and_statistics(command: CommandLine) ->
 
 
 def test_data_shows_a_batch_and_checks_the_set(command: CommandLine, tmp_path: Path) -> None:
-    picture = tmp_path / "batch.png"
-    result = command("data", "digits", "data.limit=40", "--show", picture, "--check", "--json")
+    image = tmp_path / "batch.png"
+    result = command("data", "digits", "data.limit=40", "--show", image, "--check", "--json")
     assert result.code == 0
     assert "check" in json.loads(result.out)
-    with Image.open(picture) as shown:
+    with Image.open(image) as shown:
         assert shown.width > 400
     assert "batch.png" in result.err
 

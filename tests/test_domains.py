@@ -137,9 +137,7 @@ def test_new_statistics_are_all_that_adabn_changes(
     assert json.loads((tmp_path / "run" / "test.json").read_text())["target"]["n"] == 80
 
 
-def test_fine_tuning_takes_a_few_pictures_a_class(
-    command: CommandLine, root: Path, source: Path, tmp_path: Path
-) -> None:
+def test_fine_tuning_takes_a_few_images_a_class(command: CommandLine, root: Path, source: Path, tmp_path: Path) -> None:
     words = ["recipe=finetune", f"data.root={root}", f"init.from={source}", "data.per_class_train=3", *SMALL]
     result = command("train", *words, "trainer.batch_size=10", f"run.dir={tmp_path / 'run'}")
     assert result.code == 0, result.err

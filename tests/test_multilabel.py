@@ -221,7 +221,7 @@ def test_the_report_shows_classes_thresholds_and_what_was_answered(run: Path) ->
     page = (run / "report.html").read_text()
     for words in ("Test mean average precision", "Exact matches", "average precision</th>", "threshold</th>"):
         assert words in page
-    assert "Ranking the pictures by chance" in page
+    assert "Ranking the images by chance" in page
     assert 'class="given">answered' in page
     assert "Confusion matrix</h2>" not in page
 
@@ -230,7 +230,7 @@ def test_test_prints_and_repeats_the_metrics(run: Path, capsys: pytest.CaptureFi
     before = json.loads((run / "test.json").read_text())
     assert main(["test", str(run), "--trust-code"]) == 0
     printed = capsys.readouterr().out
-    assert "mean AP" in printed and "fitted on 24 validation pictures" in printed
+    assert "mean AP" in printed and "fitted on 24 validation images" in printed
     assert json.loads((run / "test.json").read_text()) == before
 
 

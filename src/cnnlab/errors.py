@@ -24,11 +24,11 @@ class ConfigError(CnnlabError):
 
 
 class DataError(CnnlabError):
-    """The pictures, their folders or their labels."""
+    """The images, their folders or their labels."""
 
 
 class ModelError(CnnlabError):
-    """A model's name, its arguments, or a picture that does not fit it."""
+    """A model's name, its arguments, or an image that does not fit it."""
 
 
 class RunError(CnnlabError):

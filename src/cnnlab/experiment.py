@@ -286,7 +286,7 @@ def for_group(config: Config, group: Group) -> Config:
 
 
 def try_experiment(config: Config, progress: Progress, validates: bool = False) -> int:
-    """Raise what `run_experiment` would raise before its first step, and decode the pictures; no folder is touched.
+    """Raise what `run_experiment` would raise before its first step, and decode the images; no folder is touched.
 
     Args:
         validates: raise ConfigError where there is no validation split.
@@ -323,15 +323,15 @@ def resume_experiment(
         overrides: such as ["optimizer.lr=0.01"], from here on; config.yaml then says so (see `config.RESUMABLE`).
         trust_code: import the module of a model of the user's own that the run folder names.
         test, should_stop: see `run_experiment`.
-        data_root: where the same pictures are now; the run keeps it. None: where they were.
+        data_root: where the same images are now; the run keeps it. None: where they were.
         fetch: the run came from a bucket, so that its set may have to be downloaded to this machine. In a run folder of
-            this machine the pictures must be there.
+            this machine the images must be there.
 
     Returns:
         The run, and whether anything was left to do.
 
     Raises:
-        RunError: no run there, or pictures that are not those it began with.
+        RunError: no run there, or images that are not those it began with.
     """
     folder = open_folder(path, whole=True)
     config = read_config(folder)
@@ -385,7 +385,7 @@ def _resume(
         data = build_data(sources, device, progress or _silent, processes=group.local_size)
         if data.manifest["sha256"] != group.from_first(lambda: read_split(folder)["sha256"]):
             raise RunError(
-                f"the pictures are not those that {folder.path} began with: some were changed, added or removed."
+                f"the images are not those that {folder.path} began with: some were changed, added or removed."
                 " Restore them, or start a new run."
             )
         session = dataclasses.replace(session, config=config)
@@ -397,5 +397,5 @@ def finished(folder: RunFolder, overrides: Sequence[str]) -> RunError:
 
 
 def without_download(config: Config) -> Config:
-    """The config for pictures that must be on this machine already."""
+    """The config for images that must be on this machine already."""
     return dataclasses.replace(config, data=dataclasses.replace(config.data, download=False))

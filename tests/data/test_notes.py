@@ -88,7 +88,7 @@ def test_one_file_in_two_classes_or_splits_is_said_with_the_command_that_lists_t
     printed = capsys.readouterr().out
     assert "same file in two classes: 1; keep it in the class that is right" in printed
     assert "exact duplicates in a class: 1; keep one of each" in printed
-    assert "leaks, the same picture in two splits: 1 " in printed
+    assert "leaks, the same image in two splits: 1 " in printed
     for pair in ("train/cat/1.png = train/dog/same.png", "train/dog/2.png = test/dog/seen.png  (in train and test)"):
         assert printed.count(pair) == 1
 
@@ -119,9 +119,9 @@ def test_a_check_goes_on_at_an_empty_class_folder_and_training_does_not(
     assert main(["data", "folder", f"data.root={root}", "--check"]) == 0
     printed = capsys.readouterr().out
     assert "class folder mouse has no images (no files) and is left out; add some, or delete the folder." in printed
-    assert "unreadable pictures: none" in printed
+    assert "unreadable images: none" in printed
     assert main(["train", "data=folder", f"data.root={root}"]) == 2
-    assert "mouse has no pictures (no files)" in capsys.readouterr().err
+    assert "mouse has no images (no files)" in capsys.readouterr().err
 
 
 def test_empty_class_folders_alone_are_no_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,7 +140,7 @@ def test_the_refusal_of_damaged_files_names_a_command_that_can_be_typed(
         opened(root)
     command = shlex.split(str(caught.value).partition(" To see them all: ")[2])
     assert command[0] == "cnnlab" and main(command[1:]) == 0
-    assert "unreadable pictures: 1; replace or delete them\n  cat/0.png: not a picture file" in capsys.readouterr().out
+    assert "unreadable images: 1; replace or delete them\n  cat/0.png: not an image file" in capsys.readouterr().out
 
 
 def test_commands_that_show_a_set_can_be_typed() -> None:

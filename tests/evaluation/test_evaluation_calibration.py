@@ -61,7 +61,7 @@ def test_it_mends_loss_and_ece_and_leaves_the_accuracy() -> None:
         (torch.eye(3), torch.arange(3)),  # all right: the loss falls for ever with T
         (torch.full((2, 3), math.nan), torch.tensor([0, 1])),
     ],
-    ids=["no pictures", "no mistakes", "no numbers"],
+    ids=["no images", "no mistakes", "no numbers"],
 )
 def test_where_there_is_no_lowest_loss_there_is_no_temperature(logits: Tensor, labels: Tensor) -> None:
     assert fit_temperature(logits, labels) == Temperature(None, len(labels))

@@ -1,4 +1,4 @@
-"""The hardest pictures by name, and how often the true class is among the first k."""
+"""The hardest images by name, and how often the true class is among the first k."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import sklearn.metrics as oracle
 import torch
 
-from cnnlab.evaluation.hardest import hardest_pictures
+from cnnlab.evaluation.hardest import hardest_images
 from cnnlab.evaluation.metrics import classification_figures, ranks
 
 CLASSES = ["cat", "dog", "frog"]
@@ -14,7 +14,7 @@ CLASSES = ["cat", "dog", "frog"]
 
 def test_the_worst_and_the_closest_come_first() -> None:
     probabilities = torch.tensor([[0.7, 0.2, 0.1], [0.05, 0.9, 0.05], [0.4, 0.35, 0.25], [0.1, 0.1, 0.8]])
-    hardest = hardest_pictures(probabilities.log(), torch.tensor([0, 2, 1, 2]), list("abcd"), CLASSES, count=2)
+    hardest = hardest_images(probabilities.log(), torch.tensor([0, 2, 1, 2]), list("abcd"), CLASSES, count=2)
     assert [one["picture"] for one in hardest["by_loss"]] == ["b", "c"]
     worst = hardest["by_loss"][0]
     assert (worst["true"], worst["predicted"]) == ("frog", "dog")
@@ -25,14 +25,14 @@ def test_the_worst_and_the_closest_come_first() -> None:
     assert [one["margin"] for one in hardest["by_margin"]] == pytest.approx([0.05, 0.5])
 
 
-def test_few_pictures_and_a_single_class_are_enough() -> None:
-    hardest = hardest_pictures(torch.tensor([[1.0]]), torch.tensor([0]), ["a"], ["all"])
+def test_few_images_and_a_single_class_are_enough() -> None:
+    hardest = hardest_images(torch.tensor([[1.0]]), torch.tensor([0]), ["a"], ["all"])
     assert [len(part) for part in hardest.values()] == [1, 1]
     assert hardest["by_margin"][0]["margin"] == 0
 
 
-def test_equal_pictures_keep_their_order() -> None:
-    hardest = hardest_pictures(torch.zeros(9, 3), torch.zeros(9, dtype=torch.int64), list("abcdefghi"), CLASSES, 5)
+def test_equal_images_keep_their_order() -> None:
+    hardest = hardest_images(torch.zeros(9, 3), torch.zeros(9, dtype=torch.int64), list("abcdefghi"), CLASSES, 5)
     assert "".join(one["picture"] for one in hardest["by_loss"]) == "abcde"
     assert "".join(one["picture"] for one in hardest["by_margin"]) == "abcde"
 

@@ -85,7 +85,7 @@ def test_the_variance_of_macro_f1_is_that_of_many_samples() -> None:
     assert (high - low) / 2 == pytest.approx(1.96 * spread, rel=0.12)
 
 
-def test_one_picture_is_enough() -> None:
+def test_one_image_is_enough() -> None:
     intervals = metric_intervals(torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([0]))
     assert intervals["mean_class_accuracy"] == pytest.approx(wilson_interval(0, 1))
     assert intervals["top5_accuracy"] == [1, 1]  # of three classes each is among five answers
@@ -93,7 +93,7 @@ def test_one_picture_is_enough() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("classes", [10, 101])
-def test_ten_thousand_pictures_take_about_a_second(classes: int) -> None:
+def test_ten_thousand_images_take_about_a_second(classes: int) -> None:
     logits, labels = drawn(10_000, classes)
     began = time.process_time()
     metric_intervals(logits, labels)
@@ -146,7 +146,7 @@ def test_figures_of_pixels_are_printed_with_their_intervals() -> None:
     figures = {"split": "test", "task": "segmentation", "n": 40, "loss": 0.25, "dice": 0.875, "boundary_f1": 0.75}
     figures |= {"accuracy": 0.9, "accuracy_interval": [0.85, 0.95], "mean_iou": 0.8, "mean_iou_interval": [0.7, 0.9]}
     text = figures_text(figures)
-    assert "test split, 40 pictures" in text
+    assert "test split, 40 images" in text
     assert "90.00 %  (right; 95 % interval 85.00–95.00 %)" in text
     assert "80.00 %  (95 % interval 70.00–90.00 %)" in text
 

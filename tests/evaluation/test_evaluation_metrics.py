@@ -32,7 +32,7 @@ def names(count: int) -> list[str]:
 
 
 def slow_ece(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """Guo et al. 2017, equation 3, one picture after the other."""
+    """Guo et al. 2017, equation 3, one image after the other."""
     confidence, guess = probabilities.max(1), probabilities.argmax(1)
     total = 0.0
     for number in range(bins):
@@ -94,10 +94,10 @@ def test_everything_right_and_sure() -> None:
     assert (figures["accuracy"], figures["macro_f1"], figures["top5_accuracy"]) == (1, 1, 1)
     assert figures["ece"] == pytest.approx(0, abs=1e-6)
     assert figures["accuracy_interval"][1] == pytest.approx(1)
-    assert figures["accuracy_interval"][0] < 0.6  # four pictures prove little
+    assert figures["accuracy_interval"][0] < 0.6  # four images prove little
 
 
-def test_one_picture_is_enough() -> None:
+def test_one_image_is_enough() -> None:
     figures = classification_figures(torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([0]), names(3))
     assert figures["accuracy"] == 0
     assert all(math.isfinite(figures[key]) for key in ("loss", "macro_f1", "ece", "top5_accuracy"))

@@ -1,4 +1,4 @@
-"""Test-time views: which pictures are shown, how their answers are weighed, and where the figures stand."""
+"""Test-time views: which images are shown, how their answers are weighed, and where the figures stand."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ KINDS = ["mirror", "shift", "mirror_shift"]
 
 
 @pytest.mark.parametrize(("kind", "count", "total"), [("mirror", 1, 0.5), ("shift", 2, 0.5), ("mirror_shift", 5, 0.75)])
-def test_each_kind_has_its_views_and_leaves_the_picture_its_share(kind: str, count: int, total: float) -> None:
+def test_each_kind_has_its_views_and_leaves_the_image_its_share(kind: str, count: int, total: float) -> None:
     views = views_of(torch.rand(2, 3, 6, 7), kind)
     assert len(views) == count
     assert sum(weight for weight, _ in views) == pytest.approx(total)
     assert all(view.shape == (2, 3, 6, 7) for _, view in views)
 
 
-def test_a_mirrored_view_is_the_picture_from_right_to_left() -> None:
+def test_a_mirrored_view_is_the_image_from_right_to_left() -> None:
     images = torch.rand(1, 1, 4, 5)
     ((weight, view),) = views_of(images, "mirror")
     assert weight == 0.5
@@ -46,7 +46,7 @@ def test_shifts_go_one_pixel_either_way_and_repeat_the_border() -> None:
 
 
 class Sides(nn.Module):
-    """Sees how bright the left half is: a mirrored picture is answered otherwise."""
+    """Sees how bright the left half is: a mirrored image is answered otherwise."""
 
     def forward(self, images: Tensor) -> Tensor:
         left = images[..., : images.shape[3] // 2].mean((1, 2, 3))
@@ -73,7 +73,7 @@ def test_the_answers_are_the_weighed_mean_of_log_probabilities(kind: str) -> Non
     assert not torch.allclose(averaged, logits.log_softmax(1))
 
 
-def test_only_the_least_sure_pictures_get_further_views() -> None:
+def test_only_the_least_sure_images_get_further_views() -> None:
     data, model = digits(), Sides()
     loader = data.evaluation_loader("test", batch_size=7)
     logits, _ = forward_all(model, loader)

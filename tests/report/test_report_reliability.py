@@ -50,9 +50,9 @@ def test_it_is_well_formed_and_says_what_it_shows() -> None:
     root = ElementTree.fromstring(svg)
     assert root[0].text == "<As & trained>"
     words = str(root[1].text).replace(SPACE, " ")
-    assert words == "Confidence 50 to 60 %: 1 picture, mean confidence 55.0 %, accuracy 25.0 %."
+    assert words == "Confidence 50 to 60 %: 1 image, mean confidence 55.0 %, accuracy 25.0 %."
 
 
-def test_bins_without_pictures_draw_nothing() -> None:
+def test_bins_without_images_draw_nothing() -> None:
     assert reliability_diagram("r", "As trained", bins()) == ""
     assert reliability_diagram("r", "As trained", []) == ""

@@ -132,14 +132,14 @@ def test_every_command_reads_a_run_in_a_bucket_and_brings_up_what_it_makes(
     import numpy as np
     from PIL import Image
 
-    picture = tmp_path / "seven.png"
-    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).save(picture)
+    image = tmp_path / "seven.png"
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).save(image)
     machine = {**bucket.environment, "CNNLAB_CACHE": str(tmp_path / "machine")}
     figures = json.loads(bucket.read("runs/finished/test.json"))
     for words in (
         ["test", in_bucket, "--split", "val"],
-        ["predict", in_bucket, str(picture), "--json"],
-        ["explain", in_bucket, str(picture)],
+        ["predict", in_bucket, str(image), "--json"],
+        ["explain", in_bucket, str(image)],
         ["compare", in_bucket, in_bucket, "--out", str(tmp_path / "curves.png")],
         ["train", *RUN, "trainer.epochs=1", "augment=none", f"init.from={in_bucket}", f"run.dir={tmp_path / 'next'}"],
     ):

@@ -121,7 +121,7 @@ def test_fit_shows_what_train_shows_unless_it_is_told_not_to(
 
 def test_what_a_person_meets_shows_itself_in_a_few_lines_and_escaped(tmp_path: Path) -> None:
     data = cnnlab.load_data("digits", limit=40)
-    data.pictures.classes = [NASTY, *data.classes[1:]]
+    data.images.classes = [NASTY, *data.classes[1:]]
     run = cnnlab.Run(tmp_path / NASTY, [row(1), row(2)], {"accuracy": 0.5, "accuracy_interval": [0.4, 0.6]})
     preprocess = Preprocess.from_dict(data.preprocess.to_dict())
     predictor = cnnlab.Predictor(nn.Flatten(), data.classes, preprocess, choose_device("cpu"))

@@ -90,7 +90,7 @@ def test_two_processes_give_the_losses_of_one(command: CommandLine, tmp_path: Pa
 
 @pytest.mark.parametrize("sizes", [(6, 2), (1, 7)])
 def test_batch_norm_is_that_of_the_whole_batch(sizes: tuple[int, int]) -> None:
-    """Statistics, output, running figures and every gradient, against torch's own layer on all pictures at once."""
+    """Statistics, output, running figures and every gradient, against torch's own layer on all images at once."""
     torch.manual_seed(0)
     images = torch.randn(8, 3, 4, 5, dtype=torch.float64) * 3 + 50
     weights = torch.randn(8, 3, 4, 5, dtype=torch.float64)
@@ -164,7 +164,7 @@ def test_alone_it_is_torchs_own_batch_norm() -> None:
 
 @pytest.mark.parametrize("count", [1, 7, 8, 100])
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
-def test_each_picture_of_a_batch_is_taken_once(count: int, size: int) -> None:
+def test_each_image_of_a_batch_is_taken_once(count: int, size: int) -> None:
     parts = [share_of(slice(20, 20 + count), rank, size) for rank in range(size)]
     assert [i for part in parts for i in range(part.start, part.stop)] == list(range(20, 20 + count))
     lengths = [part.stop - part.start for part in parts]

@@ -28,8 +28,8 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help=f"{RUN}; an export folder or .onnx file")
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="picture, folder, or - for standard input")
-    parser.add_argument("--topk", type=int, metavar="K", help="classes to show a picture (default: 5)")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="image, folder, or - for standard input")
+    parser.add_argument("--topk", type=int, metavar="K", help="classes to show an image (default: 5)")
     parser.add_argument(
         "--out",
         metavar="FILE.csv",
@@ -68,12 +68,12 @@ def _check_files(options: argparse.Namespace) -> None:
 
 def _classify(options: argparse.Namespace) -> None:
     _check_files(options)
-    from cnnlab.data.decode import find_pictures
+    from cnnlab.data.decode import find_images
     from cnnlab.deploy.answers import answer_images
     from cnnlab.deploy.exported import is_export
     from cnnlab.deploy.predictor import Predictor
 
-    names = ["-"] if options.paths == ["-"] else list(find_pictures(options.paths))
+    names = ["-"] if options.paths == ["-"] else list(find_images(options.paths))
     if is_export(options.run):
         predictor = Predictor.from_export(options.run, options.device)
     else:
@@ -127,16 +127,16 @@ def _keep_answers(
 
 
 def _segment(options: argparse.Namespace) -> None:
-    from cnnlab.deploy.segmenter import segment_pictures
+    from cnnlab.deploy.segmenter import segment_images
 
     refuse_ignored(options, ("topk", "sort"), "is for classes of images, and this model classifies every pixel")
-    for answer in segment_pictures(options.run, options.paths, options.out, options.device, options.trust_code):
+    for answer in segment_images(options.run, options.paths, options.out, options.device, options.trust_code):
         if options.json:
             print_json(answer.facts())
             continue
         shares = sorted(answer.shares.items(), key=lambda pair: -pair[1])
         found = "  ".join(f"{label} {100 * share:.1f} %" for label, share in shares if share)
-        print_line(f"{answer.picture}: {found}  →  {answer.overlay}")
+        print_line(f"{answer.image}: {found}  →  {answer.overlay}")
 
 
 ANSWERS = {"segmentation": _segment}  # by the task's name; any other task answers by a label per image

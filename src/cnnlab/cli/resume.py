@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--devices", type=int, metavar="N", help="processes (default: as many as it began with)")
     parser.add_argument(
-        "--data-root", metavar="DIR", help="where the pictures are now, if not where they were; the run keeps it"
+        "--data-root", metavar="DIR", help="where the images are now, if not where they were; the run keeps it"
     )
     add_trust_code(parser)
     add_spec(parser, "vertex", "a custom job of Vertex AI")
@@ -79,7 +79,7 @@ def _print_spec(options: argparse.Namespace) -> None:
     from cnnlab.remote import is_remote
 
     if options.data_root is not None and not is_remote(options.data_root):
-        raise ConfigError(f"a job cannot see {options.data_root}; copy the pictures into a bucket and name that.")
+        raise ConfigError(f"a job cannot see {options.data_root}; copy the images into a bucket and name that.")
     if not is_remote(options.run):
         raise ConfigError(f"a job cannot see {options.run}; give the run's address in a bucket.")
     more = [*options.overrides, *(["--trust-code"] if options.trust_code else [])]

@@ -145,4 +145,4 @@ def _rate_range(options: argparse.Namespace) -> None:
     for sentence in found.sentences():
         print_line(sentence)
     again = f"\ntrain    {shlex.join(found.command)}" if found.command else ""
-    print(f"{again}\npicture  {found.dir / 'rate_range.png'}\nreport   {found.dir / 'report.html'}")
+    print(f"{again}\nplot     {found.dir / 'rate_range.png'}\nreport   {found.dir / 'report.html'}")

@@ -27,11 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="NAME", help="another set with the same classes, by name")
     parser.add_argument("--split", default="test", choices=["test", "val", "train"], help="default: test")
     parser.add_argument(
-        "--data-root", metavar="DIR", help="where the pictures are now, or another set with the same classes"
+        "--data-root", metavar="DIR", help="where the images are now, or another set with the same classes"
     )
     add_device(parser)
     parser.add_argument(
-        "--views", metavar="KIND", help="average further views of each picture too: mirror, shift or mirror_shift"
+        "--views", metavar="KIND", help="average further views of each image too: mirror, shift or mirror_shift"
     )
     add_trust_code(parser)
 

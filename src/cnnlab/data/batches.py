@@ -235,13 +235,13 @@ class Transformed(Dataset[tuple[Tensor, Label]]):
 
 
 def as_tensor(image: Any) -> Tensor:
-    """Pillow picture, (H, W) or (H, W, C) array, or tensor → (C, H, W) float32; 8-bit values from 0 to 1."""
+    """Pillow image, (H, W) or (H, W, C) array, or tensor → (C, H, W) float32; 8-bit values from 0 to 1."""
     if isinstance(image, Image.Image):
         image = np.array(upright(image))
     if isinstance(image, np.ndarray):
         image = torch.from_numpy(np.array(image[..., None] if image.ndim == 2 else image)).permute(2, 0, 1)
     if not isinstance(image, Tensor):
-        raise DataError(f"an image must be a Pillow picture, an array or a tensor, got a {type(image).__name__}.")
+        raise DataError(f"an image must be a Pillow image, an array or a tensor, got a {type(image).__name__}.")
     image = image[None] if image.ndim == 2 else image
     return image.float() / 255 if image.dtype == torch.uint8 else image.float()
 

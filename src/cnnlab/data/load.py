@@ -11,7 +11,7 @@ from cnnlab.data.build import build_data, build_own
 from cnnlab.data.data import Data
 from cnnlab.data.own import OWN_SET, OwnData, Source, import_dataset
 from cnnlab.data.recommend import facts_of, follows_from_set, is_said, recommend
-from cnnlab.data.sources import open_pictures
+from cnnlab.data.sources import open_images
 from cnnlab.device import choose_device
 from cnnlab.errors import DataError, nearest
 from cnnlab.imports import names_code
@@ -31,7 +31,7 @@ def load_data(
     trust_code: bool = False,
     **keys: Any,
 ) -> Data:
-    """Load a set of pictures by name, or from a Dataset or DataLoaders of your own.
+    """Load a set of images by name, or from a Dataset or DataLoaders of your own.
 
     Args:
         name: digits, multi_digits, mnist, fashion_mnist, cifar10, cifar100, caltech101 or folder;
@@ -81,7 +81,7 @@ def load_data(
     config = with_keys({})
     if own is None and follows_from_set(config):
         given = {f"data.{key}" for key in keys} | {"model", "model.width", "trainer.epochs"}  # or of no use here
-        facts = facts_of(open_pictures(config.data), config.data, seed)
+        facts = facts_of(open_images(config.data), config.data, seed)
         found = recommend(facts, config, lambda key: key in given or is_said(composed, key))
         config = with_keys({one.key: (one.value, one.reason) for one in found})
     import_dataset(config.data.name)  # the user's own word names it, or trust_code allows it

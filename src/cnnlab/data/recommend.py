@@ -18,8 +18,8 @@ from PIL import Image
 
 from cnnlab.config import GROUPS, Composed, Config, DataConfig, Source, resolve
 from cnnlab.data.catalog import CATALOG
-from cnnlab.data.sources import open_pictures
-from cnnlab.data.sources.base import FileSet, PictureSet
+from cnnlab.data.sources import open_images
+from cnnlab.data.sources.base import FileSet, ImageSet
 from cnnlab.data.sources.folder import DEFAULT_SIDE
 from cnnlab.data.split import make_split
 from cnnlab.errors import DataError
@@ -163,10 +163,10 @@ def resolve_for_set(
     return resolve(words, config_dir, config_file, derived, trust_code), found
 
 
-def _open(settings: DataConfig, root_is_said: bool) -> PictureSet:
+def _open(settings: DataConfig, root_is_said: bool) -> ImageSet:
     """The set; where nobody said where the images of a folder lie, the error says that first."""
     try:
-        return open_pictures(settings)
+        return open_images(settings)
     except DataError as error:
         if settings.name != "folder" or root_is_said:
             raise
@@ -210,25 +210,25 @@ def _is_recipe(source: Source) -> bool:
     return not source.own
 
 
-def facts_of(pictures: PictureSet, config: DataConfig, seed: int) -> Facts:
+def facts_of(images: ImageSet, config: DataConfig, seed: int) -> Facts:
     """Look at labels and headers; no image is decoded. Every image is taken for readable."""
-    readable = np.ones(len(pictures), bool)
-    split = make_split(pictures.labels, readable, pictures.official, config, seed)
-    classes = list(pictures.classes)
-    side = min(pictures.size) if pictures.size else _typical_side(pictures)
-    written = pictures.mode == "L" or all(len(name) == 1 for name in classes)
-    return Facts(len(split.train), side, pictures.size is not None, written)
+    readable = np.ones(len(images), bool)
+    split = make_split(images.labels, readable, images.official, config, seed)
+    classes = list(images.classes)
+    side = min(images.size) if images.size else _typical_side(images)
+    written = images.mode == "L" or all(len(name) == 1 for name in classes)
+    return Facts(len(split.train), side, images.size is not None, written)
 
 
-def _typical_side(pictures: PictureSet) -> int:
+def _typical_side(images: ImageSet) -> int:
     """Median of the shorter side, in pixels, of some images; of headers that cannot be read none is asked."""
-    if not isinstance(pictures, FileSet):
+    if not isinstance(images, FileSet):
         return DEFAULT_SIDE
     sides = []
-    for number in np.random.Generator(np.random.PCG64(0)).permutation(len(pictures))[:SAMPLED]:
+    for number in np.random.Generator(np.random.PCG64(0)).permutation(len(images))[:SAMPLED]:
         try:
-            with Image.open(pictures.root / pictures.names[int(number)]) as picture:
-                sides.append(min(picture.size))
+            with Image.open(images.root / images.names[int(number)]) as image:
+                sides.append(min(image.size))
         except Exception:  # a damaged file is found, named and quarantined when it is decoded
             continue
     return int(np.median(sides)) if sides else DEFAULT_SIDE

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from cnnlab.deploy.predictor import Picture, Prediction, Predictor
+from cnnlab.deploy.predictor import ImageLike, Prediction, Predictor
 from cnnlab.errors import DataError, RunError
 from cnnlab.files import write_whole
 
@@ -19,7 +19,7 @@ BATCH = 64  # images that the model sees at once
 
 
 def answer_images(
-    predictor: Predictor, images: Iterable[tuple[str, Picture]]
+    predictor: Predictor, images: Iterable[tuple[str, ImageLike]]
 ) -> Iterator[tuple[str, Prediction | DataError]]:
     """Named images → their names with answers, in order. One that cannot be read gets the error that says why."""
     rest = iter(images)
@@ -31,7 +31,7 @@ def answer_images(
         yield from zip((name for name, _ in batch), answers, strict=True)
 
 
-def _answer(predictor: Predictor, image: Picture) -> Prediction | DataError:
+def _answer(predictor: Predictor, image: ImageLike) -> Prediction | DataError:
     try:
         return predictor.predict([image])[0]
     except DataError as error:

@@ -41,7 +41,7 @@ def check_train(config: Config) -> None:
         raise ConfigError(f"unknown data {config.data.name!r}.{nearest(config.data.name, CATALOG)}")
     if config.data.name == "folder" and not is_remote(config.data.root):
         raise ConfigError(
-            f"the job cannot see data.root={config.data.root!r}: copy the pictures into a bucket and name that."
+            f"the job cannot see data.root={config.data.root!r}: copy the images into a bucket and name that."
         )
     source = config.init.source
     if source is not None and not is_remote(source) and not source.startswith(("torchvision:", "wandb:")):
@@ -70,7 +70,7 @@ def vertex_job(
         accelerator: one of it, such as NVIDIA_L4; None trains on the processor.
         spot: take a machine that may be taken away, for less.
         service_account: email of the account that the job acts as; None leaves that to Vertex AI.
-        disk: GB for the copy of the data, decoded pictures and the run.
+        disk: GB for the copy of the data, decoded images and the run.
 
     Raises:
         ConfigError: no image, or no machine known for the accelerator.

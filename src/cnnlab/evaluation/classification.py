@@ -13,9 +13,9 @@ from cnnlab.data.data import Data
 from cnnlab.data.loader import Loader
 from cnnlab.errors import CnnlabError, ConfigError
 from cnnlab.evaluation.calibration import Temperature, calibration_figures, fit_temperature
-from cnnlab.evaluation.hardest import hardest_pictures
+from cnnlab.evaluation.hardest import hardest_images
 from cnnlab.evaluation.intervals import difference_interval, mean_interval_of_skewed, metric_intervals, paired_change
-from cnnlab.evaluation.metrics import accuracy_figures, classification_figures, picture_losses
+from cnnlab.evaluation.metrics import accuracy_figures, classification_figures, image_losses
 from cnnlab.evaluation.outputs import PLAIN, ImageOutputs
 from cnnlab.evaluation.views import average_views
 from cnnlab.finite import check_answers
@@ -36,7 +36,7 @@ class LabelOutputs(ImageOutputs):
 
     @property
     def losses(self) -> Tensor:
-        return picture_losses(self.logits, self.labels)
+        return image_losses(self.logits, self.labels)
 
     @property
     def wrong(self) -> Tensor:
@@ -78,7 +78,7 @@ def evaluate_classification(
 ) -> LabelOutputs:
     """Logits and figures of a model over one split.
 
-    The figures are those of the pictures as they are, as `predict` and an export answer; what further views give stands
+    The figures are those of the images as they are, as `predict` and an export answer; what further views give stands
     beside them, under `views`, and what a temperature gives, under `calibration`.
 
     Args:
@@ -99,7 +99,7 @@ def evaluate_classification(
         "intervals": metric_intervals(logits, labels),
         **({"metrics": own_metrics(settings.metrics, logits, labels)} if settings.metrics else {}),
         "calibration": calibration_figures(logits, labels, temperature),
-        "hardest": hardest_pictures(logits, labels, names, classes),
+        "hardest": hardest_images(logits, labels, names, classes),
     }
     if settings.views != "none":
         figures["views"] = views_figures(model, loader, logits, labels, settings)

@@ -59,14 +59,14 @@ def runs_below(path: str) -> list[str]:
     return begun or [str(folder)]
 
 
-def compare_runs(paths: Sequence[str], picture: str | Path) -> list[ComparedRun]:
-    """Read the runs and draw their curves into `picture`.
+def compare_runs(paths: Sequence[str], plot: str | Path) -> list[ComparedRun]:
+    """Read the runs and draw their curves into `plot`.
 
     Args:
         paths: run folders, or folders of them, of which those are left out that have no epoch yet.
 
     Raises:
-        RunError: a folder that is no run or has no epoch yet, or a picture that cannot be written.
+        RunError: a folder that is no run or has no epoch yet, or a plot that cannot be written.
     """
     runs = []
     for path in dict.fromkeys(run for given in paths for run in runs_below(given)):
@@ -77,7 +77,7 @@ def compare_runs(paths: Sequence[str], picture: str | Path) -> list[ComparedRun]
         facts = read_config(folder), history, folder.read_card(), folder.test_metrics()
         runs.append(ComparedRun(path, *facts, folder.report.exists()))
     try:
-        plot_curves({run.name: run.history for run in runs}, picture)
+        plot_curves({run.name: run.history for run in runs}, plot)
     except (OSError, ValueError) as error:
-        raise RunError(f"cannot write the picture {picture}: {error}; give another file with --out.") from None
+        raise RunError(f"cannot write the plot {plot}: {error}; give another file with --out.") from None
     return runs

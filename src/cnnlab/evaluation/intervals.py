@@ -14,7 +14,7 @@ from cnnlab.evaluation.metrics import (
     ECE_BINS,
     bin_of,
     calibration_error,
-    picture_losses,
+    image_losses,
     ranks,
     score_interval,
     wilson_interval,
@@ -36,7 +36,7 @@ def metric_intervals(logits: Tensor, labels: Tensor) -> dict[str, list[float]]:
     """
     best = logits.double().softmax(1).max(1)
     guesses = logits.argmax(1)
-    low, high = mean_interval_of_skewed(picture_losses(logits, labels))
+    low, high = mean_interval_of_skewed(image_losses(logits, labels))
     top5 = int((ranks(logits, labels) < 5).sum())
     found = {
         "loss": (max(0.0, low), high),

@@ -36,7 +36,7 @@ def classification_figures(logits: Tensor, labels: Tensor, classes: Sequence[str
 
     Returns:
         loss (cross-entropy), accuracy and its 95 % interval, mean_class_accuracy (the mean recall of the classes that
-        have pictures), top5_accuracy, topk_accuracy (by k as text, for each k below the number of classes), macro_f1,
+        have images), top5_accuracy, topk_accuracy (by k as text, for each k below the number of classes), macro_f1,
         ece (15 bins, Guo et al. 2017; chance makes it too high), ece_debiased, n, per_class (class, n, precision,
         recall, f1), confusion_matrix (rows true, columns predicted) and most_confused (true, predicted, n; the most
         frequent first).
@@ -78,8 +78,8 @@ def ranks(logits: Tensor, labels: Tensor) -> Tensor:
     return ((logits > own) | ((logits == own) & earlier)).sum(1)
 
 
-def picture_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """(n,) cross-entropy of each picture, float64."""
+def image_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """(n,) cross-entropy of each image, float64."""
     return F.cross_entropy(logits.double(), labels, reduction="none")
 
 

@@ -20,7 +20,7 @@ from cnnlab.tasks import Task
 from cnnlab.tasks.segmentation import PixelMetrics, iou, mean_iou
 from cnnlab.training.forward import measure
 
-TOLERANCE = 0.0075  # of the picture's diagonal: so far apart two boundaries still match (Csurka et al. 2013, section 3)
+TOLERANCE = 0.0075  # of the image's diagonal: so far apart two boundaries still match (Csurka et al. 2013, section 3)
 ROW = ("pixel_accuracy", "mean_iou", "dice", "boundary_f1")
 
 
@@ -117,7 +117,7 @@ def _intervals(each: Tensor) -> tuple[list[float], list[float]]:
 
 
 def boundary_f1(guesses: Tensor, masks: Tensor, num_classes: int, tolerance: int | None = None) -> Tensor:
-    """(B,) F1 of the boundaries, the mean over the classes that are in the picture or the answer.
+    """(B,) F1 of the boundaries, the mean over the classes that are in the image or the answer.
 
     A boundary pixel of a class is one with a neighbour of another class. It is matched if the other's boundary of that
     class passes within `tolerance` pixels, along rows and columns (Csurka et al. 2013).

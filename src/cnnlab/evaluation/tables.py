@@ -29,7 +29,7 @@ def result_table(
     history: Sequence[Mapping[str, Any]], best_epoch: int, test: Mapping[str, Any] | None, val_count: int | None = None
 ) -> Table:
     """What a training ends with: the best epoch on validation, of `val_count` images, and the test."""
-    headings = [(name, "right") for name in ("loss", "accuracy", "95 % interval", "pictures")]
+    headings = [(name, "right") for name in ("loss", "accuracy", "95 % interval", "images")]
     table = plain_table(("", "left"), *headings)
     row = next(row for row in history if row["epoch"] == best_epoch)
     if row["val_loss"] is not None:
@@ -71,7 +71,7 @@ def _classification_text(figures: Mapping[str, Any]) -> str:
 
     return "\n".join(
         [
-            f"{figures['split']} split, {figures['n']:,} pictures",
+            f"{figures['split']} split, {figures['n']:,} images",
             f"{'':<25}95 % interval",
             line("accuracy", "accuracy", percent),
             line("classes", "mean_class_accuracy", percent, "mean accuracy over the classes"),
@@ -91,7 +91,7 @@ def _segmentation_text(figures: Mapping[str, Any]) -> str:
     intervals = [interval_text(figures[f"{key}_interval"]) for key in ("accuracy", "mean_iou")]
     return "\n".join(
         [
-            f"{figures['split']} split, {figures['n']:,} pictures",
+            f"{figures['split']} split, {figures['n']:,} images",
             f"  pixels       {percent(figures['accuracy'])}  (right; 95 % interval {intervals[0]})",
             f"  mean IoU     {percent(figures['mean_iou'])}  (95 % interval {intervals[1]})",
             f"  Dice         {number(figures['dice'])}  (mean over the classes)",
@@ -106,21 +106,21 @@ def _multi_label_text(figures: Mapping[str, Any]) -> str:
     fitted = figures["thresholds"]["n"]
     rows = [
         ("mean AP", "mean_ap", "average precision, mean over the classes"),
-        ("micro F1", "micro_f1", "over all pictures and classes"),
+        ("micro F1", "micro_f1", "over all images and classes"),
         ("macro F1", "macro_f1", "mean over the classes"),
-        ("exact", "accuracy", "pictures whose classes are all right"),
+        ("exact", "accuracy", "images whose classes are all right"),
         ("loss", "loss", ""),
     ]
-    lines = [f"{figures['split']} split, {figures['n']:,} pictures", f"{'':<25}95 % interval"]
+    lines = [f"{figures['split']} split, {figures['n']:,} images", f"{'':<25}95 % interval"]
     for label, key, note in rows:
         write = number if key == "loss" else percent
         interval = "–".join(write(bound).removesuffix(" %") for bound in bounds[key])
         lines.append(f"  {label:<12}{write(figures[key]):>9}  {interval:<15}  {note}".rstrip())
     lines += [_own_metric(name, **one) for name, one in figures.get("metrics", {}).items()]
     lines.append(
-        f"  thresholds of the classes fitted on {fitted:,} validation pictures"
+        f"  thresholds of the classes fitted on {fitted:,} validation images"
         if fitted
-        else "  thresholds are 0.5: none were fitted on validation pictures"
+        else "  thresholds are 0.5: none were fitted on validation images"
     )
     return "\n".join([*lines, *([f"  {fall_text(figures['own_test'])}"] if "own_test" in figures else [])])
 
@@ -133,7 +133,7 @@ def _plain_text(figures: Mapping[str, Any]) -> str:
     interval = interval_text(figures["accuracy_interval"])
     others = {key: value for key, value in figures.items() if isinstance(value, float) and key != "accuracy"}
     return "\n".join(
-        [f"{figures['split']} split, {figures['n']:,} pictures"]
+        [f"{figures['split']} split, {figures['n']:,} images"]
         + [f"  {'accuracy':<12}{percent(figures['accuracy']):>9}  (95 % interval {interval})"]
         + [f"  {key.replace('_', ' '):<12}{number(value):>9}" for key, value in others.items()]
     )
@@ -157,13 +157,13 @@ def _temperature(calibration: Mapping[str, Any]) -> str:
     after = calibration["after"]
     return (
         f"{heading}{number(calibration['temperature']):>9}  with it, loss {number(after['loss'])} and ECE"
-        f" {number(after['ece'])}; fitted on {calibration['n']:,} validation pictures"
+        f" {number(after['ece'])}; fitted on {calibration['n']:,} validation images"
     )
 
 
-def no_temperature(pictures: int) -> str:
+def no_temperature(images: int) -> str:
     """Why none could be fitted."""
-    return "every validation picture is answered right" if pictures else "there is no validation split to fit it on"
+    return "every validation image is answered right" if images else "there is no validation split to fit it on"
 
 
 def _views(views: Mapping[str, Any]) -> list[str]:

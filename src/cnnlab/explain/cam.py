@@ -45,12 +45,12 @@ def cam(model: nn.Module, images: Tensor, target: Target = None) -> Tensor:
 def activation_maps(
     model: nn.Module, images: Tensor, method: str = "auto", target: Target = None, layer: str | None = None
 ) -> Tensor:
-    """Where the model sees a class, as large as the pictures.
+    """Where the model sees a class, as large as the images.
 
     Args:
-        images: (B, C, H, W) preprocessed pictures.
+        images: (B, C, H, W) preprocessed images.
         method: cam, gradcam, layercam, or auto: cam where the head allows it, else gradcam.
-        target: number of the class, one for all pictures or (B,) of them; None: the class that the model answers.
+        target: number of the class, one for all images or (B,) of them; None: the class that the model answers.
         layer: dotted name of the layer whose map is weighted; None: the model's last feature map.
 
     Returns:
@@ -132,18 +132,18 @@ def last_layer(model: nn.Module) -> str:
 def targets_of(logits: Tensor, target: Target) -> Tensor:
     """(B,) numbers of classes. Raises ModelError for one that does not exist."""
     if logits.ndim != 2:
-        raise ModelError("this model classifies every pixel; activation maps are for classes of whole pictures.")
+        raise ModelError("this model classifies every pixel; activation maps are for classes of whole images.")
     if target is None:
         return logits.argmax(1)
     count, classes = logits.shape
     try:
         numbers = torch.as_tensor(target, device=logits.device)
     except (TypeError, ValueError, RuntimeError):
-        raise ModelError(f"target must be a whole number, or one for each picture, got {target!r}.") from None
+        raise ModelError(f"target must be a whole number, or one for each image, got {target!r}.") from None
     if numbers.is_floating_point() or numbers.dtype == torch.bool or numbers.ndim > 1:
-        raise ModelError(f"target must be a whole number, or one for each picture, got {target!r}.")
+        raise ModelError(f"target must be a whole number, or one for each image, got {target!r}.")
     if numbers.ndim == 1 and len(numbers) != count:
-        raise ModelError(f"target has {len(numbers)} classes for {count} pictures.")
+        raise ModelError(f"target has {len(numbers)} classes for {count} images.")
     numbers = numbers.long().expand(count)
     for number in numbers.tolist():
         if not 0 <= number < classes:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cnnlab.explain.hooks import evaluation_mode
 from cnnlab.tasks.decision import SINGLE_LABEL, DecisionRule
 
-BLUR = 0.1  # standard deviation of the blur that insertion begins with, in sides of the picture
+BLUR = 0.1  # standard deviation of the blur that insertion begins with, in sides of the image
 BATCH = 64
 
 

@@ -132,7 +132,7 @@ def as_convolutions(layers: list[nn.Module], height: int, width: int) -> nn.Sequ
     pooling is linear and goes into the convolution after it.
 
     Args:
-        layers: from `head_layers`; height, width: of the feature map of a picture of the size the model was made for.
+        layers: from `head_layers`; height, width: of the feature map of an image of the size the model was made for.
 
     Raises:
         ModelError: a layer for which there is no such form.

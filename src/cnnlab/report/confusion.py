@@ -1,7 +1,7 @@
 """The confusion matrix: a table of counts for few classes, a heat map as SVG for many, and the worst pairs for both.
 
-A cell is shaded by the square root of its share of the row (of all pictures that truly are of that class), so that one
-picture in a hundred still shows, and two runs compare by eye.
+A cell is shaded by the square root of its share of the row (of all images that truly are of that class), so that one
+image in a hundred still shows, and two runs compare by eye.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Pair:
-    """`count` of the `total` pictures of class `true` were called `predicted`."""
+    """`count` of the `total` images of class `true` were called `predicted`."""
 
     true: str
     predicted: str
@@ -95,7 +95,7 @@ def most_confused(matrix: Sequence[Sequence[int]], classes: Sequence[str], limit
 
 
 def majority_share(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> float | None:
-    """Return the accuracy of always answering with the most common class, None without pictures."""
+    """Return the accuracy of always answering with the most common class, None without images."""
     totals = as_counts(matrix, classes).sum(axis=1)
     return float(totals.max() / totals.sum()) if totals.sum() else None
 
@@ -165,6 +165,4 @@ def axis_titles(side: int) -> str:
 def summary(counts: np.ndarray[Any, np.dtype[np.int64]]) -> str:
     total, right = int(counts.sum()), int(np.trace(counts))
     share = percent(right / total) if total else "none"
-    return (
-        f"Confusion matrix of {len(counts)} classes: {right:,} of {total:,} pictures on the diagonal ({share} right)."
-    )
+    return f"Confusion matrix of {len(counts)} classes: {right:,} of {total:,} images on the diagonal ({share} right)."

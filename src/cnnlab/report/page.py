@@ -115,15 +115,15 @@ def headline(report: Report) -> dict[str, Any]:
         }
     test = report.test
     view = view_of(report)
-    accuracy, pictures = finite(test.get(view.figure)), finite(test.get("n"))
-    digits = 2 if (pictures or 0) >= 10_000 else 1
+    accuracy, images = finite(test.get(view.figure)), finite(test.get("n"))
+    digits = 2 if (images or 0) >= 10_000 else 1
     interval = as_interval(test.get(f"{view.figure}_interval"))
     baseline = view.baseline(report)
     parts = []
     if interval:
         parts.append(f"95{SPACE}% interval {percent(interval[0], digits)} to {percent(interval[1], digits)}.")
-    if pictures is not None:
-        parts.append(view.sentence(accuracy, pictures))
+    if images is not None:
+        parts.append(view.sentence(accuracy, images))
     if baseline is not None:
         parts.append(f"{view.baseline_of} (the upright tick) would score {percent(baseline)}.")
     split = str(test.get("split") or "test")
@@ -137,9 +137,9 @@ def headline(report: Report) -> dict[str, Any]:
 
 
 def _val_note(report: Report) -> str:
-    """What the validation accuracy rests on: "best epoch, 3; n = 120 pictures"."""
+    """What the validation accuracy rests on: "best epoch, 3; n = 120 images"."""
     n = (report.split.get("sizes") or {}).get("val")
-    return f"best epoch, {report.best_epoch}" + (f"; n = {count(n)} pictures" if n else "")
+    return f"best epoch, {report.best_epoch}" + (f"; n = {count(n)} images" if n else "")
 
 
 def facts(report: Report) -> list[Fact]:
@@ -186,12 +186,12 @@ def facts(report: Report) -> list[Fact]:
         Fact(
             "Exact matches",
             percent(test.get("accuracy") if "mean_ap" in test else None),
-            "pictures whose classes are all right",
+            "images whose classes are all right",
             between(test.get("accuracy_interval"), percent),
         ),
-        tested("Micro F1", "micro_f1", "over all pictures and classes"),
+        tested("Micro F1", "micro_f1", "over all images and classes"),
         Fact("Dice", percent(test.get("dice")), "mean over the classes"),
-        Fact("Boundary F1", percent(test.get("boundary_f1")), "mean over pictures and classes"),
+        Fact("Boundary F1", percent(test.get("boundary_f1")), "mean over images and classes"),
         tested("Mean class accuracy", "mean_class_accuracy", "mean recall over the classes"),
         tested("Macro F1", "macro_f1", "mean over the classes"),
         tested(

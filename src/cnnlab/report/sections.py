@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 MAX_FILTERS = 64  # the strongest units of the first layer
-MAX_NAMES = 1000  # quarantined pictures listed by name
+MAX_NAMES = 1000  # quarantined images listed by name
 LOSS_LOG_FROM = 100.0  # a loss that spans two decades is drawn on a logarithmic axis
 
 
@@ -25,7 +25,7 @@ def best_row(report: Report) -> Mapping[str, Any]:
 
 
 def split_view(split: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the sizes with their shares, the pictures set aside with the reasons counted, and the other settings."""
+    """Return the sizes with their shares, the images set aside with the reasons counted, and the other settings."""
     sizes = {key: int(value or 0) for key, value in (split.get("sizes") or {}).items()}
     total = sum(sizes.values())
     names = {"train": "training", "val": "validation", "test": "test"}
@@ -120,13 +120,13 @@ def true_classes(sample: Sample) -> list[str]:
 
 
 def sample_view(sample: Sample, classes: Sequence[str]) -> dict[str, Any]:
-    from cnnlab.report import pictures
+    from cnnlab.report import images
 
     true = true_classes(sample)
-    answers = pictures.top_answers(sample.probabilities, list(classes), true)
+    answers = images.top_answers(sample.probabilities, list(classes), true)
     return {
-        "picture": pictures.as_picture(sample.image),
-        "overlay": None if sample.overlay is None else pictures.as_picture(sample.overlay),
+        "image": images.embed(sample.image),
+        "overlay": None if sample.overlay is None else images.embed(sample.overlay),
         "loss": sample.loss,
         "name": sample.name,
         "true": ", ".join(true) or "none",
@@ -159,8 +159,8 @@ def calibration_view(test: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def scenes_view(insight: Insight, classes: Sequence[str]) -> dict[str, Any] | None:
-    """Pictures whose pixels were classified, each with truth, answer and error; None where there are none."""
-    from cnnlab.report import pictures
+    """Images whose pixels were classified, each with truth, answer and error; None where there are none."""
+    from cnnlab.report import images
 
     if not insight.scenes:
         return None
@@ -169,9 +169,9 @@ def scenes_view(insight: Insight, classes: Sequence[str]) -> dict[str, Any] | No
             scene.name,
             scene.figures,
             [
-                (title, pictures.as_picture(image))
+                (title, images.embed(image))
                 for title, image in (
-                    ("picture", scene.picture),
+                    ("image", scene.image),
                     ("truth", scene.truth),
                     ("answer", scene.answer),
                     ("errors", scene.error),
@@ -210,10 +210,10 @@ def in_numbers(area: Area) -> tuple[str, str]:
 def stages_view(insight: Insight) -> dict[str, Any] | None:
     if insight.traced is None or not insight.stages:
         return None
-    from cnnlab.report import pictures
+    from cnnlab.report import images
 
     return {
-        "picture": pictures.as_picture(insight.traced.image),
+        "image": images.embed(insight.traced.image),
         "name": insight.traced.name,
         "true": ", ".join(true_classes(insight.traced)) or "none",
         "sheets": [
@@ -222,7 +222,7 @@ def stages_view(insight: Insight) -> dict[str, Any] | None:
                 "shape": "×".join(map(str, stage.shape)),
                 "shown": len(stage.maps),
                 "channels": stage.shape[0],
-                "picture": pictures.channel_grid(stage.maps),
+                "image": images.channel_grid(stage.maps),
             }
             for stage in insight.stages
         ],
@@ -230,17 +230,17 @@ def stages_view(insight: Insight) -> dict[str, Any] | None:
 
 
 def filters_view(weights: np.ndarray[Any, Any] | None) -> dict[str, Any] | None:
-    """The strongest units as one sheet; None where the weights are no pictures of one or three channels."""
+    """The strongest units as one sheet; None where the weights are not images of one or three channels."""
     import numpy as np
 
-    from cnnlab.report import pictures
+    from cnnlab.report import images
 
     if weights is None or weights.shape[1] not in (1, 3) or not np.isfinite(weights).all():
         return None
     strength = np.square(weights).sum(axis=(1, 2, 3))
     chosen = np.sort(np.argsort(-strength, kind="stable")[:MAX_FILTERS])
     return {
-        "picture": pictures.weight_grid(weights[chosen]),
+        "image": images.weight_grid(weights[chosen]),
         "shown": len(chosen),
         "units": len(weights),
         "size": f"{weights.shape[2]}×{weights.shape[3]}",

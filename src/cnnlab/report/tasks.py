@@ -26,17 +26,17 @@ class TaskView:
     figure: str = "accuracy"
     label: str = "accuracy"
     accuracy: str = "accuracy"
-    counted: str = "pictures"
+    counted: str = "images"
     loss: str = ""
-    sentence: Callable[[float | None, float], str] = lambda figure, n: f"n = {count(n)} pictures."
+    sentence: Callable[[float | None, float], str] = lambda figure, n: f"n = {count(n)} images."
     baseline: Callable[[Report], float | None] = lambda report: None
     baseline_of: str = "Always answering the most common class"
 
 
 def _right(accuracy: float | None, n: float) -> str:
     if accuracy is None or not n:
-        return f"n = {count(n)} pictures."
-    return f"n = {count(n)} pictures, {count(accuracy * n)} of them right."
+        return f"n = {count(n)} images."
+    return f"n = {count(n)} images, {count(accuracy * n)} of them right."
 
 
 def _majority_share(report: Report) -> float | None:
@@ -53,15 +53,15 @@ def _mean_prevalence(report: Report) -> float | None:
 
 
 VIEWS = {
-    "classification": TaskView(loss="cross-entropy per picture", sentence=_right, baseline=_majority_share),
+    "classification": TaskView(loss="cross-entropy per image", sentence=_right, baseline=_majority_share),
     "multilabel": TaskView(
         figure="mean_ap",
         label="mean average precision",
         accuracy="exact matches",
         loss="binary cross-entropy, mean over the classes",
-        sentence=lambda _, n: f"Mean over the classes of the area under precision and recall; n = {count(n)} pictures.",
+        sentence=lambda _, n: f"Mean over the classes of the area under precision and recall; n = {count(n)} images.",
         baseline=_mean_prevalence,
-        baseline_of="Ranking the pictures by chance",
+        baseline_of="Ranking the images by chance",
     ),
     "segmentation": TaskView(
         figure="mean_iou",
@@ -69,7 +69,7 @@ VIEWS = {
         accuracy="pixel accuracy",
         counted="pixels",
         loss="cross-entropy and Dice",
-        sentence=lambda _, n: f"Mean over the classes of intersection over union; n = {count(n)} pictures.",
+        sentence=lambda _, n: f"Mean over the classes of intersection over union; n = {count(n)} images.",
     ),
 }
 

@@ -82,10 +82,10 @@ def ranking_by_chance(data: Data, counts: Sequence[float]) -> float | None:
 
 def class_counts(data: Data, part: str) -> list[float]:
     """Images of each class in a split; taken for equal where only the user's own code knows the labels."""
-    classes = len(data.pictures.classes)
+    classes = len(data.images.classes)
     if data.in_batches:
         return [len(data.split[part]) / classes] * classes
-    return data.pictures.class_counts(data.split[part]).tolist()
+    return data.images.class_counts(data.split[part]).tolist()
 
 
 def diagnose(history: Sequence[Row], setup: Setup) -> list[Hint]:

@@ -136,7 +136,7 @@ def _stopped(trainer: Trainer) -> Interrupted:
 def balancing_weights(data: Data) -> np.ndarray[Any, Any]:
     """(n,) sampling weight of each training image, by which every class is drawn equally often."""
     counts = np.array(data.class_counts())
-    return 1 / counts[data.pictures.labels[data.split.train]]  # type: ignore[no-any-return]
+    return 1 / counts[data.images.labels[data.split.train]]  # type: ignore[no-any-return]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from cnnlab.data.sources.base import ArraySet
 
 
 def open_digits() -> ArraySet:
-    """1,797 grey pictures of 8×8 pixels, values 0…16 stretched to 0…255."""
+    """1,797 grey images of 8×8 pixels, values 0…16 stretched to 0…255."""
     table = _table()
     images = np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
     return ArraySet(images, table[:, -1], classes=[str(digit) for digit in range(10)])

@@ -30,7 +30,7 @@ SETS = {"mnist": ("MNIST", DIGIT_CLASSES), "fashion_mnist": ("FashionMNIST", FAS
 
 
 def open_mnist(name: str, root: Path, download: bool) -> ArraySet:
-    """`name` is "mnist" or "fashion_mnist"; 60,000 training and 10,000 test pictures of 28×28 pixels."""
+    """`name` is "mnist" or "fashion_mnist"; 60,000 training and 10,000 test images of 28×28 pixels."""
     folder, classes = SETS[name]
     raw = root / folder / "raw"
     files = [raw / f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
