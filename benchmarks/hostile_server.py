@@ -181,7 +181,7 @@ def header_floods(server: Server, count: int) -> tuple[int, int]:
 
 
 def slow_heads(server: Server, count: int) -> tuple[int, int]:
-    """A byte a second, for ever: closed after ten seconds, and others are answered meanwhile."""
+    """One byte per second, for ever: closed after ten seconds, and others are answered meanwhile."""
     connections = [server.connect() for _ in range(min(count, 200))]
     silent = [server.connect() for _ in range(min(count, 200))]
     began, line = time.monotonic(), b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: " + b"a" * 1000
@@ -210,7 +210,7 @@ def slow_heads(server: Server, count: int) -> tuple[int, int]:
 
 
 def slow_bodies(server: Server, count: int) -> tuple[int, int]:
-    """200 clients that send ten bytes of an image and then a byte a second: 408, or closed, and others are answered
+    """200 clients that send ten bytes of an image and then one byte per second: 408, or closed, and others are answered
     meanwhile, whatever they ask."""
     connections = [server.connect() for _ in range(200)]
     for connection in connections:

@@ -1,4 +1,4 @@
-"""The loader alone, side by side with torchvision's data sets in a DataLoader: images a second.
+"""The loader alone, side by side with torchvision's data sets in a DataLoader: images per second.
 
     CNNLAB_DATA=ROOT uv run python benchmarks/loader.py
 

@@ -1,4 +1,4 @@
-"""Images that do not fit in memory: images a second and peak memory beside the same run with all images resident.
+"""Images that do not fit in memory: images per second and peak memory beside the same run with all images resident.
 
     CNNLAB_DATA=ROOT uv run python benchmarks/memory.py
 

@@ -2,7 +2,7 @@
 
     python benchmarks/photograph_rivals.py fastai|tuned ROOT
 
-Reads a number of steps a line, trains that many, answers with images a second. It needs no cnnlab, so fastai can run in
+Reads a number of steps per line, trains that many, answers with images per second. It needs no cnnlab, so fastai can run in
 an environment of its own.
 """
 
@@ -30,7 +30,7 @@ def answer_each_line(train_some: Callable[[int], None]) -> None:
 
 
 def tuned(root: str) -> None:
-    """A careful script: transforms v2, a DataLoader with a worker a core, bfloat16, channels last, a fused step."""
+    """A careful script: transforms v2, a DataLoader with one worker per core, bfloat16, channels last, a fused step."""
     from torch.utils.data import DataLoader
     from torchvision import datasets
     from torchvision.transforms import v2

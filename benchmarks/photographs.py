@@ -1,4 +1,4 @@
-"""ResNet-18 on a folder of photographs at 128 pixels, batch 64, data and all: images a second beside its rivals.
+"""ResNet-18 on a folder of photographs at 128 pixels, batch 64, data and all: images per second beside its rivals.
 
     CNNLAB_DATA=ROOT uv run python benchmarks/photographs.py
 

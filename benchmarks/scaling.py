@@ -146,8 +146,8 @@ def main() -> None:
     for key, label in (("decoding", "decoding"), ("epoch", "an epoch")):
         ys = [values[key] for values in by_size]
         slope, constant = line(pixels, ys)
-        right.plot(pixels, ys, "o-", label=f"{label}: {slope:.3f} s a thousand pixels {constant:+.2f} s")
-        print(f"{label} of {COUNTS[0]:,} images: {slope:.3f} s a thousand pixels, {constant:.2f} s constant")
+        right.plot(pixels, ys, "o-", label=f"{label}: {slope:.3f} s per thousand pixels {constant:+.2f} s")
+        print(f"{label} of {COUNTS[0]:,} images: {slope:.3f} s per thousand pixels, {constant:.2f} s constant")
     right.set(xlabel="thousand pixels an image", ylabel="seconds", title=f"time, {COUNTS[0]:,} images")
     last.bar([str(p) for p in PROCESSES], [together[p]["rate"] for p in PROCESSES])
     last.set(xlabel="processes of one thread", ylabel="images/s together", title="side by side")

@@ -1,4 +1,4 @@
-"""Transposed convolution against bilinear upsampling in a U-Net: figures of three seeds, and what the maps look like.
+"""Transposed convolution against bilinear upsampling in a U-Net: metrics of three seeds, and what the maps look like.
 
     uv run python benchmarks/upsampling.py ROOT BACKGROUNDS [IMAGE]
 

@@ -451,11 +451,11 @@ def test_batches_given_to_evaluate_never_replace_the_test_of_the_run(tmp_path: P
     run = fit(loader(30), tmp_path / "run", val=loader(10, 50), test=loader(20, 100))
     before = [(run.dir / name).read_bytes() for name in ("test.json", "predictions.csv")]
     other = cnnlab.load_data(loader(30), val=loader(10, 50), test=loader(20, 900))
-    figures = cnnlab.evaluate(run.dir, data=other, model=Net())
+    metrics = cnnlab.evaluate(run.dir, data=other, model=Net())
     assert [(run.dir / name).read_bytes() for name in ("test.json", "predictions.csv")] == before
     assert (run.dir / "evaluation-test-other.json").exists()
-    assert figures["own_test"]["accuracy"] == run.test["accuracy"]  # type: ignore[index]
-    assert figures["calibration"]["temperature"] == run.test["calibration"]["temperature"]  # type: ignore[index]
+    assert metrics["own_test"]["accuracy"] == run.test["accuracy"]  # type: ignore[index]
+    assert metrics["calibration"]["temperature"] == run.test["calibration"]["temperature"]  # type: ignore[index]
 
 
 def test_another_set_by_name_is_tested_whole_and_only_with_images_of_the_same_kind(

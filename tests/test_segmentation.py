@@ -49,24 +49,24 @@ def run(command: CommandLine, pets: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_a_unet_learns_the_pixels(run: Path) -> None:
-    figures = json.loads((run / "test.json").read_text())
-    assert figures["task"] == "segmentation" and figures["n"] == 4
-    assert figures["mean_iou"] > 0.6
-    low, high = figures["mean_iou_interval"]
-    assert low <= figures["mean_iou"] <= high
-    assert [row["class"] for row in figures["per_class"]] == ["background", "pet", "border"]
-    matrix = np.array(figures["confusion_matrix"])
+    metrics = json.loads((run / "test.json").read_text())
+    assert metrics["task"] == "segmentation" and metrics["n"] == 4
+    assert metrics["mean_iou"] > 0.6
+    low, high = metrics["mean_iou_interval"]
+    assert low <= metrics["mean_iou"] <= high
+    assert [row["class"] for row in metrics["per_class"]] == ["background", "pet", "border"]
+    matrix = np.array(metrics["confusion_matrix"])
     assert matrix.sum() == 4 * 32 * 32
-    assert figures["accuracy"] == pytest.approx(np.trace(matrix) / matrix.sum())
+    assert metrics["accuracy"] == pytest.approx(np.trace(matrix) / matrix.sum())
     overlap = np.diag(matrix) / (matrix.sum(0) + matrix.sum(1) - np.diag(matrix))
-    assert figures["mean_iou"] == pytest.approx(overlap.mean())
-    assert 0 < figures["boundary_f1"] <= 1
+    assert metrics["mean_iou"] == pytest.approx(overlap.mean())
+    assert 0 < metrics["boundary_f1"] <= 1
 
 
 def test_an_export_is_held_to_every_pixel(run: Path, tmp_path: Path) -> None:
-    figures = export_run(run, out=tmp_path / "export").figures["accuracy"]
+    metrics = export_run(run, out=tmp_path / "export").results["accuracy"]
     tested = json.loads((run / "test.json").read_text())["accuracy"]
-    assert figures["model"] == pytest.approx(tested, abs=1e-3) and figures["same_answers"] > 0.999
+    assert metrics["model"] == pytest.approx(tested, abs=1e-3) and metrics["same_answers"] > 0.999
 
     truth = torch.zeros(2, 3, 4, dtype=torch.int64)
     right = torch.eye(2)[truth].permute(0, 3, 1, 2)
@@ -105,7 +105,7 @@ def test_the_report_shows_truth_and_answer(run: Path) -> None:
     assert page.count("<figcaption>truth</figcaption>") == 4
 
 
-def test_testing_again_gives_the_same_figures(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_testing_again_gives_the_same_metrics(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = json.loads((run / "test.json").read_text())
     assert cnnlab.evaluate(run) == before
     assert main(["test", str(run), "--split", "val"]) == 0
@@ -195,7 +195,7 @@ def test_a_scene_shows_the_image_the_truth_the_answer_and_where_they_differ(run:
     assert any((scene.truth != scene.answer).any() for scene in scenes)
 
 
-# ---- figures by hand
+# ---- metrics by hand
 
 
 def test_boundaries_match_within_the_tolerance() -> None:
@@ -209,7 +209,7 @@ def test_boundaries_match_within_the_tolerance() -> None:
     assert boundary_f1(alone, alone, 2).isnan().all()  # one class everywhere has no boundary
 
 
-def test_figures_of_a_class_by_hand() -> None:
+def test_metrics_of_a_class_by_hand() -> None:
     rows = per_class(torch.tensor([[6, 2, 0], [1, 3, 0], [0, 0, 0]]), ["a", "b", "c"])
     assert rows[0] == {"class": "a", "n": 8, "precision": 6 / 7, "recall": 6 / 8, "f1": 12 / 15, "iou": 6 / 9}
     assert rows[2] == {"class": "c", "n": 0, "precision": None, "recall": None, "f1": None, "iou": None}

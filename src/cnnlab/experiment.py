@@ -49,7 +49,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, repr=False)
 class Run:
-    """A finished run: its folder, its history (one row an epoch) and its test figures (None without a test split)."""
+    """A finished run: its folder, its history (one row per epoch) and its test metrics (None without a test split)."""
 
     dir: Path
     history: list[dict[str, Any]]
@@ -149,10 +149,10 @@ class Session:
         best, _ = load_run(self.folder, data.test.device, model=same)
         outputs = run_test(self.folder, best, data) if data.test.count else None
         if outputs is not None:
-            numbers = {key: value for key, value in outputs.figures.items() if isinstance(value, int | float)}
+            numbers = {key: value for key, value in outputs.metrics.items() if isinstance(value, int | float)}
             trackers.log(Tested(numbers, str(self.folder.weights)))
         write_report(self.folder, data, outputs, best, self.by_fit)
-        return outputs.figures if outputs is not None else None
+        return outputs.metrics if outputs is not None else None
 
     # ---- what these are made of
 
@@ -231,7 +231,7 @@ def run_experiment(
     """`cnnlab train`: everything from one config. Nothing is written before the config, data and model are sound.
 
     In one of several processes (`cnnlab.processes`, torchrun) it is this one's part of the run, and only that of the
-    first gives test figures.
+    first gives test metrics.
 
     Args:
         resume: go on where run.dir holds a run of this config, so that the same command may be given again.

@@ -565,7 +565,7 @@ def test_a_large_image_is_turned_upright_as_a_small_one(
 
 
 def test_what_an_image_needs_beside_its_pixels_does_not_grow_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its 16-bit values came as 32 bytes a pixel in between."""
+    """Its 16-bit values came as 32 bytes per pixel in between."""
     monkeypatch.setattr(decode, "TILE", 1 << 14)
     data = encoded(Image.fromarray(np.zeros((2000, 2000), np.uint16)), "PNG")
     read_image(data)

@@ -145,7 +145,7 @@ def test_int8_weights_cannot_overflow_where_products_are_added_in_16_bits(int8: 
 
 
 def test_int8_is_smaller(plain: Export, int8: Export) -> None:
-    assert int8.figures["bytes"] < 0.7 * plain.figures["bytes"]
+    assert int8.results["bytes"] < 0.7 * plain.results["bytes"]
 
 
 def test_pt2_answers_as_its_run(good_run: Path, out: Path, digit_images: list[np.ndarray]) -> None:
@@ -206,22 +206,22 @@ def test_export_json_holds_what_was_measured_of_each_file(plain: Export, int8: E
     kept = json.loads((plain.file.parent / "export.json").read_text())
     assert set(kept) == {"model.onnx", "model-int8.onnx"}
     assert sorted(path.name for path in plain.file.parent.iterdir()) == ["export.json", "model-int8.onnx", "model.onnx"]
-    for name, figures in kept.items():
+    for name, results in kept.items():
         content = (plain.file.parent / name).read_bytes()
-        assert figures["bytes"] == len(content)
-        assert figures["sha256"] == hashlib.sha256(content).hexdigest()
-        assert set(figures["parity"]["difference"]) == {"1", "3", "8"}
-        assert figures["accuracy"]["n"] > 30
-        assert figures["accuracy"]["export"] > 0.5
-        assert 0 < figures["latency_ms"]["export"]["fastest"] <= figures["latency_ms"]["export"]["median"]
-        assert figures["made_with"]["versions"]["onnxruntime"]
+        assert results["bytes"] == len(content)
+        assert results["sha256"] == hashlib.sha256(content).hexdigest()
+        assert set(results["parity"]["difference"]) == {"1", "3", "8"}
+        assert results["accuracy"]["n"] > 30
+        assert results["accuracy"]["export"] > 0.5
+        assert 0 < results["latency_ms"]["export"]["fastest"] <= results["latency_ms"]["export"]["median"]
+        assert results["made_with"]["versions"]["onnxruntime"]
     assert kept["model.onnx"]["accuracy"]["model"] == kept["model-int8.onnx"]["accuracy"]["model"]
 
 
 def test_the_accuracy_of_the_model_is_that_of_its_test(plain: Export, good_run: Path) -> None:
     tested = json.loads((good_run / "test.json").read_text())
-    assert plain.figures["accuracy"]["n"] == tested["n"]
-    assert plain.figures["accuracy"]["model"] == pytest.approx(tested["accuracy"], abs=1e-6)
+    assert plain.results["accuracy"]["n"] == tested["n"]
+    assert plain.results["accuracy"]["model"] == pytest.approx(tested["accuracy"], abs=1e-6)
 
 
 def test_a_busy_machine_is_named_and_does_not_change_the_comparison() -> None:

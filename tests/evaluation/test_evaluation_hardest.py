@@ -7,7 +7,7 @@ import sklearn.metrics as oracle
 import torch
 
 from cnnlab.evaluation.hardest import hardest_images
-from cnnlab.evaluation.metrics import classification_figures, ranks
+from cnnlab.evaluation.metrics import classification_metrics, ranks
 
 CLASSES = ["cat", "dog", "frog"]
 
@@ -41,10 +41,10 @@ def test_equal_images_keep_their_order() -> None:
 def test_top_k_is_that_of_scikit_learn(classes: int, expected: list[str]) -> None:
     random = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(200, classes, generator=random), torch.randint(classes, (200,), generator=random)
-    figures = classification_figures(logits, labels, [str(i) for i in range(classes)])
-    assert list(figures["topk_accuracy"]) == expected
-    assert figures["topk_accuracy"]["1"] == figures["accuracy"]
-    for k, accuracy in figures["topk_accuracy"].items():
+    metrics = classification_metrics(logits, labels, [str(i) for i in range(classes)])
+    assert list(metrics["topk_accuracy"]) == expected
+    assert metrics["topk_accuracy"]["1"] == metrics["accuracy"]
+    for k, accuracy in metrics["topk_accuracy"].items():
         if classes > 2:
             theirs = oracle.top_k_accuracy_score(labels, logits.numpy(), k=int(k), labels=range(classes))
             assert accuracy == pytest.approx(theirs)
@@ -56,5 +56,5 @@ def test_of_equal_logits_the_first_class_wins() -> None:
 
 def test_the_most_confused_pairs_are_named() -> None:
     logits = torch.eye(3)[[0, 1, 1, 2]]
-    figures = classification_figures(logits, torch.tensor([0, 0, 0, 2]), CLASSES)
-    assert figures["most_confused"] == [{"true": "cat", "predicted": "dog", "n": 2}]
+    metrics = classification_metrics(logits, torch.tensor([0, 0, 0, 2]), CLASSES)
+    assert metrics["most_confused"] == [{"true": "cat", "predicted": "dog", "n": 2}]

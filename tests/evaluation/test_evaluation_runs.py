@@ -34,7 +34,7 @@ def run(finished_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished_run, tmp_path / "run"))
 
 
-def figures(run: Path, name: str = "test.json") -> dict[str, Any]:
+def metrics(run: Path, name: str = "test.json") -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads((run / name).read_text(encoding="utf-8"))
     return loaded
 
@@ -45,7 +45,7 @@ def predictions(run: Path, name: str = "predictions.csv") -> list[dict[str, str]
 
 
 def best_row(run: Path) -> dict[str, Any]:
-    epoch = figures(run, "best/model.json")["epoch"]
+    epoch = metrics(run, "best/model.json")["epoch"]
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return next(row for row in rows if row["epoch"] == epoch)
 
@@ -58,27 +58,27 @@ def percentage(text: str) -> float:
 
 
 def test_the_accuracy_from_disk_is_the_one_that_training_printed(command: CommandLine, run: Path) -> None:
-    before = figures(run)
+    before = metrics(run)
     (run / "test.json").unlink()
     (run / "predictions.csv").unlink()
     result = command("test", run)
     assert result.code == 0, result.err
-    assert figures(run) == before
+    assert metrics(run) == before
     line = next(line for line in result.out.splitlines() if "accuracy" in line)
     assert percentage(line) == pytest.approx(before["accuracy"], abs=5e-5)
 
 
-def test_training_printed_the_figures_of_its_files(finished_run: Path) -> None:
+def test_training_printed_the_metrics_of_its_files(finished_run: Path) -> None:
     lines = (finished_run.parent / "printed.txt").read_text(encoding="utf-8").splitlines()
     test = next(line for line in lines if line.startswith("test "))
-    assert percentage(test) == pytest.approx(figures(finished_run)["accuracy"], abs=5e-5)
+    assert percentage(test) == pytest.approx(metrics(finished_run)["accuracy"], abs=5e-5)
     validation = next(line for line in lines if line.startswith("validation"))
     assert percentage(validation) == pytest.approx(best_row(finished_run)["val_accuracy"], abs=5e-5)
     assert any(str(finished_run) in line for line in lines[-2:])
 
 
 def test_test_json_has_its_fixed_keys(finished_run: Path) -> None:
-    known = figures(finished_run)
+    known = metrics(finished_run)
     fixed = {
         "loss",
         "accuracy",
@@ -102,7 +102,7 @@ def test_test_json_has_its_fixed_keys(finished_run: Path) -> None:
 
 
 def test_the_temperature_is_that_of_the_validation_split(run: Path) -> None:
-    tested, validated = figures(run), cnnlab.evaluate(run, split="val")
+    tested, validated = metrics(run), cnnlab.evaluate(run, split="val")
     assert tested["calibration"]["n"] == validated["n"] == 200
     assert tested["calibration"]["temperature"] == validated["calibration"]["temperature"]
     assert validated["calibration"]["after"]["loss"] < validated["loss"]  # it was fitted on these
@@ -114,14 +114,14 @@ def test_without_a_validation_split_there_is_no_temperature(
     command: CommandLine, tmp_path: Path, tiny: Sequence[str]
 ) -> None:
     assert command("train", *tiny, "data.val_fraction=0", f"run.dir={tmp_path / 'run'}").code == 0
-    calibration = figures(tmp_path / "run")["calibration"]
+    calibration = metrics(tmp_path / "run")["calibration"]
     assert (calibration["temperature"], calibration["n"], calibration["after"]) == (None, 0, None)
     assert "no validation split" in command("test", tmp_path / "run").out
 
 
 def test_the_hardest_images_are_those_of_the_predictions(finished_run: Path) -> None:
     lines = {line["picture"]: line for line in predictions(finished_run)}
-    hardest = figures(finished_run)["hardest"]
+    hardest = metrics(finished_run)["hardest"]
     worst = sorted(lines.values(), key=lambda line: float(line[line["true"]]))[:20]
     assert [one["picture"] for one in hardest["by_loss"]] == [line["picture"] for line in worst]
     for one in hardest["by_loss"] + hardest["by_margin"]:
@@ -132,7 +132,7 @@ def test_the_hardest_images_are_those_of_the_predictions(finished_run: Path) -> 
 
 
 def test_the_terminal_shows_each_figure_beside_its_interval(command: CommandLine, run: Path) -> None:
-    known, lines = figures(run), command("test", run).out.splitlines()
+    known, lines = metrics(run), command("test", run).out.splitlines()
     for label, key in (("macro F1", "macro_f1"), ("loss", "loss"), ("ECE", "ece")):
         line = next(line for line in lines if line.strip().startswith(label))
         low, high = known["intervals"][key]
@@ -144,7 +144,7 @@ def test_the_terminal_shows_each_figure_beside_its_interval(command: CommandLine
 
 
 def test_predictions_are_those_of_test_json(finished_run: Path) -> None:
-    known, lines = figures(finished_run), predictions(finished_run)
+    known, lines = metrics(finished_run), predictions(finished_run)
     classes = [str(digit) for digit in range(10)]
     assert list(lines[0]) == ["picture", "true", "predicted", *classes]
     assert len({line["picture"] for line in lines}) == len(lines) == known["n"]
@@ -166,7 +166,7 @@ def test_predictions_name_the_images_with_their_true_class(finished_run: Path) -
 
 def test_the_validation_split_gives_the_accuracy_of_metrics_jsonl(command: CommandLine, run: Path) -> None:
     assert command("test", run, "--split", "val").code == 0
-    known, row = figures(run, "evaluation-val.json"), best_row(run)
+    known, row = metrics(run, "evaluation-val.json"), best_row(run)
     assert known["accuracy"] == row["val_accuracy"]
     assert known["loss"] == pytest.approx(row["val_loss"], rel=1e-5)
     assert known["split"] == "val"
@@ -177,12 +177,12 @@ def test_another_split_leaves_the_test_alone(run: Path) -> None:
     before = (run / "test.json").read_bytes(), (run / "predictions.csv").read_bytes()
     known = cnnlab.evaluate(run, split="train")
     assert known["split"] == "train"
-    assert known == figures(run, "evaluation-train.json")
+    assert known == metrics(run, "evaluation-train.json")
     assert before == ((run / "test.json").read_bytes(), (run / "predictions.csv").read_bytes())
 
 
 def test_python_gives_the_content_of_test_json(run: Path) -> None:
-    assert cnnlab.evaluate(run) == cnnlab.evaluate(str(run), split="test") == figures(run)
+    assert cnnlab.evaluate(run) == cnnlab.evaluate(str(run), split="test") == metrics(run)
 
 
 @pytest.mark.parametrize("split", ["tset", "", None])
@@ -195,7 +195,7 @@ def test_an_unknown_split_is_refused(split: Any, run: Path) -> None:
 
 
 def write_digits(root: Path, numbers: Sequence[int]) -> None:
-    """Images of the digits as PNG files, a folder a class."""
+    """Images of the digits as PNG files, one folder per class."""
     digits = load_digits()
     for number in numbers:
         folder = root / str(digits.target[number])
@@ -224,7 +224,7 @@ def test_the_same_images_elsewhere_are_the_runs_own(folder_run: Path, photos: Pa
     run = Path(shutil.copytree(folder_run, tmp_path / "run"))
     moved = Path(shutil.copytree(photos, tmp_path / "moved"))
     (run / "test.json").unlink()
-    assert cnnlab.evaluate(run, data_root=str(moved)) == figures(folder_run)
+    assert cnnlab.evaluate(run, data_root=str(moved)) == metrics(folder_run)
     assert (run / "test.json").exists()
 
 
@@ -235,14 +235,14 @@ def test_another_set_with_the_same_classes_is_tested_as_a_whole(folder_run: Path
     known = cnnlab.evaluate(run, data_root=str(tmp_path / "other"))
     assert known["n"] == 90
     assert known["accuracy"] > 0.5
-    own = figures(run)
+    own = metrics(run)
     assert known["own_test"]["accuracy"] == own["accuracy"]
     assert known["own_test"]["difference"] == known["accuracy"] - own["accuracy"]
     low, high = known["own_test"]["interval"]
     assert low < known["own_test"]["difference"] < high
     assert known["calibration"]["temperature"] == own["calibration"]["temperature"]  # none of these images is in it
     assert before == (run / "test.json").read_bytes()
-    assert figures(run, "evaluation-test-other.json") == known
+    assert metrics(run, "evaluation-test-other.json") == known
     names = {line["picture"] for line in predictions(run, "predictions-test-other.csv")}
     assert len(names) == 90
 
@@ -271,7 +271,7 @@ def test_keys_of_another_set_go_with_its_root(folder_run: Path, command: Command
     assert refused.code == 2 and "data.max_corrupt" in refused.err
     done = command("test", run, "--data-root", tmp_path / "other", "data.max_corrupt=0.02")
     assert done.code == 0, done.err
-    assert figures(run, "evaluation-test-other.json")["n"] == 90
+    assert metrics(run, "evaluation-test-other.json")["n"] == 90
     assert "--data or --data-root" in command("test", run, "data.limit=10").err
 
 
@@ -282,7 +282,7 @@ def test_the_fall_of_the_accuracy_is_told_in_words(command: CommandLine, folder_
     assert re.search(
         r"accuracy (falls|rises) by [\d.]+ points \(95 % interval .*\) from the run's own test split", last
     )
-    assert f"{100 * figures(run)['accuracy']:.2f} %" in last
+    assert f"{100 * metrics(run)['accuracy']:.2f} %" in last
     (run / "test.json").unlink()
     assert "own_test" not in cnnlab.evaluate(run, data_root=str(tmp_path / "other"))
 
@@ -375,7 +375,7 @@ def test_images_that_changed_since_are_refused_with_the_mend(folder_run: Path, p
     changed = Path(shutil.copytree(photos, tmp_path / "changed"))
     config = (run / "config.yaml").read_text(encoding="utf-8")
     (run / "config.yaml").write_text(config.replace(str(photos), str(changed)), encoding="utf-8")
-    assert cnnlab.evaluate(run) == figures(folder_run)
+    assert cnnlab.evaluate(run) == metrics(folder_run)
     tested = predictions(folder_run)[0]["picture"]
     Image.frombytes("L", (8, 8), random.Random(0).randbytes(64)).save(changed / tested)
     with pytest.raises(RunError, match="--data-root"):
@@ -394,9 +394,9 @@ def test_runs_are_compared_in_a_table_and_an_image(
     assert sum(line.startswith("run ") for line in result.out.splitlines()) == 2  # the heading, and the run once
     for name in ("run", "other"):
         line = [line for line in result.out.splitlines() if line.startswith(f"{name} ")][-1]
-        assert f"{100 * figures(tmp_path / name)['accuracy']:.2f} %" in line
+        assert f"{100 * metrics(tmp_path / name)['accuracy']:.2f} %" in line
         assert f"{100 * best_row(tmp_path / name)['val_accuracy']:.2f} %" in line
-        low, high = figures(tmp_path / name)["accuracy_interval"]
+        low, high = metrics(tmp_path / name)["accuracy_interval"]
         assert f"{100 * low:.2f}–{100 * high:.2f} %" in line  # nothing is cut, however narrow the terminal
     with Image.open(tmp_path / "curves.png") as image:
         assert image.width > 500
@@ -506,7 +506,7 @@ def test_an_unfinished_run_and_one_at_chance_are_marked(command: CommandLine, ru
     chance = tmp_path / "chance"
     shutil.copytree(run, chance)
     (chance / "report.html").write_text("done")
-    tested = figures(chance)
+    tested = metrics(chance)
     tested["accuracy_interval"] = [0.05, 0.15]
     (chance / "test.json").write_text(json.dumps(tested))
     result = command("compare", run, chance)

@@ -1,4 +1,4 @@
-"""Test-time views: which images are shown, how their answers are weighed, and where the figures stand."""
+"""Test-time views: which images are shown, how their answers are weighed, and where the metrics stand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cnnlab.config import compose
 from cnnlab.data.build import build_data
 from cnnlab.errors import ConfigError
 from cnnlab.evaluation.evaluate import evaluate
-from cnnlab.evaluation.tables import figures_text
+from cnnlab.evaluation.tables import metrics_text
 from cnnlab.evaluation.views import average_views, views_of
 from cnnlab.experiment import run_experiment
 from cnnlab.training.forward import forward_all
@@ -86,7 +86,7 @@ def test_only_the_least_sure_images_get_further_views() -> None:
     assert torch.equal(some[order[chosen:]], plain[order[chosen:]])
 
 
-def test_a_run_states_both_figures_and_the_plain_one_comes_first(tmp_path: Path) -> None:
+def test_a_run_states_both_metrics_and_the_plain_one_comes_first(tmp_path: Path) -> None:
     words = ["data.limit=200", "trainer.epochs=2", "logger=none", "test.views=mirror_shift", "model.width=8"]
     run = run_experiment(compose([*words, f"run.dir={tmp_path / 'run'}"]))
     assert run.test is not None
@@ -113,14 +113,14 @@ def test_views_that_do_harm_are_compared_with_none_in_one_line(tmp_path: Path) -
     assert change["accuracy"] == pytest.approx(mirrored["views"]["accuracy"] - mirrored["accuracy"])
     assert change["interval"][0] < change["accuracy"] < change["interval"][1] < 0
     assert mirrored["views"]["validation"]["accuracy"] < 0
-    said = figures_text(mirrored).splitlines()[-1]
+    said = metrics_text(mirrored).splitlines()[-1]
     assert f"by −{abs(100 * change['accuracy']):.1f} points" in said
     assert "on the validation split by −" in said
     assert said.endswith("leave them out (--views none)")
     harmless = {"accuracy": 0.01, "interval": [-0.01, 0.03]}
     views = mirrored["views"] | {"change": harmless, "validation": harmless}
-    assert "by +1.0 points" in figures_text(mirrored | {"views": views})
-    assert "leave them out" not in figures_text(mirrored | {"views": views})
+    assert "by +1.0 points" in metrics_text(mirrored | {"views": views})
+    assert "leave them out" not in metrics_text(mirrored | {"views": views})
     assert "validation" not in evaluate(run.dir, split="val", views="mirror")["views"]
 
 

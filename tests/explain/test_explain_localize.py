@@ -13,7 +13,7 @@ from cnnlab.data.canvases import Canvas, digit_canvases
 from cnnlab.data.decode import Layout
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.errors import DataError, ModelError
-from cnnlab.evaluation.localization import localization_figures, match_boxes
+from cnnlab.evaluation.localization import localization_metrics, match_boxes
 from cnnlab.explain import Found, Localization, Localizer
 from cnnlab.explain.images import find_objects
 from cnnlab.explain.localize import intersection_over_union
@@ -85,24 +85,24 @@ def canvases(count: int, **settings: object) -> list[Canvas]:
 
 def test_single_objects_are_found_named_and_boxed(localizer: Localizer) -> None:
     made = canvases(40)
-    figures = localization_figures([localizer(normalise(c.image[None])[0]) for c in made], made)
-    assert figures["n"] == figures["objects"] == 40
-    assert figures["pointing"] >= 0.95
-    assert figures["corloc"] >= 0.85
-    assert figures["f1"] >= 0.85
-    assert figures["named"] >= 0.9
+    metrics = localization_metrics([localizer(normalise(c.image[None])[0]) for c in made], made)
+    assert metrics["n"] == metrics["objects"] == 40
+    assert metrics["pointing"] >= 0.95
+    assert metrics["corloc"] >= 0.85
+    assert metrics["f1"] >= 0.85
+    assert metrics["named"] >= 0.9
 
 
 def test_several_objects_are_told_apart(localizer: Localizer) -> None:
     made = canvases(25, objects=(2, 4))
-    figures = localization_figures([localizer(normalise(c.image[None])[0]) for c in made], made)
-    assert figures["f1"] >= 0.75
+    metrics = localization_metrics([localizer(normalise(c.image[None])[0]) for c in made], made)
+    assert metrics["f1"] >= 0.75
 
 
 def test_objects_of_several_sizes_are_found_on_a_large_canvas(localizer: Localizer) -> None:
     made = canvases(12, size=300, scale=(1.0, 6.0))
-    figures = localization_figures([localizer(normalise(c.image[None])[0]) for c in made], made)
-    assert figures["recall"] >= 0.7
+    metrics = localization_metrics([localizer(normalise(c.image[None])[0]) for c in made], made)
+    assert metrics["recall"] >= 0.7
 
 
 def scenes(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int, int, int]]]:
@@ -247,7 +247,7 @@ def test_impossible_canvases_are_refused() -> None:
         digit_canvases(np.zeros((2, 28, 28), np.uint8), [1], 1)
 
 
-# ---- figures
+# ---- metrics
 
 
 def test_boxes_are_matched_once_and_by_their_overlap() -> None:
@@ -258,7 +258,7 @@ def test_boxes_are_matched_once_and_by_their_overlap() -> None:
     assert intersection_over_union(found[0], true[1]) == 0
 
 
-def test_localization_figures_by_hand() -> None:
+def test_localization_metrics_by_hand() -> None:
     canvas = Canvas(np.zeros((10, 10), np.uint8), np.array([[0, 0, 4, 4], [5, 5, 9, 9]]), np.array([3, 7]))
     heat = torch.zeros(10, 10)
     heat[2, 3] = 1
@@ -266,13 +266,13 @@ def test_localization_figures_by_hand() -> None:
     wrong = Found((5, 5, 9, 9), 1, 0.7, 4.0)
     silent = Localization([], torch.zeros(10, 10))
     answers = [Localization([hit, miss, wrong], heat), silent, Localization([miss, hit], heat.flip(1))]
-    figures = localization_figures(answers, [canvas] * 3)
-    assert figures["pointing"] == pytest.approx(1 / 3)
-    assert figures["corloc"] == pytest.approx(1 / 3)
-    assert figures["precision"] == pytest.approx(3 / 5)
-    assert figures["recall"] == pytest.approx(3 / 6)
-    assert figures["f1"] == pytest.approx(6 / 11)
-    assert figures["named"] == pytest.approx(2 / 3)
+    metrics = localization_metrics(answers, [canvas] * 3)
+    assert metrics["pointing"] == pytest.approx(1 / 3)
+    assert metrics["corloc"] == pytest.approx(1 / 3)
+    assert metrics["precision"] == pytest.approx(3 / 5)
+    assert metrics["recall"] == pytest.approx(3 / 6)
+    assert metrics["f1"] == pytest.approx(6 / 11)
+    assert metrics["named"] == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("size", [(101, 33), (33, 101), (1415, 1003), (7, 5000), (4032, 3024)])

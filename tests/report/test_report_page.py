@@ -175,7 +175,7 @@ def ids(html: str) -> set[str]:
     return {str(attributes["id"]) for _, attributes in Page(html).tags if "id" in attributes}
 
 
-def test_figures_stand_above_their_intervals() -> None:
+def test_metrics_stand_above_their_intervals() -> None:
     words = Page(render(make_report(test=with_test(intervals={"macro_f1": [0.85, 0.93], "loss": [0.25, 0.4]})))).words
     assert "Macro F1 89.0 % 85.0 to 93.0 %" in words
     assert "Loss 0.3 0.25 to 0.4" in words

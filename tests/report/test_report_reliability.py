@@ -27,7 +27,7 @@ def boxes(svg: str, style: str) -> list[tuple[float, ...]]:
     return [tuple(map(float, found)) for found in re.findall(pattern, svg)]
 
 
-def test_bars_and_counts_are_as_high_as_the_figures() -> None:
+def test_bars_and_counts_are_as_high_as_the_metrics() -> None:
     svg = reliability_diagram("r", "As trained", bins(b5=(40, 0.55, 0.25), b9=(10, 0.98, 1.0)))
     (x, y, width, height), (_, top, _, full) = boxes(svg, "rate")
     assert (y + height, height) == (BOTTOM, pytest.approx(0.25 * (BOTTOM - TOP)))

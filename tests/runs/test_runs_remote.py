@@ -135,7 +135,7 @@ def test_every_command_reads_a_run_in_a_bucket_and_brings_up_what_it_makes(
     image = tmp_path / "seven.png"
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).save(image)
     machine = {**bucket.environment, "CNNLAB_CACHE": str(tmp_path / "machine")}
-    figures = json.loads(bucket.read("runs/finished/test.json"))
+    metrics = json.loads(bucket.read("runs/finished/test.json"))
     for words in (
         ["test", in_bucket, "--split", "val"],
         ["predict", in_bucket, str(image), "--json"],
@@ -149,7 +149,7 @@ def test_every_command_reads_a_run_in_a_bucket_and_brings_up_what_it_makes(
     names = bucket.names("runs/finished/")
     assert "runs/finished/evaluation-val.json" in names
     assert [name for name in names if name.startswith("runs/finished/explain/seven-")]
-    assert json.loads(bucket.read("runs/finished/test.json")) == figures
+    assert json.loads(bucket.read("runs/finished/test.json")) == metrics
     assert not list((tmp_path / "machine" / "runs").glob("*/*/last"))  # only a resume needs the state
     assert json.loads((tmp_path / "next" / "init.json").read_text())["source"] == in_bucket
 
@@ -370,8 +370,8 @@ def test_what_cannot_be_brought_up_is_still_here(
             raise PermissionError("Forbidden")
 
     watched_files.before = staticmethod(refuse)  # type: ignore
-    figures = evaluate("watched://bucket/run", split="val")
-    assert figures["n"] > 0
+    metrics = evaluate("watched://bucket/run", split="val")
+    assert metrics["n"] > 0
     assert "warning: no access" in capsys.readouterr().err
     assert (remote.copy_of("watched://bucket/run") / "evaluation-val.json").exists()
 

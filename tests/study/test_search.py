@@ -209,10 +209,10 @@ def test_every_trial_is_recorded_and_the_bad_ones_are_pruned(whole: Path) -> Non
     for row in found:
         assert 0.0001 <= float(row["optimizer.lr"]) <= 2 and row["model.hidden"] in ("[4]", "[16]")
         history = (whole / row["folder"] / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        figures = [json.loads(line)["val_accuracy"] for line in history]
+        metrics = [json.loads(line)["val_accuracy"] for line in history]
         epochs = int(row["epochs"])
         assert (epochs == 3) == (row["state"] == "done")
-        assert float(row["val_accuracy"]) == pytest.approx(max(figures[:epochs]), abs=1e-5)
+        assert float(row["val_accuracy"]) == pytest.approx(max(metrics[:epochs]), abs=1e-5)
         assert (whole / row["folder"] / "last" / "state.pt").exists()
 
 
@@ -224,8 +224,8 @@ def test_the_test_split_is_touched_for_the_best_trial_alone(whole: Path) -> None
     assert tested == [Path(best["folder"]).name]
     assert [path.parent.name for path in whole.glob("runs/*/predictions.csv")] == tested
     assert [path.parent.name for path in whole.glob("runs/*/report.html")] == tested
-    figures = json.loads((whole / best["folder"] / "test.json").read_text(encoding="utf-8"))
-    assert [row["test_accuracy"] for row in found if row["test_accuracy"]] == [f"{figures['accuracy']:.6g}"]
+    metrics = json.loads((whole / best["folder"] / "test.json").read_text(encoding="utf-8"))
+    assert [row["test_accuracy"] for row in found if row["test_accuracy"]] == [f"{metrics['accuracy']:.6g}"]
 
 
 def test_the_page_the_table_and_the_terminal_tell_the_best_and_warn(whole: Path) -> None:
@@ -246,8 +246,8 @@ def test_the_command_trains_the_best_trial_again(command: CommandLine, whole: Pa
     result = command(*shlex.split(line[1]), "run.dir=r", "trainer.threads=1", cwd=tmp_path)
     assert result.code == 0, result.err
     best = next(row for row in rows(whole) if row["test_accuracy"])
-    figures = json.loads((tmp_path / "r" / "test.json").read_text(encoding="utf-8"))
-    assert f"{figures['accuracy']:.6g}" == best["test_accuracy"]
+    metrics = json.loads((tmp_path / "r" / "test.json").read_text(encoding="utf-8"))
+    assert f"{metrics['accuracy']:.6g}" == best["test_accuracy"]
 
 
 @pytest.mark.slow

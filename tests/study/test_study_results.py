@@ -1,4 +1,4 @@
-"""Figures of a study: means, differences with their intervals, table and page."""
+"""Metrics of a study: means, differences with their intervals, table and page."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def cell(label: str, *accuracies: float, places: dict[str, str] | None = None, s
         run = PlannedRun(
             combination, seed, compose([f"seed={seed}"]), f"{label}{seed}", Path("runs") / f"{label}-{seed}"
         )
-        figures = {"test_accuracy": accuracy, "train_accuracy": accuracy, "seconds": 61.0, "parameters": 272474.0}
-        rows.append(Row(run, figures, history, IMAGES, right))
+        metrics = {"test_accuracy": accuracy, "train_accuracy": accuracy, "seconds": 61.0, "parameters": 272474.0}
+        rows.append(Row(run, metrics, history, IMAGES, right))
     return GridCell(combination, rows, [])
 
 

@@ -57,7 +57,7 @@ def whole(command: CommandLine, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return place / "s"
 
 
-def test_a_study_writes_its_table_its_figures_and_its_page(whole: Path) -> None:
+def test_a_study_writes_its_table_its_metrics_and_its_page(whole: Path) -> None:
     found = rows(whole)
     assert len(found) == 12 and {row["state"] for row in found} == {"done"}
     for row in found:

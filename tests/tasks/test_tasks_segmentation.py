@@ -87,7 +87,7 @@ def test_counts_by_hand() -> None:
     ("settings", "reason"),
     [
         ({"loss": "focal"}, "for classes of images; for pixels use cross_entropy"),
-        ({"class_weights": "balanced"}, "give a number a class"),
+        ({"class_weights": "balanced"}, "give one number per class"),
         ({"class_weights": [1, 2, 3]}, "3 numbers for 2 classes"),
     ],
 )

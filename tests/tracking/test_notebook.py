@@ -80,7 +80,7 @@ def test_a_resumed_training_starts_its_bar_where_it_is() -> None:
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf"), 1e30])
-def test_a_chart_is_drawn_whatever_the_figures_are(value: float | None) -> None:
+def test_a_chart_is_drawn_whatever_the_metrics_are(value: float | None) -> None:
     drawn = chart([row(1), row(2, val_loss=value), row(3)], "loss")
     ElementTree.fromstring(drawn)
     assert "nan" not in drawn

@@ -1,4 +1,4 @@
-"""Several processes train one model: the same figures, the same files, and no less safe."""
+"""Several processes train one model: the same metrics, the same files, and no less safe."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ def assert_alike(one: Path, two: Path, tolerance: float = 1e-5) -> None:
     assert weights[0].keys() == weights[1].keys()
     for name, tensor in weights[0].items():
         assert torch.allclose(tensor, weights[1][name], rtol=1e-3, atol=1e-4), name
-    figures = [json.loads((run / "test.json").read_text(encoding="utf-8")) for run in (one, two)]
-    assert figures[0]["n"] == figures[1]["n"]
-    assert figures[0]["loss"] == pytest.approx(figures[1]["loss"], rel=1e-4)
+    metrics = [json.loads((run / "test.json").read_text(encoding="utf-8")) for run in (one, two)]
+    assert metrics[0]["n"] == metrics[1]["n"]
+    assert metrics[0]["loss"] == pytest.approx(metrics[1]["loss"], rel=1e-4)
 
 
-# ---- the same figures
+# ---- the same metrics
 
 
 @pytest.mark.slow
@@ -90,7 +90,7 @@ def test_two_processes_give_the_losses_of_one(command: CommandLine, tmp_path: Pa
 
 @pytest.mark.parametrize("sizes", [(6, 2), (1, 7)])
 def test_batch_norm_is_that_of_the_whole_batch(sizes: tuple[int, int]) -> None:
-    """Statistics, output, running figures and every gradient, against torch's own layer on all images at once."""
+    """Statistics, output, running statistics and every gradient, against torch's own layer on all images at once."""
     torch.manual_seed(0)
     images = torch.randn(8, 3, 4, 5, dtype=torch.float64) * 3 + 50
     weights = torch.randn(8, 3, 4, 5, dtype=torch.float64)

@@ -50,5 +50,5 @@ def run(options: argparse.Namespace) -> None:
     from cnnlab.tracking.console import plain_console
 
     console = plain_console()
-    console.width = max(80, console.width)  # narrower, the terminal breaks the lines and no figure is lost
+    console.width = max(80, console.width)  # narrower, the terminal breaks the lines and no number is lost
     console.print(as_table(summary), crop=False)

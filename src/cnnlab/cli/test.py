@@ -39,11 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from cnnlab import config
     from cnnlab.evaluation.evaluate import evaluate
-    from cnnlab.evaluation.tables import figures_text
+    from cnnlab.evaluation.tables import metrics_text
     from cnnlab.runs.folder import RunFolder, epochs_left
 
     keys = config.data_keys(options.overrides)
-    figures = evaluate(
+    metrics = evaluate(
         options.run,
         options.split,
         options.data_root,
@@ -53,9 +53,10 @@ def run(options: argparse.Namespace) -> None:
         options.data,
         **keys,
     )
-    print(figures_text(figures))
-    with contextlib.suppress(CnnlabError):  # the figures stand, whatever is wrong with the history
+    print(metrics_text(metrics))
+    with contextlib.suppress(CnnlabError):  # the metrics stand, whatever is wrong with the history
         if left := epochs_left(RunFolder(Path(options.run))):
             print(
-                f"\n{options.run} has {left} epochs to go: these are the figures of its best so far.", file=sys.stderr
+                f"\n{options.run} has {left} epochs to go: these are the results of the best one so far.",
+                file=sys.stderr,
             )

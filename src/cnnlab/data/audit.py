@@ -70,7 +70,7 @@ def audit(data: Data) -> Audit:
 
 
 def refuse_batches(data: Data) -> None:
-    """Raise DataError where there are not images to look at."""
+    """Raise DataError where there are no images to look at."""
     if data.in_batches:
         raise DataError(
             f"{data.config.data.name} gives tensors, and what is shown here is about images; let it give Pillow"

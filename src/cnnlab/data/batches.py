@@ -247,7 +247,7 @@ def as_tensor(image: Any) -> Tensor:
 
 
 def size_of(loader: DataLoader[Any]) -> tuple[int, int]:
-    """(images, images a batch) of a DataLoader. Raises DataError for one that does not know its length."""
+    """(images, images per batch) of a DataLoader. Raises DataError for one that does not know its length."""
     try:
         batches = len(loader)
     except TypeError:

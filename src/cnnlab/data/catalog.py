@@ -114,7 +114,7 @@ CATALOG = {
         "caltech101",
     ),
     "folder": DatasetInfo(
-        "your own images, a folder a class",
+        "your own images, one folder per class",
         3,
         ("train", "val", "test"),
         "ROOT/{train,val,test}/CLASS/* or ROOT/CLASS/*",

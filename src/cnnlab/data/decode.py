@@ -42,7 +42,7 @@ MAX_PIXELS = 89_478_485  # Pillow's own bound; an image of more pixels is refuse
 class Layout:
     """How an image lies in memory: (height, width, channels) of uint8, and how it is brought to that size.
 
-    mode "L" is one channel; mode "RGB" is stored as four bytes a pixel, the last one unused, because a whole pixel can
+    mode "L" is one channel; mode "RGB" is stored as four bytes per pixel, the last one unused, because a whole pixel can
     then be moved as one 32-bit word.
     fit "crop" resizes until the image covers height × width and cuts the centre; "squash" resizes each side freely;
     "canvas" does the same in half the time, at most one level off, for what is cut and resized again in training.
@@ -121,7 +121,7 @@ def turn_of(image: Image.Image) -> Image.Transpose | None:
 
 def _upright_in_tiles(image: Image.Image, turn: Image.Transpose | None, consume: bool) -> Image.Image:
     """The same pixels as from all of them at once. What a step needs beside image and result is as large as a tile;
-    the result is kept packed, three bytes a pixel, until the image is given up."""
+    the result is kept packed, three bytes per pixel, until the image is given up."""
     size, white = image.size, white_of(image)
     packed: list[tuple[Box, bytes]] = []
     for box in _tiles(size):
@@ -303,7 +303,7 @@ def seen_part(image: Image.Image, layout: Layout) -> Image.Image:
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
-    """(H, W, 1 or 4) uint8. Pillow keeps four bytes a pixel itself: handing them over whole costs a tenth of packing
+    """(H, W, 1 or 4) uint8. Pillow keeps four bytes per pixel itself: handing them over whole costs a tenth of packing
     three and unpacking them."""
     packed = image.tobytes("raw", "L" if image.mode == "L" else "RGBX")
     return np.frombuffer(packed, np.uint8).reshape(image.height, image.width, -1)

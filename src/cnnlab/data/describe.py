@@ -107,7 +107,7 @@ def _findings(check: dict[str, Any], counts: dict[str, dict[str, int]]) -> list[
         lines += [f"  {one_line(row)}" for row in rows[:SHOWN]]
         if len(rows) > SHOWN:
             lines.append(f"  … and {len(rows) - SHOWN:,} more (--json lists all)")
-    fix = "of these pairs; they make val and test figures too good: delete one of each"
+    fix = "of these pairs; they inflate the validation and test metrics: delete one of each"
     lines.append(f"leaks, the same image in two splits: {f'{len(leaks):,} {fix}' if leaks else 'none'}")
     if not check["near_checked"]:
         lines.append("near duplicates were not sought: too many images, or data.storage=stream")

@@ -18,7 +18,7 @@ from cnnlab.errors import DataError
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Upright 8-bit pixels → resize → crop → (x/255 − mean)/std. `mean`, `std`: a number a channel, in [0, 1].
+    """Upright 8-bit pixels → resize → crop → (x/255 − mean)/std. `mean`, `std`: one number per channel, in [0, 1].
 
     With `own`, images are made by code of the user's: `denormalise` shows them, and there is no way from an image.
     """

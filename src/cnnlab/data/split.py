@@ -33,7 +33,7 @@ def make_split(labels: np.ndarray, ok: np.ndarray, official: np.ndarray | None, 
     """Cut the readable images into train, val and test.
 
     Official splits stay what they are: a missing val is cut from train (`data.val_fraction` of it), a missing test from
-    all (`data.test_fraction`). With `data.per_class_train` = k, k images a class are drawn for train and val together
+    all (`data.test_fraction`). With `data.per_class_train` = k, k images per class are drawn for train and val together
     and the others are test. Every class keeps its share in each part, and at least one image to train on.
 
     Raises:

@@ -111,15 +111,15 @@ def latency(nets: dict[str, Net], images: Tensor, rounds: int = ROUNDS) -> dict[
             net(images)
             if turn >= 3:
                 spent[name].append(1000 * (time.perf_counter() - began))
-    figures: dict[str, Any] = {"n": rounds, "batch": len(images)}
+    results: dict[str, Any] = {"n": rounds, "batch": len(images)}
     for name, values in spent.items():
         low, middle, high = torch.tensor(values).quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
         times = {"fastest": min(values), "median": middle, "quartiles": [low, high]}
-        figures[name] = {
+        results[name] = {
             key: [round(v, 4) for v in t] if isinstance(t, list) else round(t, 4) for key, t in times.items()
         }
-    figures["busy"] = any(figures[name]["median"] > BUSY * figures[name]["fastest"] for name in nets)
-    return figures
+    results["busy"] = any(results[name]["median"] > BUSY * results[name]["fastest"] for name in nets)
+    return results
 
 
 def _answer(export: Net, images: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class Export:
     """The file that was written, and its entry in export.json."""
 
     file: Path
-    figures: dict[str, Any]
+    results: dict[str, Any]
 
 
 def export_run(
@@ -111,7 +111,7 @@ def export_run(
 
     name = file_name("onnx" if format == "web" else format, int8, fully_convolutional)
     file = place / "web" / "index.html" if format == "web" else place / name
-    figures = {
+    results = {
         "format": format,
         "int8": int8,
         "fully_convolutional": fully_convolutional,
@@ -129,19 +129,19 @@ def export_run(
             write_web(file.parent, content, Service(model, card, folder.test_metrics(), samples_of(folder, card), rule))
         else:
             write_whole(file, content)
-        record(place, "web" if format == "web" else name, figures)
+        record(place, "web" if format == "web" else name, results)
     publish_results(folder.path)
-    return Export(file, figures)
+    return Export(file, results)
 
 
 def as_text(export: Export) -> str:
     """The file, its size, and what was measured: parity, accuracy and latency, a line each."""
-    figures = export.figures
-    right, times = figures["accuracy"], figures["latency_ms"]
-    worst = max(figures["parity"]["difference"].values())
+    results = export.results
+    right, times = results["accuracy"], results["latency_ms"]
+    worst = max(results["parity"]["difference"].values())
     busy = ", the fastest calls: the machine was busy" if times["busy"] else ""
     return (
-        f"{export.file}  {figures['bytes'] / 1e6:.2f} MB\n"
+        f"{export.file}  {results['bytes'] / 1e6:.2f} MB\n"
         f"  logits      at most {worst:.2g} from the model's\n"
         f"  accuracy    {100 * right['export']:.2f} %, the model's {100 * right['model']:.2f} %"
         f" ({right['n']:,} {right['split']} images)\n"
@@ -181,7 +181,7 @@ def some_images(data: Data, split: str, count: int) -> tuple[Tensor, Tensor]:
     """At most `count` images of a split, evenly spaced: (n, C, H, W) preprocessed, and their (n, …) targets."""
     members = data.split[split]
     if not len(members):
-        raise ExportError(f"the {split} split is empty: there are not images to hold the export to.")
+        raise ExportError(f"the {split} split is empty: there are no images to hold the export to.")
     chosen = members[np.linspace(0, len(members) - 1, min(count, len(members))).astype(int)]
     batches = list(data.evaluation_loader(chosen).epoch())
     return torch.cat([batch.images for batch in batches]), torch.cat([batch.targets for batch in batches])
@@ -197,11 +197,11 @@ def check_out(place: Path) -> Path:
     return place
 
 
-def record(place: Path, name: str, figures: dict[str, Any]) -> None:
-    """Put the figures of one file into export.json, which keeps those of the others."""
+def record(place: Path, name: str, results: dict[str, Any]) -> None:
+    """Put the results of one file into export.json, which keeps those of the others."""
     file = place / "export.json"
     known = read_json(file) if file.exists() else {}
-    write_json(file, (known if isinstance(known, dict) else {}) | {name: figures})
+    write_json(file, (known if isinstance(known, dict) else {}) | {name: results})
 
 
 def made_with() -> dict[str, Any]:

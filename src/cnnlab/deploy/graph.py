@@ -64,7 +64,7 @@ def _tensors(graph: Any) -> Iterator[Any]:
 
 
 def _ends(graph: Any, classes: int, shape: tuple[int, int, int], any_size: bool) -> str:
-    """Why what goes in are not images, or what comes out are no logits."""
+    """Why the input is not a batch of images, or what comes out are no logits."""
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
     if len(inputs) != 1 or len(graph.output) != 1:

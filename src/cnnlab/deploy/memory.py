@@ -14,7 +14,7 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, ROWSPERSTRIP, SAMPLESPERPIXEL, TI
 
 from cnnlab.data.decode import has_alpha, is_8_bit
 
-SMALL_MODES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2}  # bytes a pixel; all others have 4
+SMALL_MODES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2}  # bytes per pixel; all others have 4
 M_MMAP_THRESHOLD, LARGE_PIECE = -3, 1 << 20  # malloc.h; a packed tile of an image has as much and more
 WEBP = 16  # bytes a pixel of libwebp: two canvases for animations, what was decoded, and the copy that Pillow is given
 

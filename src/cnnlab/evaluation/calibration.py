@@ -50,7 +50,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> Temperature:
     return Temperature(1 / factor, len(labels))
 
 
-def calibration_figures(logits: Tensor, labels: Tensor, temperature: Temperature) -> dict[str, Any]:
+def calibration_metrics(logits: Tensor, labels: Tensor, temperature: Temperature) -> dict[str, Any]:
     """How well confidence meets accuracy, as it is and with the temperature.
 
     Args:
@@ -61,16 +61,16 @@ def calibration_figures(logits: Tensor, labels: Tensor, temperature: Temperature
         loss, ece, ece_debiased, and bins of the confidence (low edge, n, mean confidence, accuracy; the last two None
         if empty).
     """
-    after = None if temperature.value is None else _figures(logits.double() / temperature.value, labels)
+    after = None if temperature.value is None else _metrics(logits.double() / temperature.value, labels)
     return {
         "temperature": temperature.value,
         "n": temperature.n,
-        "before": _figures(logits.double(), labels),
+        "before": _metrics(logits.double(), labels),
         "after": after,
     }
 
 
-def _figures(logits: Tensor, labels: Tensor) -> dict[str, Any]:
+def _metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     best = logits.softmax(1).max(1)
     right = best.indices == labels
     return {

@@ -29,7 +29,7 @@ class ComparedRun:
 
     @property
     def state(self) -> str:
-        """ "" for a sound run; else what to know before its figures are read."""
+        """ "" for a sound run; else what to know before its metrics are read."""
         if not self.finished:
             return f"unfinished, {len(self.history)} of {self.config.trainer.epochs} epochs"
         return "at chance" if self.test is not None and at_chance(self.test) else ""

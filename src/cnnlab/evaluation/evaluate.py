@@ -26,7 +26,7 @@ from cnnlab.data.sources.folder import SPLIT_NAMES, subfolders
 from cnnlab.device import choose_device
 from cnnlab.errors import ConfigError, DataError, RunError, nearest
 from cnnlab.evaluation.classification import evaluate_classification
-from cnnlab.evaluation.metrics import accuracy_figures, score_interval
+from cnnlab.evaluation.metrics import accuracy_metrics, score_interval
 from cnnlab.evaluation.multilabel import evaluate_multilabel
 from cnnlab.evaluation.outputs import PLAIN, Evaluator, Outputs, refuse_views
 from cnnlab.evaluation.segmentation import evaluate_segmentation
@@ -74,7 +74,7 @@ def evaluate(
 
     Returns:
         The content of test.json. For the run's own test split, test.json and predictions.csv are written too;
-        for any other, evaluation-<split>.json and predictions-<split>.csv. Figures of another set also have own_test,
+        for any other, evaluation-<split>.json and predictions-<split>.csv. Metrics of another set also have own_test,
         see `LabelOutputs.against`.
 
     Raises:
@@ -105,10 +105,10 @@ def evaluate(
     settings = images.config.test if views is None else dataclasses.replace(images.config.test, views=views)
     outputs = evaluate_split(net, images, split, settings, known_of_run(folder, images, own))
     if not own and (before := folder.test_metrics()) is not None:
-        outputs.figures.update(outputs.against(before))
+        outputs.metrics.update(outputs.against(before))
     write_outputs(folder, outputs, suffix)
     publish_results(folder.path)
-    return outputs.figures
+    return outputs.metrics
 
 
 def evaluate_split(
@@ -153,14 +153,14 @@ def evaluate_any(
 def run_test(folder: RunFolder, model: nn.Module, data: Data) -> Outputs:
     """The test at the end of a run: evaluate the test split and write test.json and predictions.csv.
 
-    Where training adapted to another domain, `target` holds the figures of that one's test split.
+    Where training adapted to another domain, `target` holds the metrics of that one's test split.
     """
     outputs = evaluate_split(model, data, "test", data.config.test)
     if data.target is not None and data.target.test.count:
         logits, labels = (value.cpu() for value in forward_all(model, data.target.evaluation_loader("test")))
-        outputs.figures["target"] = {
+        outputs.metrics["target"] = {
             "data": data.target.config.data.name,
-            **accuracy_figures(logits, labels),
+            **accuracy_metrics(logits, labels),
             "n": len(labels),
         }
     write_outputs(folder, outputs)
@@ -168,7 +168,7 @@ def run_test(folder: RunFolder, model: nn.Module, data: Data) -> Outputs:
 
 
 def file_name(data: str | Data | None) -> str:
-    """What a file of figures on another set is called."""
+    """What a file of metrics on another set is called."""
     return data.replace(":", ".") if isinstance(data, str) else "other"
 
 
@@ -228,7 +228,7 @@ def write_outputs(folder: RunFolder, outputs: Outputs, suffix: str = "") -> None
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(outputs.table())
     write_whole(folder.path / f"predictions{suffix}.csv", text.getvalue())
-    write_json(folder.path / (f"evaluation{suffix}.json" if suffix else "test.json"), outputs.figures)
+    write_json(folder.path / (f"evaluation{suffix}.json" if suffix else "test.json"), outputs.metrics)
 
 
 def data_of_run(

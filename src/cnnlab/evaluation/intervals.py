@@ -1,4 +1,4 @@
-"""How far a figure can be trusted: intervals of 95 % over the images that it was measured on."""
+"""95 % confidence intervals of the metrics, over the images that they were measured on."""
 
 from __future__ import annotations
 

@@ -29,8 +29,8 @@ def match_boxes(found: Sequence[Box], true: Sequence[Box], least: float = HIT) -
     return matches
 
 
-def localization_figures(answers: Sequence[Localization], canvases: Sequence[Canvas]) -> dict[str, Any]:
-    """Figures of localization on images whose boxes are known.
+def localization_metrics(answers: Sequence[Localization], canvases: Sequence[Canvas]) -> dict[str, Any]:
+    """Metrics of localization on images whose boxes are known.
 
     Returns:
         pointing: share of images whose strongest place of the heat map lies in a true box (Zhang et al. 2016);

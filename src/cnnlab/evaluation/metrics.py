@@ -1,4 +1,4 @@
-"""Figures of a classifier from its logits. scikit-learn is their oracle in the tests: it takes seconds to import."""
+"""Metrics of a classifier from its logits. scikit-learn is their oracle in the tests: it takes seconds to import."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def score_interval(share: float, count: float, z: float = 1.959964) -> tuple[flo
     return max(0.0, min(low, share)), min(1.0, max(high, share))  # at 0 and 1 they differ by rounding
 
 
-def classification_figures(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+def classification_metrics(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, Any]:
     """What test.json holds.
 
     Args:
@@ -50,7 +50,7 @@ def classification_figures(logits: Tensor, labels: Tensor, classes: Sequence[str
     f1 = 2 * hits / (true + guessed).clamp_min(1)
     rank = ranks(logits, labels)
     return {
-        **accuracy_figures(logits, labels),
+        **accuracy_metrics(logits, labels),
         "mean_class_accuracy": recall[true > 0].mean().item(),
         "top5_accuracy": (rank < 5).double().mean().item(),
         "topk_accuracy": {str(top): (rank < top).double().mean().item() for top in TOP_K if top < k},
@@ -117,7 +117,7 @@ def debiased_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 
     return max(0.0, (gaps.abs() - (folded - true)).sum().item())
 
 
-def accuracy_figures(logits: Tensor, labels: Tensor) -> dict[str, Any]:
+def accuracy_metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     """loss, accuracy and its 95 % interval."""
     correct = int((logits.argmax(1) == labels).sum())
     return {

@@ -70,10 +70,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Scene:
-    """One image whose pixels were classified: (H, W, 3) uint8 each, and its figures in words."""
+    """One image whose pixels were classified: (H, W, 3) uint8 each, and its metrics in words."""
 
     name: str
-    figures: str
+    metrics: str
     image: np.ndarray[Any, Any]
     truth: np.ndarray[Any, Any]
     answer: np.ndarray[Any, Any]

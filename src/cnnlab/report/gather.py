@@ -47,7 +47,7 @@ def gather(model: nn.Module, data: Data, outputs: Outputs | None) -> tuple[list[
         summary = summarise(model, shape)
     except (ModelError, ArithmeticMismatch):  # a model of the user's own can look at numbers, and there are none then
         summary = Summary(shape)
-    gathered = GATHERERS.get(outputs.figures.get("task", "classification")) if outputs is not None else None
+    gathered = GATHERERS.get(outputs.metrics.get("task", "classification")) if outputs is not None else None
     samples, insight = gathered(model, data, outputs, summary) if gathered is not None else ([], Insight())
     return samples, dataclasses.replace(insight, layers=layer_rows(summary), totals=totals_of(summary))
 

@@ -32,12 +32,12 @@ def gather_scenes(
     colours = class_colours(data.num_classes)
     scenes = []
     for place, image, truth, answer in zip(places, images, truths, answers, strict=True):
-        figures = dict(zip(ROW, outputs.rows[place], strict=True))
+        metrics = dict(zip(ROW, outputs.rows[place], strict=True))
         wrong = (truth != answer)[..., None].repeat(3, 2)
         scenes.append(
             Scene(
                 name=outputs.names[place],
-                figures=f"mean IoU {100 * figures['mean_iou']:.1f} %, pixels {100 * figures['pixel_accuracy']:.1f} %",
+                metrics=f"mean IoU {100 * metrics['mean_iou']:.1f} %, pixels {100 * metrics['pixel_accuracy']:.1f} %",
                 image=image,
                 truth=paint_classes(image, truth, colours),
                 answer=paint_classes(image, answer, colours),

@@ -24,7 +24,7 @@ MAX_SAMPLES = 100  # a photograph of 256 pixels is about 25 kB on the page
 
 @dataclass(frozen=True)
 class Fact:
-    """One figure of the header: what it is, the figure, and what it rests on."""
+    """One value of the header: its label, the value, and what it was measured on."""
 
     label: str
     value: str
@@ -109,15 +109,15 @@ def headline(report: Report) -> dict[str, Any]:
         view = view_of(report)
         return {
             "label": f"Validation {view.label}",
-            "value": percent(best_row(report).get(f"val_{view.figure}")),
-            "sentence": "Not tested yet. The best epoch was chosen on this figure, so it flatters the model.",
+            "value": percent(best_row(report).get(f"val_{view.metric}")),
+            "sentence": "Not tested yet. The best epoch was chosen by this value, so it is too optimistic.",
             "strip": None,
         }
     test = report.test
     view = view_of(report)
-    accuracy, images = finite(test.get(view.figure)), finite(test.get("n"))
+    accuracy, images = finite(test.get(view.metric)), finite(test.get("n"))
     digits = 2 if (images or 0) >= 10_000 else 1
-    interval = as_interval(test.get(f"{view.figure}_interval"))
+    interval = as_interval(test.get(f"{view.metric}_interval"))
     baseline = view.baseline(report)
     parts = []
     if interval:
@@ -143,7 +143,7 @@ def _val_note(report: Report) -> str:
 
 
 def facts(report: Report) -> list[Fact]:
-    """Return the smaller figures of the header, those of the test first. One that is unknown is left out."""
+    """Return the smaller values of the header, those of the test first. One that is unknown is left out."""
     test, best, view = report.test or {}, best_row(report), view_of(report)
     seconds = [value for row in report.history if (value := finite(row.get("seconds"))) is not None]
     speeds = [value for row in report.history if (value := finite(row.get("images_per_second"))) is not None]
@@ -164,7 +164,7 @@ def facts(report: Report) -> list[Fact]:
         ),
         *(
             Fact(f"Validation {label}", percent(best.get(f"val_{key}")), _val_note(report))
-            for key, label in {view.figure: view.label, "accuracy": view.accuracy}.items()
+            for key, label in {view.metric: view.label, "accuracy": view.accuracy}.items()
         ),
         *(
             [tested("Top-5 accuracy", "top5_accuracy", "true class among five answers")]

@@ -60,7 +60,7 @@ def curves(report: Report) -> list[tuple[str, Markup, str]]:
     marked = float(report.best_epoch)
     view = view_of(report)
     accuracy = view.accuracy.capitalize()
-    figure = one("validation", f"val_{view.figure}") if view.figure != "accuracy" else []
+    metric = one("validation", f"val_{view.metric}") if view.metric != "accuracy" else []
     drawn = [
         (
             "Loss",
@@ -74,7 +74,7 @@ def curves(report: Report) -> list[tuple[str, Markup, str]]:
         ),
         (
             view.label[:1].upper() + view.label[1:],
-            charts.line_chart("figure", view.label, epochs, figure, write=percentage, marked_epoch=marked),
+            charts.line_chart("metric", view.label, epochs, metric, write=percentage, marked_epoch=marked),
             "On the validation images; the epoch that is kept is chosen by it.",
         ),
         (
@@ -167,7 +167,7 @@ def scenes_view(insight: Insight, classes: Sequence[str]) -> dict[str, Any] | No
     rows = [
         (
             scene.name,
-            scene.figures,
+            scene.metrics,
             [
                 (title, images.embed(image))
                 for title, image in (

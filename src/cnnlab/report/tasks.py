@@ -15,20 +15,19 @@ class TaskView:
     """How the result of a task is shown.
 
     Attributes:
-        figure: the key of test.json that stands in large; `label` says it in words.
+        metric: the key of test.json of the main result; `label` is its name on the page.
         accuracy: what the accuracy of this task is called.
         counted: what the confusion matrix counts; `loss`: what the loss is.
-        sentence: figure and number of images → what the figure rests on.
-        baseline: figure of what knows nothing of the images (`baseline_of` says what that is); None where it says
-            nothing.
+        sentence: value and number of images → what the value was measured on.
+        baseline: value of a classifier that ignores the images (`baseline_of` describes it); None where there is none.
     """
 
-    figure: str = "accuracy"
+    metric: str = "accuracy"
     label: str = "accuracy"
     accuracy: str = "accuracy"
     counted: str = "images"
     loss: str = ""
-    sentence: Callable[[float | None, float], str] = lambda figure, n: f"n = {count(n)} images."
+    sentence: Callable[[float | None, float], str] = lambda value, n: f"n = {count(n)} images."
     baseline: Callable[[Report], float | None] = lambda report: None
     baseline_of: str = "Always answering the most common class"
 
@@ -55,7 +54,7 @@ def _mean_prevalence(report: Report) -> float | None:
 VIEWS = {
     "classification": TaskView(loss="cross-entropy per image", sentence=_right, baseline=_majority_share),
     "multilabel": TaskView(
-        figure="mean_ap",
+        metric="mean_ap",
         label="mean average precision",
         accuracy="exact matches",
         loss="binary cross-entropy, mean over the classes",
@@ -64,7 +63,7 @@ VIEWS = {
         baseline_of="Ranking the images by chance",
     ),
     "segmentation": TaskView(
-        figure="mean_iou",
+        metric="mean_iou",
         label="mean IoU",
         accuracy="pixel accuracy",
         counted="pixels",
@@ -79,5 +78,5 @@ def view_of(report: Report) -> TaskView:
     if report.test is not None:
         return VIEWS.get(report.test.get("task", "classification"), TaskView())
     columns = report.history[-1] if report.history else {}
-    others = (view for view in VIEWS.values() if view.figure != "accuracy" and f"val_{view.figure}" in columns)
+    others = (view for view in VIEWS.values() if view.metric != "accuracy" and f"val_{view.metric}" in columns)
     return next(others, VIEWS["classification"])

@@ -40,7 +40,7 @@ class Segmentation:
         if config.loss != "cross_entropy":
             raise ConfigError(f"trainer.loss={config.loss} is for classes of images; for pixels use cross_entropy.")
         if config.class_weights == "balanced":
-            raise ConfigError("trainer.class_weights=balanced counts images; for pixels give a number a class.")
+            raise ConfigError("trainer.class_weights=balanced counts images; for pixels give one number per class.")
         self.num_classes, self.smoothing, self.dice = num_classes, config.label_smoothing, config.dice
         self.weights = given_weights(config.class_weights, num_classes, device)
 

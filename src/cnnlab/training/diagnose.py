@@ -152,8 +152,8 @@ def _diagnose_ranking(history: Sequence[Row], setup: Setup, by_chance: float) ->
     known = [row["val_mean_ap"] for row in history if row.get("val_mean_ap") is not None]
     finished = len(history) >= setup.config.trainer.epochs
     if known and max(known) < by_chance + LITTLE * (1 - by_chance):
-        figures = f"mean average precision {100 * max(known):.1f} %, by chance {100 * by_chance:.1f} %"
-        text = f"The network hardly ranks images better than chance does ({figures})"
+        values = f"mean average precision {100 * max(known):.1f} %, by chance {100 * by_chance:.1f} %"
+        text = f"The network hardly ranks images better than chance does ({values})"
         return [_cause_of_chance(text, history, setup)]
     hint = _too_short(history, setup) if finished else None
     return [hint] if hint else []

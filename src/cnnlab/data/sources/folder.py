@@ -1,4 +1,4 @@
-"""A folder a class: ROOT/CLASS/* or ROOT/{train,val,test}/CLASS/*."""
+"""One folder per class: ROOT/CLASS/* or ROOT/{train,val,test}/CLASS/*."""
 
 from __future__ import annotations
 

@@ -216,7 +216,7 @@ function describe(card) {
   by("layers").replaceChildren(...card.layers.map((row) => make("tr", {}, make("td", {}, row.name), make("td", {}, row.kind),
     make("td", {}, shape(row.output)), ...[row.parameters ? count(row.parameters) : "–",
       row.multiply_adds ? short(row.multiply_adds) : "–", String(field(row.receptive_field))]
-      .map((text) => make("td", { className: "figure" }, text)))));
+      .map((text) => make("td", { className: "number" }, text)))));
   by("map-row").hidden = !card.explains;
   by("box-row").hidden = !card.localizes;
   by("draw").hidden = card.input.channels !== 1;
