@@ -2,8 +2,8 @@
 
     python benchmarks/photograph_rivals.py fastai|tuned ROOT
 
-Reads a number of steps per line, trains that many, answers with images per second. It needs no cnnlab, so fastai can run in
-an environment of its own.
+Reads a number of steps per line, trains that many, answers with images per second. It needs no cnnlab, so fastai can
+run in an environment of its own.
 """
 
 from __future__ import annotations

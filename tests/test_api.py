@@ -235,7 +235,7 @@ def test_a_model_with_a_new_classifier_can_be_trained_and_rebuilt(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("override", "mend"),
+    ("override", "fix"),
     [
         ("++seed=7", "load_data"),
         ("+trainer.batch_size=4", "load_data"),
@@ -244,10 +244,10 @@ def test_a_model_with_a_new_classifier_can_be_trained_and_rebuilt(tmp_path: Path
         ("++model.hidden=[9]", "create_model"),
     ],
 )
-def test_what_data_and_model_have_settled_cannot_be_overridden_in_fit(tmp_path: Path, override: str, mend: str) -> None:
+def test_what_data_and_model_have_settled_cannot_be_overridden_in_fit(tmp_path: Path, override: str, fix: str) -> None:
     data = cnnlab.load_data("digits", limit=60, batch_size=20)
     model = cnnlab.create_model("mlp", hidden=[8], image_size=8)
-    with pytest.raises(ConfigError, match=f"give it to cnnlab.{mend} instead"):
+    with pytest.raises(ConfigError, match=f"give it to cnnlab.{fix} instead"):
         cnnlab.fit(model, data, epochs=1, dir=tmp_path / "run", overrides=[override])
     assert not (tmp_path / "run").exists()
 

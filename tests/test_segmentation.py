@@ -101,7 +101,7 @@ def test_predictions_hold_a_row_an_image(run: Path) -> None:
 
 def test_the_report_shows_truth_and_answer(run: Path) -> None:
     page = (run / "report.html").read_text()
-    assert "Images, truth and answers" in page and "Test mean IoU" in page
+    assert "Images, ground truth and predictions" in page and "Test mean IoU" in page
     assert page.count("<figcaption>truth</figcaption>") == 4
 
 

@@ -163,7 +163,7 @@ class Session:
         """What to know before the training."""
         data = trainer.data
         if self.group.restarted:
-            trackers.log(Noted("a process was lost; training goes on from the last saved state", True))
+            trackers.log(Noted("a process was lost; training resumes from the last checkpoint", True))
         if data.quarantined:
             count = len(data.quarantined)
             what = "1 image cannot be read and is" if count == 1 else f"{count} images cannot be read and are"
@@ -174,7 +174,7 @@ class Session:
             trackers.log(
                 Noted(
                     "the network gives probabilities, not negative and with a sum of 1, and the loss wants logits:"
-                    " leave out the softmax at its end, or it learns slowly and badly.",
+                    " leave out the softmax at its end, or it trains slowly and badly.",
                     True,
                 )
             )
@@ -299,8 +299,8 @@ def try_experiment(config: Config, progress: Progress, validates: bool = False) 
     data = build_data(with_whole_addresses(config), device_of(config.trainer.device, ALONE), progress)
     if validates and not data.val.count:
         raise ConfigError(
-            "a search judges by the validation split, and it is empty; raise data.val_fraction (the test split must not"
-            " choose)."
+            "a search compares on the validation split, which is empty; raise data.val_fraction (the test split"
+            " must not be used to choose)."
         )
     build_model(config, data, trust_code=True)
     return data.test.count

@@ -158,7 +158,7 @@ def _refuse_of_experiment(overrides: Sequence[str], settled: Config | None = Non
         value, now = (values and (values[section][name] if name else values[section]) for values in (said, loaded))
         if loaded is None:
             raise ConfigError(
-                f"{key}={value} of {origin} is for a set with a name; say it in overrides, if it is meant."
+                f"{key}={value} of {origin} is for a set with a name; give it in overrides, if you mean it."
             )
         if value != now:
             raise ConfigError(f"{key}={value} of {origin} comes after the data: give it to cnnlab.load_data instead.")

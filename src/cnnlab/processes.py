@@ -129,7 +129,7 @@ def _launch(folder: RunFolder, count: int, task: dict[str, Any], config: Config 
             if not folder.config.exists():
                 raise KeyboardInterrupt from None
             again = resume_command(folder.path, read_config(folder))
-            raise Interrupted(f"stopped; everything is saved. Go on with `{again}`.") from None
+            raise Interrupted(f"stopped; everything is saved. Resume with `{again}`.") from None
         except ChildFailedError as error:
             raise RuntimeError(f"processes of this run were lost {RESTARTS + 1} times:\n{error}") from None
         job.raise_what_ended_it()

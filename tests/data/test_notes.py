@@ -45,7 +45,7 @@ def test_files_that_are_no_images_are_counted_by_kind_with_the_remedy(tmp_path: 
     for name in ("cat/a.HEIC", "dog/b.heic", "dog/notes.txt", "dog/.hidden", "cat/Thumbs.db"):
         (root / name).write_bytes(b"no image")
     (line,) = notes(opened(root))
-    assert line == "files left out, as no images that can be read: 3 (2 .heic, 1 .txt); convert .heic to JPEG or PNG."
+    assert line == "files left out, as they are not readable images: 3 (2 .heic, 1 .txt); convert .heic to JPEG or PNG."
 
 
 def test_a_class_of_one_format_that_cannot_be_read_is_refused_with_the_remedy(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_images_beside_the_class_folders_are_counted(tmp_path: Path) -> None:
     root = write_set(tmp_path, "cat", "dog")
     shutil.copy(root / "cat" / "0.png", root / "loose.png")
     (line,) = notes(opened(root))
-    assert line.startswith("images beside the class folders, and unused: 1; move each")
+    assert line.startswith("images next to the class folders, not used: 1; move each")
 
 
 def test_splits_without_a_folder_are_said_to_be_cut_from_train(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_splits_without_a_folder_are_said_to_be_cut_from_train(tmp_path: Path) -
     beside, cut = notes(opened(root))
     assert cut.startswith("there is no folder test: 2 test images were cut from train")
     assert "data.test_fraction" in cut and "val_fraction" not in cut
-    assert beside.startswith("folders beside train, and unused: more;")
+    assert beside.startswith("folders next to train, not used: more;")
     assert not any("cut" in line for line in notes(opened(root, test_fraction=0)))
     assert any("cut" in line for line in notes(opened(root, limit=4)))
 

@@ -98,4 +98,4 @@ def test_the_bins_give_the_calibration_error() -> None:
 
 def test_why_there_is_none_is_said() -> None:
     assert "no validation split" in no_temperature(0)
-    assert "answered right" in no_temperature(7)
+    assert "classified correctly" in no_temperature(7)

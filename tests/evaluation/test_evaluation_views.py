@@ -101,7 +101,7 @@ def test_a_run_states_both_metrics_and_the_plain_one_comes_first(tmp_path: Path)
     assert plain["accuracy"] == run.test["accuracy"]
     mirrored = evaluate(run.dir, views="mirror")
     assert mirrored["views"]["views"] == "mirror"
-    assert "With further views" in (run.dir / "report.html").read_text()
+    assert "With test-time augmentation" in (run.dir / "report.html").read_text()
 
 
 def test_views_that_do_harm_are_compared_with_none_in_one_line(tmp_path: Path) -> None:

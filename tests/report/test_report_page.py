@@ -135,8 +135,8 @@ def test_links_within_the_page_lead_somewhere_and_ids_are_unique() -> None:
 def test_header_tells_the_result_with_interval_n_and_baseline() -> None:
     words = Page(render(make_report())).words
     assert "Test accuracy 90.0 %" in words
-    assert "95 % interval 82.0 % to 95.0 %. n = 60 images, 54 of them right." in words
-    assert "most common class (the upright tick) would score 33.3 %" in words
+    assert "95 % interval 82.0 % to 95.0 %. n = 60 images, 54 of them correct." in words
+    assert "most common class (the vertical tick) would score 33.3 %" in words
     assert "Validation accuracy 85.0 % best epoch, 4; n = 100 images" in words
     assert "Top-5" not in words  # of three classes
     assert "Training time 40.0 s" in words
@@ -198,7 +198,7 @@ def test_calibration_is_drawn_without_and_with_the_temperature() -> None:
     words = Page(render(make_report(test=with_test(calibration=none | {"n": 0})))).words
     assert "no validation images to fit it on" in words
     words = Page(render(make_report(test=with_test(calibration=none)))).words
-    assert "every validation image is answered right" in words
+    assert "every validation image is classified correctly" in words
 
 
 def test_the_gradient_is_drawn_and_left_out_of_runs_that_did_not_measure_it() -> None:

@@ -99,7 +99,7 @@ def test_a_run_killed_on_one_machine_ends_on_another_as_if_unbroken(
     result = command("train", *RUN, f"run.dir={address}", environment=one)
     assert result.code == 2
     assert result.error_lines == [
-        f"cnnlab train: {address} already holds a run; go on with it by `cnnlab resume {address}`, or choose another"
+        f"cnnlab train: {address} already holds a run; resume it with `cnnlab resume {address}`, or choose another"
         " run.dir."
     ]
 

@@ -251,7 +251,7 @@ def test_a_killed_process_is_replaced_and_the_run_ends_as_an_unbroken_one(
     os.kill(processes_of(running.pid)[1], signal.SIGKILL)
     done = running.wait()
     assert done.code == 0, done.out + done.err
-    assert "a process was lost; training goes on from the last saved state" in done.out
+    assert "a process was lost; training resumes from the last checkpoint" in done.out
     assert_same(tmp_path / "run", whole)
 
 
@@ -274,7 +274,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_in_one_process(command: CommandLine, t
     stopped = running.wait()
     assert stopped.code == 130
     lines = [line for line in stopped.error_lines if line.strip()]
-    assert lines == ["stopped; everything is saved. Go on with `cnnlab resume run`."]
+    assert lines == ["stopped; everything is saved. Resume with `cnnlab resume run`."]
     done = len(rows(tmp_path / "run"))
     assert 0 < done < 300
     config = tmp_path / "run" / "config.yaml"

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="data.* and augment keys, seed")
     parser.add_argument(
-        "--show", nargs="?", const="", metavar="FILE", help="write a labelled grid of one augmented batch"
+        "--show", nargs="?", const="", metavar="FILE", help="write a labelled image grid of one augmented batch"
     )
     parser.add_argument("--check", action="store_true", help="find corrupt files, duplicates, and leaks between splits")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")

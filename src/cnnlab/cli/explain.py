@@ -11,7 +11,7 @@ SUMMARY = "show where a run's model looks: activation maps over images"
 EXAMPLES = """\
 examples:
   cnnlab explain runs/mine cat.jpg photos/
-  cnnlab explain runs/mine cat.jpg --target dog             what speaks for another class
+  cnnlab explain runs/mine cat.jpg --target dog             evidence for another class
   cnnlab explain runs/mine cat.jpg --method layercam --layer stage2 --out maps"""
 
 
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--target", metavar="CLASS", help="class to explain (default: the one that is predicted)")
     parser.add_argument("--layer", metavar="NAME", help="layer whose map is weighted (default: the last feature map)")
-    parser.add_argument("--out", metavar="DIR", help="folder for the images (default: RUN/explain)")
+    parser.add_argument("--out", metavar="DIR", help="folder for the output images (default: RUN/explain)")
     add_device(parser)
     add_trust_code(parser)
 

@@ -30,5 +30,5 @@ def run(options: argparse.Namespace) -> None:
             print_json(answer.facts())
             continue
         found = "  ".join(f"{one['label']} {100 * one['probability']:.1f} %" for one in answer.objects)
-        shrunk = f"  (looked at {100 * answer.shrunk:.0f} % of its size)" if answer.shrunk < 1 else ""
+        shrunk = f"  (processed at {100 * answer.shrunk:.0f} % of its size)" if answer.shrunk < 1 else ""
         print_line(f"{answer.image}: {found or 'nothing'}{shrunk}  →  {answer.file}")

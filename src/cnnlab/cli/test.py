@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_device(parser)
     parser.add_argument(
-        "--views", metavar="KIND", help="average further views of each image too: mirror, shift or mirror_shift"
+        "--views", metavar="KIND", help="test-time augmentation: average over views (mirror, shift or mirror_shift)"
     )
     add_trust_code(parser)
 

@@ -209,7 +209,7 @@ def _build_batches(
     }
     first = next(loaders["train"].epoch(), None)
     if first is None:
-        raise DataError(f"{own.name} has no training image; see to its length.")
+        raise DataError(f"{own.name} has no training image; check its length.")
     known = own.known_classes()
     several = first.targets.ndim == 2
     if several:

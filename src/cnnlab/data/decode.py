@@ -42,7 +42,7 @@ MAX_PIXELS = 89_478_485  # Pillow's own bound; an image of more pixels is refuse
 class Layout:
     """How an image lies in memory: (height, width, channels) of uint8, and how it is brought to that size.
 
-    mode "L" is one channel; mode "RGB" is stored as four bytes per pixel, the last one unused, because a whole pixel can
+    mode "L" is one channel; mode "RGB" is stored as four bytes per pixel, the last one unused, because a pixel can
     then be moved as one 32-bit word.
     fit "crop" resizes until the image covers height × width and cuts the centre; "squash" resizes each side freely;
     "canvas" does the same in half the time, at most one level off, for what is cut and resized again in training.

@@ -92,7 +92,7 @@ def _findings(check: dict[str, Any], counts: dict[str, dict[str, int]]) -> list[
         ("unreadable images", "replace or delete them", [
             f"{row['name']}: {row['reason']}" for row in check["unreadable"]
         ]),
-        ("same file in two classes", "keep it in the class that is right, and delete it in the other", [
+        ("same file in two classes", "keep it in the correct class, and delete it in the other", [
             " = ".join(group) + apart(*group) for group in sorted(conflicts, key=lambda group: not apart(*group))
         ]),
         ("exact duplicates in a class", "keep one of each, and delete the others", [
@@ -110,5 +110,5 @@ def _findings(check: dict[str, Any], counts: dict[str, dict[str, int]]) -> list[
     fix = "of these pairs; they inflate the validation and test metrics: delete one of each"
     lines.append(f"leaks, the same image in two splits: {f'{len(leaks):,} {fix}' if leaks else 'none'}")
     if not check["near_checked"]:
-        lines.append("near duplicates were not sought: too many images, or data.storage=stream")
+        lines.append("near duplicates were not searched for: too many images, or data.storage=stream")
     return lines

@@ -60,7 +60,7 @@ class OwnData:
                     f" {type(source).__name__}."
                 )
         if not self.in_batches and not len(self.train):  # type: ignore[arg-type]
-            raise DataError(f"{self.name} has no image; see to its length (__len__).")
+            raise DataError(f"{self.name} has no image; check its length (__len__).")
         loaders = {part for part, source in self.parts.items() if isinstance(source, DataLoader)}
         if loaders and len(loaders) < len(self.parts):
             raise DataError("train, val and test must be all Datasets or all DataLoaders; wrap the Datasets too.")
@@ -313,7 +313,7 @@ def open_named(settings: DataConfig) -> OwnData | ImageSet:
     name = settings.name
     if name not in DATASETS:
         raise DataError(
-            f"{name} is code outside of cnnlab, which is run only where you trust it: name it yourself, as in"
+            f"{name} is code outside of cnnlab, which is run only if you trust it: name it yourself, as in"
             f" data={name} or load_data({name!r}); where a run names it, pass --trust-code,"
             " or trust_code=True in Python."
         )

@@ -85,11 +85,11 @@ def check_accuracy(found: dict[str, Any], int8: bool) -> None:
     """Raises ExportError where the export is right less often than it may."""
     lost, allowed = found["model"] - found["export"], LOST_INT8 if int8 else LOST
     if lost > allowed + 1e-9:
-        mend = "the range of its activations does not fit 8 bits; export it without --int8." if int8 else "report this."
+        fix = "the range of its activations does not fit 8 bits; export it without --int8." if int8 else "report this."
         raise ExportError(
             f"the export is right on {100 * found['export']:.2f} % of {found['n']:,} images, the model on"
             f" {100 * found['model']:.2f} %: {100 * lost:.2f} points lower where {100 * allowed:.1f} are allowed."
-            f" It was not written; {mend}"
+            f" It was not written; {fix}"
         )
 
 

@@ -158,8 +158,8 @@ def create_app(
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> JSONResponse:
-        sentences = {404: "There is nothing here.", 405: "This path takes another method."}
-        return refusal(Refused(error.status_code, sentences.get(error.status_code, "The request cannot be answered.")))
+        sentences = {404: "There is no such page.", 405: "This path needs another HTTP method."}
+        return refusal(Refused(error.status_code, sentences.get(error.status_code, "The request cannot be processed.")))
 
     async def in_pool(work: Callable[[Image.Image], Any], file: IO[bytes]) -> Any:
         """What `work` makes of the image in a file."""

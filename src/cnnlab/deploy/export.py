@@ -142,7 +142,7 @@ def as_text(export: Export) -> str:
     busy = ", the fastest calls: the machine was busy" if times["busy"] else ""
     return (
         f"{export.file}  {results['bytes'] / 1e6:.2f} MB\n"
-        f"  logits      at most {worst:.2g} from the model's\n"
+        f"  logits      differ by at most {worst:.2g} from the model's\n"
         f"  accuracy    {100 * right['export']:.2f} %, the model's {100 * right['model']:.2f} %"
         f" ({right['n']:,} {right['split']} images)\n"
         f"  one image   {times['export']['fastest']:.2f} ms, the model {times['model']['fastest']:.2f} ms{busy}"
@@ -181,7 +181,7 @@ def some_images(data: Data, split: str, count: int) -> tuple[Tensor, Tensor]:
     """At most `count` images of a split, evenly spaced: (n, C, H, W) preprocessed, and their (n, …) targets."""
     members = data.split[split]
     if not len(members):
-        raise ExportError(f"the {split} split is empty: there are no images to hold the export to.")
+        raise ExportError(f"the {split} split is empty: there are no images to verify the export with.")
     chosen = members[np.linspace(0, len(members) - 1, min(count, len(members))).astype(int)]
     batches = list(data.evaluation_loader(chosen).epoch())
     return torch.cat([batch.images for batch in batches]), torch.cat([batch.targets for batch in batches])

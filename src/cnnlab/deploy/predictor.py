@@ -136,7 +136,7 @@ class Predictor:
         if logits.ndim == 4 and logits.shape[2:] == (1, 1):  # a fully-convolutional form, asked about one window
             logits = logits.flatten(1)
         if logits.ndim != 2:
-            raise ModelError("this model classifies every pixel; it has no one class for an image.")
+            raise ModelError("this model classifies every pixel; it has no single class for an image.")
         return self.rule.probabilities(check_answers(logits)).cpu()
 
     def _read(self, image: ImageLike) -> Tensor:

@@ -205,7 +205,7 @@ def checked(content: bytes) -> int:
 
 
 def _too_many(size: str, most: int, how: str = "") -> Refused:
-    return Refused(413, f"The image has {size} pixels{how}; at most {most // 1_000_000} million are taken.")
+    return Refused(413, f"The image has {size} pixels{how}; at most {most // 1_000_000} million are allowed.")
 
 
 def _reason(error: BaseException) -> str:

@@ -80,7 +80,7 @@ def evaluate_multilabel(
         known: test.json of the run, whose thresholds are used; None fits them on the validation split of the data.
 
     Returns:
-        In `metrics`: loss, accuracy (images whose classes are all right), mean_ap (mean over the classes of the average
+        In `metrics`: loss, accuracy (images whose classes are all correct), mean_ap (mean over the classes of average
         precision), label_accuracy (of all yes and no, 1 less the Hamming loss), micro_f1 and macro_f1, their 95 %
         intervals over the images, n images, thresholds (values, and the number of images that they were fitted on) and
         per_class (class, n, precision, recall, f1, f1_interval, ap, threshold).

@@ -78,7 +78,7 @@ def _classification_text(metrics: Mapping[str, Any]) -> str:
             *([line("top-5", "top5_accuracy", percent, further)] if top5 else []),
             line("macro F1", "macro_f1", number),
             line("loss", "loss", number),
-            line("ECE", "ece", number, f"expected calibration error, 15 bins{_without_chance(metrics)}"),
+            line("ECE", "ece", number, f"expected calibration error, 15 bins{_debiased(metrics)}"),
             *(_own_metric(name, **one) for name, one in metrics.get("metrics", {}).items()),
             _temperature(metrics["calibration"]),
             *(_views(metrics["views"]) if "views" in metrics else []),
@@ -108,7 +108,7 @@ def _multi_label_text(metrics: Mapping[str, Any]) -> str:
         ("mean AP", "mean_ap", "average precision, mean over the classes"),
         ("micro F1", "micro_f1", "over all images and classes"),
         ("macro F1", "macro_f1", "mean over the classes"),
-        ("exact", "accuracy", "images whose classes are all right"),
+        ("exact", "accuracy", "images whose classes are all correct"),
         ("loss", "loss", ""),
     ]
     lines = [f"{metrics['split']} split, {metrics['n']:,} images", f"{'':<25}95 % interval"]
@@ -146,8 +146,8 @@ TEXTS = {  # by the task's name
 }
 
 
-def _without_chance(metrics: Mapping[str, Any]) -> str:
-    return f"; {number(metrics['ece_debiased'])} less what chance adds" if "ece_debiased" in metrics else ""
+def _debiased(metrics: Mapping[str, Any]) -> str:
+    return f"; {number(metrics['ece_debiased'])} debiased" if "ece_debiased" in metrics else ""
 
 
 def _temperature(calibration: Mapping[str, Any]) -> str:
@@ -163,7 +163,7 @@ def _temperature(calibration: Mapping[str, Any]) -> str:
 
 def no_temperature(images: int) -> str:
     """Why none could be fitted."""
-    return "every validation image is answered right" if images else "there is no validation split to fit it on"
+    return "every validation image is classified correctly" if images else "there is no validation split to fit it on"
 
 
 def _views(views: Mapping[str, Any]) -> list[str]:

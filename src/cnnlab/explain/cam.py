@@ -88,7 +88,7 @@ def raw_maps(
     with evaluation_mode(model), torch.enable_grad(), replace_output(model, name) as outputs:
         logits = check_answers(model(images.detach().clone()))
         if not outputs:
-            raise ModelError(f"layer {name!r} takes no part in the forward pass.")
+            raise ModelError(f"layer {name!r} is not used in the forward pass.")
         features, classes = outputs[-1], targets_of(logits, target)
         if method == "cam":
             return _weighted(features.detach(), weights[classes])

@@ -121,5 +121,5 @@ def layer_fields(model: nn.Module, shape: tuple[int, int, int], layer: str) -> t
     traced = modes[0].traced(outputs[-1]) if outputs else None
     fields = traced.fields if traced is not None and traced.is_map else (None, None)
     if fields[0] is None or fields[1] is None:
-        raise ModelError(f"layer {layer!r} of {type(model).__name__} has no places that see a part of the image.")
+        raise ModelError(f"layer {layer!r} of {type(model).__name__} has no positions with a local receptive field.")
     return fields[0], fields[1]

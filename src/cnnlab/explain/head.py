@@ -67,7 +67,7 @@ def head_layers(model: nn.Module) -> list[nn.Module]:
     """
     if not isinstance(model, Classifier):
         raise ModelError(
-            f"{type(model).__name__} is no cnnlab.Classifier: its features and its head cannot be told apart."
+            f"{type(model).__name__} is no cnnlab.Classifier: its features and its head cannot be separated."
         )
     _ = model.feature_info  # says it for a model without a feature map
     kind = type(model).__name__

@@ -179,7 +179,7 @@ def class_number(name: str, classes: Sequence[str]) -> int:
         return list(classes).index(name)
     if name.isdecimal() and int(name) < len(classes):
         return int(name)
-    raise ModelError(f"the model knows no class {name!r}.{nearest(name, classes)}")
+    raise ModelError(f"the model has no class {name!r}.{nearest(name, classes)}")
 
 
 def output_folder(run: str | Path, out: str | Path | None, name: str) -> Path:

@@ -105,7 +105,7 @@ def worst_places(outputs: ImageOutputs) -> list[int]:
 
 
 def traced_place(outputs: ImageOutputs, places: Sequence[int]) -> int:
-    """Number among `places` of the first image that is answered right, else of the first."""
+    """Number among `places` of the first image that is classified correctly, else of the first."""
     right = (~outputs.wrong)[list(places)].int()
     return int(right.argmax())
 

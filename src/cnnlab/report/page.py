@@ -125,7 +125,7 @@ def headline(report: Report) -> dict[str, Any]:
     if images is not None:
         parts.append(view.sentence(accuracy, images))
     if baseline is not None:
-        parts.append(f"{view.baseline_of} (the upright tick) would score {percent(baseline)}.")
+        parts.append(f"{view.baseline_of} (the vertical tick) would score {percent(baseline)}.")
     split = str(test.get("split") or "test")
     named_split = {"test": "Test", "val": "Validation", "train": "Training"}.get(split)
     return {
@@ -167,12 +167,12 @@ def facts(report: Report) -> list[Fact]:
             for key, label in {view.metric: view.label, "accuracy": view.accuracy}.items()
         ),
         *(
-            [tested("Top-5 accuracy", "top5_accuracy", "true class among five answers")]
+            [tested("Top-5 accuracy", "top5_accuracy", "true class among the five most probable")]
             if len(report.classes) > 5
             else []
         ),
         Fact(
-            "With further views",
+            "With test-time augmentation",
             percent(views.get("accuracy")),
             str(views.get("views", "")).replace("_", " and "),
             between(views.get("accuracy_interval"), percent),
@@ -186,7 +186,7 @@ def facts(report: Report) -> list[Fact]:
         Fact(
             "Exact matches",
             percent(test.get("accuracy") if "mean_ap" in test else None),
-            "images whose classes are all right",
+            "images whose classes are all correct",
             between(test.get("accuracy_interval"), percent),
         ),
         tested("Micro F1", "micro_f1", "over all images and classes"),
@@ -204,7 +204,7 @@ def facts(report: Report) -> list[Fact]:
             Fact(name.split(":")[-1], number(one["value"], 3), "your metric", between(one["interval"], as_number))
             for name, one in (test.get("metrics") or {}).items()
         ),
-        tested("Calibration error", "ece", f"confidence against accuracy, 0 is best{_without_chance(test)}"),
+        tested("Calibration error", "ece", f"confidence against accuracy, 0 is best{_debiased(test)}"),
         Fact("Epochs", count(len(report.history)), f"of {planned} planned" if planned else ""),
         Fact("Training time", duration(sum(seconds) if seconds else None), "all epochs"),
         Fact("Images per second", count(median(speeds) if speeds else None), "median of the epochs"),
@@ -220,10 +220,10 @@ def as_number(value: Any) -> str:
     return number(value, 3)
 
 
-def _without_chance(test: Mapping[str, Any]) -> str:
-    """The calibration error less what chance adds to it; folders of older runs do not have it."""
+def _debiased(test: Mapping[str, Any]) -> str:
+    """The calibration error debiased to it; folders of older runs do not have it."""
     value = finite(test.get("ece_debiased"))
-    return "" if value is None else f"; {percent(value)} less what chance adds"
+    return "" if value is None else f"; {percent(value)} debiased"
 
 
 def commands(report: Report) -> list[tuple[str, str]]:

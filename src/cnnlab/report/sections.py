@@ -75,7 +75,7 @@ def curves(report: Report) -> list[tuple[str, Markup, str]]:
         (
             view.label[:1].upper() + view.label[1:],
             charts.line_chart("metric", view.label, epochs, metric, write=percentage, marked_epoch=marked),
-            "On the validation images; the epoch that is kept is chosen by it.",
+            "On the validation split; the best epoch is chosen by this metric.",
         ),
         (
             "Learning rate",
@@ -87,7 +87,7 @@ def curves(report: Report) -> list[tuple[str, Markup, str]]:
             charts.line_chart(
                 "gradient", "Norm of the gradient", epochs, one("norm", "gradient_norm"), log_from=LOSS_LOG_FROM
             ),
-            "Norm of all parameters’ gradient, before any clipping: mean over steps of the epoch.",
+            "Norm of the gradient of all parameters before clipping; mean over the steps of the epoch.",
         ),
     ]
     return [(heading, markup(svg), caption) for heading, svg, caption in drawn if svg]

@@ -29,13 +29,13 @@ class TaskView:
     loss: str = ""
     sentence: Callable[[float | None, float], str] = lambda value, n: f"n = {count(n)} images."
     baseline: Callable[[Report], float | None] = lambda report: None
-    baseline_of: str = "Always answering the most common class"
+    baseline_of: str = "Always predicting the most common class"
 
 
 def _right(accuracy: float | None, n: float) -> str:
     if accuracy is None or not n:
         return f"n = {count(n)} images."
-    return f"n = {count(n)} images, {count(accuracy * n)} of them right."
+    return f"n = {count(n)} images, {count(accuracy * n)} of them correct."
 
 
 def _majority_share(report: Report) -> float | None:
@@ -58,9 +58,9 @@ VIEWS = {
         label="mean average precision",
         accuracy="exact matches",
         loss="binary cross-entropy, mean over the classes",
-        sentence=lambda _, n: f"Mean over the classes of the area under precision and recall; n = {count(n)} images.",
+        sentence=lambda _, n: f"Area under the precision-recall curve, mean over the classes; n = {count(n)} images.",
         baseline=_mean_prevalence,
-        baseline_of="Ranking the images by chance",
+        baseline_of="Ranking the images at random",
     ),
     "segmentation": TaskView(
         metric="mean_iou",

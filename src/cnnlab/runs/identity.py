@@ -21,7 +21,7 @@ def has_begun(config: Config) -> bool:
         if theirs[part] != ours[part]:
             raise RunError(
                 f"{config.run.dir} holds a run with another {part} than this{_difference(part, theirs, ours)}; choose"
-                f" another run.dir, or go on with that one by `cnnlab resume {config.run.dir}`."
+                f" another run.dir, or resume that one with `cnnlab resume {config.run.dir}`."
             )
     return True
 

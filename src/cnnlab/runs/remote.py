@@ -88,14 +88,14 @@ def begin(address: str) -> Path:
     if files.keys() - BEGUN:
         if CONFIG in files:
             raise RunError(
-                f"{address} already holds a run; go on with it by `cnnlab resume {address}`, or choose another run.dir."
+                f"{address} already holds a run; resume it with `cnnlab resume {address}`, or choose another run.dir."
             )
         raise RunError(f"{address} holds other files; choose an empty or a new run.dir.")
     folder = copy_of(address)
     if (folder / RECORD).exists():
         if (folder / CONFIG).exists() and _changed(folder):
             raise RunError(
-                f"a run for {address} is on this machine that has not gone up; go on with it by `cnnlab resume"
+                f"a run for {address} is on this machine and not uploaded; resume it with `cnnlab resume"
                 f" {address}`, or delete {folder}."
             )
         with _alone(folder, f"another process is training in {address}; wait for it or choose another run.dir."):
@@ -233,7 +233,7 @@ def _send(folder: Path, source: Path, stamps: dict[str, Stamp]) -> None:
                 write_json(folder / RECORD, record)
     except RemoteError as error:
         raise RunError(
-            f"{error} All of the run is in {folder}; `cnnlab resume {folder}` goes on there and brings it up."
+            f"{error} All of the run is in {folder}; `cnnlab resume {folder}` resumes it and uploads it."
         ) from None
 
 
@@ -244,8 +244,8 @@ def _refuse_foreign(remote: Remote, known: dict[str, Any] | None, there: RemoteF
     if remote.holds(source, there):  # it went up, and the answer was lost
         return
     raise _Conflict(
-        f"another machine trains in {remote.address}: {there.name} is not what this one left there. Let one of them go"
-        f" on by `cnnlab resume {remote.address}`, and give the other a run.dir of its own."
+        f"another machine trains in {remote.address}: {there.name} is not what this one left there. Resume one"
+        f" of them with `cnnlab resume {remote.address}`, and give the other a run.dir of its own."
     )
 
 
@@ -325,9 +325,7 @@ def uploading(folder: Path) -> Iterator[list[Uploader]]:
     except BaseException:
         try:
             uploader.finish()
-            print(
-                f"the run up to here is at {address_of(folder)}, for `cnnlab resume` on any machine.", file=sys.stderr
-            )
+            print(f"the run so far is at {address_of(folder)}, for `cnnlab resume` on any machine.", file=sys.stderr)
         except RunError as error:  # what ended the run is said by its own error
             print(f"error: {error}", file=sys.stderr, flush=True)
         raise
@@ -399,10 +397,10 @@ class Uploader:
             _send(self.folder, place, stamps)
         except _Conflict as conflict:
             self.conflict = conflict
-            self._warn(f"{conflict} Nothing more goes up from here.")
+            self._warn(f"{conflict} Uploads from this machine stop.")
         except Exception as error:  # training goes on, whatever it is
             if not self.failed:
-                self._warn(f"an upload failed and is tried again with the next state: {error}")
+                self._warn(f"an upload failed and is retried with the next state: {error}")
             self.failed = True
         else:
             if self.failed:

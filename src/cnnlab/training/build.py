@@ -135,7 +135,7 @@ def classes_of(model: nn.Module, images: Tensor) -> int:
         reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise ConfigError(
             f"the model does not take the first batch, images {tuple(images.shape)} ({type(error).__name__}: {reason});"
-            " change the one or the other."
+            " change one of them."
         ) from error
 
 

@@ -22,7 +22,7 @@ def open_images(config: DataConfig) -> ImageSet:
     images = _open_anywhere(config)
     if not are_names(list(images.classes)):
         wrong = next(name for name in images.classes if not are_names([name]))
-        raise DataError(f"the class name {wrong!r} holds characters that cannot be shown; rename its folder.")
+        raise DataError(f"the class name {wrong!r} contains characters that cannot be printed; rename its folder.")
     return images
 
 

@@ -51,15 +51,15 @@ class LeftOut:
             kinds += ", …" if len(self.files) > SHOWN else ""
             convert = [kind for kind in CONVERTIBLE if self.files[kind]]
             fix = f"; convert {' and '.join(convert)} to JPEG or PNG" if convert else ""
-            found.append(f"files left out, as no images that can be read: {count:,} ({kinds}){fix}.")
+            found.append(f"files left out, as they are not readable images: {count:,} ({kinds}){fix}.")
         if self.loose:
-            where = "beside the class folders, and unused"
+            where = "next to the class folders, not used"
             found.append(f"images {where}: {self.loose:,}; move each into the folder of its class.")
         for name, why in self.empty.items():
             found.append(f"class folder {name} has no images ({why}) and is left out; add some, or delete the folder.")
         if self.beside:
             names = ", ".join(self.beside[:SHOWN]) + (", …" if len(self.beside) > SHOWN else "")
-            found.append(f"folders beside train, and unused: {names}; a split is called train, val or test.")
+            found.append(f"folders next to train, not used: {names}; a split is called train, val or test.")
         return found
 
 

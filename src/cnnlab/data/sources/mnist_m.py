@@ -73,7 +73,7 @@ def read_photographs(folder: str | None, side: int) -> list[np.ndarray]:
         if min(image.size) < side:
             size = f"{image.width}×{image.height}"
             raise DataError(
-                f"the background {name} has {size} pixels, less than the {side}×{side} of a digit; delete it."
+                f"the background {name} has {size} pixels, fewer than the {side}×{side} of a digit; delete it."
             )
         photographs.append(np.asarray(image))
     return photographs
