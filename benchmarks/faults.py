@@ -482,7 +482,7 @@ ROWS: dict[str, tuple[str, str, Callable[[Bench, int], int]]] = {
     "hung": ("one of two processes stands still for 5 s", "the run is the same", hung),
     "memory": ("a batch does not fit into memory", "one line; a batch that it names does fit", memory),
     "tracker": ("TensorBoard's folder vanishes", "training goes on", tracker),
-    "deaf": ("TensorBoard's writer never answers", "given up in a set time; the run is the same", deaf),
+    "deaf": ("TensorBoard's writer never answers", "dropped after a timeout; the run is the same", deaf),
     "nan": ("a layer gives NaN once", "one line; resumed, it ends bit for bit as unbroken", nan),
     "reader": ("the reader of the output goes", "training goes on; the run is the same", reader),
 }
@@ -491,7 +491,7 @@ ROWS: dict[str, tuple[str, str, Callable[[Bench, int], int]]] = {
 def main() -> int:
     counts = {name: int(count) for name, _, count in (word.partition("=") for word in sys.argv[1:])} or COUNTS
     failed = False
-    print("| fault | tried | promised | held | seconds |\n|---|---|---|---|---|", flush=True)
+    print("| fault | trials | expected | passed | seconds |\n|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory(prefix="cnnlab-faults-") as folder:
         bench = Bench(Path(folder))
         for name, count in counts.items():

@@ -471,7 +471,7 @@ def serving(run: Path, *words: str) -> Iterator[Server]:
 def main() -> int:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 300
     failed = False
-    print("| what a client does | tried | promised | held | seconds |\n|---|---|---|---|---|", flush=True)
+    print("| what a client does | trials | expected | passed | seconds |\n|---|---|---|---|---|", flush=True)
 
     def row(name: str, promise: str, tried: int, held: int, began: float) -> None:
         nonlocal failed

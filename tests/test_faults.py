@@ -212,7 +212,7 @@ def test_the_nearest_folder_is_offered(command: CommandLine, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100", "caltech101"])
-def test_a_missing_set_is_one_line_with_the_mend(name: str, command: CommandLine, tmp_path: Path) -> None:
+def test_a_missing_set_is_one_line_with_the_fix(name: str, command: CommandLine, tmp_path: Path) -> None:
     words = [f"data={name}", f"data.root={tmp_path / 'nowhere'}", "data.download=false"]
     line = refused(command, tmp_path, *words)
     assert "data.root" in line

@@ -120,7 +120,7 @@ def _launch(folder: RunFolder, count: int, task: dict[str, Any], config: Config 
             signals_to_handle="SIGTERM",
             shutdown_timeout=SAVING_SECONDS,
         )
-        # Else processes that are started again may find each other's old addresses, and wait for each other for ever.
+        # Else processes that are started again may find each other's old addresses, and wait for each other forever.
         os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # N times the same advice about DistributedDataParallel
         try:

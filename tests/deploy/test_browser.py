@@ -140,11 +140,11 @@ def test_a_sample_is_answered_and_its_map_is_laid_over_it(page: Page) -> None:
 def test_another_class_can_be_asked_about_and_boxes_are_drawn(page: Page) -> None:
     seen = page.page
     seen.locator("#strip button", has_text="0").first.click()
-    seen.locator("#note", has_text="speaks for 0").wait_for()
+    seen.locator("#note", has_text="evidence for 0").wait_for()
     other = seen.locator("#bars button").nth(1)
     name = other.locator("span").first.inner_text()
     other.click()
-    seen.locator("#note", has_text=f"speaks for {name}").wait_for()
+    seen.locator("#note", has_text=f"evidence for {name}").wait_for()
     assert other.get_attribute("aria-pressed") == "true"
     before = page.pixels()
     seen.locator("#boxes").check()

@@ -370,7 +370,7 @@ def test_another_set_that_is_not_there_is_refused(command: CommandLine, folder_r
     assert len(result.error_lines) == 1
 
 
-def test_images_that_changed_since_are_refused_with_the_mend(folder_run: Path, photos: Path, tmp_path: Path) -> None:
+def test_images_that_changed_since_are_refused_with_the_fix(folder_run: Path, photos: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(folder_run, tmp_path / "run"))
     changed = Path(shutil.copytree(photos, tmp_path / "changed"))
     config = (run / "config.yaml").read_text(encoding="utf-8")

@@ -232,7 +232,7 @@ def test_a_run_folder_rebuilds_it_without_fetching_anything(
     assert not no_network
 
 
-def test_without_network_and_cache_one_line_says_what_why_and_the_mend(cache: Path, no_network: list[str]) -> None:
+def test_without_network_and_cache_one_line_says_what_why_and_the_fix(cache: Path, no_network: list[str]) -> None:
     with pytest.raises(ModelError) as caught:
         build(SMALL, weights="DEFAULT")
     words = str(caught.value)

@@ -316,7 +316,7 @@ def test_durations_read_as_clocks(seconds: float, text: str) -> None:
 # ---- Weights & Biases
 
 
-def test_without_the_package_wandb_is_refused_with_the_mend(
+def test_without_the_package_wandb_is_refused_with_the_fix(
     tmp_path: Path, tiny: Sequence[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed

@@ -98,7 +98,7 @@ def _grid(options: argparse.Namespace) -> None:
 def _search(options: argparse.Namespace) -> None:
     from cnnlab.study import search
     from cnnlab.study.progress import StudyProgress
-    from cnnlab.study.search_results import summary, terminal_table, verdicts
+    from cnnlab.study.search_results import conclusions, summary, terminal_table
 
     if options.dry_run:
         for line in search.outline(options.overrides, options.config_dir, options.trust_code):
@@ -116,7 +116,7 @@ def _search(options: argparse.Namespace) -> None:
     print(f"\n{summary(done)}")
     print_whole(terminal_table(done), fold=False)
     print()
-    for sentence in verdicts(done):
+    for sentence in conclusions(done):
         print_line(f"  {sentence}")
     print(f"\nagain   {shlex.join(done.command)}")
     print(f"table   {done.dir / 'table.md'}\nreport  {done.dir / 'report.html'}")

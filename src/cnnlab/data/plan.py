@@ -1,4 +1,4 @@
-"""Randomness as a function of (seed, epoch): the order of an epoch, and what befalls the image at each place in it.
+"""Randomness as a function of (seed, epoch): the order of an epoch, and the augmentation of the image at each position.
 
 All draws of an epoch are made at its start, for all images. So neither the batch size nor the number of processes
 nor the moment of a crash changes what an image looks like in an epoch, and resuming is an index.
@@ -50,7 +50,7 @@ def plan_epoch(
 
     Args:
         augmentation: what to draw for; None draws nothing.
-        weights: (count,) chances for sampling with replacement; None visits each image once.
+        weights: (count,) probabilities for sampling with replacement; None visits each image once.
     """
     if weights is None:
         order = stream(seed, epoch, "order").permutation(count)

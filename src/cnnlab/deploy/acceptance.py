@@ -1,4 +1,4 @@
-"""Whether an export answers as its run does: parity of logits, accuracy on real images, and what it costs."""
+"""Whether an export predicts as its run does: parity of logits, accuracy on real images, and what it costs."""
 
 from __future__ import annotations
 

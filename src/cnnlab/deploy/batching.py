@@ -22,7 +22,7 @@ class QueueFull(Exception):
 
 
 class MicroBatcher:
-    """One thread that computes: while it is busy with a batch the next one gathers, so nothing ever waits for company.
+    """One thread that computes: while it is busy with a batch the next one gathers, so no image waits for others.
 
     Args:
         compute: images, as many as `largest` → an array whose first axis has a row for each, in order.

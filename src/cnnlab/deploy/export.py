@@ -1,4 +1,4 @@
-"""A run becomes a file for other programs. It is written only when it answers as the run does."""
+"""Export a run to a file for other programs. It is written only after its outputs are verified."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a probability can be taken at its word, and the one number that mends most of it: the temperature."""
+"""Whether predicted probabilities match the accuracy, and the one number that corrects most of it: the temperature."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> Temperature:
     """The temperature that minimises the cross-entropy of logits / T (Guo et al. 2017, section 4.2).
 
     The cross-entropy is convex in 1/T: Newton's method within a bracket finds its only minimum. There is none where
-    every image is classified correctly, as it then falls for ever with T, and none without images.
+    every image is classified correctly, as it then falls with T without end, and none without images.
 
     Args:
         logits: (n, K) float of the validation split; labels: (n,) int64.

@@ -179,9 +179,9 @@ def calibration_interval(confidence: Tensor, correct: Tensor) -> tuple[float, fl
     """95 % interval of the calibration error that infinitely many such images would have in the same bins.
 
     The measured error is larger than the true one by chance, most where that is 0: of a bin whose gap may have either
-    sign, chance can only add. Upper end: no gap is larger than its measured size and its error in the worse direction,
+    sign, noise only adds. Upper end: no gap is larger than its measured size and its error in the worse direction,
     in quadrature over the bins (each bin's error from Wilson's interval of its accuracy). Lower end: less the 97.5 %
-    quantile of what chance adds, with the sign of a bin's error where its gap's sign is certain, without elsewhere.
+    quantile of what noise adds, with the sign of a bin's error where its gap's sign is certain, without elsewhere.
 
     Args:
         confidence: (n,) float64, probability of the class that was answered; correct: (n,) bool.

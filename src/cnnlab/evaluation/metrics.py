@@ -37,7 +37,7 @@ def classification_metrics(logits: Tensor, labels: Tensor, classes: Sequence[str
     Returns:
         loss (cross-entropy), accuracy and its 95 % interval, mean_class_accuracy (the mean recall of the classes that
         have images), top5_accuracy, topk_accuracy (by k as text, for each k below the number of classes), macro_f1,
-        ece (15 bins, Guo et al. 2017; chance makes it too high), ece_debiased, n, per_class (class, n, precision,
+        ece (15 bins, Guo et al. 2017; biased upwards), ece_debiased, n, per_class (class, n, precision,
         recall, f1), confusion_matrix (rows true, columns predicted) and most_confused (true, predicted, n; the most
         frequent first).
     """
@@ -99,7 +99,7 @@ def calibration_error(confidence: Tensor, correct: Tensor, bins: int = ECE_BINS)
 
 
 def debiased_calibration_error(confidence: Tensor, correct: Tensor, bins: int = ECE_BINS) -> float:
-    """The calibration error less what chance alone adds to it (in the manner of Kumar et al. 2019, section 4.3).
+    """The calibration error minus its bias (in the manner of Kumar et al. 2019, section 4.3).
 
     The gap of a bin is known up to a normal error, whose standard deviation follows from the confidences. The mean of
     a folded normal variable lies above the size of the true gap, most where that is 0. The true gap's square is taken

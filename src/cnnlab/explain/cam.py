@@ -4,7 +4,7 @@
     gradcam   Selvaraju et al. 2017, eqs. 1 and 2: weighted by the mean gradient of the logit
     layercam  Jiang et al. 2021, eqs. 5 and 6: weighted place by place by the positive gradient; sharp in earlier layers
 
-What speaks against the class is cut off (ReLU) in all three, so for a head of a global average and one linear layer cam
+Negative evidence is cut off (ReLU) in all three, so for a head of a global average and one linear layer cam
 and gradcam are the same but for a factor.
 """
 
@@ -55,7 +55,7 @@ def activation_maps(
 
     Returns:
         (B, H, W) float32 in [0, 1], bilinearly enlarged; the largest value of each map is 1, or it is 0 throughout
-        where nothing speaks for the class.
+        where there is no evidence for the class.
 
     Raises:
         ModelError: a model without a feature map, a class or layer that does not exist, or cam for another head.

@@ -42,8 +42,8 @@ def deletion_insertion(
     if maps.shape != (count, height, width) or len(targets) != count or steps < 1:
         raise ValueError(f"maps {tuple(maps.shape)} and {len(targets)} targets do not fit images {tuple(images.shape)}")
     generator = torch.Generator().manual_seed(0)
-    chance = torch.rand(height * width, generator=generator)
-    shuffled = chance.argsort()
+    noise = torch.rand(height * width, generator=generator)
+    shuffled = noise.argsort()
     order = maps.flatten(1).cpu()[:, shuffled].argsort(dim=1, descending=True, stable=True)
     rank = torch.empty_like(order).scatter_(1, shuffled[order], torch.arange(height * width).expand(count, -1))
     rank = rank.view(count, 1, height, width).to(images.device)

@@ -107,7 +107,7 @@ def layer_fields(model: nn.Module, shape: tuple[int, int, int], layer: str) -> t
     """Along height and width: the pixels that each position of a layer's map sees.
 
     Raises:
-        ModelError: no such layer, or one whose positions cannot be told apart.
+        ModelError: no such layer, or one whose positions cannot be distinguished.
     """
     modes: list[TraceMode] = []
 

@@ -51,7 +51,7 @@ class Faithfulness:
     n: int
     steps: int
     maps: tuple[Area, Area]  # deletion, insertion
-    chance: tuple[Area, Area]
+    random: tuple[Area, Area]
     better: tuple[int, int]
 
 

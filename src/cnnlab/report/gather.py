@@ -90,7 +90,7 @@ GATHERERS: dict[str, Callable[..., tuple[list[Sample], Insight]]] = {  # by the 
 
 
 def sample_places(outputs: ImageOutputs, seed: int) -> list[int]:
-    """Places in the split, in order, drawn by chance; half of them wrongly answered if there are so many."""
+    """Places in the split, in order, a random sample; half of them misclassified if there are so many."""
     missed = outputs.wrong.numpy()
     random = np.random.Generator(np.random.PCG64(seed))
     wrong = random.permutation(np.flatnonzero(missed))[: SAMPLES // 2]
@@ -157,7 +157,7 @@ def maps_of(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def faithfulness(model: nn.Module, data: Data, outputs: ImageOutputs, multiply_adds: int) -> Faithfulness:
-    """Deletion and insertion over test images drawn by chance; fewer of them where a large model is slow."""
+    """Deletion and insertion over random test images; fewer of them where a large model is slow."""
     passes = 4 * (STEPS + 1)  # two curves of two kinds of map
     fewest, most = JUDGED
     count = most
@@ -173,7 +173,7 @@ def faithfulness(model: nn.Module, data: Data, outputs: ImageOutputs, multiply_a
         n=len(images),
         steps=STEPS,
         maps=(area(ours["deletion"]), area(ours["insertion"])),
-        chance=(area(theirs["deletion"]), area(theirs["insertion"])),
+        random=(area(theirs["deletion"]), area(theirs["insertion"])),
         better=(
             int((ours["deletion"] < theirs["deletion"]).sum()),
             int((ours["insertion"] > theirs["insertion"]).sum()),

@@ -12,7 +12,7 @@ from cnnlab.explain.overlay import class_colours, paint_classes
 from cnnlab.models.summary import Summary
 from cnnlab.report.content import Insight, Sample, Scene
 
-WORST, OTHERS = 6, 6  # scenes: those of the lowest mean IoU, and others by chance
+WORST, OTHERS = 6, 6  # scenes: those of the lowest mean IoU, and random others
 
 
 @torch.inference_mode()

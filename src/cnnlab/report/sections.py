@@ -190,8 +190,8 @@ def maps_view(insight: Insight) -> dict[str, Any]:
     if judged is not None:
         measures = (("Deletion", "lower is better", 0), ("Insertion", "higher is better", 1))
         for name, direction, place in measures:
-            ours, chance = in_numbers(judged.maps[place]), in_numbers(judged.chance[place])
-            rows.append((name, direction, ours, chance, judged.better[place]))
+            ours, random = in_numbers(judged.maps[place]), in_numbers(judged.random[place])
+            rows.append((name, direction, ours, random, judged.better[place]))
     return {
         "method": insight.method,
         "without": insight.without_maps.rstrip("."),

@@ -44,7 +44,7 @@ def _majority_share(report: Report) -> float | None:
 
 
 def _mean_prevalence(report: Report) -> float | None:
-    """Mean over the classes of the share of images that have one: the average precision of a ranking by chance."""
+    """Mean over the classes of the share of images that have one: the average precision of a random ranking."""
     test = report.test or {}
     counts = [row.get("n") for row in test.get("per_class") or []]
     n = finite(test.get("n"))

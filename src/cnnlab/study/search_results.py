@@ -120,7 +120,7 @@ def objective(row: Mapping[str, Any]) -> float:
     return float(value) if value is not None and math.isfinite(value) else 0.0
 
 
-def verdicts(search: Search) -> list[str]:
+def conclusions(search: Search) -> list[str]:
     """The result in sentences."""
     if search.best is None:
         return []
@@ -242,7 +242,7 @@ def markdown(search: Search, facts: Sequence[tuple[str, str]], command: str) -> 
     definition = search.definition
     lines = [f"# {search.title}", ""]
     lines += [definition.about, ""] if definition.about else []
-    lines += [f"{summary(search)}.", "", *(f"- {sentence}" for sentence in verdicts(search)), ""]
+    lines += [f"{summary(search)}.", "", *(f"- {sentence}" for sentence in conclusions(search)), ""]
     if search.best is not None:
         lines += ["```", shlex.join(search.command), "```", ""]
     top = headings(search)

@@ -105,12 +105,12 @@ def check_fit(model: nn.Module, data: Data, task: Task) -> None:
 
 def _try_out(model: nn.Module, channels: int, sizes: set[tuple[int, int]], data: Data) -> Any:
     """The logits of two images of the evaluated size, after a training batch of each of the sizes."""
-    ghost = copy.deepcopy(model).cpu().train()
+    probe = copy.deepcopy(model).cpu().train()
     count = min(2, data.train.batch_size)  # what batch norm cannot do with two images it cannot do with more
     with torch.no_grad():
         for height, width in sorted(sizes):
-            ghost(torch.full((count, channels, height, width), 0.5))
-        return ghost.eval()(torch.full((2, channels, *data.image_size), 0.5))
+            probe(torch.full((count, channels, height, width), 0.5))
+        return probe.eval()(torch.full((2, channels, *data.image_size), 0.5))
 
 
 def ends_in_softmax(model: nn.Module, data: Data, config: Config) -> bool:

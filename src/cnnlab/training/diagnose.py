@@ -22,7 +22,7 @@ Row = Mapping[str, Any]  # a line of metrics.jsonl
 
 FEW_STEPS = 200  # below them hardly anything is learned from scratch
 FAR = 3.0  # a learning rate so many times above the usual one is probably the fault, and so many times 10 below it
-LITTLE = 0.1  # of the way from chance to all right: less is hardly anything learned
+LITTLE = 0.1  # of the way from chance level to 100 %: less is hardly anything learned
 WORD = r"(?:trainer|optimizer|model|init|augment)(?:\.\w+)?=[^\s,)]+"  # a setting in what a hint says to try
 APART = 0.15  # accuracy on training images above that on validation images that is called overfitting
 
@@ -160,7 +160,7 @@ def _diagnose_ranking(history: Sequence[Row], setup: Setup, by_chance: float) ->
 
 
 def early_hint(history: Sequence[Row], setup: Setup) -> Hint | None:
-    """A hint for a training that goes on, once: where it should have left chance behind, and has not."""
+    """A hint for a training that goes on, once: where it should be above chance level, and is not."""
     epochs, done = setup.config.trainer.epochs, len(history)
 
     def due(epoch: int) -> bool:

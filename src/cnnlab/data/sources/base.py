@@ -100,7 +100,7 @@ class ImageSet(Dataset[tuple[Image.Image, Any]]):
 def strata_of(multi_hot: np.ndarray) -> np.ndarray:
     """(n, K) of 0 and 1 → (n,) int64: the rarest class that each image has, K where it has none.
 
-    A split that keeps the share of each stratum keeps that of the rare classes, which chance would miss.
+    A split that is stratified by these keeps the share of the rare classes, which a random one may miss.
     """
     counts = np.where(multi_hot > 0, multi_hot.sum(0, dtype=np.int64), len(multi_hot) + 1)
     return np.where(multi_hot.any(1), counts.argmin(1), multi_hot.shape[1]).astype(np.int64)

@@ -1,4 +1,4 @@
-// The page: where an image comes from, what the model says of it, and what the model is.
+// The page: where an image comes from, the prediction, and the model.
 
 import * as engine from "./engine.js";
 import { Pad } from "./pad.js";
@@ -99,7 +99,7 @@ async function look(signal, current) {
     const answer = await engine.explain(state.blob, state.target, signal);
     if (!current()) return;
     await view.lay(answer);
-    by("note").textContent += ` The map shows what speaks for ${answer.target} (${answer.method}).`;
+    by("note").textContent += ` The map shows the evidence for ${answer.target} (${answer.method}).`;
   } else view.lay(null);
   if (card.localizes && by("boxes").checked) {
     const answer = await engine.localize(state.blob, signal);
@@ -121,14 +121,14 @@ async function again() {
 }
 
 function answered(answer) {
-  if (state.card.thresholds) by("verdict").replaceChildren(answer.labels.join(", ") || make("span", { className: "none" }, "no class"));
-  else by("verdict").replaceChildren(answer.label, make("span", { className: "share" }, percent(answer.probability)));
+  if (state.card.thresholds) by("prediction").replaceChildren(answer.labels.join(", ") || make("span", { className: "none" }, "no class"));
+  else by("prediction").replaceChildren(answer.label, make("span", { className: "share" }, percent(answer.probability)));
   const buttons = answer.top.map((one) => {
     const fill = make("span", { className: "fill" });
     fill.style.transform = `scaleX(${one.probability})`;
     const button = make("button", { type: "button", disabled: !state.card.explains },
       make("span", {}, one.label), make("span", {}, percent(one.probability)), fill);
-    if (state.card.explains) button.title = `Show what speaks for ${one.label}`;
+    if (state.card.explains) button.title = `Show the evidence for ${one.label}`;
     button.addEventListener("click", () => {
       if (state.mode !== "image") return;
       state.target = one.label;
@@ -160,7 +160,7 @@ function startDrawing() {
 }
 
 function unanswered() {
-  by("verdict").replaceChildren(make("span", { className: "none" }, "none yet"));
+  by("prediction").replaceChildren(make("span", { className: "none" }, "none yet"));
   by("bars").replaceChildren();
   by("note").textContent = by("times").textContent = "";
 }
@@ -205,7 +205,7 @@ function describe(card) {
   const right = card.accuracy;
   const digits = right && right.n >= 10000 ? 2 : 1;
   by("subject").textContent = `${count(card.classes.length)} classes` + (right
-    ? ` · ${percent(right.value, digits)} of ${count(right.n)} test images right` : " · not tested yet");
+    ? ` · ${percent(right.value, digits)} of ${count(right.n)} test images correct` : " · not tested yet");
   const facts = [["Parameters", count(card.parameters), ""], ["Multiply-adds", short(card.multiply_adds), "for one image"],
     ["Input", shape([card.input.channels, card.input.height, card.input.width]), "channels, height, width"],
     ["Receptive field", field(card.receptive_field), "pixels"]];
