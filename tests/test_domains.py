@@ -180,7 +180,7 @@ def test_from_python_the_target_is_loaded_too(root: Path, tmp_path: Path) -> Non
     model = cnnlab.create_model("vgg", width=4, image_size=28)
     quick = ["trainer.precision=fp32", "logger=none", "adapt.data=mnist_m"]
     run = cnnlab.fit(model, data, epochs=2, dir=tmp_path / "dann", overrides=["adapt.method=dann", *quick])
-    assert data.target is None  # the caller's data are as they were
+    assert data.target_domain is None  # the caller's data are as they were
     assert run.test is not None
     assert run.test["target"]["data"] == "mnist_m"
     assert run.test["target"]["n"] == 80

@@ -111,9 +111,9 @@ def fit(
         )
     prepare_process(config.trainer)
     check_fit(model, data, task_of(config, data, loss))
-    if config.adapt.method != "none" and data.target is None:  # load_data knows nothing of another domain
+    if config.adapt.method != "none" and data.target_domain is None:  # load_data knows nothing of another domain
         target = build_data(target_config(config), data.train.device, preprocess=data.preprocess)
-        data = dataclasses.replace(data, target=target)
+        data = dataclasses.replace(data, target_domain=target)
     if test is False:
         data = data.without_test()
     return Session(config, new_folder(config), trackers=listeners, own_loss=loss, by_fit=True).begin(data, model)

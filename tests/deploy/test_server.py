@@ -181,9 +181,9 @@ def test_the_interface_is_described(client: TestClient) -> None:
     described = client.get("/openapi.json").json()
     words = "predict explain localize image model samples samples/{number} health metrics"
     assert set(described["paths"]) == {f"/{word}" for word in words.split()}
-    fields = described["components"]["schemas"]["Prediction"]["properties"]
+    fields = described["components"]["schemas"]["PredictResponse"]["properties"]
     assert set(client.post("/predict", content=digit(0)).json()) == set(fields)
-    for path, schema in (("/explain", "Explanation"), ("/localize", "Localization")):
+    for path, schema in (("/explain", "ExplainResponse"), ("/localize", "LocalizeResponse")):
         expected = set(described["components"]["schemas"][schema]["properties"])
         assert set(client.post(path, content=digit(0)).json()) == expected
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import cnnlab
-from cnnlab.data.plan import share_of
+from cnnlab.data.plan import shard_of
 from cnnlab.errors import ConfigError
 from cnnlab.training.exchange import Exchange
 from cnnlab.training.synchronise import SynchronisedBatchNorm
@@ -165,7 +165,7 @@ def test_alone_it_is_torchs_own_batch_norm() -> None:
 @pytest.mark.parametrize("count", [1, 7, 8, 100])
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_each_image_of_a_batch_is_taken_once(count: int, size: int) -> None:
-    parts = [share_of(slice(20, 20 + count), rank, size) for rank in range(size)]
+    parts = [shard_of(slice(20, 20 + count), rank, size) for rank in range(size)]
     assert [i for part in parts for i in range(part.start, part.stop)] == list(range(20, 20 + count))
     lengths = [part.stop - part.start for part in parts]
     assert max(lengths) - min(lengths) <= 1

@@ -16,7 +16,7 @@ from cnnlab.data.batch import Batch
 from cnnlab.data.decode import upright
 from cnnlab.data.loader import WHOLE, Loader
 from cnnlab.data.own import Label, read_item
-from cnnlab.data.plan import plan_epoch, share_of
+from cnnlab.data.plan import plan_epoch, shard_of
 from cnnlab.errors import CnnlabError, DataError
 
 
@@ -152,8 +152,8 @@ class BatchLoader(Loader):
             order = plan_epoch(self.count, None, self.seed, epoch).order
         size = self.batch_size
         whole = [slice(i * size, min((i + 1) * size, self.count)) for i in range(start, len(self))]
-        shares = [share_of(part, *shard) for part in whole]
-        slices = [order[part].tolist() for part in shares if part.stop > part.start]
+        shards = [shard_of(part, *shard) for part in whole]
+        slices = [order[part].tolist() for part in shards if part.stop > part.start]
         items = Transformed(self.source, self.transform)
         workers = min(self.workers, len(slices))
         yield from _in_one_line(iter(DataLoader(items, batch_sampler=slices, num_workers=workers)), "a batch")

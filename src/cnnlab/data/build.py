@@ -78,7 +78,7 @@ def build_data(
     data = Data(config, images, pixels.index, split, facts, preprocess, train, val, test, rest=pixels.rest)
     facts["quarantined"] = data.quarantined
     if config.adapt.method != "none":
-        data.target = build_data(target_config(config), device, progress, preprocess, processes)
+        data.target_domain = build_data(target_config(config), device, progress, preprocess, processes)
     return data
 
 

@@ -44,7 +44,7 @@ class Data:
     train: Loader
     val: Loader
     test: Loader
-    target: Data | None = None  # the domain that training adapts to
+    target_domain: Data | None = None  # the domain that training adapts to
     rest: Rest | None = None  # evaluation pixels that no split needed; None where all are there
     option: str | None = None  # of the group data, by which load_data found it; it chooses the recipe
 

@@ -256,17 +256,17 @@ def arrange_mask(mask: Image.Image, size: tuple[int, int], layout: Layout, out: 
         size: (width, height) of the image that the mask belongs to. Raises DataError if the mask has another.
     """
     check_mask(mask, size)
-    target = (layout.width, layout.height)
-    if mask.size != target:
-        mask = mask.resize(target, Image.Resampling.NEAREST, box=kept_box(mask.size, layout))
+    wanted = (layout.width, layout.height)
+    if mask.size != wanted:
+        mask = mask.resize(wanted, Image.Resampling.NEAREST, box=kept_box(mask.size, layout))
     out[:, :, 3] = np.asarray(mask)
 
 
 def _resized(image: Image.Image, layout: Layout) -> Image.Image:
-    target = (layout.width, layout.height)
-    if image.size == target:
+    wanted = (layout.width, layout.height)
+    if image.size == wanted:
         return image
-    return image.resize(target, Image.Resampling.BILINEAR, box=kept_box(image.size, layout))
+    return image.resize(wanted, Image.Resampling.BILINEAR, box=kept_box(image.size, layout))
 
 
 def kept_box(size: tuple[int, int], layout: Layout) -> tuple[float, float, float, float]:

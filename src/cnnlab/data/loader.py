@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from cnnlab.data.augment import Augmentation
 from cnnlab.data.batch import Batch, mix
 from cnnlab.data.decode import Layout, arrange, arrange_mask
-from cnnlab.data.plan import EpochPlan, plan_epoch, share_of
+from cnnlab.data.plan import EpochPlan, plan_epoch, shard_of
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.data.render import Draws, render
 from cnnlab.data.sources.base import ImageSet
@@ -165,7 +165,7 @@ class Loader:
         augmentation = self.augmentation.at(progress) if self.augmentation and self.shuffle else None
         size = self.batch_size
         whole = [slice(i * size, min((i + 1) * size, self.count)) for i in range(start, len(self))]
-        slices = [part for part in (share_of(batch, *shard) for batch in whole) if part.stop > part.start]
+        slices = [part for part in (shard_of(batch, *shard) for batch in whole) if part.stop > part.start]
         for block in self._blocks(plan, slices):
             draws = plan.drawn(block.places, block.pixels.device)
             batch = self._render(block.pixels, block.rows, plan.order[block.places], draws, augmentation)

@@ -32,7 +32,7 @@ class EpochPlan:
         return {name: draw[places].to(device) for name, draw in self.draws.items()}
 
 
-def share_of(part: slice, rank: int, size: int) -> slice:
+def shard_of(part: slice, rank: int, size: int) -> slice:
     """The places of a batch that process `rank` of `size` takes: all of them are taken once, as evenly as they go."""
     count = part.stop - part.start
     return slice(part.start + count * rank // size, part.start + count * (rank + 1) // size)

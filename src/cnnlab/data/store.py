@@ -242,18 +242,18 @@ def build(images: ImageSet, jobs: Sequence[Job], index: Index | None, progress: 
     rows: list[Facts] = []
     files: list[BinaryIO] = []
     flushes = []
-    targets: list[tuple[Layout, np.ndarray]] = []
+    wanted: list[tuple[Layout, np.ndarray]] = []
     try:
         for job in jobs:
             job.work.mkdir(exist_ok=True)
             if job.layout:
-                targets.append((job.layout, job.missing))
+                wanted.append((job.layout, job.missing))
                 how: Literal["wb", "r+b"] = "wb" if job.new else "r+b"
                 files.append(open(job.work / "pixels.u8", how))  # noqa: SIM115
                 if job.new:  # what is not written takes no room; Windows refuses it for a file that is mapped
                     files[-1].truncate(len(images) * job.layout.bytes_per_image)
         with ThreadPoolExecutor(1, thread_name_prefix="flush") as flusher:  # the disk works while we decode
-            for first, (facts, blocks) in _decode_all(images, targets, places, index):
+            for first, (facts, blocks) in _decode_all(images, wanted, places, index):
                 rows.append(facts)
                 for file, (numbers, pixels) in zip(files, blocks, strict=True):
                     _write(file, numbers, pixels)
@@ -290,13 +290,13 @@ def _write(file: BinaryIO, numbers: np.ndarray, pixels: np.ndarray) -> None:
             file.write(block.data)
 
 
-Targets = Sequence[tuple[Layout, np.ndarray]]  # a layout, and (n,) bool: images that are wanted in it
+Wanted = Sequence[tuple[Layout, np.ndarray]]  # a layout, and (n,) bool: images that are wanted in it
 Facts = tuple[np.ndarray, np.ndarray, np.ndarray, dict[int, str]]
 Blocks = list[tuple[np.ndarray, np.ndarray]]  # for each target, numbers and pixels
 
 
 def _decode_all(
-    images: ImageSet, targets: Targets, numbers: np.ndarray, known: Index | None
+    images: ImageSet, wanted: Wanted, numbers: np.ndarray, known: Index | None
 ) -> Iterator[tuple[int, tuple[Facts, Blocks]]]:
     """Yield (first, result of _decode_chunk) in order; Pillow lets go of the interpreter lock while it works."""
     workers = os.cpu_count() or 1
@@ -305,7 +305,7 @@ def _decode_all(
         waiting: deque[tuple[int, Future[tuple[Facts, Blocks]]]] = deque()
         for first in range(0, len(numbers), CHUNK):
             chunk = numbers[first : first + CHUNK]
-            waiting.append((first, pool.submit(_decode_chunk, images, targets, chunk, known)))
+            waiting.append((first, pool.submit(_decode_chunk, images, wanted, chunk, known)))
             if len(waiting) > 2 * workers:
                 start, future = waiting.popleft()
                 yield start, future.result()
@@ -314,13 +314,13 @@ def _decode_all(
             yield start, future.result()
 
 
-def _decode_chunk(images: ImageSet, targets: Targets, numbers: np.ndarray, known: Index | None) -> tuple[Facts, Blocks]:
+def _decode_chunk(images: ImageSet, wanted: Wanted, numbers: np.ndarray, known: Index | None) -> tuple[Facts, Blocks]:
     """Raises DataError for an image that is not as it was when its index was made, if it is `known`."""
     ok = np.ones(len(numbers), bool)
     digest, size = np.zeros((len(numbers), 16), np.uint8), np.zeros((len(numbers), 2), np.int32)
     reasons: dict[int, str] = {}
-    blocks = [np.empty((len(numbers), lay.height, lay.width, lay.stored_channels), np.uint8) for lay, _ in targets]
-    done: list[list[int]] = [[] for _ in targets]
+    blocks = [np.empty((len(numbers), lay.height, lay.width, lay.stored_channels), np.uint8) for lay, _ in wanted]
+    done: list[list[int]] = [[] for _ in wanted]
     for row, number in enumerate(numbers.tolist()):
         try:
             data = images.read_bytes(number)
@@ -337,8 +337,8 @@ def _decode_chunk(images: ImageSet, targets: Targets, numbers: np.ndarray, known
         if known and (digest[row] != known.digest[number]).any():
             raise changed_now(images.names[number])
         size[row] = image.height, image.width
-        for (layout, wanted), block, inside in zip(targets, blocks, done, strict=True):
-            if wanted[number]:
+        for (layout, needed), block, inside in zip(wanted, blocks, done, strict=True):
+            if needed[number]:
                 arrange(image, layout, out=block[len(inside)])
                 if mask is not None:
                     arrange_mask(mask, image.size, layout, block[len(inside)])

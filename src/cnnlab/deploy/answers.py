@@ -54,7 +54,7 @@ def write_answers(file: Path, answers: Sequence[tuple[str, Prediction]], multi_l
     for path, answer in answers:
         ranked = answer.probabilities.items()
         labels = [";".join(answer.labels)] if multi_label else []
-        writer.writerow([path, *labels, *(cell for label, share in ranked for cell in (label, f"{share:.6g}"))])
+        writer.writerow([path, *labels, *(cell for label, value in ranked for cell in (label, f"{value:.6g}"))])
     try:
         write_whole(file, text.getvalue())
     except OSError as error:
@@ -85,9 +85,9 @@ def copy_into(place: Path, path: str) -> None:
     """Copy an image, unless it is there. Raises RunError."""
     try:
         place.mkdir(parents=True, exist_ok=True)
-        target = free_name(Path(path), place)
-        if not target.exists():
-            shutil.copy2(path, target)
+        copy = free_name(Path(path), place)
+        if not copy.exists():
+            shutil.copy2(path, copy)
     except OSError as error:
         raise RunError(
             f"cannot copy {path} into {place} ({error.strerror}); give another folder with --sort."

@@ -68,7 +68,7 @@ class Likely(BaseModel):
     probability: float
 
 
-class Prediction(BaseModel):
+class PredictResponse(BaseModel):
     """`label` is the likeliest class; `labels` are those given to the image, by a multi-label model any number."""
 
     label: str
@@ -78,7 +78,7 @@ class Prediction(BaseModel):
     milliseconds: float
 
 
-class Explanation(BaseModel):
+class ExplainResponse(BaseModel):
     """`overlay` is a data URI: a transparent PNG for the part `seen` (left, top, right, bottom) of `size` pixels."""
 
     label: str
@@ -98,7 +98,7 @@ class Thing(BaseModel):
     box: list[float]
 
 
-class Localization(BaseModel):
+class LocalizeResponse(BaseModel):
     size: list[int]
     objects: list[Thing]
     milliseconds: float
@@ -174,7 +174,7 @@ def create_app(
         except TimeoutError:
             raise Refused(503, f"The answer took longer than {SECONDS:.0f} seconds; send a smaller image.", 5) from None
 
-    @app.post("/predict", response_model=Prediction, responses=PROBLEMS, openapi_extra=BODY)
+    @app.post("/predict", response_model=PredictResponse, responses=PROBLEMS, openapi_extra=BODY)
     async def predict(request: Request, topk: int = Query(5, ge=1, le=1000)) -> Response:
         """The likeliest classes of an image."""
         async with uploads.received(request) as file:
@@ -190,7 +190,7 @@ def create_app(
         top = service.top(row, topk)
         return JSONResponse({**top[0], "labels": service.labels(row), "top": top, "milliseconds": since(began)})
 
-    @app.post("/explain", response_model=Explanation, responses=PROBLEMS, openapi_extra=BODY)
+    @app.post("/explain", response_model=ExplainResponse, responses=PROBLEMS, openapi_extra=BODY)
     async def explain(request: Request, target: str | None = Query(None, max_length=200)) -> Response:
         """Where the network sees the class target, by default the one it answers."""
         async with uploads.received(request) as file:
@@ -198,7 +198,7 @@ def create_app(
             found = await in_pool(lambda image: service.explain(image, target), file)
         return JSONResponse(found | {"milliseconds": since(began)})
 
-    @app.post("/localize", response_model=Localization, responses=PROBLEMS, openapi_extra=BODY)
+    @app.post("/localize", response_model=LocalizeResponse, responses=PROBLEMS, openapi_extra=BODY)
     async def localize(request: Request) -> Response:
         """Boxes around the objects of an image."""
         async with uploads.received(request) as file:

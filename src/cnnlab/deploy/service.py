@@ -41,7 +41,7 @@ LOCALIZED = 1_000_000  # pixels of an image that objects are looked for on, at t
 
 
 @dataclass(frozen=True)
-class Sample:
+class SampleImage:
     """One image of the test split: a PNG file and its true class."""
 
     content: bytes
@@ -64,7 +64,7 @@ class Service:
         model: nn.Module,
         card: dict[str, Any],
         test: dict[str, Any] | None,
-        samples: list[Sample],
+        samples: list[SampleImage],
         rule: DecisionRule = SINGLE_LABEL,
     ) -> None:
         self.classes: list[str] = card["classes"]
@@ -177,7 +177,7 @@ def _method(model: nn.Module) -> str | None:
         return None
 
 
-def samples_of(folder: RunFolder, card: dict[str, Any]) -> list[Sample]:
+def samples_of(folder: RunFolder, card: dict[str, Any]) -> list[SampleImage]:
     """Images of the run's test split, of all classes in turn; none where the set is not on this machine."""
     config = read_config(folder)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, download=False))
@@ -187,7 +187,8 @@ def samples_of(folder: RunFolder, card: dict[str, Any]) -> list[Sample]:
         order = members[np.argsort(labels[members], kind="stable")]
         chosen = order[np.linspace(0, len(order) - 1, min(SAMPLES, len(order))).astype(int)]
         return [
-            Sample(png(data.images.load_image(int(i))), ", ".join(data.images.class_names_of(int(i)))) for i in chosen
+            SampleImage(png(data.images.load_image(int(i))), ", ".join(data.images.class_names_of(int(i))))
+            for i in chosen
         ]
     except CnnlabError:
         return []

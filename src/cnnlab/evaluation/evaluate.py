@@ -156,10 +156,10 @@ def run_test(folder: RunFolder, model: nn.Module, data: Data) -> Outputs:
     Where training adapted to another domain, `target` holds the metrics of that one's test split.
     """
     outputs = evaluate_split(model, data, "test", data.config.test)
-    if data.target is not None and data.target.test.count:
-        logits, labels = (value.cpu() for value in forward_all(model, data.target.evaluation_loader("test")))
+    if data.target_domain is not None and data.target_domain.test.count:
+        logits, labels = (value.cpu() for value in forward_all(model, data.target_domain.evaluation_loader("test")))
         outputs.metrics["target"] = {
-            "data": data.target.config.data.name,
+            "data": data.target_domain.config.data.name,
             **accuracy_metrics(logits, labels),
             "n": len(labels),
         }

@@ -33,8 +33,8 @@ def overlay(image: Pixels, heat: np.ndarray[Any, Any]) -> Pixels:
     strength = np.clip(np.asarray(grown), 0, 1)
     grey = np.asarray(Image.fromarray(image).convert("L"), dtype=np.float64)[..., None]
     colour = 255 * colormaps[COLOURS](strength)[..., :3]
-    share = OPACITY * np.sqrt(strength)[..., None]
-    blended: Pixels = np.rint(grey * (1 - share) + colour * share).astype(np.uint8)
+    opacity = OPACITY * np.sqrt(strength)[..., None]
+    blended: Pixels = np.rint(grey * (1 - opacity) + colour * opacity).astype(np.uint8)
     return blended
 
 
@@ -57,6 +57,6 @@ def class_colours(count: int) -> Pixels:
 
 def paint_classes(image: Pixels, classes: np.ndarray[Any, Any], colours: Pixels) -> Pixels:
     """Blend the colour of each pixel's class into an image (H, W, 3); class 0 stays as it is."""
-    share = np.where(classes > 0, PAINT, 0.0)[..., None]
-    painted: Pixels = np.rint(image * (1 - share) + colours[classes] * share).astype(np.uint8)
+    opacity = np.where(classes > 0, PAINT, 0.0)[..., None]
+    painted: Pixels = np.rint(image * (1 - opacity) + colours[classes] * opacity).astype(np.uint8)
     return painted

@@ -24,7 +24,7 @@ CELL = 12  # SVG units
 
 
 @dataclass(frozen=True)
-class Cell:
+class MatrixCell:
     """One count of the matrix, with its shade in [0, 1] and its meaning in words."""
 
     count: int
@@ -62,7 +62,7 @@ def in_words(true: str, predicted: str, count: int) -> str:
     return f"{true}: {count} right" if true == predicted else f"{true} → {predicted}: {count}"
 
 
-def table_rows(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> list[tuple[str, list[Cell]]]:
+def table_rows(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> list[tuple[str, list[MatrixCell]]]:
     """Return (true class, its cells) in the order of `classes`."""
     counts = as_counts(matrix, classes)
     shade = shades(counts)
@@ -70,7 +70,7 @@ def table_rows(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> list[
         (
             true,
             [
-                Cell(
+                MatrixCell(
                     count=int(counts[row, column]),
                     shade=round(float(shade[row, column]), 3),
                     right=row == column,

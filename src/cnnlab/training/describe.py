@@ -12,7 +12,7 @@ from cnnlab.models.registry import OWN_MODULE, default_arguments, model_spec
 
 def describe_run(model: nn.Module, data: Data) -> dict[str, str]:
     name, arguments = model_spec(model)
-    target = data.target
+    target = data.target_domain
     height, width = data.image_size
     of_data = ("in_channels", "num_classes", "image_size")
     defaults = {} if name == OWN_MODULE else default_arguments(name)

@@ -228,9 +228,9 @@ class Trainer:
         last_batch = self.steps_per_epoch * self.accumulate
         batches = self._batches(self.state.epoch, self.state.batch)
         others: Iterator[Batch] | None = None  # of the target domain; a step gets the same ones in every run
-        if self.data.target is not None:
+        if self.data.target_domain is not None:
             start = self.state.epoch * last_batch + self.state.batch
-            others = endless(self.data.target.train, start, self.settings.epochs, self.group.shard)
+            others = endless(self.data.target_domain.train, start, self.settings.epochs, self.group.shard)
         while self.state.batch < last_batch:
             self.state.rate = set_rate(self.optimizer, self.rate_factor())
             seed_step(self.config.seed, self.state.step, self.group.rank)
