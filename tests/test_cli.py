@@ -167,7 +167,7 @@ def test_a_job_and_a_service_get_the_options_that_they_can_use(command: CommandL
     (container,) = yaml.safe_load(service.out)["spec"]["template"]["spec"]["containers"]
     assert container["args"][-1] == "--trust-code"
     service = command("demo", "gs://b/r", "--token", "t0p", "--spec", "cloudrun", "--image", IMAGE)
-    assert "--token is not in here: put it into the secret cnnlab-token" in service.out and "t0p" not in service.out
+    assert "--token is not included: store it in the secret cnnlab-token" in service.out and "t0p" not in service.out
 
 
 def test_masks_are_for_a_model_of_pixels(command: CommandLine, finished_run: Path, tmp_path: Path) -> None:

@@ -429,7 +429,7 @@ def test_the_user_s_own_names_are_among_those_that_are_suggested(conf: Path) -> 
         ("augment/x", "rotation: far\n", "augment.rotation must be a number, got 'far'"),
         ("recipe/x", "trainer: {epoch: 3}\n", "'trainer.epochs'"),
         ("recipe/x", "trainr: {epochs: 3}\n", "'trainer.epochs'"),
-        ("recipe/x", "trainer: 3\n", "trainer is no section"),
+        ("recipe/x", "trainer: 3\n", "trainer is not a section"),
         ("recipe/x", "hydra: {run: {dir: x}}\n", "hydra"),
         ("recipe/x", "tuned: [1]\n", "tuned must name"),
         ("recipe/x", "tuned: {trainer: {epoch: 1}}\n", "'trainer.epochs'"),

@@ -428,7 +428,7 @@ def test_arguments_reach_the_class(here: Path, capfd: pytest.CaptureFixture[str]
     ("words", "said"),
     [
         (["data=mydata:Nothing"], "Nothing"),
-        (["data=nowhere:Photos"], "looked for in this folder"),
+        (["data=nowhere:Photos"], "searched in this folder"),
         (["data=mydata:Breaks"], "ZeroDivisionError"),
         (["data=mydata:Floats", "augment=light"], "augment"),
         (["data=mydata:Floats", "trainer.class_weights=balanced"], "count the training labels"),

@@ -98,5 +98,5 @@ def test_each_failure_is_one_line_that_names_the_address(
 
 
 def test_an_unknown_scheme_is_refused() -> None:
-    with pytest.raises(RemoteError, match="nosuch:// is no kind of address"):
+    with pytest.raises(RemoteError, match="nosuch:// is not a supported kind of address"):
         Remote("nosuch://b/x")

@@ -181,7 +181,7 @@ def test_while_streaming_only_exact_duplicates_are_sought_and_that_is_said(root:
     findings = audit(data)
     assert findings.exact == [["train/cat/3.png", "train/cat/copy.png"]]
     assert (findings.near, findings.near_checked) == ([], False)
-    assert "near duplicates were not sought" in as_text(facts(data, findings))
+    assert "near duplicates were not searched for" in as_text(facts(data, findings))
 
 
 def test_the_report_names_everything_and_is_json(root: Path) -> None:

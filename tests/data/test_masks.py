@@ -197,7 +197,7 @@ def test_unfit_photographs_are_refused(tmp_path: Path) -> None:
         read_photographs(str(photographs(tmp_path / "one", 1)), 28)
     with pytest.raises(DataError, match="is no folder"):
         read_photographs(str(tmp_path / "none"), 28)
-    with pytest.raises(DataError, match="20×50 pixels, less than the 28×28 of a digit"):
+    with pytest.raises(DataError, match="20×50 pixels, fewer than the 28×28 of a digit"):
         read_photographs(str(photographs(tmp_path / "small", 2, (20, 50))), 28)
     (photographs(tmp_path / "bad", 3) / "01.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"background .*01\.png cannot be read"):

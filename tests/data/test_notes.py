@@ -86,7 +86,7 @@ def test_one_file_in_two_classes_or_splits_is_said_with_the_command_that_lists_t
     command = classes.partition("; to see them: ")[2]
     assert main(shlex.split(command)[1:]) == 0  # as it is typed
     printed = capsys.readouterr().out
-    assert "same file in two classes: 1; keep it in the class that is right" in printed
+    assert "same file in two classes: 1; keep it in the correct class" in printed
     assert "exact duplicates in a class: 1; keep one of each" in printed
     assert "leaks, the same image in two splits: 1 " in printed
     for pair in ("train/cat/1.png = train/dog/same.png", "train/dog/2.png = test/dog/seen.png  (in train and test)"):

@@ -70,8 +70,8 @@ def test_the_good_images_are_done_and_the_bad_one_is_named(
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--target", "eleven"], "knows no class 'eleven'"),
-        (["--target", "11"], "knows no class '11'"),
+        (["--target", "eleven"], "has no class 'eleven'"),
+        (["--target", "11"], "has no class '11'"),
         (["--layer", "stage9"], "no layer 'stage9'"),
         (["--layer", "head"], "gives no map"),
         (["--method", "lime"], "invalid choice"),

@@ -162,7 +162,7 @@ def insight(**changes: Any) -> Insight:
             n=32,
             steps=10,
             maps=(Area(0.2, 0.1, 0.03), Area(0.9, 0.1, 0.03)),
-            chance=(Area(0.4, 0.1, 0.03), Area(0.8, 0.1, 0.03)),
+            random=(Area(0.4, 0.1, 0.03), Area(0.8, 0.1, 0.03)),
             better=(30, 25),
         ),
         "layers": [Layer("head", "Linear", "10", ("(8 + 2×1 − 3)/1 + 1 = 8",), 650, 640, "global")],
@@ -196,7 +196,7 @@ def test_calibration_is_drawn_without_and_with_the_temperature() -> None:
     assert "With the temperature 1.83" in words and "fitted on 500 validation images" in words
     none = calibration | {"temperature": None, "after": None}
     words = Page(render(make_report(test=with_test(calibration=none | {"n": 0})))).words
-    assert "no validation images to fit it on" in words
+    assert "there are no validation images" in words
     words = Page(render(make_report(test=with_test(calibration=none)))).words
     assert "every validation image is classified correctly" in words
 
@@ -212,7 +212,7 @@ def test_what_the_network_does_with_images_has_its_sections() -> None:
     assert {"mistakes", "images", "faithfulness", "stages", "layers"} <= ids(html)
     words = Page(html).words
     assert "loss 4.25" in words
-    assert "Grad-CAM of the model’s first answer" in words
+    assert "Grad-CAM for the predicted class" in words
     assert "Deletion lower is better 0.200 ± 0.030 s 0.100 0.400 ± 0.030 s 0.100 30 of 32" in words
     assert "Insertion higher is better 0.900 ± 0.030 s 0.100 0.800 ± 0.030 s 0.100 25 of 32" in words
     assert "stem 32×4×4, 16 of 32 shown" in words
@@ -238,9 +238,9 @@ def test_of_pixels_nothing_is_said_that_holds_of_images() -> None:
         "confusion_matrix": [[900, 10, 0], [20, 300, 0], [0, 0, 80]],
     }
     words = Page(render(make_report(test=pixels, samples=[]))).words
-    assert "Test mean IoU 80.0 %" in words and "n = 40 images." in words and "of them right" not in words
+    assert "Test mean IoU 80.0 %" in words and "n = 40 images." in words and "of them correct" not in words
     assert "Pixel accuracy 97.0 % 96.0 to 98.0 %" in words
-    assert "taken for pixels share dog cat 20 of 320" in words
+    assert "predicted class pixels share dog cat 20 of 320" in words
 
 
 HOSTILE = ["</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", "a\"b'&amp;", "{{ 7*7 }}", "שלום 猫"]

@@ -337,7 +337,7 @@ def test_of_two_machines_on_one_run_the_later_one_goes_on(
     with pytest.raises(RunError, match="another machine trains"):
         start(address, "trainer.epochs=6")
     assert watched_files.contents()[state] == b"of another machine"
-    assert "Nothing more goes up from here" in capsys.readouterr().err
+    assert "Uploads from this machine stop" in capsys.readouterr().err
 
 
 def test_a_copy_is_brought_up_to_date_and_another_run_takes_its_place(
@@ -379,7 +379,7 @@ def test_what_cannot_be_brought_up_is_still_here(
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("nosuch://bucket/run", "no kind of address"),
+        ("nosuch://bucket/run", "not a supported kind of address"),
         ("sftp://host/run", "paramiko"),
         ("https://localhost:9/run", "can only be read"),
     ],

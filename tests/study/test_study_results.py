@@ -111,7 +111,7 @@ def test_seeds_that_one_side_lacks_are_left_out_where_each_has_its_own_images() 
     two = on(cell("b", 0.1, 0.1, 0.1), *images)
     found = difference(one, dataclasses.replace(two, rows=two.rows[:1]))
     assert found.seeds == 1 and found.points == pytest.approx(0.4) and found.paired
-    assert "one seed: the interval covers the choice of test images alone" in sentence(found)
+    assert "one seed: the interval covers only the sampling of the test images" in sentence(found)
 
 
 def test_images_of_another_set_are_others_whatever_their_names() -> None:
@@ -150,7 +150,7 @@ def test_sentences_say_what_is_known() -> None:
     assert "No significant difference between a and b: 0.0 points" in sentence(
         difference(cell("a", 0.8), cell("b", 0.8))
     )
-    assert "one seed: the interval covers the choice of test images alone" in sentence(
+    assert "one seed: the interval covers only the sampling of the test images" in sentence(
         difference(cell("a", 0.8), cell("b", 0.7))
     )
 

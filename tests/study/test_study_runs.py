@@ -174,7 +174,7 @@ def test_a_run_that_cannot_be_done_is_named_at_the_end(command: CommandLine, tmp
     (tmp_path / first / "mine.txt").write_text("in the way")
     result = command(*words, cwd=tmp_path)
     assert result.code == 2
-    assert "1 of the runs could not be done" in result.error_lines[-1] and "holds other files" in result.err
+    assert "1 of the runs failed" in result.error_lines[-1] and "holds other files" in result.err
     assert [row["state"] == "done" for row in rows(tmp_path / "s")] == [False, True]
 
 
