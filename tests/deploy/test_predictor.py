@@ -369,7 +369,7 @@ def test_a_class_names_a_folder_on_every_system(label: str, folder: str) -> None
     ("words", "said"),
     [
         (["--out", "answers"], "--out answers.csv"),
-        (["--sort", "file"], "is no folder"),
+        (["--sort", "file"], "is not a folder"),
         (["-", "--sort", "sorted"], "standard input"),
         (["in", "--sort", "in/sorted"], "whose images are read"),
     ],

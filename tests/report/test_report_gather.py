@@ -95,7 +95,7 @@ def test_maps_are_judged_beside_random_ones(model: nn.Module, data: Data, output
     judged = insight.faithfulness
     assert judged is not None
     assert judged.n == 32
-    assert all(0 <= area.mean <= 1 and area.half < area.spread for area in (*judged.maps, *judged.chance))
+    assert all(0 <= area.mean <= 1 and area.half < area.spread for area in (*judged.maps, *judged.random))
     assert all(0 <= better <= 32 for better in judged.better)
 
 
