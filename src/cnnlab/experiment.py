@@ -19,6 +19,7 @@ from cnnlab.data.data import Data
 from cnnlab.data.notes import notes
 from cnnlab.errors import ConfigError, RunError
 from cnnlab.evaluation.evaluate import run_test
+from cnnlab.explain.object_scale import measure_objects
 from cnnlab.models.plain import is_own
 from cnnlab.remote import is_remote, whole_address
 from cnnlab.report.write import write_report
@@ -26,7 +27,7 @@ from cnnlab.representation import as_html, as_text
 from cnnlab.runs.addresses import check_root, refuse_root, with_whole_addresses
 from cnnlab.runs.artifact import is_artifact
 from cnnlab.runs.environment import describe
-from cnnlab.runs.files import read_record
+from cnnlab.runs.files import read_record, write_json
 from cnnlab.runs.folder import RunFolder, new_folder, open_folder, read_config, read_environment, read_split
 from cnnlab.runs.identity import has_begun
 from cnnlab.runs.remote import address_of, publish, uploading
@@ -147,6 +148,8 @@ class Session:
         data = trainer.data
         same = copy.deepcopy(trainer.model) if is_own(trainer.model) else None  # no name builds it
         best, _ = load_run(self.folder, data.test.device, model=same)
+        if (scale := measure_objects(data)) is not None:
+            write_json(self.folder.objects, dataclasses.asdict(scale))
         outputs = run_test(self.folder, best, data) if data.test.count else None
         if outputs is not None:
             numbers = {key: value for key, value in outputs.metrics.items() if isinstance(value, int | float)}

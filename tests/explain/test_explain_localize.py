@@ -17,6 +17,7 @@ from cnnlab.evaluation.localization import localization_metrics, match_boxes
 from cnnlab.explain import Found, Localization, Localizer
 from cnnlab.explain.images import find_objects
 from cnnlab.explain.localize import intersection_over_union
+from cnnlab.explain.object_scale import ObjectScale, measure_objects
 
 
 def shapes(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -75,7 +76,7 @@ def classifier() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def localizer(classifier: nn.Module) -> Localizer:
-    return Localizer(classifier, (1, 28, 28))
+    return Localizer(classifier, (1, 28, 28), scale=ObjectScale(fill=0.68))  # 16 to 22 of 28 pixels
 
 
 def canvases(count: int, **settings: object) -> list[Canvas]:
@@ -91,6 +92,55 @@ def test_single_objects_are_found_named_and_boxed(localizer: Localizer) -> None:
     assert metrics["corloc"] >= 0.85
     assert metrics["f1"] >= 0.85
     assert metrics["named"] >= 0.9
+
+
+def test_boxes_are_drawn_tight_around_what_differs_from_a_plain_background(localizer: Localizer) -> None:
+    image = np.zeros((96, 96), np.uint8)
+    image[30:58, 40:68] = ring()[0]
+    rows, columns = np.nonzero(image > 0.4 * image.max())
+    (found,) = localizer(normalise(image[None])[0]).objects
+    assert found.box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+
+
+def test_objects_that_fill_their_images_are_framed_as_they_were_learned() -> None:
+    """Of the default run's digits, 8×8 pixels, nearly all on a page were once taken for a 1."""
+    data = cnnlab.load_data("digits")
+    scale = measure_objects(data)
+    assert scale is not None
+    assert scale.fill == 1.0
+    assert scale.contrast > 1
+    torch.manual_seed(0)
+    model = cnnlab.create_model("vgg", width=8, image_size=8, in_channels=1, num_classes=10)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.005)
+    for epoch in range(10):
+        for batch in data.train.epoch(epoch):
+            loss = nn.functional.cross_entropy(model(batch.images), batch.targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    localizer = Localizer(model.eval(), (1, 8, 8), scale=scale)
+    places = [(4, 4), (4, 40), (24, 22), (44, 6), (44, 44)]
+    right = wrong = 0
+    for number in data.split.test[:8]:
+        digit, label = data.test.pixels[number, ..., 0], int(data.images.labels[number])
+        made = torch.zeros(64, 64, dtype=torch.uint8)
+        for top, left in places:
+            made[top : top + 8, left : left + 8] = digit
+        objects = localizer(data.preprocess.normalise(made[None, ..., None])[0]).objects
+        right += sum(found.label == label for found in objects)
+        wrong += sum(found.label != label for found in objects)
+    assert right >= 0.5 * 8 * len(places)
+    assert wrong <= 0.1 * 8 * len(places)
+
+
+def test_dark_objects_are_refused_where_light_ones_were_learned(classifier: nn.Module) -> None:
+    image = np.zeros((96, 96), np.uint8)
+    image[30:58, 40:68] = ring()[0]
+    dark = normalise(np.zeros((1, 1, 1), np.uint8)).item()
+    localizer = Localizer(classifier, (1, 28, 28), scale=ObjectScale(0.68, [dark], 3.0))
+    assert localizer(normalise(image[None])[0]).objects
+    with pytest.raises(ModelError, match="its background is light, and the run's images have a dark one"):
+        localizer(normalise(255 - image[None])[0])
 
 
 def test_several_objects_are_told_apart(localizer: Localizer) -> None:

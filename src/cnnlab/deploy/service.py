@@ -24,6 +24,7 @@ from cnnlab.errors import CnnlabError, ModelError
 from cnnlab.explain import Localizer, activation_maps
 from cnnlab.explain.cam import method_of
 from cnnlab.explain.images import class_number, find_objects
+from cnnlab.explain.object_scale import UNMEASURED, ObjectScale
 from cnnlab.finite import check_answers
 from cnnlab.models.folding import fold_batch_norm
 from cnnlab.models.summary import summarise
@@ -66,6 +67,7 @@ class Service:
         test: dict[str, Any] | None,
         samples: list[SampleImage],
         rule: DecisionRule = SINGLE_LABEL,
+        scale: ObjectScale = UNMEASURED,
     ) -> None:
         self.classes: list[str] = card["classes"]
         self.preprocess = Preprocess.from_dict(card["preprocess"])
@@ -79,7 +81,7 @@ class Service:
         self._looking = threading.Lock()  # maps hook into the model's layers, so they have a copy of their own
         self._model = copy.deepcopy(model)
         self._method = _method(self._model)
-        self._localizer = _localizer(self._model, self.shape, rule)
+        self._localizer = _localizer(self._model, self.shape, rule, scale)
         self.card = self._describe(card, test)
 
     @classmethod
@@ -88,7 +90,8 @@ class Service:
         folder = open_folder(run)
         model, card = load_run(folder, "cpu", trust_code)
         Preprocess.from_dict(card["preprocess"]).refuse_own()
-        return cls(model, card, folder.test_metrics(), samples_of(folder, card), folder.decision_rule(card))
+        rule, scale = folder.decision_rule(card), ObjectScale.of(folder)
+        return cls(model, card, folder.test_metrics(), samples_of(folder, card), rule, scale)
 
     def probabilities(self, pixels: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
         """B images as `preprocess.pixels` gives them → (B, K)."""
@@ -162,9 +165,11 @@ class Service:
         }
 
 
-def _localizer(model: nn.Module, shape: tuple[int, int, int], rule: DecisionRule) -> Localizer | None:
+def _localizer(
+    model: nn.Module, shape: tuple[int, int, int], rule: DecisionRule, scale: ObjectScale
+) -> Localizer | None:
     try:
-        return Localizer(model, shape, rule)
+        return Localizer(model, shape, rule, scale)
     except ModelError:
         return None
 

@@ -22,6 +22,7 @@ from cnnlab.errors import DataError, ModelError, RunError, nearest
 from cnnlab.explain.cam import activation_maps, chosen_method
 from cnnlab.explain.draw import draw_boxes, draw_map
 from cnnlab.explain.localize import Localizer
+from cnnlab.explain.object_scale import ObjectScale
 from cnnlab.finite import check_answers
 from cnnlab.runs.files import write_json
 from cnnlab.runs.folder import open_folder
@@ -126,7 +127,8 @@ def localize_images(
     model, card = load_run(folder, "cpu", trust_code)
     classes, preprocess = card["classes"], Preprocess.from_dict(card["preprocess"])
     layout = preprocess.layout
-    localizer = Localizer(model, (layout.channels, layout.height, layout.width), folder.decision_rule(card))
+    shape = (layout.channels, layout.height, layout.width)
+    localizer = Localizer(model, shape, folder.decision_rule(card), ObjectScale.of(folder))
 
     def localize(name: str, file: Path) -> Located:
         image = read_image(name)

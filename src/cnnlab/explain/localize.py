@@ -7,7 +7,8 @@
    stage sees structure everywhere; there the evidence alone is the heat map.
 3. Connected parts above a threshold become boxes; the receptive fields say which pixels a place stands for.
 4. Each box, with a margin, goes through the classifier: it names the object, and the evidence that the box adds over
-   plain background must be large enough.
+   plain background must be large enough. On a plain image the box is first drawn tight around the pixels that differ
+   from the background; the margin is what the objects of the run's own images have (`object_scale.py`).
 5. The same on the image at half the size, a quarter, …, for larger objects; of overlapping boxes the first one stays.
 6. A photograph that the classifier knows as a whole shows one object first of all: that class, with a box around the
    largest part of its activation map above a fifth of the largest value (Zhou et al. 2016, section 3).
@@ -15,6 +16,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,11 +29,11 @@ from cnnlab.errors import ModelError
 from cnnlab.explain.cam import activation_maps
 from cnnlab.explain.fcn import FullyConvolutional, layer_fields
 from cnnlab.explain.hooks import evaluation_mode, record_outputs
+from cnnlab.explain.object_scale import OBJECT, UNMEASURED, ObjectScale, background, is_plain
 from cnnlab.finite import check_answers
 from cnnlab.geometry import ReceptiveField
 from cnnlab.tasks.decision import SINGLE_LABEL, DecisionRule
 
-PLAIN = 0.1  # of the largest distance from the background: below it lies more than half of a plain image
 FINE_THRESHOLD = 0.4  # of the largest value of the first stage's map
 COARSE_THRESHOLD = 0.3  # of the largest evidence
 SOFT = 0.12  # of the window: standard deviation by which the first stage's map is blurred in the heat map
@@ -40,8 +42,7 @@ LEAST_EVIDENCE = 1.0  # in logits, that a place or a box adds over the backgroun
 LEAST_PROBABILITY = 0.6  # of the class that the classifier names
 LEAST_SURE = 0.5  # of the class that the classifier names for a photograph as a whole
 WHOLE_THRESHOLD = 0.2  # of the largest value of that class's activation map
-SIDES = (0.5, 1.25)  # of the window: shortest and longest admissible longer side of a box, at its scale
-FILL = 0.72  # share of the window that the object's longer side takes when the classifier is asked (MNIST: 20 of 28)
+SIDES = (0.7, 1.75)  # of an object in the run's own images: shortest and longest longer side of a box, at its scale
 OVERLAP = 0.4  # intersection over union, or 0.7 of the smaller box: the same object
 CONTAINED = 0.7
 
@@ -97,16 +98,24 @@ class Localizer:
 
     Args:
         model: the classifier; shape: (C, h, w) of the images it was trained with; rule: that of its answers.
+        scale: what the objects are like in these images; see `measure_objects`.
 
     Raises:
-        ModelError: a model without a feature map, or a head without a fully-convolutional form.
+        ModelError: a model without a feature map, or a head without a fully-convolutional form; of a call: an image
+            that is too small, or of plain background unlike that of the run's own images.
 
     Source: Oquab et al. 2015 and Zhou et al. 2016 for boxes from a classifier's maps; the rest is described above.
     """
 
-    def __init__(self, model: nn.Module, shape: tuple[int, int, int], rule: DecisionRule = SINGLE_LABEL) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        shape: tuple[int, int, int],
+        rule: DecisionRule = SINGLE_LABEL,
+        scale: ObjectScale = UNMEASURED,
+    ) -> None:
         self.net = FullyConvolutional(model, shape)
-        self.rule = rule
+        self.rule, self.scale = rule, scale
         self.model, self.shape = model, shape
         self.first, self.fine = _first_map(model, shape)
         self._last: tuple[object, tuple[Tensor, Tensor]] | None = None
@@ -122,6 +131,12 @@ class Localizer:
                 " the net's map to the next; give a larger one."
             )
         image = image.detach().float().cpu()
+        colour = background(image[None])[0]
+        distance = (image - colour).norm(dim=0)
+        ink = None
+        if is_plain(distance):
+            self.scale.check_background(colour.flatten())
+            ink = distance > OBJECT * distance.max()
         objects: list[Found] = []
         heat = torch.zeros(height, width)
         with evaluation_mode(self.model), torch.no_grad():
@@ -134,19 +149,15 @@ class Localizer:
                 if warm is not None:
                     heat = torch.maximum(heat, _resize(warm[None], height, width)[0])
                 boxes = [_in_image(box, factors, height, width) for box in boxes]
+                boxes = boxes if ink is None else [_tightened(box, ink) for box in boxes]
                 new = [box for box in boxes if not any(_same(box, found.box) for found in objects)]
                 objects += self._name(image, new)
             objects.sort(key=lambda found: (-found.probability * min(found.evidence, 10.0), found.box))
-            if not self._is_plain(image) and (known := self._as_a_whole(image)) is not None:
+            if ink is None and (known := self._as_a_whole(image)) is not None:
                 whole, seen = known
                 objects = [whole, *(found for found in objects if not _same(found.box, whole.box))]
                 heat = torch.maximum(heat, seen)
         return Localization(objects, heat / heat.max() if heat.max() > 0 else heat)
-
-    def _is_plain(self, image: Tensor) -> bool:
-        """Whether most of an image is background of one colour."""
-        distance = (image - image.flatten(1).median(dim=1).values[:, None, None]).norm(dim=0)
-        return bool(distance.median() < PLAIN * distance.max())
 
     def _as_a_whole(self, image: Tensor) -> tuple[Found, Tensor] | None:
         """What the classifier says of the whole image, if it is sure, and the map (H, W) of that class in [0, 1]."""
@@ -188,7 +199,7 @@ class Localizer:
         heat = coarse.values
         if self.fine is not None:
             fine = _Map((features - plain_features).norm(dim=0), self._start(margins, self.fine), self._jump(self.fine))
-            if fine.values.median() < PLAIN * fine.values.max():
+            if is_plain(fine.values):
                 gate = coarse.at(fine)
                 used, threshold = fine, FINE_THRESHOLD
                 widths = [SOFT * side / jump for side, jump in zip(self.shape[1:], fine.jump, strict=True)]
@@ -229,7 +240,7 @@ class Localizer:
 
     def _fits(self, box: Box) -> bool:
         longer = max((box[2] - box[0]) / self.shape[2], (box[3] - box[1]) / self.shape[1])
-        return SIDES[0] <= longer <= SIDES[1]
+        return SIDES[0] <= longer / self.scale.fill <= SIDES[1]
 
     def _name(self, image: Tensor, boxes: list[Box]) -> list[Found]:
         """Ask the classifier for each box; drop those that say no more than the background."""
@@ -251,7 +262,7 @@ class Localizer:
         """The box in the middle of an image as the classifier knows them, with what is around it."""
         left, top, right, bottom = box
         high, wide = self.shape[1:]
-        unit = max((bottom - top) / high, (right - left) / wide) / FILL  # pixels of the image per pixel of the view
+        unit = max((bottom - top) / high, (right - left) / wide) / self.scale.fill  # pixels per pixel of the view
         y = (top + bottom) / 2 + (torch.arange(high) + 0.5 - high / 2) * unit - 0.5
         x = (left + right) / 2 + (torch.arange(wide) + 0.5 - wide / 2) * unit - 0.5
         if unit > 1:  # antialias: shrink the image first
@@ -307,6 +318,17 @@ def _in_image(box: Box, factors: tuple[float, float], height: int, width: int) -
         max(min(right / factors[1], float(width)), 1.0),
         max(min(bottom / factors[0], float(height)), 1.0),
     )
+
+
+def _tightened(box: Box, ink: Tensor) -> Box:
+    """Around the pixels (H, W) bool of an object in a box, which is rounded up; the box where it holds none."""
+    left, top = (max(0, math.floor(edge) - 1) for edge in box[:2])
+    right, bottom = (math.ceil(edge) + 1 for edge in box[2:])
+    rows, columns = ink[top:bottom, left:right].nonzero(as_tuple=True)
+    if not len(rows):
+        return box
+    edges = left + columns.min(), top + rows.min(), left + columns.max() + 1, top + rows.max() + 1
+    return tuple(float(edge) for edge in edges)  # type: ignore[return-value]
 
 
 def intersection(one: Box, other: Box) -> float:

@@ -66,6 +66,10 @@ class RunFolder:
         return self.path / "best" / "model.json"
 
     @property
+    def objects(self) -> Path:
+        return self.path / "best" / "objects.json"
+
+    @property
     def state(self) -> Path:
         return self.path / "last" / "state.pt"
 

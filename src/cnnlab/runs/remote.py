@@ -38,7 +38,7 @@ FIRST = (  # training's own, in the order in which they go up; with config.yaml 
     CONFIG,
 )
 BEGUN = {*FIRST[:3], STATE}  # what a run killed at its start leaves
-LAST = ("predictions.csv", "test.json", "report.html")
+LAST = ("best/objects.json", "predictions.csv", "test.json", "report.html")
 GROWING = ("tensorboard", "wandb")  # files in there are written on, not replaced
 UNREAD = (*GROWING, "explain", "localize", "predict", "export")  # folders that no command reads
 READ_ALL_THE_SAME = "export/export.json"  # which keeps what it says of other exports

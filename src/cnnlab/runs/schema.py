@@ -61,6 +61,7 @@ SPLIT = {
     "members?": Each([str]),
     "classes?": [str],
 }
+OBJECTS = {"fill": NUMBER, "background": Maybe([NUMBER]), "contrast": NUMBER}
 INIT = {"source": str, "summary": str}
 ENVIRONMENT = {
     "machine?": {"processes?": int, "threads?": int},
