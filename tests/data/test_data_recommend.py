@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import cnnlab
 from cnnlab.config import compose, resolve
 from cnnlab.data.recommend import Facts, compose_for_set, facts_of, recommend, resolve_for_set
 from cnnlab.data.sources import open_images
+from cnnlab.errors import ConfigError
 
 
 def save_images(root: Path, classes: list[str], images: int, size: tuple[int, int], mode: str = "RGB") -> Path:
@@ -166,3 +169,87 @@ def test_the_network_that_init_names_is_taken_as_it_is(tmp_path: Path) -> None:
     assert resolve_for_set(words, network_of=lambda source: known)[0].config.model == known
     unknown = resolve_for_set(words)[0].config.model
     assert unknown == compose(["data=folder"]).model
+
+
+OWN = """
+import numpy as np, torch
+from PIL import Image
+
+class Whole:
+    classes = ["ant", "bee"]
+
+    def __init__(self, side=200, images=60):
+        self.side, self.images = side, images
+
+    def __len__(self):
+        return self.images
+
+    def __getitem__(self, index):
+        draw = np.random.Generator(np.random.PCG64(index))
+        return Image.fromarray(draw.integers(0, 256, (self.side, self.side, 3), np.uint8)), index % 2
+
+class Tensors(Whole):
+    def __getitem__(self, index):
+        return torch.zeros(3, self.side, self.side), index % 2
+
+class Batches(torch.utils.data.DataLoader):
+    def __init__(self):
+        super().__init__(Tensors(32), batch_size=6)
+"""
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The name of a module of a user's own Datasets."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "settings_of_own.py").write_text(OWN)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        yield "settings_of_own"
+
+
+def test_a_dataset_of_whole_images_gets_what_a_folder_of_them_gets(own: str, tmp_path: Path) -> None:
+    save_images(tmp_path, ["ant", "bee"], 30, (200, 200))
+    of_folder = compose_for_set(["data=folder", f"data.root={tmp_path}"]).to_dict()
+    composed, found = resolve_for_set([f"data={own}:Whole"])
+    same = composed.config.to_dict()
+    assert found[0].word == "recipe=folder"
+    assert composed.chosen["recipe"][0] == "folder"
+    for section in ("model", "augment", "optimizer", "schedule", "trainer"):
+        assert same[section] == of_folder[section]
+    assert same["data"]["fit"] == of_folder["data"]["fit"] == "squash"
+    data = cnnlab.load_data(f"{own}:Whole")
+    assert (data.config.augment.name, data.train.batch_size, data.image_size) == ("standard", 8, (128, 128))
+
+
+def test_small_images_of_one_size_are_used_as_they_are(own: str) -> None:
+    config = compose_for_set([f"data={own}:Whole", "data.args={side: 24}"])
+    assert (config.model["name"], config.data.image_size, config.data.fit) == ("resnet", None, "crop")
+
+
+def test_ready_tensors_keep_their_recipe_and_get_their_steps(own: str) -> None:
+    composed, found = resolve_for_set([f"data={own}:Tensors", "data.args={images: 300}"])
+    assert {one.key for one in found} == {"model", "model.width", "trainer.batch_size", "trainer.epochs"}
+    assert composed.config.augment.name == "none"
+    assert composed.config.trainer.batch_size == 16
+
+
+def test_batches_of_the_user_s_own_stay_as_they_are(own: str) -> None:
+    _, found = resolve_for_set([f"data={own}:Batches"])
+    assert [one.word for one in found] == ["model=convnet"]
+
+
+def test_what_was_said_of_a_dataset_is_never_overruled(own: str) -> None:
+    composed, found = resolve_for_set([f"data={own}:Whole", "recipe=any"])
+    assert (found, composed.config.model["name"]) == ([], "convnet")
+    composed, _ = resolve_for_set([f"data={own}:Whole", "augment=none", "trainer.epochs=2", "optimizer=adamw"])
+    assert composed.config.augment.name == "none"
+    assert composed.config.trainer.epochs == 2
+    assert composed.config.optimizer["name"] == "AdamW"
+
+
+def test_only_a_trusted_dataset_is_opened(own: str, tmp_path: Path) -> None:
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "words.yaml").write_text(f"data: {{name: '{own}:Whole'}}\n")
+    with pytest.raises(ConfigError, match="is code that"):
+        resolve_for_set([], config_file=tmp_path / "words.yaml")

@@ -189,8 +189,10 @@ def _layers(
         recipes = read_layers("recipe", chosen["recipe"].name, own)
     elif not complete:
         data = chosen.get("data")
-        name = _recipe_of(data, own)
-        choice = Layer(f"that of data={data.name if data else 'digits'}", {"recipe": Option("recipe", name)})
+        name, why = _recipe_of(data, own), f"that of data={data.name if data else 'digits'}"
+        if derived and "recipe" in derived:
+            name, why = derived["recipe"][0], f"set: {derived['recipe'][1]}"
+        choice = Layer(why, {"recipe": Option("recipe", name)})
         recipes = [choice, *read_layers("recipe", name, own)]
     said = "recipe" in chosen
     return [
@@ -219,6 +221,8 @@ def _recipe_of(data: Option | None, own: Path | None) -> str:
 def _derived(values: Mapping[str, tuple[Any, str]] | None, own: Path | None) -> Iterable[Layer]:
     for key, (value, reason) in (values or {}).items():
         source = f"set: {reason}"
+        if key == "recipe":  # is chosen before
+            continue
         if key in GROUPS:
             yield Layer(source, {key: find_option(key, value, own)}, of_set=True)
         else:

@@ -20,7 +20,7 @@ from cnnlab.data.decode import Layout
 from cnnlab.data.loader import Loader
 from cnnlab.data.measure import measure
 from cnnlab.data.notes import look_command
-from cnnlab.data.own import OWN_SET, OwnData, class_names, open_named, read_images
+from cnnlab.data.own import OWN_SET, OwnData, class_names, open_named, read_images, split_parts
 from cnnlab.data.pixels import Pixels, choose_layout, open_pixels, training_layout
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.data.sources import open_images
@@ -249,14 +249,9 @@ def cut_parts(parts: dict[str, Any], config: Config) -> dict[str, Any]:
 
     Labels are known to the user's code alone, so that classes do not keep their shares exactly.
     """
-    count = len(parts["train"])
-    if not count:
+    if not len(parts["train"]):
         return parts
-    official = np.repeat(list(parts), [len(dataset) for dataset in parts.values()])
-    same = np.zeros(len(official), np.int64)
-    split = make_split(
-        same, np.ones(len(official), bool), official if len(parts) > 1 else None, config.data, config.seed
-    )
+    split = split_parts(parts, config.data, config.seed)
     starts = dict(zip(parts, np.cumsum([0, *map(len, parts.values())]), strict=False))
     cut = {}
     for part in NAMES:

@@ -10,8 +10,15 @@ from cnnlab.config import Config, from_dict, resolve
 from cnnlab.data.build import build_data, build_own
 from cnnlab.data.data import Data
 from cnnlab.data.own import OWN_SET, OwnData, Source, import_dataset
-from cnnlab.data.recommend import facts_of, follows_from_set, is_said, recommend
-from cnnlab.data.sources import open_images
+from cnnlab.data.recommend import (
+    derived,
+    facts_of,
+    follows_from_set,
+    is_said,
+    open_to_look,
+    recommend,
+    recommended_recipe,
+)
 from cnnlab.device import choose_device
 from cnnlab.errors import DataError, nearest
 from cnnlab.imports import names_code
@@ -41,7 +48,8 @@ def load_data(
         val, test: beside a training set of your own, of the same kind. Without them a Dataset is split as a folder is.
         transform: of the images of a Dataset of your own; what it gives is used as it is, in each epoch anew.
         classes: names of the classes of your own set; None takes its `classes`, else numbers.
-        augment: none, light, standard or strong; None takes what the set's recipe names, and none for your own.
+        augment: none, light, standard or strong; None takes what the set's recipe names, and none for
+            objects of your own.
         batch_size: images per batch; None takes 128, or fewer for a small set.
         seed: of the split, the order and the augmentation.
         device: where the batches are given.
@@ -67,8 +75,8 @@ def load_data(
     usual = {"trainer.batch_size": (128, "what load_data gives")}
     usual = {key: pair for key, pair in usual.items() if not is_said(composed, key)}
 
-    def with_keys(derived: dict[str, tuple[Any, str]]) -> Config:
-        values = resolve(overrides, derived=usual | derived, trust_code=trust_code).config.to_dict()
+    def with_keys(of_set: dict[str, tuple[Any, str]]) -> Config:
+        values = resolve(overrides, derived=usual | of_set, trust_code=trust_code).config.to_dict()
         unknown = sorted(set(keys) - set(values["data"]))
         if unknown and names_code(name):
             values["data"]["args"] = {key: keys[key] for key in unknown}
@@ -79,12 +87,13 @@ def load_data(
         return from_dict(values)
 
     config = with_keys({})
+    import_dataset(config.data.name)  # the user's own word names it, or trust_code allows it
     if own is None and follows_from_set(config):
         given = {f"data.{key}" for key in keys} | {"model", "model.width", "trainer.epochs"}  # or of no use here
-        facts = facts_of(open_images(config.data), config.data, seed)
-        found = recommend(facts, config, lambda key: key in given or is_said(composed, key))
-        config = with_keys({one.key: (one.value, one.reason) for one in found})
-    import_dataset(config.data.name)  # the user's own word names it, or trust_code allows it
+        facts = facts_of(open_to_look(config.data), config.data, seed)
+        found = recommended_recipe(facts, config)
+        found += recommend(facts, with_keys(derived(found)), lambda key: key in given or is_said(composed, key))
+        config = with_keys(derived(found))
     place = choose_device(str(device))
     if own is not None:
         return build_own(config, own, place)

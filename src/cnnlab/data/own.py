@@ -1,6 +1,6 @@
 """A user's own Dataset or DataLoader, given as an object or named as "package.module:Class".
 
-Whole images (Pillow, or 8-bit pixels) that are the same each time they are read become a `ImageSet`: they are read
+Whole images (Pillow, or 8-bit pixels) that are the same each time they are read become an `ImageSet`: they are read
 once, and everything works on them. What a transform has made, and the batches of a DataLoader, are used as they come.
 """
 
@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from cnnlab.config import DataConfig
 from cnnlab.data.decode import upright
 from cnnlab.data.sources.base import ArraySet, ImageSet, check_multi_hot, strata_of
+from cnnlab.data.split import Split, make_split
 from cnnlab.errors import CnnlabError, DataError
 from cnnlab.imports import import_named, names_code
 from cnnlab.values import are_names
@@ -282,6 +283,13 @@ def class_names(known: Sequence[str] | None, count: int) -> list[str]:
             f"there are labels up to {count - 1} and {len(known)} class names; name each class: classes=[…]."
         )
     return list(known)
+
+
+def split_parts(parts: Mapping[str, Any], settings: DataConfig, seed: int) -> Split:
+    """Which items of Datasets train, validate and test, where no label is known yet."""
+    official = np.repeat(list(parts), [len(dataset) for dataset in parts.values()])
+    same = np.zeros(len(official), np.int64)
+    return make_split(same, np.ones(len(official), bool), official if len(parts) > 1 else None, settings, seed)
 
 
 # ---- by name

@@ -8,21 +8,24 @@ measures a grid of sets, or any folder. What the user says, as a key or as an op
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from cnnlab.config import GROUPS, Composed, Config, DataConfig, Source, resolve
 from cnnlab.data.catalog import CATALOG
+from cnnlab.data.own import OwnData, as_image, import_dataset, open_named, read_item, split_parts
 from cnnlab.data.sources import open_images
 from cnnlab.data.sources.base import FileSet, ImageSet
-from cnnlab.data.sources.folder import DEFAULT_SIDE
+from cnnlab.data.sources.folder import DEFAULT_SIDE, SMALL
 from cnnlab.data.split import make_split
 from cnnlab.errors import DataError
+from cnnlab.imports import names_code
 
 TUNED_ON = 45_000  # images that the recipe of folders was tuned on
 PHOTOGRAPH = 64  # pixels of the shorter side from which on an image is treated as a photograph
@@ -42,12 +45,16 @@ class Facts:
         side: pixels of the shorter side of a typical image.
         common: whether all images are small and share their size, so that they are used as they are.
         written: images in grey, or classes named by single characters: a mirror image would be something else.
+        ready: the user's own code makes tensors of the images, which are used as they come.
+        batched: it makes the batches too.
     """
 
     images: int
     side: int
     common: bool
     written: bool
+    ready: bool = False
+    batched: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,8 +75,8 @@ def recommend(
 ) -> list[Recommended]:
     """Settings for a set of these facts, each with its reason.
 
-    A folder gets all of them; a set that has a recipe of its own, and is cut down, those that follow from the number of
-    images. Later settings follow from earlier ones, whether these are recommended or were said.
+    A folder and a Dataset of the user's own get all of them; a set that has a recipe of its own, and is cut down, those
+    that follow from the number of images. Later settings follow from earlier ones, whether recommended or said.
 
     Args:
         config: what the recipe and the user's words gave.
@@ -86,11 +93,13 @@ def recommend(
             found.append(Recommended(key, value, reason))
         return value
 
-    if config.data.name == "folder":
-        side = min(config.data.image_size or [facts.side if facts.common else DEFAULT_SIDE])
-        if not facts.common:
+    general = has_no_recipe(config)
+    if general:
+        side = min(config.data.image_size or [facts.side if facts.common or facts.ready else DEFAULT_SIDE])
+        if not (facts.common or facts.ready):
             near = min(DEFAULT_SIDE, max(32, 16 * round(facts.side / 16)))
-            side = take("data.image_size", near, f"the shorter side of an image has about {facts.side} pixels", side)
+            usual = side if config.data.name == "folder" or config.data.image_size else None  # else their own
+            side = take("data.image_size", near, f"the shorter side of an image has about {facts.side} pixels", usual)
             take("data.fit", "squash", "the whole image, at any ratio of its sides", "crop")
         if config.init.source is not None:
             for key, value in (begun_from or {}).items():
@@ -101,14 +110,16 @@ def recommend(
                 take("model.width", 16, f"half the width for fewer than {MANY:,} images")
         else:
             take("model", config.model["name"], f"the network for images of fewer than {PHOTOGRAPH} pixels")
-        if facts.written:
+        if facts.written and not facts.ready:
             take("augment", "light", "no mirror images: they are grey, or their classes are single characters")
     trainer = config.trainer
+    if facts.batched:
+        return found
     batch = max(trainer.devices, batch_for(facts.images, trainer.batch_size))
     why = f"{STEPS_PER_EPOCH} or more steps per epoch from {facts.images:,} images"
     batch = take("trainer.batch_size", batch, why, trainer.batch_size)
     steps = max(1, facts.images // batch // trainer.accumulate)
-    epochs = epochs_for(facts.images, steps, trainer.epochs, config.data.name == "folder")
+    epochs = epochs_for(facts.images, steps, trainer.epochs, general)
     take("trainer.epochs", epochs, f"{epochs * steps:,} steps in all", trainer.epochs)
     return found
 
@@ -155,16 +166,32 @@ def resolve_for_set(
     config = composed.config
     if _said(composed, "recipe") or not follows_from_set(config):
         return composed, []
+    import_dataset(config.data.name)  # the user's own word names it, or trust_code allows it
     data = dataclasses.replace(config.data, download=config.data.download and download)
-    facts = facts_of(_open(data, _said(composed, "data.root")), data, config.seed)
+    opened = open_to_look(data, _said(composed, "data.root"))
+    facts = facts_of(opened, data, config.seed)
+    found = recommended_recipe(facts, config)
+    config = resolve(words, config_dir, config_file, derived(found), trust_code).config
     begun_from = network_of(config.init.source) if config.init.source is not None else None
-    found = recommend(facts, config, lambda key: _said(composed, key), begun_from)
-    derived = {one.key: (one.value, one.reason) for one in found}
-    return resolve(words, config_dir, config_file, derived, trust_code), found
+    found += recommend(facts, config, lambda key: _said(composed, key), begun_from)
+    return resolve(words, config_dir, config_file, derived(found), trust_code), found
 
 
-def _open(settings: DataConfig, root_is_said: bool) -> ImageSet:
+def recommended_recipe(facts: Facts, config: Config) -> list[Recommended]:
+    """That of a folder for a Dataset of the user's own that gives whole images."""
+    if names_code(config.data.name) and not facts.ready:
+        return [Recommended("recipe", "folder", "your Dataset gives whole images, as a folder does")]
+    return []
+
+
+def derived(found: Iterable[Recommended]) -> dict[str, tuple[Any, str]]:
+    return {one.key: (one.value, one.reason) for one in found}
+
+
+def open_to_look(settings: DataConfig, root_is_said: bool = True) -> ImageSet | OwnData:
     """The set; where nobody said where the images of a folder lie, the error says that first."""
+    if names_code(settings.name):
+        return open_named(settings)
     try:
         return open_images(settings)
     except DataError as error:
@@ -177,10 +204,15 @@ def _open(settings: DataConfig, root_is_said: bool) -> ImageSet:
 
 
 def follows_from_set(config: Config) -> bool:
-    """Whether settings follow from the images: a folder's, or those of a set that is cut down, in plain training."""
-    cut = any(getattr(config.data, key) is not None for key in CUT)
-    known = config.data.name in CATALOG  # a Dataset of the user's own is opened only to train on it
-    return config.adapt.method == "none" and known and (config.data.name == "folder" or cut)
+    """Whether settings follow from the images: those of a set without a recipe of its own, or of one that is cut down,
+    in plain training."""
+    cut = config.data.name in CATALOG and any(getattr(config.data, key) is not None for key in CUT)
+    return config.adapt.method == "none" and (has_no_recipe(config) or cut)
+
+
+def has_no_recipe(config: Config) -> bool:
+    """Whether nobody has tuned settings for the set: a folder, or a Dataset named "package.module:Class"."""
+    return config.data.name == "folder" or names_code(config.data.name)
 
 
 def compose_for_set(words: Sequence[str], config_dir: str | Path | None = None, **how: Any) -> Config:
@@ -210,14 +242,43 @@ def _is_recipe(source: Source) -> bool:
     return not source.own
 
 
-def facts_of(images: ImageSet, config: DataConfig, seed: int) -> Facts:
-    """Look at labels and headers; no image is decoded. Every image is taken for readable."""
+def facts_of(images: ImageSet | OwnData, config: DataConfig, seed: int) -> Facts:
+    """Look at labels and headers; no image is decoded. Every image is taken for readable. Of a Dataset some items."""
+    if isinstance(images, OwnData):
+        return _facts_of_own(images, config, seed)
     readable = np.ones(len(images), bool)
     split = make_split(images.labels, readable, images.official, config, seed)
     classes = list(images.classes)
     side = min(images.size) if images.size else _typical_side(images)
     written = images.mode == "L" or all(len(name) == 1 for name in classes)
     return Facts(len(split.train), side, images.size is not None, written)
+
+
+def _facts_of_own(own: OwnData, config: DataConfig, seed: int) -> Facts:
+    """Look at some items of the user's own Dataset; of a DataLoader only the first batch is read.
+
+    Raises:
+        DataError: an item that cannot be read.
+    """
+    whole = own.is_whole_images()
+    if own.in_batches:
+        images = next(iter(own.train), [None])[0]
+        side = min(images.shape[-2:]) if isinstance(images, Tensor) and images.ndim == 4 else DEFAULT_SIDE
+        return Facts(0, side, common=True, written=False, ready=True, batched=True)
+    dataset: Any = own.train
+    count = len(split_parts(own.parts, config, seed).train)
+    items = [read_item(dataset, int(i))[0] for i in np.linspace(0, len(dataset) - 1, min(SAMPLED, len(dataset)))]
+    if not whole:
+        shaped = own.transform(items[0]) if own.transform is not None else items[0]
+        side = min(shaped.shape[-2:]) if isinstance(shaped, Tensor) and shaped.ndim == 3 else DEFAULT_SIDE
+        return Facts(count, side, common=True, written=False, ready=True)
+    images = [as_image(item) for item in items]
+    sizes = {image.size for image in images if image is not None}
+    side = int(np.median([min(image.size) for image in images if image is not None]))
+    names = own.known_classes() or []
+    grey = all(image is not None and image.mode == "L" for image in images)
+    written = grey or (bool(names) and all(len(name) == 1 for name in names))
+    return Facts(count, side, len(sizes) == 1 and max(max(size) for size in sizes) <= SMALL, written)
 
 
 def _typical_side(images: ImageSet) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cnnlab.config import AdaptConfig, Config, DataConfig, TestConfig, from_dict
+from cnnlab.config import AdaptConfig, AugmentConfig, Config, DataConfig, TestConfig, from_dict
 from cnnlab.data.build import build_data
 from cnnlab.data.data import Data
 from cnnlab.data.own import import_dataset
@@ -261,6 +261,7 @@ def data_of_run(
         settings = dataclasses.replace(settings, download=settings.download and is_remote(settings.root))
     config = dataclasses.replace(config, data=settings, adapt=AdaptConfig())
     if "name" in changes:
+        config = dataclasses.replace(config, augment=AugmentConfig())  # of the run's own images
         return check_task(as_other_set(config, preprocess, card["classes"], device, changes.get("limit")), card), False
     try:
         data = build_data(config, device, preprocess=preprocess)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cnnlab.config import ALIASES, Config, compose
-from cnnlab.data.recommend import compose_for_set
+from cnnlab.data.recommend import compose_for_set, has_no_recipe
 from cnnlab.errors import ConfigError, nearest
 from cnnlab.runs.source import network_of
 from cnnlab.study.definition import AxisValue, Definition, refuse_own
@@ -155,7 +155,7 @@ def _composed(cell: Combination, definition: Definition) -> tuple[Config, str | 
     references = [match[1] for word in cell.overrides if (match := REFERENCE.fullmatch(word))]
     try:
         config = compose(cell.overrides, definition.config_dir, trust_code=definition.trust_code)
-        if config.data.name == "folder":
+        if has_no_recipe(config):
             known = network_of if not references else lambda source: None  # a run of this study may not be there yet
             how = {"trust_code": definition.trust_code, "network_of": known}
             config = compose_for_set(cell.overrides, definition.config_dir, **how)

@@ -14,7 +14,7 @@ from typing import Any
 from rich.table import Table
 
 from cnnlab.config import options
-from cnnlab.data.recommend import follows_from_set
+from cnnlab.data.recommend import follows_from_set, has_no_recipe
 from cnnlab.errors import RunError
 from cnnlab.evaluation.tables import plain_table
 from cnnlab.report.formatting import DASH, between, duration, percent
@@ -80,7 +80,7 @@ class Search:
         run = self.best.run
         overrides, name = [*run.combination.overrides, f"seed={run.seed}"], run.config.data.name
         if (
-            name != "folder"
+            not has_no_recipe(run.config)
             and follows_from_set(run.config)
             and not any(word.startswith("recipe=") for word in overrides)
         ):
