@@ -2,7 +2,7 @@
 
     uv run python benchmarks/convolutions.py
 
-A layer or net trains on one batch of random pictures, forward and backward, with torch's convolution and with
+A layer or net trains on one batch of random images, forward and backward, with torch's convolution and with
 cnnlab.training.convolution in turn; medians of `ROUNDS`.
 """
 
@@ -35,7 +35,7 @@ def main() -> None:
     print("| filters, map | torch, ms | matrix products, ms | share of the time, range |\n|---|---|---|---|")
     for channels, size in LAYERS:
         compare(f"{channels} → {channels}, {size}×{size}", *layer(channels, size))
-    print("\n| net, picture | torch, ms | fixed, ms | share of the time, range |\n|---|---|---|---|")
+    print("\n| net, image | torch, ms | fixed, ms | share of the time, range |\n|---|---|---|---|")
     for name, size in NETS:
         compare(f"{name}, {size}", *net(name, size))
 

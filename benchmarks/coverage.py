@@ -19,11 +19,11 @@ from torch import Tensor
 
 from cnnlab.evaluation.crossed import Answers, contrast
 from cnnlab.evaluation.intervals import metric_intervals, ratio_interval
-from cnnlab.evaluation.metrics import classification_figures, wilson_interval
+from cnnlab.evaluation.metrics import classification_metrics, wilson_interval
 
 SHARED, OWN_EFFECT = 1.0, 0.5  # standard deviations of an image's difficulty for all networks, and for one setting's
 TEST_SHARE = 5  # without an official test split, a seed is tested on one in so many images
-TRUTH = 400_000  # images whose figures count as the true ones
+TRUTH = 400_000  # images whose metrics count as the true ones
 Interval = tuple[float, float]
 
 
@@ -72,10 +72,10 @@ def draw(count: int, classes: int, sharpness: float, overconfidence: float, rand
 def figure_coverage(
     replicates: int, count: int, classes: int = 10, sharpness: float = 6, overconfidence: float = 1.0
 ) -> dict[str, float]:
-    """Share of intervals that hold the true value, for each figure of test.json that has one."""
+    """Share of intervals that hold the true value, for each metric of test.json that has one."""
     random = torch.Generator().manual_seed(0)
     names = [str(number) for number in range(classes)]
-    truth = classification_figures(*draw(TRUTH, classes, sharpness, overconfidence, random), names)
+    truth = classification_metrics(*draw(TRUTH, classes, sharpness, overconfidence, random), names)
     held: dict[str, int] = {}
     for _ in range(replicates):
         logits, labels = draw(count, classes, sharpness, overconfidence, random)
@@ -128,8 +128,8 @@ def figure_rows(replicates: int) -> Iterator[list[str]]:
             found = figure_coverage(replicates, count, sharpness=sharpness, overconfidence=overconfidence)
             names = ("accuracy", "mean_class_accuracy", "macro_f1", "loss", "top5_accuracy", "ece")
             trust = "calibrated" if overconfidence == 1 else "overconfident"
-            figures = [f"{100 * found[name]:.1f}" for name in names]
-            yield [f"{100 * found['true accuracy']:.1f} %, {trust}", f"{count:,}", *figures]
+            cells = [f"{100 * found[name]:.1f}" for name in names]
+            yield [f"{100 * found['true accuracy']:.1f} %, {trust}", f"{count:,}", *cells]
 
 
 def table(headings: list[str], rows: Callable[[int], Iterator[list[str]]], replicates: int) -> None:

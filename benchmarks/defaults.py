@@ -71,8 +71,8 @@ def class_folders(source: str, place: Path) -> dict[str, list[Path]]:
         below = place / source
         if not below.exists():
             data = cnnlab.load_data(source, root=str(root))
-            for number in range(min(len(data.pictures), 20_000)):
-                image, label = data.pictures[number]
+            for number in range(min(len(data.images), 20_000)):
+                image, label = data.images[number]
                 folder = below / f"digit {label}"  # named by words: the set must be recognized by its images
                 folder.mkdir(parents=True, exist_ok=True)
                 assert isinstance(image, Image.Image)

@@ -1,4 +1,4 @@
-"""Plain and residual networks of 56 layers, forward and backward at 32 pixels, batch 128: images a second.
+"""Plain and residual networks of 56 layers, forward and backward at 32 pixels, batch 128: images per second.
 
     uv run python benchmarks/depth.py
 
@@ -25,7 +25,7 @@ ROUNDS, STEPS, BATCH = 5, 8, 128
 
 
 class Net:
-    """One network and one batch; `run` gives images a second over some steps."""
+    """One network and one batch; `run` gives images per second over some steps."""
 
     def __init__(self, residual: bool, fast: bool) -> None:
         layout = torch.channels_last if fast else torch.contiguous_format

@@ -2,7 +2,7 @@
 
     CNNLAB_DATA=ROOT uv run --group dev python benchmarks/export.py
 
-Weights as drawn: they cost what trained ones do. Pictures: those of CIFAR-10 where they are, else noise.
+Weights as drawn: they cost what trained ones do. Images: those of CIFAR-10 where they are, else noise.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from cnnlab.data.load import load_data
 from cnnlab.deploy.acceptance import parity
 from cnnlab.deploy.convert import to_onnx
-from cnnlab.deploy.export import CALIBRATION, exported_form, some_pictures
+from cnnlab.deploy.export import CALIBRATION, exported_form, some_images
 from cnnlab.deploy.exported import OnnxModel
 from cnnlab.deploy.quantize import to_int8
 from cnnlab.models.registry import create_model
@@ -28,11 +28,11 @@ from cnnlab.runs.environment import describe, processor_name
 ROUNDS = {1: 300, 128: 15}
 
 
-def pictures() -> Tensor:
+def example_images() -> Tensor:
     root = Path(os.environ.get("CNNLAB_DATA", "")) / "cifar10-jpeg"
     if root.is_dir():
         data = load_data("folder", root=str(root), image_size=32, limit=2000)
-        return some_pictures(data, "test", CALIBRATION)[0]
+        return some_images(data, "test", CALIBRATION)[0]
     return torch.randn(CALIBRATION, 3, 32, 32)
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     print(f"{processor_name(facts['machine'])}, {facts['machine']['cores']} cores, {torch.get_num_threads()} threads,")
     print(f"torch {facts['versions']['torch']}, medians (quartiles) of {ROUNDS} calls in turn.\n")
     torch.manual_seed(0)
-    images = pictures()
+    images = example_images()
     model = create_model("resnet", depth=20, num_classes=10).train()
     with torch.no_grad():
         for _ in range(3):

@@ -50,19 +50,19 @@ SETTINGS += ["trainer.checkpoint_minutes=0.005", "augment=strong", "trainer.epoc
 
 
 class Bench:
-    """A folder for all of it: pictures, a cache, unbroken runs to compare with."""
+    """A folder for all of it: images, a cache, unbroken runs to compare with."""
 
     def __init__(self, work: Path) -> None:
         self.work, self.chance = work, random.Random(0)
         self.environment = os.environ | {"CNNLAB_CACHE": str(work / "cache"), "OMP_NUM_THREADS": "1"}
         numbers = np.random.Generator(np.random.PCG64(0))
         for label in ("left", "right"):
-            (work / "pictures" / label).mkdir(parents=True)
+            (work / "images" / label).mkdir(parents=True)
             for i in range(150):
                 pixels = numbers.integers(0, 120, (150, 200, 3), dtype=np.uint8)
                 pixels[:, slice(0, 100) if label == "left" else slice(100, 200)] += 100
-                Image.fromarray(pixels).save(work / "pictures" / label / f"{i:04}.jpg")
-        self.data = ["data=folder", f"data.root={work / 'pictures'}", "data.image_size=32"]
+                Image.fromarray(pixels).save(work / "images" / label / f"{i:04}.jpg")
+        self.data = ["data=folder", f"data.root={work / 'images'}", "data.image_size=32"]
         self.unbroken: dict[str, tuple[Path, float]] = {}
 
     def start(self, *words: str, **more: str) -> subprocess.Popen[str]:
@@ -256,7 +256,7 @@ def export(bench: Bench, count: int) -> int:
     whole = time.monotonic() - began
     if code:
         raise RuntimeError(said)
-    picture = str(next((bench.work / "pictures" / "left").iterdir()))
+    image = str(next((bench.work / "images" / "left").iterdir()))
     held = 0
     for number in range(count):
         shutil.rmtree(out, ignore_errors=True)
@@ -264,7 +264,7 @@ def export(bench: Bench, count: int) -> int:
         bench.kill((out, ".*.tmp") if number % 2 else at, "export", str(run), "--out", str(out))
         good = True
         if (out / "model.onnx").exists():
-            code, said = bench.run("predict", str(out), picture)
+            code, said = bench.run("predict", str(out), image)
             good = code == 0
         if number % 4 == 0:
             code, said = bench.run("export", str(run), "--out", str(out))
@@ -474,7 +474,7 @@ ROWS: dict[str, tuple[str, str, Callable[[Bench, int], int]]] = {
     "training": ("SIGKILL while it trains, up to three times", "resumed, it ends bit for bit as unbroken", training),
     "together": ("SIGKILL of two processes that train together", "the same", together),
     "asked": ("SIGTERM while it trains", "ends within 10 s; resumed, bit for bit as unbroken", asked),
-    "store": ("SIGKILL while pictures are decoded", "the next command has a whole store of the same pixels", store),
+    "store": ("SIGKILL while images are decoded", "the next command has a whole store of the same pixels", store),
     "study": ("SIGKILL of a study of four runs", "started again, it ends with the same table", study),
     "export": ("SIGKILL of an export", "no file or a whole one; the next export works", export),
     "power": ("a file of a stopped run loses its tail", "ends bit for bit as unbroken, or one line names it", power),
@@ -482,7 +482,7 @@ ROWS: dict[str, tuple[str, str, Callable[[Bench, int], int]]] = {
     "hung": ("one of two processes stands still for 5 s", "the run is the same", hung),
     "memory": ("a batch does not fit into memory", "one line; a batch that it names does fit", memory),
     "tracker": ("TensorBoard's folder vanishes", "training goes on", tracker),
-    "deaf": ("TensorBoard's writer never answers", "given up in a set time; the run is the same", deaf),
+    "deaf": ("TensorBoard's writer never answers", "dropped after a timeout; the run is the same", deaf),
     "nan": ("a layer gives NaN once", "one line; resumed, it ends bit for bit as unbroken", nan),
     "reader": ("the reader of the output goes", "training goes on; the run is the same", reader),
 }
@@ -491,7 +491,7 @@ ROWS: dict[str, tuple[str, str, Callable[[Bench, int], int]]] = {
 def main() -> int:
     counts = {name: int(count) for name, _, count in (word.partition("=") for word in sys.argv[1:])} or COUNTS
     failed = False
-    print("| fault | tried | promised | held | seconds |\n|---|---|---|---|---|", flush=True)
+    print("| fault | trials | expected | passed | seconds |\n|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory(prefix="cnnlab-faults-") as folder:
         bench = Bench(Path(folder))
         for name, count in counts.items():

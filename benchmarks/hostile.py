@@ -205,7 +205,7 @@ def of_size(width: int, height: int) -> bytes:
 
 
 def another_size(content: bytes, draw: Draw) -> bytes:
-    """A whole picture; half of them are squares, whose sides fit the network's exactly but for rounding."""
+    """A whole image; half of them are squares, whose sides fit the network's exactly but for rounding."""
     width, height = (int(side) for side in draw.integers(1, 1000, 2))
     return of_size(width, width if draw.random() < 0.5 else height)
 
@@ -482,14 +482,14 @@ def plant(folder: Path, victim: Path, draw: Draw) -> None:
 
 
 WRITTEN = [
-    *("explain", "explain/picture-cam.png", "explain/picture-gradcam.png", "localize", "localize/picture.png"),
-    *("localize/picture.json", "best", "best/model.safetensors", "best/model.json", "last", "last/state.pt"),
+    *("explain", "explain/image-cam.png", "explain/image-gradcam.png", "localize", "localize/image.png"),
+    *("localize/image.json", "best", "best/model.safetensors", "best/model.json", "last", "last/state.pt"),
     *("tensorboard", "wandb", "wandb.json", ".lock", ".remote.lock", ".upload", "config.yaml", "environment.json"),
     *("split.json", "init.json", "metrics.jsonl", "test.json", "predictions.csv", "report.html", "more/deep/down"),
 ]
 
 
-def picture_attacks() -> list[bytes]:
+def image_attacks() -> list[bytes]:
     """Small files of many pixels, files that are two things, and names of formats that nobody asked for."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
@@ -532,8 +532,8 @@ def size_attacks() -> list[bytes]:
     return [of_size(*size) for size in sizes]
 
 
-def pictures() -> Iterator[tuple[str, bytes]]:
-    """A small picture in every format that is read, and the odd modes."""
+def images() -> Iterator[tuple[str, bytes]]:
+    """A small image in every format that is read, and the odd modes."""
     numbers = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (24, 32, 4), dtype=np.uint8)
     colour = Image.fromarray(numbers[:, :, :3])
     modes = {"RGB": colour, "L": colour.convert("L"), "P": colour.quantize(16), "RGBA": Image.fromarray(numbers)}
@@ -571,10 +571,10 @@ class Kind:
 
 KINDS = {
     "best/model.safetensors": Kind(
-        "run", "best/model.safetensors", as_weights, ("predict", "run", "picture.png"), weight_attacks
+        "run", "best/model.safetensors", as_weights, ("predict", "run", "image.png"), weight_attacks
     ),
     "best/model.safetensors, explained": Kind(
-        "run", "best/model.safetensors", as_weights, ("explain", "run", "picture.png", "--out", "out"), weight_attacks
+        "run", "best/model.safetensors", as_weights, ("explain", "run", "image.png", "--out", "out"), weight_attacks
     ),
     "config.yaml": Kind("run", "config.yaml", as_yaml, ("test", "run"), yaml_attacks),
     "config.yaml, resumed": Kind("stopped", "config.yaml", as_yaml, ("resume", "stopped"), yaml_attacks),
@@ -584,12 +584,12 @@ KINDS = {
     "metrics.jsonl, resumed": Kind("stopped", "metrics.jsonl", as_lines, ("resume", "stopped")),
     "test.json": Kind("run", "test.json", as_json, ("compare", "run", "again", "--out", "out.svg")),
     "best/model.json": Kind("run", "best/model.json", as_json, ("compare", "run", "again", "--out", "out.svg")),
-    "best/objects.json": Kind("run", "best/objects.json", as_json, ("localize", "run", "picture.png")),
+    "best/objects.json": Kind("run", "best/objects.json", as_json, ("localize", "run", "image.png")),
     **{
         f"links, {words[0]}": Kind(words[1], "config.yaml", change_bytes, words, links=True)
         for words in (
-            ("explain", "run", "picture.png"),
-            ("localize", "run", "picture.png"),
+            ("explain", "run", "image.png"),
+            ("localize", "run", "image.png"),
             ("test", "run"),
             ("resume", "stopped"),
         )
@@ -597,29 +597,26 @@ KINDS = {
     "last/state.pt, of the right form": Kind(
         "stopped", "last/state.pt", as_state, ("resume", "stopped"), state_of_form_attacks
     ),
-    "export, of the right form": Kind("export", "model.onnx", as_graph, ("predict", "export", "picture.png")),
+    "export, of the right form": Kind("export", "model.onnx", as_graph, ("predict", "export", "image.png")),
     "last/state.pt": Kind("stopped", "last/state.pt", as_archive, ("resume", "stopped"), lambda _: state_attacks()),
     "store, index": Kind("cache", "store/*/index.npz", as_archive, ("test", "folder")),
     "store, pixels": Kind("cache", "store/*/pixels.u8", change_bytes, ("test", "folder")),
-    "export, model.onnx": Kind(
-        "export", "model.onnx", change_bytes, ("predict", "export", "picture.png"), onnx_attacks
-    ),
+    "export, model.onnx": Kind("export", "model.onnx", change_bytes, ("predict", "export", "image.png"), onnx_attacks),
     "study file": Kind("study", "mine.yaml", as_yaml, ("study", "study/mine.yaml", "--dry-run"), study_attacks),
     **{
-        f"picture, {name}": Kind("picture", name, change_bytes, ("predict", "run", f"picture/{name}"))
-        for name, _ in pictures()
+        f"image, {name}": Kind("image", name, change_bytes, ("predict", "run", f"image/{name}")) for name, _ in images()
     },
-    "picture, by hand": Kind(
-        "picture", "RGB.png", change_bytes, ("predict", "run", "picture/RGB.png"), lambda _: picture_attacks()
+    "image, by hand": Kind(
+        "image", "RGB.png", change_bytes, ("predict", "run", "image/RGB.png"), lambda _: image_attacks()
     ),
-    "picture, of any size": Kind(
-        "picture", "RGB.png", another_size, ("predict", "folder", "picture/RGB.png"), lambda _: size_attacks()
+    "image, of any size": Kind(
+        "image", "RGB.png", another_size, ("predict", "folder", "image/RGB.png"), lambda _: size_attacks()
     ),
 }
 
 
 def prepare(work: Path) -> None:
-    """The whole files: a finished run, one that was stopped, one on a folder of pictures, its store, an export."""
+    """The whole files: a finished run, one that was stopped, one on a folder of images, its store, an export."""
     environment = os.environ | {"CNNLAB_CACHE": str(work / "cache")}
 
     def command(*words: str) -> None:
@@ -651,7 +648,7 @@ def prepare(work: Path) -> None:
     numbers = np.random.Generator(np.random.PCG64(1))
     for split in ("train", "test"):
         for label in ("dark", "light"):
-            folder = work / "pictures" / split / label
+            folder = work / "images" / split / label
             folder.mkdir(parents=True)
             for i in range(12):
                 low = 0 if label == "dark" else 128
@@ -661,7 +658,7 @@ def prepare(work: Path) -> None:
         "train",
         *settings,
         "data=folder",
-        "data.root=pictures",
+        "data.root=images",
         "data.image_size=28",
         "trainer.epochs=1",
         "run.dir=folder",
@@ -676,10 +673,10 @@ def prepare(work: Path) -> None:
     study = {"title": "Mine", "about": "Words.", "overrides": ["data=digits", "model=resnet"], "axes": axes, "seeds": 2}
     study |= {"label": "{model.depth}", "columns": ["test_accuracy"], "table": ["model.depth", "model.residual"]}
     (work / "study" / "mine.yaml").write_text(yaml.safe_dump(study))
-    (work / "picture").mkdir()
-    for name, content in pictures():
-        (work / "picture" / name).write_bytes(content)
-    shutil.copy(work / "picture" / "L.png", work / "picture.png")
+    (work / "image").mkdir()
+    for name, content in images():
+        (work / "image" / name).write_bytes(content)
+    shutil.copy(work / "image" / "L.png", work / "image.png")
 
 
 # ---- one input
@@ -775,10 +772,10 @@ def work_through(names: list[str], next_: int, count: int, work: Path) -> None:
     for name, number in [job for job in jobs if job[0] != names[0] or job[1] == UNCHANGED or job[1] >= next_]:
         kind = KINDS[name]
         place[0] = Path(tempfile.mkdtemp(prefix="input-", dir=work))
-        for folder in ("run", "again", "stopped", "folder", "export", "study", "cache", "picture", "pictures"):
-            if folder in (kind.folder, "pictures") or folder in kind.words:
+        for folder in ("run", "again", "stopped", "folder", "export", "study", "cache", "image", "images"):
+            if folder in (kind.folder, "images") or folder in kind.words:
                 shutil.copytree(work / folder, place[0] / folder)
-        shutil.copy(work / "picture.png", place[0])
+        shutil.copy(work / "image.png", place[0])
         shutil.rmtree(work / "victims", ignore_errors=True)
         (work / "victims").mkdir()
         victim = work / "victims" / "victim"

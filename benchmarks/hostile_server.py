@@ -81,7 +81,7 @@ class Server:
 
     def well(self) -> bool:
         """Whether a good question gets a good answer."""
-        status, content = self.ask(request("POST", "/predict", PICTURE))
+        status, content = self.ask(request("POST", "/predict", IMAGE))
         return status == 200 and b'"label"' in content
 
 
@@ -92,13 +92,13 @@ def request(method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
     return f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1") + body
 
 
-def picture() -> bytes:
+def image() -> bytes:
     stream = io.BytesIO()
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(stream, "PNG")
     return stream.getvalue()
 
 
-PICTURE = picture()
+IMAGE = image()
 
 
 # ---- what is tried: each gives (tried, held)
@@ -106,7 +106,7 @@ PICTURE = picture()
 
 def changed_requests(server: Server, count: int) -> tuple[int, int]:
     """Requests with wrong bytes: an answer below 500, or a closed connection."""
-    good = request("POST", "/predict", PICTURE, Content_Type="image/png")
+    good = request("POST", "/predict", IMAGE, Content_Type="image/png")
 
     def one(number: int) -> bool:
         changed = change_bytes(good, np.random.Generator(np.random.PCG64([1, number])))
@@ -117,15 +117,13 @@ def changed_requests(server: Server, count: int) -> tuple[int, int]:
 
 
 def changed_bodies(server: Server, count: int) -> tuple[int, int]:
-    """Pictures with wrong bytes and odd forms: 200 or a 4xx with one sentence."""
+    """Images with wrong bytes and odd forms: 200 or a 4xx with one sentence."""
     held = 0
     for number in range(count):
         draw = np.random.Generator(np.random.PCG64([2, number]))
         path = ["/predict", "/explain", "/localize"][number % 3]
-        form = (
-            b'--b\r\nContent-Disposition: form-data; name="picture"; filename="a"\r\n\r\n' + PICTURE + b"\r\n--b--\r\n"
-        )
-        kind, body = ("multipart/form-data; boundary=b", form) if number % 2 else ("image/png", PICTURE)
+        form = b'--b\r\nContent-Disposition: form-data; name="picture"; filename="a"\r\n\r\n' + IMAGE + b"\r\n--b--\r\n"
+        kind, body = ("multipart/form-data; boundary=b", form) if number % 2 else ("image/png", IMAGE)
         status, content = server.ask(request("POST", path, change_bytes(body, draw), Content_Type=kind))
         answer = content.partition(b"\r\n\r\n")[2]
         held += status == 200 or (400 <= status < 500 and set(json.loads(answer)) == {"error"})
@@ -146,8 +144,8 @@ def lying_lengths(server: Server, count: int) -> tuple[int, int]:
         "+5",
         "18446744073709551616",
     ]
-    answers = [server.ask(request("POST", "/predict", PICTURE, Content_Length=length)) for length in lengths if length]
-    both = request("POST", "/predict", PICTURE, Transfer_Encoding="chunked")
+    answers = [server.ask(request("POST", "/predict", IMAGE, Content_Length=length)) for length in lengths if length]
+    both = request("POST", "/predict", IMAGE, Transfer_Encoding="chunked")
     answers.append(server.ask(both))
     return len(answers), sum(0 <= status < 500 for status, _ in answers)
 
@@ -183,7 +181,7 @@ def header_floods(server: Server, count: int) -> tuple[int, int]:
 
 
 def slow_heads(server: Server, count: int) -> tuple[int, int]:
-    """A byte a second, for ever: closed after ten seconds, and others are answered meanwhile."""
+    """One byte per second, for ever: closed after ten seconds, and others are answered meanwhile."""
     connections = [server.connect() for _ in range(min(count, 200))]
     silent = [server.connect() for _ in range(min(count, 200))]
     began, line = time.monotonic(), b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: " + b"a" * 1000
@@ -212,7 +210,7 @@ def slow_heads(server: Server, count: int) -> tuple[int, int]:
 
 
 def slow_bodies(server: Server, count: int) -> tuple[int, int]:
-    """200 clients that send ten bytes of a picture and then a byte a second: 408, or closed, and others are answered
+    """200 clients that send ten bytes of an image and then one byte per second: 408, or closed, and others are answered
     meanwhile, whatever they ask."""
     connections = [server.connect() for _ in range(200)]
     for connection in connections:
@@ -220,7 +218,7 @@ def slow_bodies(server: Server, count: int) -> tuple[int, int]:
     began, answered = time.monotonic(), True
     for second in range(5):
         for path in ("/predict", "/explain", "/localize", "/picture"):
-            answered = answered and server.ask(request("POST", path, PICTURE))[0] == 200
+            answered = answered and server.ask(request("POST", path, IMAGE))[0] == 200
         answered = answered and server.ask(request("GET", "/model"))[0] == 200
         for connection in connections:
             connection.sendall(b"a")
@@ -240,14 +238,14 @@ def large_slow_bodies(server: Server, count: int) -> tuple[int, int]:
         connection.settimeout(10)
         with contextlib.suppress(OSError):
             connection.sendall(request("POST", "/predict", bytes(9_900_000))[:-1000])
-    large = PICTURE + bytes(3_000_000)  # what follows the picture is not looked at
+    large = IMAGE + bytes(3_000_000)  # what follows the image is not looked at
     held = [server.ask(request("POST", "/predict", large))[0] == 200 for _ in range(10)]
     for connection in connections:
         connection.close()
     return len(held), sum(held)
 
 
-def large_pictures(server: Server, count: int) -> tuple[int, int]:
+def large_images(server: Server, count: int) -> tuple[int, int]:
     """Small files of 49 million pixels in every mode, three at once: an answer, 413 for what takes too much memory, or
     503 where it takes too long. The row of the memory says the rest."""
     side = (7000, 7000)
@@ -286,7 +284,7 @@ def maps_meanwhile(server: Server, count: int) -> tuple[int, int]:
 
     def one(number: int) -> bool:
         path = "/predict" if number % 3 else "/explain"
-        return server.ask(request("POST", path, PICTURE))[0] == 200
+        return server.ask(request("POST", path, IMAGE))[0] == 200
 
     with ThreadPoolExecutor(3) as pool:
         return 10 * count, sum(pool.map(one, range(10 * count)))
@@ -363,7 +361,7 @@ def other_origins(server: Server, count: int) -> tuple[int, int]:
     for origin in ("https://evil.example", "null", "http://127.0.0.1:1"):
         for method, path in (("GET", "/model"), ("OPTIONS", "/predict"), ("POST", "/predict"), ("GET", "/metrics")):
             more = {"Sec_Fetch_Site": "cross-site"} if method == "POST" else {}
-            body = PICTURE if method == "POST" else b""
+            body = IMAGE if method == "POST" else b""
             status, content = server.ask(
                 request(method, path, body, Origin=origin, Access_Control_Request_Method="POST", **more)
             )
@@ -400,7 +398,7 @@ def described(server: Server, count: int) -> tuple[int, int]:
     """Schemathesis: what the description allows and what it forbids, answered as the description says."""
     words = [sys.executable, "-m", "schemathesis.cli", "run", f"http://127.0.0.1:{server.port}/openapi.json"]
     words += ["--max-examples", str(max(10, count // 6)), "--seed", "1", "--no-color", "--exclude-path", "/metrics"]
-    # The description cannot say which bytes are a picture; nor does a page need the Allow header.
+    # The description cannot say which bytes are an image; nor does a page need the Allow header.
     words += ["--exclude-checks", "positive_data_acceptance,unsupported_method"]
     with tempfile.TemporaryDirectory() as place:  # it keeps what it made in the working directory
         done = subprocess.run(words, cwd=place, capture_output=True, text=True, check=False)
@@ -415,13 +413,13 @@ def described(server: Server, count: int) -> tuple[int, int]:
 
 
 def stopped_in_between(run: Path) -> tuple[int, int]:
-    """SIGTERM and SIGINT while pictures are sent and answers awaited: it ends within eight seconds."""
+    """SIGTERM and SIGINT while images are sent and answers awaited: it ends within eight seconds."""
     held = 0
     for number in range(4):
         server = Server(run)
         connections = [server.connect() for _ in range(20)]
         for i, connection in enumerate(connections):
-            whole = request("POST", "/predict", PICTURE)
+            whole = request("POST", "/predict", IMAGE)
             connection.sendall(whole[: -20 if i % 2 else None])
         server.process.send_signal(signal.SIGTERM if number % 2 else signal.SIGINT)
         began = time.monotonic()
@@ -438,14 +436,14 @@ def stopped_in_between(run: Path) -> tuple[int, int]:
 
 ROWS: dict[str, tuple[str, Callable[[Server, int], tuple[int, int]]]] = {
     "requests with changed bytes": ("below 500, or closed", changed_requests),
-    "pictures and forms with changed bytes": ("200, or 4xx with one sentence", changed_bodies),
+    "images and forms with changed bytes": ("200, or 4xx with one sentence", changed_bodies),
     "lengths that lie": ("below 500, or closed", lying_lengths),
     "bodies without end": ("413 or closed within 60 MB", endless_bodies),
     "floods of headers": ("below 500, or closed", header_floods),
     "heads that come slowly or not at all": (f"closed after {HEAD:.0f} s; others answered", slow_heads),
     "bodies that stop coming": (f"408 or closed after {BODY:.0f} s; others answered", slow_bodies),
     "bodies of 10 MB that stop coming": ("others answered", large_slow_bodies),
-    "pictures of 49 million pixels, every mode": ("200, 413 or 503", large_pictures),
+    "images of 49 million pixels, every mode": ("200, 413 or 503", large_images),
     "predictions while maps are made": ("200", maps_meanwhile),
     "answers that are not taken": (f"closed after {SEND:.0f} s; others answered", answers_not_taken),
     "Host headers": ("own names alone", wrong_hosts),
@@ -473,7 +471,7 @@ def serving(run: Path, *words: str) -> Iterator[Server]:
 def main() -> int:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 300
     failed = False
-    print("| what a client does | tried | promised | held | seconds |\n|---|---|---|---|---|", flush=True)
+    print("| what a client does | trials | expected | passed | seconds |\n|---|---|---|---|---|", flush=True)
 
     def row(name: str, promise: str, tried: int, held: int, began: float) -> None:
         nonlocal failed
@@ -506,7 +504,7 @@ def main() -> int:
         with serving(run, "--token", TOKEN) as server:
             row("tokens", "the right one alone", *wrong_tokens(server, count), began)
         began = time.monotonic()
-        row("stopped while pictures come in", "ends within 8 s", *stopped_in_between(run), began)
+        row("stopped while images come in", "ends within 8 s", *stopped_in_between(run), began)
     return int(failed)
 
 

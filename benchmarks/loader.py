@@ -1,4 +1,4 @@
-"""The loader alone, side by side with torchvision's data sets in a DataLoader: images a second.
+"""The loader alone, side by side with torchvision's data sets in a DataLoader: images per second.
 
     CNNLAB_DATA=ROOT uv run python benchmarks/loader.py
 
@@ -28,7 +28,7 @@ from cnnlab.training.precision import keep_freed_memory
 ROUNDS = 5
 SECONDS = 3.0
 SAME = ["data.image_size=128", "data.fit=crop", "augment.flip=random", "augment.scale=[0.08,1]"]
-SAME += ["augment.start_size=1", "augment.end_size=1"]  # the recipe's pictures grow, the rival's do not
+SAME += ["augment.start_size=1", "augment.end_size=1"]  # the recipe's images grow, the rival's do not
 
 
 def rate(batches: Iterator[Any], seconds: float = SECONDS) -> float:
@@ -63,7 +63,7 @@ def compare(name: str, mine: Iterator[Any], rival: Iterator[Any]) -> None:
 def first_epochs(root: Path) -> None:
     """The data of a first epoch of Caltech-101, with all that comes before it (decoding, storing), and of a later one.
 
-    In turn with an epoch of the rival; all scaled to the same number of pictures.
+    In turn with an epoch of the rival; all scaled to the same number of images.
     """
     keep_freed_memory()  # as every run does first
     rows = []
@@ -73,8 +73,8 @@ def first_epochs(root: Path) -> None:
             began = time.perf_counter()
             data = load("data=caltech101", f"data.root={root}", "augment=standard", *SAME)
             ready = time.perf_counter()
-            passes = [seconds_of(data.train) * len(data.pictures) / len(data.split.train) for _ in range(2)]
-            count = len(data.pictures)
+            passes = [seconds_of(data.train) * len(data.images) / len(data.split.train) for _ in range(2)]
+            count = len(data.images)
             del data
         rival = stock.caltech(root)
         rows.append((ready - began + passes[0], passes[1], seconds_of(rival) * count / len(rival.dataset)))
@@ -102,7 +102,7 @@ def main() -> None:
     print("\n| loader | cnnlab, images/s | torchvision + DataLoader, 2 workers | ratio |\n|---|---|---|---|")
     folder = load("data=folder", f"data.root={root / 'cifar10-jpeg'}", "augment=standard", "augment.padding=0.125")
     pixels = folder.train.pixels[torch.from_numpy(folder.split.train)][..., :3].numpy()
-    labels = folder.pictures.labels[folder.split.train]
+    labels = folder.images.labels[folder.split.train]
     compare("CIFAR-10 crop, flip, normalise", ours(folder), stock.forever(stock.cifar(pixels, labels)))
     mnist = stock.forever(stock.mnist(root))
     compare("MNIST normalise", ours(load("data=mnist", f"data.root={root}", "augment=none")), mnist)

@@ -18,7 +18,7 @@ import torch
 import cnnlab
 from cnnlab.data.canvases import Canvas, digit_canvases
 from cnnlab.data.preprocess import Preprocess
-from cnnlab.evaluation.localization import localization_figures
+from cnnlab.evaluation.localization import localization_metrics
 from cnnlab.explain import Localizer
 from cnnlab.runs.environment import describe
 
@@ -33,12 +33,12 @@ def main() -> None:
     preprocess = Preprocess.from_dict(card["preprocess"])
     data = cnnlab.load_data("mnist", root=root)
     test = data.split.test
-    digits, labels = data.test.pixels[test][..., 0].numpy(), data.pictures.labels[test]
+    digits, labels = data.test.pixels[test][..., 0].numpy(), data.images.labels[test]
     localizer = Localizer(model, (1, preprocess.layout.height, preprocess.layout.width))
     machine = describe()
     print(f"{machine['machine']}\n{machine['versions']}\n")
     print(f"{card['model']['name']}, seed {SEED}, n = {count} canvases a row\n")
-    print("| objects | background | pointing | CorLoc | precision | recall | F1 | class right | ms a picture |")
+    print("| objects | background | pointing | CorLoc | precision | recall | F1 | class right | ms per image |")
     print("|---|---|---|---|---|---|---|---|---|")
     for objects in ((1, 1), (1, 5)):
         for background in ("blank", "clutter"):
@@ -46,13 +46,13 @@ def main() -> None:
             began = time.perf_counter()
             answers = [localizer(as_image(canvas, preprocess)) for canvas in canvases]
             spent = 1000 * (time.perf_counter() - began) / count
-            figures = localization_figures(answers, canvases)
+            metrics = localization_metrics(answers, canvases)
             cells = [
                 "1" if objects == (1, 1) else "1–5",
                 background,
-                *(f"{100 * figures[k]:.1f} %" for k in ("pointing", "corloc")),
-                *(f"{figures[k]:.3f}" for k in ("precision", "recall", "f1")),
-                f"{100 * figures['named']:.1f} %",
+                *(f"{100 * metrics[k]:.1f} %" for k in ("pointing", "corloc")),
+                *(f"{metrics[k]:.3f}" for k in ("precision", "recall", "f1")),
+                f"{100 * metrics['named']:.1f} %",
                 f"{spent:.0f}",
             ]
             print(f"| {' | '.join(cells)} |", flush=True)

@@ -1,4 +1,4 @@
-"""Pictures that do not fit in memory: images a second and peak memory beside the same run with all pictures resident.
+"""Images that do not fit in memory: images per second and peak memory beside the same run with all images resident.
 
     CNNLAB_DATA=ROOT uv run python benchmarks/memory.py
 
@@ -70,8 +70,8 @@ def main() -> None:
             held = sum(512 * file.stat().st_blocks for file in Path(work).rglob("pixels.u8"))
     finally:
         GROUP.rmdir()
-    print(f"pictures on disk: {held / 1e9:.2f} GB, n = {ROUNDS}\n")
-    print("| pictures | images/s, median (range) | of the resident rate | peak memory |\n|---|---|---|---|")
+    print(f"images on disk: {held / 1e9:.2f} GB, n = {ROUNDS}\n")
+    print("| images | images/s, median (range) | of the resident rate | peak memory |\n|---|---|---|---|")
     for name, values in rates.items():
         share = statistics.median(a / b for a, b in zip(values, rates["all resident"], strict=True))
         print(

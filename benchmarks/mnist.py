@@ -3,7 +3,7 @@
     CNNLAB_DATA=ROOT uv run python benchmarks/mnist.py [RUNS of the example]
 
 Both are whole commands: imports, reading the files, training, test. Ours also writes its run folder with the report.
-Pictures are decoded beforehand by neither: MNIST's files hold arrays.
+Images are decoded beforehand by neither: MNIST's files hold arrays.
 """
 
 from __future__ import annotations

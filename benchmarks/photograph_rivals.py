@@ -2,8 +2,8 @@
 
     python benchmarks/photograph_rivals.py fastai|tuned ROOT
 
-Reads a number of steps a line, trains that many, answers with images a second. It needs no cnnlab, so fastai can run in
-an environment of its own.
+Reads a number of steps per line, trains that many, answers with images per second. It needs no cnnlab, so fastai can
+run in an environment of its own.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def answer_each_line(train_some: Callable[[int], None]) -> None:
 
 
 def tuned(root: str) -> None:
-    """A careful script: transforms v2, a DataLoader with a worker a core, bfloat16, channels last, a fused step."""
+    """A careful script: transforms v2, a DataLoader with one worker per core, bfloat16, channels last, a fused step."""
     from torch.utils.data import DataLoader
     from torchvision import datasets
     from torchvision.transforms import v2
@@ -44,12 +44,12 @@ def tuned(root: str) -> None:
             v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         ]
     )
-    pictures = datasets.ImageFolder(root, transforms)
+    dataset = datasets.ImageFolder(root, transforms)
     workers = os.cpu_count() or 1
     loader: Any = DataLoader(
-        pictures, BATCH, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=True, prefetch_factor=4
+        dataset, BATCH, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=True, prefetch_factor=4
     )
-    model: nn.Module = resnet18(num_classes=len(pictures.classes)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model: nn.Module = resnet18(num_classes=len(dataset.classes)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=True)
     batches = iter(loader)
 
@@ -72,7 +72,7 @@ def tuned(root: str) -> None:
 
 
 def fastai(root: str) -> None:
-    """The Learner with its usual transforms: pictures cropped to size by the workers, aug_transforms a batch."""
+    """The Learner with its usual transforms: images cropped to size by the workers, aug_transforms a batch."""
     from fastai.vision.all import (
         Callback,
         CancelFitException,

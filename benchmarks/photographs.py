@@ -1,4 +1,4 @@
-"""ResNet-18 on a folder of photographs at 128 pixels, batch 64, data and all: images a second beside its rivals.
+"""ResNet-18 on a folder of photographs at 128 pixels, batch 64, data and all: images per second beside its rivals.
 
     CNNLAB_DATA=ROOT uv run python benchmarks/photographs.py
 
@@ -94,7 +94,7 @@ def main() -> None:
     reached = 3 * work * statistics.median(rates["cnnlab"])  # forward once, backward twice
     top = peak(torch.bfloat16)
     print(
-        f"\n{work / 1e6:,.0f} million multiply-adds a picture forward; training reaches {reached / 1e9:,.0f} of the"
+        f"\n{work / 1e6:,.0f} million multiply-adds per image forward; training reaches {reached / 1e9:,.0f} of the"
         f" {top / 1e9:,.0f} billion multiply-adds a second of a bf16 matrix product ({100 * reached / top:.0f} %;"
         f" fp32 {peak(torch.float32) / 1e9:,.0f})"
     )

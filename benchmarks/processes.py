@@ -1,8 +1,8 @@
-"""ResNet-20 on 32-pixel pictures, data and all: two processes that train together, one thread each, beside others.
+"""ResNet-20 on 32-pixel images, data and all: two processes that train together, one thread each, beside others.
 
     CNNLAB_DATA=ROOT uv run python benchmarks/processes.py [ROUNDS]
 
-Images a second of four ways to use the two cores, timed in turn on batches of the same number of pictures, while the
+Images a second of four ways to use the two cores, timed in turn on batches of the same number of images, while the
 others wait: one process with one thread (the other core rests), one process with two threads, two processes with a
 thread each that train together, and two that know nothing of each other (what sharing the memory and the caches alone
 costs). Needs two cores that nobody else uses: those that train together wait for each other forty times a step.

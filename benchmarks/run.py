@@ -14,14 +14,14 @@ from pathlib import Path
 
 TITLES = {
     "loader": "The loader alone, and the store, beside torchvision and a DataLoader",
-    "training": "ResNet-20 on 32-pixel pictures, data and all, beside the tutorials' loop",
+    "training": "ResNet-20 on 32-pixel images, data and all, beside the tutorials' loop",
     "convolutions": "Many filters over small maps, beside torch's convolution",
     "photographs": "ResNet-18 on photographs, data and all, beside fastai and a careful script",
     "precision": "Accuracy under every instruction set of the processor",
     "depth": "56 layers, forward and backward, beside float32",
     "mnist": "MNIST from command to result, beside the well-known example",
-    "speedrun": "CIFAR-10's pictures in the shortest time",
-    "memory": "Pictures that do not fit in memory, beside resident ones",
+    "speedrun": "CIFAR-10's images in the shortest time",
+    "memory": "Images that do not fit in memory, beside resident ones",
     "scaling": "How cost grows",
     "export": "ResNet-20 as PyTorch runs it, as ONNX, and in 8 bits",
     "serve": "The demonstration under load, with micro-batches and without",

@@ -1,4 +1,4 @@
-"""How cost grows: time and memory against number of pictures, size of pictures, and processes side by side. A plot.
+"""How cost grows: time and memory against number of images, size of images, and processes side by side. A plot.
 
     CNNLAB_DATA=ROOT uv run python benchmarks/scaling.py [docs/scaling.png]
 
@@ -52,7 +52,7 @@ print(json.dumps({"code": code, "peak": peak, **began}))
 """
 
 
-def pictures(root: Path, source: Path, count: int) -> Path:
+def images(root: Path, source: Path, count: int) -> Path:
     """A folder of `count` photographs in four classes: links to those of the source, again and again."""
     files = sorted(source.glob("[!B]*/*.jpg"))
     for i in range(count):
@@ -81,7 +81,7 @@ def measure(source: Path, count: int, size: int, processes: int = 1, *more: str)
     """Medians over the processes; `rate` is their sum."""
     work = Path(tempfile.mkdtemp(prefix="cnnlab-scaling-"))
     try:
-        root = pictures(work / "pictures", source, count)
+        root = images(work / "images", source, count)
         began = time.perf_counter()
         running = [(start(root, work / str(i), size, *more), work / str(i)) for i in range(processes)]
         done = [facts(process, folder) for process, folder in running]
@@ -104,7 +104,7 @@ def main() -> None:
     target = sys.argv[1] if len(sys.argv) > 1 else "docs/scaling.png"
     machine = describe()
     print(f"{machine['machine']}\n{machine['versions']}\n", flush=True)
-    print("| pictures | size | storage | decoding, s | an epoch, s | images/s | whole command, s | peak memory, MB |")
+    print("| images | size | storage | decoding, s | an epoch, s | images/s | whole command, s | peak memory, MB |")
     print("|---|---|---|---|---|---|---|---|")
 
     def row(count: int, size: int, storage: str) -> dict[str, float]:
@@ -133,22 +133,22 @@ def main() -> None:
         xs = COUNTS if key == "decoding" else train
         ys = [values[key] for values in by_count["mmap"]]
         slope, constant = line(xs, ys)
-        axis.plot(COUNTS, ys, "o-", label=f"{label}: {1e3 * slope:.2f} ms a picture {constant:+.2f} s")
-        print(f"{label}: {1e3 * slope:.3f} ms a picture, {constant:.2f} s constant")
-    left.set(xlabel="pictures", ylabel="seconds", title="time, 64 pixels")
+        axis.plot(COUNTS, ys, "o-", label=f"{label}: {1e3 * slope:.2f} ms per image {constant:+.2f} s")
+        print(f"{label}: {1e3 * slope:.3f} ms per image, {constant:.2f} s constant")
+    left.set(xlabel="images", ylabel="seconds", title="time, 64 pixels")
     for storage, values in by_count.items():
         ys = [v["peak"] / 1e6 for v in values]
         slope, constant = line(COUNTS, ys)
-        middle.plot(COUNTS, ys, "o-", label=f"{storage}: {1e3 * slope:.1f} kB a picture {constant:+,.0f} MB")
-        print(f"peak memory, {storage}: {1e3 * slope:.1f} kB a picture, {constant:,.0f} MB constant")
-    middle.set(xlabel="pictures", ylabel="MB", title="peak memory, 64 pixels")
+        middle.plot(COUNTS, ys, "o-", label=f"{storage}: {1e3 * slope:.1f} kB per image {constant:+,.0f} MB")
+        print(f"peak memory, {storage}: {1e3 * slope:.1f} kB per image, {constant:,.0f} MB constant")
+    middle.set(xlabel="images", ylabel="MB", title="peak memory, 64 pixels")
     pixels = [size * size / 1e3 for size in SIZES]
     for key, label in (("decoding", "decoding"), ("epoch", "an epoch")):
         ys = [values[key] for values in by_size]
         slope, constant = line(pixels, ys)
-        right.plot(pixels, ys, "o-", label=f"{label}: {slope:.3f} s a thousand pixels {constant:+.2f} s")
-        print(f"{label} of {COUNTS[0]:,} pictures: {slope:.3f} s a thousand pixels, {constant:.2f} s constant")
-    right.set(xlabel="thousand pixels a picture", ylabel="seconds", title=f"time, {COUNTS[0]:,} pictures")
+        right.plot(pixels, ys, "o-", label=f"{label}: {slope:.3f} s per thousand pixels {constant:+.2f} s")
+        print(f"{label} of {COUNTS[0]:,} images: {slope:.3f} s per thousand pixels, {constant:.2f} s constant")
+    right.set(xlabel="thousand pixels an image", ylabel="seconds", title=f"time, {COUNTS[0]:,} images")
     last.bar([str(p) for p in PROCESSES], [together[p]["rate"] for p in PROCESSES])
     last.set(xlabel="processes of one thread", ylabel="images/s together", title="side by side")
     for axis in (left, middle, right):

@@ -59,7 +59,7 @@ def serve(batch: int, words: list[str]) -> None:
     Server(config, str(listening.getsockname()[1])).run(sockets=[listening])
 
 
-def pictures(count: int = 64) -> list[bytes]:
+def images(count: int = 64) -> list[bytes]:
     numbers, files = np.random.Generator(np.random.PCG64(0)), []
     for _ in range(count):
         stream = io.BytesIO()
@@ -113,7 +113,7 @@ def main() -> None:
     print(f"{processor_name(facts['machine'])}, {facts['machine']['cores']} cores, torch {facts['versions']['torch']}.")
     print(f"{' '.join(words)}; {CLIENTS} clients, {ROUNDS} × {SECONDS:.0f} s each, in turn.\n")
     servers = {name: start_server(batch, words) for name, batch in (("micro-batches", 64), ("one by one", 1))}
-    files, figures = pictures(), {name: [] for name in servers}
+    files, measured = images(), {name: [] for name in servers}
     try:
         for _, port in servers.values():
             asyncio.run(load(port, files, 3.0))
@@ -121,20 +121,20 @@ def main() -> None:
         before = {name: memory(server.pid) for name, (server, _) in servers.items()}
         for _ in range(ROUNDS):
             for name, (_, port) in servers.items():
-                figures[name].append(asyncio.run(load(port, files, SECONDS)))
+                measured[name].append(asyncio.run(load(port, files, SECONDS)))
         used = {name: used[name] + processor_seconds(server.pid) for name, (server, _) in servers.items()}
         print("| | answers/s (range) | p50 ms | p99 ms | processor ms an answer | errors | memory, MB |")
         print("|---|---|---|---|---|---|---|")
         for name, (server, _) in servers.items():
-            rates = [len(spent) / SECONDS for spent, _ in figures[name]]
-            times = torch.tensor([value for spent, _ in figures[name] for value in spent]) * 1000
-            errors = sum(len(wrong) for _, wrong in figures[name])
+            rates = [len(spent) / SECONDS for spent, _ in measured[name]]
+            times = torch.tensor([value for spent, _ in measured[name] for value in spent]) * 1000
+            errors = sum(len(wrong) for _, wrong in measured[name])
             low, high = (times.sort().values[int(q * (len(times) - 1))].item() for q in (0.5, 0.99))
             rate = f"{statistics.median(rates):.0f} ({min(rates):.0f}–{max(rates):.0f})"
             held = f"{before[name]:.0f} → {memory(server.pid):.0f}"
             each = 1000 * used[name] / len(times)
             print(f"| {name} | {rate} | {low:.1f} | {high:.1f} | {each:.2f} | {errors} of {len(times):,} | {held} |")
-        pairs = zip(*([len(spent) for spent, _ in rounds] for rounds in figures.values()), strict=True)
+        pairs = zip(*([len(spent) for spent, _ in rounds] for rounds in measured.values()), strict=True)
         print(f"\nThroughput with micro-batches over one by one: {statistics.median(a / b for a, b in pairs):.2f}")
     finally:
         for server, _ in servers.values():

@@ -1,4 +1,4 @@
-"""recipe=speedrun on CIFAR-10's pictures, three seeds: seconds of training, accuracy with and without test-time views.
+"""recipe=speedrun on CIFAR-10's images, three seeds: seconds of training, accuracy with and without test-time views.
 
     CNNLAB_DATA=ROOT uv run python benchmarks/speedrun.py [SEEDS] [KEY=VALUE ...]
 

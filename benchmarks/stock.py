@@ -19,8 +19,8 @@ from torchvision.transforms import v2
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
-class ArrayPictures(Dataset[tuple[Any, int]]):
-    """What torchvision.datasets.CIFAR10 does: an array in memory, a Pillow picture a sample, then the transform."""
+class ArrayImages(Dataset[tuple[Any, int]]):
+    """What torchvision.datasets.CIFAR10 does: an array in memory, a Pillow image a sample, then the transform."""
 
     def __init__(self, data: np.ndarray, targets: np.ndarray, transform: Callable[..., Any]) -> None:
         self.data, self.targets, self.transform = data, targets.tolist(), transform
@@ -38,16 +38,14 @@ def loader(dataset: Dataset[Any], batch_size: int = 128) -> DataLoader[Any]:
 
 def cifar(data: np.ndarray, targets: np.ndarray) -> DataLoader[Any]:
     steps = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
-    return loader(
-        ArrayPictures(data, targets, transforms.Compose([*steps, transforms.Normalize(CIFAR_MEAN, CIFAR_STD)]))
-    )
+    return loader(ArrayImages(data, targets, transforms.Compose([*steps, transforms.Normalize(CIFAR_MEAN, CIFAR_STD)])))
 
 
 def cifar_v2(data: np.ndarray, targets: np.ndarray) -> DataLoader[Any]:
     """The same in torchvision's newer transforms."""
     steps = [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip(), v2.PILToTensor()]
     steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(CIFAR_MEAN, CIFAR_STD)]
-    return loader(ArrayPictures(data, targets, v2.Compose(steps)))
+    return loader(ArrayImages(data, targets, v2.Compose(steps)))
 
 
 def mnist(root: Path) -> DataLoader[Any]:

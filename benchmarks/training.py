@@ -1,4 +1,4 @@
-"""Training ResNet-20 on 32-pixel pictures, data and all, side by side with the tutorials' loop: images a second.
+"""Training ResNet-20 on 32-pixel images, data and all, side by side with the tutorials' loop: images per second.
 
     CNNLAB_DATA=ROOT uv run python benchmarks/training.py
 
@@ -41,11 +41,11 @@ def load(root: str, *more: str) -> Data:
 
 
 def rival(connection: Connection, root: str, tuned: bool) -> None:
-    """Train as many steps as asked for, answer with images a second."""
+    """Train as many steps as asked for, answer with images per second."""
     data = load(root)
     pixels = data.train.pixels[torch.from_numpy(data.split.train)][..., :3].numpy()
     make = stock.cifar_v2 if tuned else stock.cifar
-    batches = stock.forever(make(pixels, data.pictures.labels[data.split.train]))
+    batches = stock.forever(make(pixels, data.images.labels[data.split.train]))
     model: Any = ResNet(depth=20)
     if not tuned:
         while steps := connection.recv():

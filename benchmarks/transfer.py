@@ -3,7 +3,7 @@
     CNNLAB_DATA=ROOT uv run python benchmarks/transfer.py [FOLDER]
 
 One network is trained on MNIST by its recipe. scikit-learn's digits, enlarged to 28 pixels, are then learned from 1 and
-from 10 labelled pictures a class, with five seeds that also choose the pictures; the others, about 1,700, are the test.
+from 10 labelled images per class, with five seeds that also choose the images; the others, about 1,700, are the test.
 All arms have the same 200 steps, augmentation and optimizer.
 """
 

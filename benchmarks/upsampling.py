@@ -1,8 +1,8 @@
-"""Transposed convolution against bilinear upsampling in a U-Net: figures of three seeds, and what the maps look like.
+"""Transposed convolution against bilinear upsampling in a U-Net: metrics of three seeds, and what the maps look like.
 
-    uv run python benchmarks/upsampling.py ROOT BACKGROUNDS [PICTURE]
+    uv run python benchmarks/upsampling.py ROOT BACKGROUNDS [IMAGE]
 
-6,000 pictures of mnist_m_seg, two epochs. For the last step up, the spread over the four places of a 2×2 cell is the
+6,000 images of mnist_m_seg, two epochs. For the last step up, the spread over the four places of a 2×2 cell is the
 standard deviation of their mean magnitudes over the mean of all: 0 where no checkerboard is laid over the map.
 """
 
@@ -32,14 +32,14 @@ LAYER = "decoder.1.up"
 
 def main() -> None:
     root, backgrounds = sys.argv[1:3]
-    picture = Path(sys.argv[3] if len(sys.argv) > 3 else "upsampling.png")
+    image = Path(sys.argv[3] if len(sys.argv) > 3 else "upsampling.png")
     print("| upsampling | digit IoU | boundary F1 | spread in a 2×2 cell |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         shown = {}
         for kind in KINDS:
             runs = [train(Path(folder) / f"{kind}{seed}", kind, seed, root, backgrounds) for seed in SEEDS]
             shown[kind] = report(kind, runs)
-        draw(shown, picture)
+        draw(shown, image)
 
 
 def train(run: Path, kind: str, seed: int, root: str, backgrounds: str) -> Path:
@@ -50,7 +50,7 @@ def train(run: Path, kind: str, seed: int, root: str, backgrounds: str) -> Path:
 
 
 def report(kind: str, runs: list[Path]) -> tuple[Tensor, Tensor, Data]:
-    """Print a row; give pictures and maps of the first run."""
+    """Print a row; give images and maps of the first run."""
     tests = [json.loads((run / "test.json").read_text()) for run in runs]
     maps = [maps_of(run) for run in runs]
     columns = (
@@ -65,7 +65,7 @@ def report(kind: str, runs: list[Path]) -> tuple[Tensor, Tensor, Data]:
 
 @torch.inference_mode()
 def maps_of(run: Path) -> tuple[Tensor, Tensor, Data]:
-    """200 test pictures (B, C, H, W), and what the last step up makes of them (B, F, H, W)."""
+    """200 test images (B, C, H, W), and what the last step up makes of them (B, F, H, W)."""
     model, card = cnnlab.load_run(run)
     data, _ = data_of_run(open_folder(run), card, torch.device("cpu"))
     images = next(data.evaluation_loader("test", 200).epoch()).images
@@ -86,11 +86,11 @@ def draw(shown: dict[str, tuple[Tensor, Tensor, Data]], path: Path) -> None:
     axes = figure.subplots(len(shown), 5)
     for row, (kind, (images, features, data)) in zip(axes, shown.items(), strict=True):
         strongest = features[0].square().sum(dim=(1, 2)).argsort(descending=True)[:4]
-        pictures = [data.preprocess.denormalise(images[:1])[0].numpy(), *np.asarray(features[0][strongest])]
-        for axis, pixels in zip(row, pictures, strict=True):
+        panels = [data.preprocess.denormalise(images[:1])[0].numpy(), *np.asarray(features[0][strongest])]
+        for axis, pixels in zip(row, panels, strict=True):
             axis.imshow(pixels, cmap="gray", interpolation="nearest")
             axis.set_axis_off()
-        row[0].set_title(f"picture, {kind}", fontsize=9)
+        row[0].set_title(f"image, {kind}", fontsize=9)
         row[1].set_title("strongest channels of the last step up", fontsize=9, loc="left")
     figure.savefig(path, dpi=110)
 

@@ -204,7 +204,7 @@ class CommandLine:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Decoded pictures of the tests stay out of the user's cache."""
+    """Decoded images of the tests stay out of the user's cache."""
     folder = tmp_path_factory.mktemp("cache")
     os.environ["CNNLAB_CACHE"] = str(folder)
     return folder

@@ -1,4 +1,4 @@
-"""Small sets of pictures in the layouts of the real ones."""
+"""Small sets of images in the layouts of the real ones."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def write_pets(root: Path, count: int = 12, **changes: Any) -> Path:
         trimap = np.full((40, 50), 2, np.uint8)
         trimap[10:30, 10 + i : 30 + i] = 3
         trimap[12:28, 12 + i : 28 + i] = 1
-        picture = np.where(trimap[..., None] == 1, np.uint8(220), np.uint8(40)).repeat(3, 2)
-        Image.fromarray(picture).save(folder / "images" / f"{name}.jpg", quality=95)
+        image = np.where(trimap[..., None] == 1, np.uint8(220), np.uint8(40)).repeat(3, 2)
+        Image.fromarray(image).save(folder / "images" / f"{name}.jpg", quality=95)
         Image.fromarray(changes.get("trimap", lambda t: t)(trimap)).save(
             folder / "annotations" / "trimaps" / f"{name}.png"
         )

@@ -26,9 +26,9 @@ QUICK = ["logger=none", "trainer.precision=fp32"]
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three classes of coloured noise, 32×32 pixels."""
-    root = tmp_path_factory.mktemp("pictures") / "data"
+    root = tmp_path_factory.mktemp("images") / "data"
     draw = np.random.default_rng(0)
     for number, name in enumerate(("blue", "green", "red")):
         (root / name).mkdir(parents=True)
@@ -39,12 +39,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_the_lines_of_the_design_work_as_written(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(pictures, tmp_path / "data")
-    shutil.copy(pictures / "red" / "0.png", tmp_path / "a.png")
-    shutil.copy(pictures / "blue" / "0.png", tmp_path / "b.png")
+def test_the_lines_of_the_design_work_as_written(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(images, tmp_path / "data")
+    shutil.copy(images / "red" / "0.png", tmp_path / "a.png")
+    shutil.copy(images / "blue" / "0.png", tmp_path / "b.png")
     monkeypatch.chdir(tmp_path)
     data = cnnlab.load_data("folder", root="data", val_fraction=0.25, batch_size=8)
     assert data.classes == ["blue", "green", "red"]
@@ -89,7 +87,7 @@ def test_the_command_line_and_python_give_the_same_run(command: CommandLine, tmp
 # ---- data
 
 
-def test_loaders_give_batches_of_pictures_and_labels() -> None:
+def test_loaders_give_batches_of_images_and_labels() -> None:
     data = cnnlab.load_data("digits", batch_size=50, limit=120)
     for loader, whole in ((data.train, [50, 50]), (data.val, [50, 50, 20]), (data.test, [50, 50, 20])):
         batches = list(loader)
@@ -133,8 +131,8 @@ def test_a_device_that_is_none_is_refused(device: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["my photos", "it's, [a]=b", "日本 ü\\"])
-def test_a_root_may_have_any_name(name: str, pictures: Path, tmp_path: Path) -> None:
-    root = shutil.copytree(pictures, tmp_path / name)
+def test_a_root_may_have_any_name(name: str, images: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(images, tmp_path / name)
     data = cnnlab.load_data("folder", root=root, batch_size=8)
     model = cnnlab.create_model("mlp", hidden=[2], image_size=32, in_channels=3, num_classes=3)
     run = cnnlab.fit(model, data, epochs=1, dir=tmp_path / f"run {name}", overrides=QUICK)
@@ -237,7 +235,7 @@ def test_a_model_with_a_new_classifier_can_be_trained_and_rebuilt(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("override", "mend"),
+    ("override", "fix"),
     [
         ("++seed=7", "load_data"),
         ("+trainer.batch_size=4", "load_data"),
@@ -246,10 +244,10 @@ def test_a_model_with_a_new_classifier_can_be_trained_and_rebuilt(tmp_path: Path
         ("++model.hidden=[9]", "create_model"),
     ],
 )
-def test_what_data_and_model_have_settled_cannot_be_overridden_in_fit(tmp_path: Path, override: str, mend: str) -> None:
+def test_what_data_and_model_have_settled_cannot_be_overridden_in_fit(tmp_path: Path, override: str, fix: str) -> None:
     data = cnnlab.load_data("digits", limit=60, batch_size=20)
     model = cnnlab.create_model("mlp", hidden=[8], image_size=8)
-    with pytest.raises(ConfigError, match=f"give it to cnnlab.{mend} instead"):
+    with pytest.raises(ConfigError, match=f"give it to cnnlab.{fix} instead"):
         cnnlab.fit(model, data, epochs=1, dir=tmp_path / "run", overrides=[override])
     assert not (tmp_path / "run").exists()
 

@@ -194,10 +194,10 @@ REMOTE = {  # what travels, and the modules that may know it
 OPENS = {  # commands, and public functions by module, that open an address at their top
     "cnnlab.deploy.export": {"export_run"},
     "cnnlab.deploy.predictor": {"Predictor.from_export", "Predictor.from_run"},
-    "cnnlab.deploy.segmenter": {"segment_pictures"},
+    "cnnlab.deploy.segmenter": {"segment_images"},
     "cnnlab.evaluation.evaluate": {"evaluate"},
     "cnnlab.experiment": {"Session._begin", "Session.told", "_resume", "resume_experiment", "run_experiment"},
-    "cnnlab.explain.pictures": {"explain_pictures", "localize_pictures"},
+    "cnnlab.explain.images": {"explain_images", "localize_images"},
     "cnnlab.fitting": {"fit"},
     "cnnlab.processes": {"resume_together", "train_together"},
     "cnnlab.runs.weights": {"load_run"},

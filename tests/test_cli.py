@@ -167,7 +167,7 @@ def test_a_job_and_a_service_get_the_options_that_they_can_use(command: CommandL
     (container,) = yaml.safe_load(service.out)["spec"]["template"]["spec"]["containers"]
     assert container["args"][-1] == "--trust-code"
     service = command("demo", "gs://b/r", "--token", "t0p", "--spec", "cloudrun", "--image", IMAGE)
-    assert "--token is not in here: put it into the secret cnnlab-token" in service.out and "t0p" not in service.out
+    assert "--token is not included: store it in the secret cnnlab-token" in service.out and "t0p" not in service.out
 
 
 def test_masks_are_for_a_model_of_pixels(command: CommandLine, finished_run: Path, tmp_path: Path) -> None:
@@ -255,11 +255,11 @@ def test_data_prints_splits_counts_sizes_and_statistics(command: CommandLine) ->
 
 
 def test_data_shows_a_batch_and_checks_the_set(command: CommandLine, tmp_path: Path) -> None:
-    picture = tmp_path / "batch.png"
-    result = command("data", "digits", "data.limit=40", "--show", picture, "--check", "--json")
+    image = tmp_path / "batch.png"
+    result = command("data", "digits", "data.limit=40", "--show", image, "--check", "--json")
     assert result.code == 0
     assert "check" in json.loads(result.out)
-    with Image.open(picture) as shown:
+    with Image.open(image) as shown:
         assert shown.width > 400
     assert "batch.png" in result.err
 

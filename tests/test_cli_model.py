@@ -145,7 +145,7 @@ def test_a_wrong_line_is_answered_with_one(words: list[str], named: str, command
     assert named in result.err
 
 
-def test_a_picture_too_small_for_a_model_of_ones_own_is_one_line(command: CommandLine, tmp_path: Path) -> None:
+def test_an_image_too_small_for_a_model_of_ones_own_is_one_line(command: CommandLine, tmp_path: Path) -> None:
     (tmp_path / "small.py").write_text("from torch import nn\ndef net(): return nn.Conv2d(3, 4, 7)\n")
     result = command("model", "small:net", "image_size=5", cwd=tmp_path)
     assert result.code == 2

@@ -305,7 +305,7 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return write(
         tmp_path / "conf",
-        data__photos="name: folder\nroot: /pictures\nimage_size: 96\n",
+        data__photos="name: folder\nroot: /images\nimage_size: 96\n",
         model__wide="name: resnet\nwidth: 32\nshortcut: b\n",
         model__tiny="name: mymodels:Tiny\nhidden: [3]\n",
         augment__turned="rotation: 90\n",
@@ -342,7 +342,7 @@ def test_own_options_are_found_in_conf_and_in_the_folder_that_is_named(conf: Pat
 
 def test_an_own_data_option_brings_its_recipe_and_beats_what_it_says(conf: Path) -> None:
     config = compose(["data=photos"])
-    assert (config.data.name, config.data.root, config.data.image_size) == ("folder", "/pictures", [96, 96])
+    assert (config.data.name, config.data.root, config.data.image_size) == ("folder", "/images", [96, 96])
     assert (config.model["name"], config.trainer.epochs) == ("convnet", 6)
     (conf / "recipe/photos.yaml").unlink()
     assert compose(["data=photos"]).augment == compose(["data=folder"]).augment
@@ -429,7 +429,7 @@ def test_the_user_s_own_names_are_among_those_that_are_suggested(conf: Path) -> 
         ("augment/x", "rotation: far\n", "augment.rotation must be a number, got 'far'"),
         ("recipe/x", "trainer: {epoch: 3}\n", "'trainer.epochs'"),
         ("recipe/x", "trainr: {epochs: 3}\n", "'trainer.epochs'"),
-        ("recipe/x", "trainer: 3\n", "trainer is no section"),
+        ("recipe/x", "trainer: 3\n", "trainer is not a section"),
         ("recipe/x", "hydra: {run: {dir: x}}\n", "hydra"),
         ("recipe/x", "tuned: [1]\n", "tuned must name"),
         ("recipe/x", "tuned: {trainer: {epoch: 1}}\n", "'trainer.epochs'"),

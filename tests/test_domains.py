@@ -46,10 +46,10 @@ def test_a_grey_set_in_colour_has_three_equal_channels(source: Path) -> None:
 def test_the_fall_on_another_set_is_said(source: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["test", str(source), "--data", "mnist_m"]) == 0
     said = capsys.readouterr().out
-    figures = json.loads((source / "evaluation-test-mnist_m.json").read_text())
+    metrics = json.loads((source / "evaluation-test-mnist_m.json").read_text())
     own = json.loads((source / "test.json").read_text())
-    assert figures["n"] == 80
-    assert figures["own_test"]["difference"] == pytest.approx(figures["accuracy"] - own["accuracy"])
+    assert metrics["n"] == 80
+    assert metrics["own_test"]["difference"] == pytest.approx(metrics["accuracy"] - own["accuracy"])
     assert "95 % interval" in said and "points" in said
     assert (source / "predictions-test-mnist_m.csv").exists()
 
@@ -99,12 +99,12 @@ def test_the_weight_of_the_domains_loss_counts(command: CommandLine, root: Path,
 def test_adversarial_training_tests_on_both_domains(command: CommandLine, root: Path, tmp_path: Path) -> None:
     result = command("train", "recipe=dann", f"data.root={root}", *SMALL, f"run.dir={tmp_path / 'run'}")
     assert result.code == 0, result.err
-    figures = json.loads((tmp_path / "run" / "test.json").read_text())
-    assert figures["target"]["data"] == "mnist_m" and figures["target"]["n"] == 80
+    metrics = json.loads((tmp_path / "run" / "test.json").read_text())
+    assert metrics["target"]["data"] == "mnist_m" and metrics["target"]["n"] == 80
     again = cnnlab.evaluate(tmp_path / "run", data="mnist_m")
-    assert figures["target"]["accuracy"] == again["accuracy"]
-    assert figures["target"]["loss"] == pytest.approx(again["loss"], rel=1e-5)
-    assert figures["target"]["loss"] != figures["loss"]  # not those of the source again
+    assert metrics["target"]["accuracy"] == again["accuracy"]
+    assert metrics["target"]["loss"] == pytest.approx(again["loss"], rel=1e-5)
+    assert metrics["target"]["loss"] != metrics["loss"]  # not those of the source again
     some = cnnlab.evaluate(tmp_path / "run", data="mnist_m", limit=20)
     assert some["n"] == 20
     names = set(weights(tmp_path / "run"))
@@ -137,9 +137,7 @@ def test_new_statistics_are_all_that_adabn_changes(
     assert json.loads((tmp_path / "run" / "test.json").read_text())["target"]["n"] == 80
 
 
-def test_fine_tuning_takes_a_few_pictures_a_class(
-    command: CommandLine, root: Path, source: Path, tmp_path: Path
-) -> None:
+def test_fine_tuning_takes_a_few_images_a_class(command: CommandLine, root: Path, source: Path, tmp_path: Path) -> None:
     words = ["recipe=finetune", f"data.root={root}", f"init.from={source}", "data.per_class_train=3", *SMALL]
     result = command("train", *words, "trainer.batch_size=10", f"run.dir={tmp_path / 'run'}")
     assert result.code == 0, result.err
@@ -182,7 +180,7 @@ def test_from_python_the_target_is_loaded_too(root: Path, tmp_path: Path) -> Non
     model = cnnlab.create_model("vgg", width=4, image_size=28)
     quick = ["trainer.precision=fp32", "logger=none", "adapt.data=mnist_m"]
     run = cnnlab.fit(model, data, epochs=2, dir=tmp_path / "dann", overrides=["adapt.method=dann", *quick])
-    assert data.target is None  # the caller's data are as they were
+    assert data.target_domain is None  # the caller's data are as they were
     assert run.test is not None
     assert run.test["target"]["data"] == "mnist_m"
     assert run.test["target"]["n"] == 80

@@ -180,7 +180,7 @@ def test_a_disk_that_fills_up_while_training_leaves_the_last_whole_state(
     assert len(run.history) == 4
 
 
-def test_a_model_of_one_size_and_pictures_that_grow_are_told_apart(tmp_path: Path) -> None:
+def test_a_model_of_one_size_and_images_that_grow_are_told_apart(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     words = ["model=mlp", "data.image_size=16", "augment.start_size=0.5", f"run.dir={folder}"]
     words = [*(word for word in SMALL if not word.startswith("model")), *words]
@@ -191,7 +191,7 @@ def test_a_model_of_one_size_and_pictures_that_grow_are_told_apart(tmp_path: Pat
 
 
 @pytest.mark.parametrize("key", ["start_size", "end_size"])
-def test_every_size_that_pictures_grow_through_is_checked_before_anything_is_written(tmp_path: Path, key: str) -> None:
+def test_every_size_that_images_grow_through_is_checked_before_anything_is_written(tmp_path: Path, key: str) -> None:
     words = ["model=vgg", "model.blocks=4", "model.width=4", f"augment.{key}=0.25", f"run.dir={tmp_path / 'run'}"]
     with pytest.raises(ConfigError, match=r"augment\.start_size, augment\.end_size"):
         run_experiment(compose([*(word for word in SMALL if not word.startswith("model")), *words]))

@@ -97,10 +97,10 @@ def test_a_wrong_setting_is_one_line_and_no_folder(
     assert named in refused(command, tmp_path, "data.limit=40", "trainer.epochs=1", *words)
 
 
-# ---- pictures
+# ---- images
 
 
-def picture(path: Path, seed: int = 0, side: int = 8) -> None:
+def image(path: Path, seed: int = 0, side: int = 8) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (side, side), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
@@ -108,8 +108,8 @@ def picture(path: Path, seed: int = 0, side: int = 8) -> None:
 
 def two_classes(root: Path, count: int = 10) -> None:
     for number in range(count):
-        picture(root / "cat" / f"{number}.png", number)
-        picture(root / "dog" / f"{number}.png", 1000 + number)
+        image(root / "cat" / f"{number}.png", number)
+        image(root / "dog" / f"{number}.png", 1000 + number)
 
 
 def nothing(root: Path) -> None:
@@ -132,7 +132,7 @@ def empty_class(root: Path) -> None:
 def class_only_in_test(root: Path) -> None:
     two_classes(root / "train")
     two_classes(root / "test")
-    picture(root / "test" / "mouse" / "1.png")
+    image(root / "test" / "mouse" / "1.png")
 
 
 def no_train_folder(root: Path) -> None:
@@ -141,33 +141,33 @@ def no_train_folder(root: Path) -> None:
 
 
 def one_class(root: Path) -> None:
-    picture(root / "cat" / "1.png")
-    picture(root / "cat" / "2.png")
+    image(root / "cat" / "1.png")
+    image(root / "cat" / "2.png")
 
 
 def texts(root: Path) -> None:
     for name in ("cat", "dog"):
         (root / name).mkdir(parents=True)
-        (root / name / "notes.txt").write_text("not a picture")
+        (root / name / "notes.txt").write_text("not an image")
 
 
-def loose_pictures(root: Path) -> None:
+def loose_images(root: Path) -> None:
     for number in range(5):
-        picture(root / f"{number}.png", number)
+        image(root / f"{number}.png", number)
 
 
 def texts_named_png(root: Path) -> None:
     for name in ("cat", "dog"):
         (root / name).mkdir(parents=True)
         for number in range(4):
-            (root / name / f"{number}.png").write_text("not a picture")
+            (root / name / f"{number}.png").write_text("not an image")
 
 
 def one_class_unreadable(root: Path) -> None:
     two_classes(root, 200)
     for file in (root / "dog").iterdir():
         file.unlink()
-    (root / "dog" / "1.png").write_text("not a picture")
+    (root / "dog" / "1.png").write_text("not an image")
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def one_class_unreadable(root: Path) -> None:
         (no_train_folder, "train"),
         (one_class, "'cat'"),
         (texts, "*.txt"),
-        (loose_pictures, "5 loose pictures"),
+        (loose_images, "5 loose images"),
     ],
 )
 def test_a_folder_that_is_no_data_set_is_one_line(
@@ -212,17 +212,17 @@ def test_the_nearest_folder_is_offered(command: CommandLine, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100", "caltech101"])
-def test_a_missing_set_is_one_line_with_the_mend(name: str, command: CommandLine, tmp_path: Path) -> None:
+def test_a_missing_set_is_one_line_with_the_fix(name: str, command: CommandLine, tmp_path: Path) -> None:
     words = [f"data={name}", f"data.root={tmp_path / 'nowhere'}", "data.download=false"]
     line = refused(command, tmp_path, *words)
     assert "data.root" in line
     assert "data.download=true" in line
 
 
-def test_pictures_smaller_than_the_network_takes_are_one_line(command: CommandLine, tmp_path: Path) -> None:
+def test_images_smaller_than_the_network_takes_are_one_line(command: CommandLine, tmp_path: Path) -> None:
     for number in range(6):
-        picture(tmp_path / "photos" / "cat" / f"{number}.png", number, side=1)
-        picture(tmp_path / "photos" / "dog" / f"{number}.png", 10 + number, side=1)
+        image(tmp_path / "photos" / "cat" / f"{number}.png", number, side=1)
+        image(tmp_path / "photos" / "dog" / f"{number}.png", 10 + number, side=1)
     words = ["data=folder", f"data.root={tmp_path / 'photos'}", "model=vgg", "augment=none"]
     place = tmp_path / "work"
     result = command("train", *words, cwd=place)
@@ -232,7 +232,7 @@ def test_pictures_smaller_than_the_network_takes_are_one_line(command: CommandLi
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows names are Unicode")
-def test_pictures_with_names_of_another_encoding_are_trained_on_or_refused_in_one_line(
+def test_images_with_names_of_another_encoding_are_trained_on_or_refused_in_one_line(
     command: CommandLine, tmp_path: Path
 ) -> None:
     two_classes(tmp_path / "photos")
@@ -291,14 +291,14 @@ def test_a_run_that_is_not_there_is_one_line_with_the_nearest(name: str, command
 
 @pytest.mark.parametrize("name", ["test", "predict", "resume", "compare"])
 def test_a_folder_that_is_no_run_is_one_line(name: str, command: CommandLine, tmp_path: Path) -> None:
-    picture(tmp_path / "folder" / "a.png")
+    image(tmp_path / "folder" / "a.png")
     words = [tmp_path / "folder", *([tmp_path / "folder" / "a.png"] if name == "predict" else [])]
     assert "config.yaml" in one_line(command(name, *words))
 
 
 @pytest.mark.parametrize("name", ["test", "predict"])
 def test_a_run_without_weights_is_one_line(name: str, command: CommandLine, run: Path) -> None:
-    picture(run.parent / "a.png")
+    image(run.parent / "a.png")
     shutil.rmtree(run / "best")
     before = content(run)
     line = one_line(command(name, run, *([run.parent / "a.png"] if name == "predict" else [])))
@@ -309,7 +309,7 @@ def test_a_run_without_weights_is_one_line(name: str, command: CommandLine, run:
 @pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
 @pytest.mark.parametrize("name", ["test", "predict"])
 def test_truncated_weights_are_one_line(name: str, share: float, command: CommandLine, run: Path) -> None:
-    picture(run.parent / "a.png")
+    image(run.parent / "a.png")
     weights = run / "best" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[: int(share * weights.stat().st_size)])
     before = content(run)
@@ -338,7 +338,7 @@ def test_an_unfinished_run_without_one_of_its_files_is_no_traceback(file: str, c
 
 @pytest.mark.parametrize("name", ["test", "predict"])
 def test_a_device_that_is_none_is_one_line(name: str, command: CommandLine, run: Path) -> None:
-    picture(run.parent / "a.png")
+    image(run.parent / "a.png")
     words = [run, *([run.parent / "a.png"] if name == "predict" else []), "--device", "tpu"]
     assert "tpu" in one_line(command(name, *words))
 
@@ -433,7 +433,7 @@ def test_a_disk_that_fills_up_while_training_is_one_line_and_the_run_goes_on_lat
     assert running.wait().code == 130
 
 
-def test_no_room_for_decoded_pictures_is_one_line(command: CommandLine, disk: Disk, tmp_path: Path) -> None:
+def test_no_room_for_decoded_images_is_one_line(command: CommandLine, disk: Disk, tmp_path: Path) -> None:
     two_classes(tmp_path / "photos")
     disk.fill()
     words = ["data=folder", f"data.root={tmp_path / 'photos'}", "data.storage=mmap", "augment=none"]

@@ -82,4 +82,4 @@ def test_a_set_without_a_root_names_how_a_folder_is_tested(place: Path, capsys: 
     fix = re.search(r"--data folder", capsys.readouterr().err)
     assert fix is not None
     assert main(["test", "OWN", "--data-root", "out", *fix[0].split()]) == 0
-    assert "test split, 10 pictures" in capsys.readouterr().out
+    assert "test split, 10 images" in capsys.readouterr().out

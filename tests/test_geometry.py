@@ -102,9 +102,9 @@ def test_same_padding_keeps_the_size_and_is_that_of_torch(size: int, kernel: int
     assert left + right == dilation * (kernel - 1)
     assert conv_output_size(size + left + right, kernel, 1, 0, dilation) == size
     layer = nn.Conv1d(1, 1, kernel, padding="same", dilation=dilation, bias=False, dtype=torch.float64)
-    picture = torch.rand(1, 1, size, dtype=torch.float64)
-    padded = nn.functional.pad(picture, (left, right))
-    assert torch.allclose(layer(picture), nn.functional.conv1d(padded, layer.weight, dilation=dilation))
+    image = torch.rand(1, 1, size, dtype=torch.float64)
+    padded = nn.functional.pad(image, (left, right))
+    assert torch.allclose(layer(image), nn.functional.conv1d(padded, layer.weight, dilation=dilation))
 
 
 # ---- arithmetic in writing
@@ -283,9 +283,9 @@ def as_torch(layer: Layer) -> nn.Module:
     return torch_layer
 
 
-def seen_by(position: int, output: torch.Tensor, picture: torch.Tensor) -> tuple[int, int] | None:
+def seen_by(position: int, output: torch.Tensor, image: torch.Tensor) -> tuple[int, int] | None:
     """First and last pixel with a gradient; all weights are positive, so that nothing cancels out."""
-    gradient = torch.autograd.grad(output[0, 0, position], picture, retain_graph=True)[0][0, 0]
+    gradient = torch.autograd.grad(output[0, 0, position], image, retain_graph=True)[0][0, 0]
     pixels = gradient.nonzero().flatten().tolist()
     return (pixels[0], pixels[-1]) if pixels else None
 
@@ -297,13 +297,13 @@ def test_the_receptive_field_is_where_the_gradient_is(stack: list[Layer]) -> Non
     kernels = sum(layer.dilation * layer.kernel_size for layer in stack)  # what they cut off the border,
     strides = math.prod(layer.stride for layer in stack if not layer.transposed)  # counted in pixels
     size = 3 * field.size + 2 * field.shift + 20 + kernels * strides
-    picture = torch.rand(1, 1, size, dtype=torch.float64, requires_grad=True)
-    output = nn.Sequential(*map(as_torch, stack))(picture)
+    image = torch.rand(1, 1, size, dtype=torch.float64, requires_grad=True)
+    output = nn.Sequential(*map(as_torch, stack))(image)
     # Far from the border, where padding hides nothing; a whole period, so that every kind of position comes.
     middle = int((size / 2 - field.start) / field.jump)
     assert 0 < middle < output.shape[-1] - len(field.windows)
     for position in range(middle, middle + len(field.windows)):
-        assert seen_by(position, output, picture) == field.window(position)
+        assert seen_by(position, output, image) == field.window(position)
 
 
 @pytest.mark.parametrize("mode", ["nearest", "nearest-exact", "linear", "cubic"])
@@ -312,11 +312,11 @@ def test_the_receptive_field_is_where_the_gradient_is(stack: list[Layer]) -> Non
 def test_the_receptive_field_after_interpolation(mode: str, align_corners: bool, size: int, output_size: int) -> None:
     words = {"linear": "bilinear", "cubic": "bicubic"}
     settings = {"align_corners": align_corners} if mode in words else {}
-    picture = torch.rand(1, 1, size, 3, dtype=torch.float64, requires_grad=True)
-    resized = nn.functional.interpolate(picture, size=(output_size, 3), mode=words.get(mode, mode), **settings)
+    image = torch.rand(1, 1, size, 3, dtype=torch.float64, requires_grad=True)
+    resized = nn.functional.interpolate(image, size=(output_size, 3), mode=words.get(mode, mode), **settings)
     field = ReceptiveField().after_resize(size, output_size, mode, align_corners and mode in words)
     for position in range(output_size):
-        gradient = torch.autograd.grad(resized[0, 0, position, 1], picture, retain_graph=True)[0]
+        gradient = torch.autograd.grad(resized[0, 0, position, 1], image, retain_graph=True)[0]
         pixels = gradient.abs().sum(3).flatten().gt(1e-9).nonzero().flatten().tolist()
         window = field.window(position)
         assert window is not None
@@ -326,11 +326,11 @@ def test_the_receptive_field_after_interpolation(mode: str, align_corners: bool,
 
 @pytest.mark.parametrize(("size", "output_size"), [(8, 1), (8, 4), (13, 6), (7, 7), (5, 7), (3, 9)])
 def test_the_receptive_field_after_an_adaptive_pooling(size: int, output_size: int) -> None:
-    picture = torch.rand(1, 1, size, dtype=torch.float64, requires_grad=True)
-    pooled = nn.AdaptiveAvgPool1d(output_size)(picture)
+    image = torch.rand(1, 1, size, dtype=torch.float64, requires_grad=True)
+    pooled = nn.AdaptiveAvgPool1d(output_size)(image)
     field = ReceptiveField().after_adaptive_pool(size, output_size)
     for position in range(output_size):
-        assert seen_by(position, pooled, picture) == field.window(position)
+        assert seen_by(position, pooled, image) == field.window(position)
 
 
 def test_merged_maps_see_what_either_sees() -> None:

@@ -74,9 +74,9 @@ ELSEWHERE = {
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixteen coloured pictures of 32 pixels in two classes."""
-    root, numbers = tmp_path_factory.mktemp("pictures"), np.random.Generator(np.random.PCG64(0))
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen coloured images of 32 pixels in two classes."""
+    root, numbers = tmp_path_factory.mktemp("images"), np.random.Generator(np.random.PCG64(0))
     for split in ("train", "test"):
         for label in ("dark", "light"):
             (root / split / label).mkdir(parents=True)
@@ -95,8 +95,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if file.stem not in ELSEWHERE
     ],
 )
-def test_every_option_trains_for_two_steps(option: str, pictures: Path, command: CommandLine, tmp_path: Path) -> None:
-    words = ["data=folder", f"data.root={pictures}", "data.val_fraction=0", "data.image_size=32", option]
+def test_every_option_trains_for_two_steps(option: str, images: Path, command: CommandLine, tmp_path: Path) -> None:
+    words = ["data=folder", f"data.root={images}", "data.val_fraction=0", "data.image_size=32", option]
     small = ["trainer.epochs=1", "trainer.batch_size=8", f"run.dir={tmp_path / 'run'}"]
     result = command("train", *words, *small)
     assert result.code == 0, result.err

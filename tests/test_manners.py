@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="of POSIX")
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     file = tmp_path / "a.png"
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(file)
     return file
@@ -49,12 +49,12 @@ def picture(tmp_path: Path) -> Path:
         ["train", *SMALL, "run.dir=~nobodyhere/x"],
         ["data", "folder", f"data.root={LONG}"],
         ["data", "folder", "data.root=~nobodyhere/x"],
-        ["predict", LONG, "PICTURE"],
-        ["predict", f"{LONG}.onnx", "PICTURE"],
+        ["predict", LONG, "IMAGE"],
+        ["predict", f"{LONG}.onnx", "IMAGE"],
         ["predict", "RUN", LONG],
         ["explain", "RUN", LONG],
         ["localize", "RUN", LONG],
-        ["explain", "RUN", "PICTURE", "--out", LONG],
+        ["explain", "RUN", "IMAGE", "--out", LONG],
         ["compare", "RUN", "--out", LONG],
         ["data", "digits", "--show", LONG],
         ["test", "RUN", "--data-root", LONG],
@@ -69,9 +69,9 @@ def picture(tmp_path: Path) -> Path:
     ids=lambda words: " ".join(words).replace(LONG, "LONG"),
 )
 def test_what_cannot_be_a_path_or_a_value_is_one_line(
-    words: list[str], command: CommandLine, finished_run: Path, picture: Path
+    words: list[str], command: CommandLine, finished_run: Path, image: Path
 ) -> None:
-    places = {"RUN": str(finished_run), "PICTURE": str(picture)}
+    places = {"RUN": str(finished_run), "IMAGE": str(image)}
     one_line(command(*[places.get(word, word) for word in words]))
 
 
@@ -138,18 +138,18 @@ def test_a_narrow_terminal_cuts_no_figure(columns: int, command: CommandLine, fi
 @pytest.mark.parametrize(
     "words",
     [
-        ["explain", "RUN", "PICTURE", "--out", "DISK/out"],
-        ["localize", "RUN", "PICTURE", "--out", "DISK/out"],
+        ["explain", "RUN", "IMAGE", "--out", "DISK/out"],
+        ["localize", "RUN", "IMAGE", "--out", "DISK/out"],
         ["compare", "RUN", "--out", "DISK/out.png"],
         ["data", "digits", "--show", "DISK/out.png"],
     ],
     ids=lambda words: words[0],
 )
 def test_a_full_disk_leaves_no_empty_file(
-    words: list[str], command: CommandLine, finished_run: Path, picture: Path, disk: Disk
+    words: list[str], command: CommandLine, finished_run: Path, image: Path, disk: Disk
 ) -> None:
     disk.fill()
-    places = {"RUN": str(finished_run), "PICTURE": str(picture)}
+    places = {"RUN": str(finished_run), "IMAGE": str(image)}
     one_line(command(*[places.get(word, word).replace("DISK", str(disk.path)) for word in words]))
     assert [path.name for path in disk.path.rglob("*") if path.is_file()] == ["ballast"]
 

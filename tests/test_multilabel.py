@@ -114,13 +114,13 @@ def rows_of(file: Path) -> list[dict[str, str]]:
 
 
 def test_a_run_learns_and_says_how_well(run: Path) -> None:
-    figures = json.loads((run / "test.json").read_text())
-    assert figures["task"] == "multilabel" and figures["n"] == 48
-    assert figures["mean_ap"] > 0.95 and figures["accuracy"] > 0.85
+    metrics = json.loads((run / "test.json").read_text())
+    assert metrics["task"] == "multilabel" and metrics["n"] == 48
+    assert metrics["mean_ap"] > 0.95 and metrics["accuracy"] > 0.85
     for key in ("mean_ap", "accuracy"):
-        low, high = figures[f"{key}_interval"]
-        assert low <= figures[key] <= high
-    assert len(figures["thresholds"]["values"]) == 3 and figures["thresholds"]["n"] == 24
+        low, high = metrics[f"{key}_interval"]
+        assert low <= metrics[key] <= high
+    assert len(metrics["thresholds"]["values"]) == 3 and metrics["thresholds"]["n"] == 24
     card = json.loads((run / "best/model.json").read_text())
     assert card["task"] == "multilabel" and card["classes"] == ["red", "green", "blue"]
     history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -131,18 +131,18 @@ def test_a_run_learns_and_says_how_well(run: Path) -> None:
 
 def test_predictions_csv_says_what_is_true_and_what_was_predicted(run: Path, squares: Any) -> None:
     rows, data = rows_of(run / "predictions.csv"), squares.Squares()
-    figures = json.loads((run / "test.json").read_text())
+    metrics = json.loads((run / "test.json").read_text())
     for row in rows:
         has = data[int(row["picture"])][1]
         assert row["true"].split(";") == ([n for n, one in zip(data.classes, has, strict=True) if one] or [""])
         wanted = [
             name
-            for name, least in zip(data.classes, figures["thresholds"]["values"], strict=True)
+            for name, least in zip(data.classes, metrics["thresholds"]["values"], strict=True)
             if float(row[name]) >= least
         ]
         assert row["predicted"].split(";") == (wanted or [""])
     right = sum(row["true"] == row["predicted"] for row in rows)
-    assert right / len(rows) == figures["accuracy"]
+    assert right / len(rows) == metrics["accuracy"]
 
 
 def test_the_split_keeps_the_share_of_every_class(run: Path, squares: Any) -> None:
@@ -179,7 +179,7 @@ def test_predict_gives_each_image_its_classes(
 
 def test_an_export_answers_as_the_run_does(run: Path, files: list[str], tmp_path: Path) -> None:
     export = export_run(run, out=tmp_path / "export", trust_code=True)
-    found = export.figures["accuracy"]
+    found = export.results["accuracy"]
     assert found["same_answers"] == 1.0 and found["model"] > 0.9
     ours, theirs = cnnlab.Predictor.from_run(run), cnnlab.Predictor.from_export(export.file)
     assert ours.rule == theirs.rule
@@ -221,7 +221,7 @@ def test_the_report_shows_classes_thresholds_and_what_was_answered(run: Path) ->
     page = (run / "report.html").read_text()
     for words in ("Test mean average precision", "Exact matches", "average precision</th>", "threshold</th>"):
         assert words in page
-    assert "Ranking the pictures by chance" in page
+    assert "Ranking the images at random" in page
     assert 'class="given">answered' in page
     assert "Confusion matrix</h2>" not in page
 
@@ -230,7 +230,7 @@ def test_test_prints_and_repeats_the_metrics(run: Path, capsys: pytest.CaptureFi
     before = json.loads((run / "test.json").read_text())
     assert main(["test", str(run), "--trust-code"]) == 0
     printed = capsys.readouterr().out
-    assert "mean AP" in printed and "fitted on 24 validation pictures" in printed
+    assert "mean AP" in printed and "fitted on 24 validation images" in printed
     assert json.loads((run / "test.json").read_text()) == before
 
 
@@ -244,10 +244,10 @@ def test_another_set_is_tested_with_the_thresholds_of_the_run(run: Path) -> None
 
 def test_thresholds_of_a_stranger_are_looked_at(run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "copy")
-    figures = json.loads((copy / "test.json").read_text())
+    metrics = json.loads((copy / "test.json").read_text())
     for values in ([0.5, 0.5], [0.5, 0.5, 7], [0.5, 0.5, float("nan")]):
-        figures["thresholds"]["values"] = values
-        (copy / "test.json").write_text(json.dumps(figures))
+        metrics["thresholds"]["values"] = values
+        (copy / "test.json").write_text(json.dumps(metrics))
         with pytest.raises(RunError, match="its thresholds are not a number from 0 to 1 for each class"):
             cnnlab.Predictor.from_run(copy)
     (copy / "test.json").unlink()
@@ -365,9 +365,9 @@ def test_the_page_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
         assert main([*words, *(short if words[0] == "train" else [])]) == 0, capsys.readouterr().err
     (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     exec(block, {})
-    figures = json.loads(Path("runs/squares/test.json").read_text())
+    metrics = json.loads(Path("runs/squares/test.json").read_text())
     for key in re.findall(r"^\| (.*?) \|", page, flags=re.MULTILINE)[2:]:
-        assert all(name in figures for name in re.findall(r"`(\w+)`", key))
+        assert all(name in metrics for name in re.findall(r"`(\w+)`", key))
 
 
 def test_labels_of_another_kind_in_another_split_are_refused() -> None:

@@ -23,7 +23,7 @@ import cnnlab
 from cnnlab.cli import main
 from cnnlab.config import compose
 from cnnlab.data.batches import BatchLoader, as_tensor
-from cnnlab.data.own import DATASETS, DatasetPictures, OwnData, as_picture, read_pictures
+from cnnlab.data.own import DATASETS, DatasetImages, OwnData, as_image, read_images
 from cnnlab.errors import CnnlabError, ConfigError, DataError, Interrupted, ModelError, RunError
 from cnnlab.models.plain import describe_plain
 from cnnlab.models.registry import MODELS, OWN_MODULE, model_spec
@@ -117,7 +117,7 @@ def test_a_dataset_of_any_form_is_learned(form: Callable[[np.ndarray], Any], tmp
     assert {*wanted.split(), "predictions.csv", "report.html"} <= names
 
 
-def test_whole_pictures_are_read_once_and_a_transform_in_each_epoch(tmp_path: Path) -> None:
+def test_whole_images_are_read_once_and_a_transform_in_each_epoch(tmp_path: Path) -> None:
     kept, streamed = Squares(60), Squares(60)
     fit(kept, tmp_path / "kept", epochs=4)
     fit(streamed, tmp_path / "streamed", epochs=4, transform=lambda image: image)
@@ -130,8 +130,8 @@ def test_a_dataset_that_draws_is_not_kept() -> None:
         def __getitem__(self, index: int) -> tuple[Any, int]:
             return Image.fromarray(np.random.randint(0, 255, (SIDE, SIDE), dtype=np.uint8)), index % CLASSES
 
-    assert OwnData(Squares()).is_whole_pictures()
-    assert not OwnData(Noise()).is_whole_pictures()
+    assert OwnData(Squares()).is_whole_images()
+    assert not OwnData(Noise()).is_whole_images()
 
 
 def test_loaders_train_validate_and_test_with_all_their_images(tmp_path: Path) -> None:
@@ -179,13 +179,13 @@ def test_two_fits_give_the_same_weights(tmp_path: Path) -> None:
     assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
 
 
-def test_pictures_of_many_sizes_are_brought_to_one_and_augmented(tmp_path: Path) -> None:
+def test_images_of_many_sizes_are_brought_to_one_and_augmented(tmp_path: Path) -> None:
     class Varied(Squares):
         def __getitem__(self, index: int) -> tuple[Any, int]:
             image, label = super().__getitem__(index)
             return image.resize((SIDE + index % 4, SIDE)), label
 
-    assert isinstance(read_pictures(OwnData(Varied()), lambda done, total: None), DatasetPictures)
+    assert isinstance(read_images(OwnData(Varied()), lambda done, total: None), DatasetImages)
     words = [f"data.image_size={SIDE}", "augment=light"]
     run = fit(Varied(), tmp_path / "run", nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, CLASSES)), overrides=words)
     assert "name: light" in (run.dir / "config.yaml").read_text()
@@ -428,7 +428,7 @@ def test_arguments_reach_the_class(here: Path, capfd: pytest.CaptureFixture[str]
     ("words", "said"),
     [
         (["data=mydata:Nothing"], "Nothing"),
-        (["data=nowhere:Photos"], "looked for in this folder"),
+        (["data=nowhere:Photos"], "searched in this folder"),
         (["data=mydata:Breaks"], "ZeroDivisionError"),
         (["data=mydata:Floats", "augment=light"], "augment"),
         (["data=mydata:Floats", "trainer.class_weights=balanced"], "count the training labels"),
@@ -451,11 +451,11 @@ def test_batches_given_to_evaluate_never_replace_the_test_of_the_run(tmp_path: P
     run = fit(loader(30), tmp_path / "run", val=loader(10, 50), test=loader(20, 100))
     before = [(run.dir / name).read_bytes() for name in ("test.json", "predictions.csv")]
     other = cnnlab.load_data(loader(30), val=loader(10, 50), test=loader(20, 900))
-    figures = cnnlab.evaluate(run.dir, data=other, model=Net())
+    metrics = cnnlab.evaluate(run.dir, data=other, model=Net())
     assert [(run.dir / name).read_bytes() for name in ("test.json", "predictions.csv")] == before
     assert (run.dir / "evaluation-test-other.json").exists()
-    assert figures["own_test"]["accuracy"] == run.test["accuracy"]  # type: ignore[index]
-    assert figures["calibration"]["temperature"] == run.test["calibration"]["temperature"]  # type: ignore[index]
+    assert metrics["own_test"]["accuracy"] == run.test["accuracy"]  # type: ignore[index]
+    assert metrics["calibration"]["temperature"] == run.test["calibration"]["temperature"]  # type: ignore[index]
 
 
 def test_another_set_by_name_is_tested_whole_and_only_with_images_of_the_same_kind(
@@ -573,7 +573,7 @@ def bad(give: Callable[[int], Any]) -> Dataset[Any]:
         (bad(lambda i: (to_tensor(np.zeros((6, 6), np.uint8)), "cat")), {}, "class number"),
         (bad(lambda i: (to_tensor(np.zeros((6, 6), np.uint8)), -1)), {}, "class number"),
         (bad(lambda i: (torch.zeros(5, 6, 6), 1)), {}, "1 or 3"),
-        (bad(lambda i: ("a text", 1)), {}, "Pillow picture"),
+        (bad(lambda i: ("a text", 1)), {}, "Pillow image"),
         (DataLoader(Endless(), batch_size=5), {}, "__len__"),
         (loader(20), {"transform": to_tensor}, "transform="),
         (loader(20), {"batch_size": 10}, "batch_size=10"),
@@ -613,11 +613,11 @@ def test_a_module_that_does_not_take_the_images_is_refused(tmp_path: Path) -> No
 def test_images_of_every_kind_become_what_they_show() -> None:
     pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     for image in (Image.fromarray(pixels), pixels, torch.from_numpy(pixels).permute(2, 0, 1)):
-        picture = as_picture(image)
-        assert picture is not None
-        assert np.array_equal(np.asarray(picture), pixels)
+        read = as_image(image)
+        assert read is not None
+        assert np.array_equal(np.asarray(read), pixels)
         assert torch.allclose(as_tensor(image), torch.from_numpy(pixels).permute(2, 0, 1) / 255)
-    assert as_picture(pixels.astype(np.float32)) is None
+    assert as_image(pixels.astype(np.float32)) is None
     assert as_tensor(np.ones((2, 4), np.float32)).shape == (1, 2, 4)
 
 
@@ -653,7 +653,7 @@ def test_a_public_dataset_of_files_names_what_cannot_be_read(tmp_path: Path) -> 
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         Image.new("RGB", (5, 4)).save(tmp_path / name / "1.png")
-    (tmp_path / "b" / "2.png").write_bytes(b"no picture")
+    (tmp_path / "b" / "2.png").write_bytes(b"no image")
     folder = cnnlab.datasets.Folder(tmp_path, split="all")
     assert folder[0][0].size == (5, 4)
     assert folder.class_to_idx == {"a": 0, "b": 1}

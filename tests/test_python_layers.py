@@ -170,7 +170,7 @@ def test_what_is_shown_is_what_would_be_used(how: str, here: Path, capsys: pytes
     assert main(["train", "data=folder", "data.root=photos", how]) == 0
     shown = capsys.readouterr().out
     assert "batch_size: 8 " in shown or "batch_size=8\n" in shown
-    assert "set: " in shown and "cannot be looked at" not in shown
+    assert "set: " in shown and "cannot be read" not in shown
 
 
 @pytest.mark.parametrize("how", ["--explain", "--options"])
@@ -180,7 +180,7 @@ def test_showing_settings_needs_no_images_and_fetches_none(
 ) -> None:
     assert main(["train", *words, how]) == 0
     shown = capsys.readouterr().out
-    assert "as they cannot be looked at" in shown and "trainer" in shown
+    assert "which cannot be read" in shown and "trainer" in shown
     assert not Path("data").exists()
 
 

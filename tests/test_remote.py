@@ -55,7 +55,7 @@ except RemoteError as error:
 
 
 @pytest.mark.parametrize(
-    ("package", "address", "mend"),
+    ("package", "address", "fix"),
     [
         ("gcsfs", "gs://b/x", "pip install 'cnnlab[gcp]'"),
         ("aiohttp", "gs://b/x", "pip install 'cnnlab[gcp]'"),
@@ -63,12 +63,12 @@ except RemoteError as error:
         ("s3fs", "s3://b/x", "s3fs"),
     ],
 )
-def test_a_missing_package_is_named_with_the_mend(package: str, address: str, mend: str) -> None:
+def test_a_missing_package_is_named_with_the_fix(package: str, address: str, fix: str) -> None:
     code = WITHOUT.format(package=package, address=address)
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert answer.stderr == ""
     assert len(answer.stdout.splitlines()) == 1
-    assert "not installed" in answer.stdout and mend in answer.stdout
+    assert "not installed" in answer.stdout and fix in answer.stdout
 
 
 class HttpError(Exception):
@@ -98,5 +98,5 @@ def test_each_failure_is_one_line_that_names_the_address(
 
 
 def test_an_unknown_scheme_is_refused() -> None:
-    with pytest.raises(RemoteError, match="nosuch:// is no kind of address"):
+    with pytest.raises(RemoteError, match="nosuch:// is not a supported kind of address"):
         Remote("nosuch://b/x")

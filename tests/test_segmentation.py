@@ -49,29 +49,29 @@ def run(command: CommandLine, pets: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_a_unet_learns_the_pixels(run: Path) -> None:
-    figures = json.loads((run / "test.json").read_text())
-    assert figures["task"] == "segmentation" and figures["n"] == 4
-    assert figures["mean_iou"] > 0.6
-    low, high = figures["mean_iou_interval"]
-    assert low <= figures["mean_iou"] <= high
-    assert [row["class"] for row in figures["per_class"]] == ["background", "pet", "border"]
-    matrix = np.array(figures["confusion_matrix"])
+    metrics = json.loads((run / "test.json").read_text())
+    assert metrics["task"] == "segmentation" and metrics["n"] == 4
+    assert metrics["mean_iou"] > 0.6
+    low, high = metrics["mean_iou_interval"]
+    assert low <= metrics["mean_iou"] <= high
+    assert [row["class"] for row in metrics["per_class"]] == ["background", "pet", "border"]
+    matrix = np.array(metrics["confusion_matrix"])
     assert matrix.sum() == 4 * 32 * 32
-    assert figures["accuracy"] == pytest.approx(np.trace(matrix) / matrix.sum())
+    assert metrics["accuracy"] == pytest.approx(np.trace(matrix) / matrix.sum())
     overlap = np.diag(matrix) / (matrix.sum(0) + matrix.sum(1) - np.diag(matrix))
-    assert figures["mean_iou"] == pytest.approx(overlap.mean())
-    assert 0 < figures["boundary_f1"] <= 1
+    assert metrics["mean_iou"] == pytest.approx(overlap.mean())
+    assert 0 < metrics["boundary_f1"] <= 1
 
 
 def test_an_export_is_held_to_every_pixel(run: Path, tmp_path: Path) -> None:
-    figures = export_run(run, out=tmp_path / "export").figures["accuracy"]
+    metrics = export_run(run, out=tmp_path / "export").results["accuracy"]
     tested = json.loads((run / "test.json").read_text())["accuracy"]
-    assert figures["model"] == pytest.approx(tested, abs=1e-3) and figures["same_answers"] > 0.999
+    assert metrics["model"] == pytest.approx(tested, abs=1e-3) and metrics["same_answers"] > 0.999
 
     truth = torch.zeros(2, 3, 4, dtype=torch.int64)
     right = torch.eye(2)[truth].permute(0, 3, 1, 2)
     spoilt = right.clone()
-    spoilt[:, :, 1:] = spoilt[:, :, 1:].flip(1)  # all but the first row of each picture
+    spoilt[:, :, 1:] = spoilt[:, :, 1:].flip(1)  # all but the first row of each image
     found = accuracy(lambda images: right[: len(images)], lambda images: spoilt[: len(images)], right, truth)
     assert found == {"n": 2, "model": 1.0, "export": pytest.approx(1 / 3), "same_answers": pytest.approx(1 / 3)}
 
@@ -88,7 +88,7 @@ def test_the_best_epoch_is_that_of_the_highest_mean_iou(run: Path) -> None:
     assert best["task"] == "segmentation" and best["classes"] == ["background", "pet", "border"]
 
 
-def test_predictions_hold_a_row_a_picture(run: Path) -> None:
+def test_predictions_hold_a_row_an_image(run: Path) -> None:
     with open(run / "predictions.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["picture"] for row in rows] == [
@@ -101,11 +101,11 @@ def test_predictions_hold_a_row_a_picture(run: Path) -> None:
 
 def test_the_report_shows_truth_and_answer(run: Path) -> None:
     page = (run / "report.html").read_text()
-    assert "Pictures, truth and answers" in page and "Test mean IoU" in page
+    assert "Images, ground truth and predictions" in page and "Test mean IoU" in page
     assert page.count("<figcaption>truth</figcaption>") == 4
 
 
-def test_testing_again_gives_the_same_figures(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_testing_again_gives_the_same_metrics(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = json.loads((run / "test.json").read_text())
     assert cnnlab.evaluate(run) == before
     assert main(["test", str(run), "--split", "val"]) == 0
@@ -115,19 +115,19 @@ def test_testing_again_gives_the_same_figures(run: Path, capsys: pytest.CaptureF
 def test_predict_writes_masks_and_overlays(
     run: Path, pets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture = pets / "oxford-iiit-pet" / "images" / "Beagle_20.jpg"
-    assert main(["predict", str(run), str(picture), "--out", str(tmp_path), "--json"]) == 0
+    image = pets / "oxford-iiit-pet" / "images" / "Beagle_20.jpg"
+    assert main(["predict", str(run), str(image), "--out", str(tmp_path), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert sum(answer["shares"].values()) == pytest.approx(1, abs=1e-4)
     with Image.open(answer["mask"]) as mask, Image.open(answer["overlay"]) as overlay:
-        assert mask.mode == "P" and mask.size == overlay.size == (50, 40)  # the whole picture, squashed for the model
+        assert mask.mode == "P" and mask.size == overlay.size == (50, 40)  # the whole image, squashed for the model
         classes = np.asarray(mask)
     trimap = np.asarray(Image.open(pets / "oxford-iiit-pet" / "annotations" / "trimaps" / "Beagle_20.png"))
     assert set(np.unique(classes)) <= {0, 1, 2}
     assert ((classes == 1) == (trimap == 1)).mean() > 0.85
 
 
-def test_a_mask_is_as_large_as_the_picture_and_says_what_was_not_seen(run: Path) -> None:
+def test_a_mask_is_as_large_as_the_image_and_says_what_was_not_seen(run: Path) -> None:
     from cnnlab.deploy.segmenter import UNSEEN, Segmenter
 
     segmenter = Segmenter(run)
@@ -143,10 +143,10 @@ def test_a_mask_is_as_large_as_the_picture_and_says_what_was_not_seen(run: Path)
     assert (mask[:, 30:70] == alone).mean() > 0.97  # resizing looks a pixel beyond the box
 
 
-def test_a_damaged_picture_does_not_stop_the_others(
+def test_a_damaged_image_does_not_stop_the_others(
     run: Path, pets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
     good = pets / "oxford-iiit-pet" / "images" / "Beagle_20.jpg"
     assert main(["predict", str(run), str(tmp_path / "bad.jpg"), str(good), "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr()
@@ -160,17 +160,17 @@ def test_the_wrong_kind_of_model_is_refused(pets: Path, tmp_path: Path, finished
 
     words = ["data=oxford_pets", f"data.root={pets}", "data.image_size=32", f"run.dir={tmp_path / 'run'}"]
     with pytest.raises(
-        ConfigError, match="a class for every pixel, and the model answers once a picture; use model=unet"
+        ConfigError, match="a class for every pixel, and the model answers once per image; use model=unet"
     ):
         run_experiment(compose([*words, "model=resnet"]))
-    with pytest.raises(ConfigError, match="classifies every pixel, and the set has one label a picture"):
+    with pytest.raises(ConfigError, match="classifies every pixel, and the set has one label per image"):
         run_experiment(compose(["model=unet", f"run.dir={tmp_path / 'run'}"]))
-    with pytest.raises(DataError, match="answers once a picture"):
+    with pytest.raises(DataError, match="answers once per image"):
         Segmenter(finished_run)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_scene_shows_the_picture_the_truth_the_answer_and_where_they_differ(run: Path) -> None:
+def test_a_scene_shows_the_image_the_truth_the_answer_and_where_they_differ(run: Path) -> None:
     from cnnlab.evaluation.evaluate import data_of_run, evaluate_split
     from cnnlab.explain.overlay import class_colours, paint_classes
     from cnnlab.report.gather import gather
@@ -188,14 +188,14 @@ def test_a_scene_shows_the_picture_the_truth_the_answer_and_where_they_differ(ru
     for scene in scenes:
         place = outputs.names.index(scene.name)
         truth, answer = batch.targets[place].numpy(), answers[place].numpy()
-        assert np.array_equal(scene.picture, shown[place])
+        assert np.array_equal(scene.image, shown[place])
         assert np.array_equal(scene.truth, paint_classes(shown[place], truth, class_colours(3)))
         assert np.array_equal(scene.answer, paint_classes(shown[place], answer, class_colours(3)))
         assert np.array_equal((scene.error == 255).all(2), truth != answer)
     assert any((scene.truth != scene.answer).any() for scene in scenes)
 
 
-# ---- figures by hand
+# ---- metrics by hand
 
 
 def test_boundaries_match_within_the_tolerance() -> None:
@@ -209,7 +209,7 @@ def test_boundaries_match_within_the_tolerance() -> None:
     assert boundary_f1(alone, alone, 2).isnan().all()  # one class everywhere has no boundary
 
 
-def test_figures_of_a_class_by_hand() -> None:
+def test_metrics_of_a_class_by_hand() -> None:
     rows = per_class(torch.tensor([[6, 2, 0], [1, 3, 0], [0, 0, 0]]), ["a", "b", "c"])
     assert rows[0] == {"class": "a", "n": 8, "precision": 6 / 7, "recall": 6 / 8, "f1": 12 / 15, "iou": 6 / 9}
     assert rows[2] == {"class": "c", "n": 0, "precision": None, "recall": None, "f1": None, "iou": None}

@@ -1,4 +1,4 @@
-"""cnnlab: from a set of pictures to a trained and tested convolutional network.
+"""cnnlab: from a set of images to a trained and tested convolutional network.
 
 Everything here is loaded when it is first used: `import cnnlab` alone imports no torch.
 """

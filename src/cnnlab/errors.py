@@ -24,11 +24,11 @@ class ConfigError(CnnlabError):
 
 
 class DataError(CnnlabError):
-    """The pictures, their folders or their labels."""
+    """The images, their folders or their labels."""
 
 
 class ModelError(CnnlabError):
-    """A model's name, its arguments, or a picture that does not fit it."""
+    """A model's name, its arguments, or an image that does not fit it."""
 
 
 class RunError(CnnlabError):
@@ -87,7 +87,7 @@ def refused(error: BaseException) -> CnnlabError | None:
     place = f"{error.filename}: " if isinstance(error.filename, str) else ""
     if error.errno in FIXES:
         return CnnlabError(f"{place}{FIXES[error.errno]}.")
-    return CnnlabError(f"{place}{error.strerror}; put that right and try again.") if place else None
+    return CnnlabError(f"{place}{error.strerror}; fix that and try again.") if place else None
 
 
 def one_line(text: str) -> str:

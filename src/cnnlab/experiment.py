@@ -50,7 +50,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, repr=False)
 class Run:
-    """A finished run: its folder, its history (one row an epoch) and its test figures (None without a test split)."""
+    """A finished run: its folder, its history (one row per epoch) and its test metrics (None without a test split)."""
 
     dir: Path
     history: list[dict[str, Any]]
@@ -153,10 +153,10 @@ class Session:
             write_json(self.folder.objects, dataclasses.asdict(scale))
         outputs = run_test(self.folder, best, data) if data.test.count else None
         if outputs is not None:
-            numbers = {key: value for key, value in outputs.figures.items() if isinstance(value, int | float)}
+            numbers = {key: value for key, value in outputs.metrics.items() if isinstance(value, int | float)}
             trackers.log(Tested(numbers, str(self.folder.weights)))
         write_report(self.folder, data, outputs, best, self.by_fit)
-        return outputs.figures if outputs is not None else None
+        return outputs.metrics if outputs is not None else None
 
     # ---- what these are made of
 
@@ -167,7 +167,7 @@ class Session:
         """What to know before the training."""
         data = trainer.data
         if self.group.restarted:
-            trackers.log(Noted("a process was lost; training goes on from the last saved state", True))
+            trackers.log(Noted("a process was lost; training resumes from the last checkpoint", True))
         if data.quarantined:
             count = len(data.quarantined)
             what = "1 image cannot be read and is" if count == 1 else f"{count} images cannot be read and are"
@@ -178,7 +178,7 @@ class Session:
             trackers.log(
                 Noted(
                     "the network gives probabilities, not negative and with a sum of 1, and the loss wants logits:"
-                    " leave out the softmax at its end, or it learns slowly and badly.",
+                    " leave out the softmax at its end, or it trains slowly and badly.",
                     True,
                 )
             )
@@ -235,7 +235,7 @@ def run_experiment(
     """`cnnlab train`: everything from one config. Nothing is written before the config, data and model are sound.
 
     In one of several processes (`cnnlab.processes`, torchrun) it is this one's part of the run, and only that of the
-    first gives test figures.
+    first gives test metrics.
 
     Args:
         resume: go on where run.dir holds a run of this config, so that the same command may be given again.
@@ -290,7 +290,7 @@ def for_group(config: Config, group: Group) -> Config:
 
 
 def try_experiment(config: Config, progress: Progress, validates: bool = False) -> int:
-    """Raise what `run_experiment` would raise before its first step, and decode the pictures; no folder is touched.
+    """Raise what `run_experiment` would raise before its first step, and decode the images; no folder is touched.
 
     Args:
         validates: raise ConfigError where there is no validation split.
@@ -303,8 +303,8 @@ def try_experiment(config: Config, progress: Progress, validates: bool = False) 
     data = build_data(with_whole_addresses(config), device_of(config.trainer.device, ALONE), progress)
     if validates and not data.val.count:
         raise ConfigError(
-            "a search judges by the validation split, and it is empty; raise data.val_fraction (the test split must not"
-            " choose)."
+            "a search compares on the validation split, which is empty; raise data.val_fraction (the test split"
+            " must not be used to choose)."
         )
     build_model(config, data, trust_code=True)
     return data.test.count
@@ -327,15 +327,15 @@ def resume_experiment(
         overrides: such as ["optimizer.lr=0.01"], from here on; config.yaml then says so (see `config.RESUMABLE`).
         trust_code: import the module of a model of the user's own that the run folder names.
         test, should_stop: see `run_experiment`.
-        data_root: where the same pictures are now; the run keeps it. None: where they were.
+        data_root: where the same images are now; the run keeps it. None: where they were.
         fetch: the run came from a bucket, so that its set may have to be downloaded to this machine. In a run folder of
-            this machine the pictures must be there.
+            this machine the images must be there.
 
     Returns:
         The run, and whether anything was left to do.
 
     Raises:
-        RunError: no run there, or pictures that are not those it began with.
+        RunError: no run there, or images that are not those it began with.
     """
     fetch = fetch or is_address(path)
     with opened_run(path, whole=True) as place:
@@ -390,7 +390,7 @@ def _resume(
         data = build_data(sources, device, progress or _silent, processes=group.local_size)
         if data.manifest["sha256"] != group.from_first(lambda: read_split(folder)["sha256"]):
             raise RunError(
-                f"the pictures are not those that {folder.path} began with: some were changed, added or removed."
+                f"the images are not those that {folder.path} began with: some were changed, added or removed."
                 " Restore them, or start a new run."
             )
         session = dataclasses.replace(session, config=config)
@@ -402,5 +402,5 @@ def finished(folder: RunFolder, overrides: Sequence[str]) -> RunError:
 
 
 def without_download(config: Config) -> Config:
-    """The config for pictures that must be on this machine already."""
+    """The config for images that must be on this machine already."""
     return dataclasses.replace(config, data=dataclasses.replace(config.data, download=False))

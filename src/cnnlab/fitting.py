@@ -111,9 +111,9 @@ def fit(
         )
     prepare_process(config.trainer)
     check_fit(model, data, task_of(config, data, loss))
-    if config.adapt.method != "none" and data.target is None:  # load_data knows nothing of another domain
+    if config.adapt.method != "none" and data.target_domain is None:  # load_data knows nothing of another domain
         target = build_data(target_config(config), data.train.device, preprocess=data.preprocess)
-        data = dataclasses.replace(data, target=target)
+        data = dataclasses.replace(data, target_domain=target)
     if test is False:
         data = data.without_test()
     return Session(config, begin_run(config), trackers=listeners, own_loss=loss, by_fit=True).begin(data, model)
@@ -158,7 +158,7 @@ def _refuse_of_experiment(overrides: Sequence[str], settled: Config | None = Non
         value, now = (values and (values[section][name] if name else values[section]) for values in (said, loaded))
         if loaded is None:
             raise ConfigError(
-                f"{key}={value} of {origin} is for a set with a name; say it in overrides, if it is meant."
+                f"{key}={value} of {origin} is for a set with a name; give it in overrides, if you mean it."
             )
         if value != now:
             raise ConfigError(f"{key}={value} of {origin} comes after the data: give it to cnnlab.load_data instead.")

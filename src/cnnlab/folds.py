@@ -81,7 +81,7 @@ def run_folds(
         return run_experiment(config, listeners, progress, command, resume), found
     except Interrupted as stopped:
         again = f"the same command with run.dir={config.run.dir} and --resume"
-        raise Interrupted(f"stopped; everything is saved. Go on with {again}.") from stopped
+        raise Interrupted(f"stopped; everything is saved. Resume with {again}.") from stopped
 
 
 def summary(accuracies: Sequence[float]) -> dict[str, Any]:

@@ -180,7 +180,7 @@ class ReceptiveField:
     After a transposed convolution or an upsampling, neighbouring positions no longer see equally many pixels, but the
     pattern repeats. So the windows of one period are kept: position q sees `windows[q mod n]`, moved by
     (q div n)·`shift` pixels. A plain stack of convolutions and pools has a period of one, and the equations of the
-    module's docstring hold. Pixels are counted as if the image went on for ever: padding is seen, too.
+    module's docstring hold. Pixels are counted as if the image were infinite: padding is seen, too.
 
     Attributes:
         windows: (first, last) pixel that each position of one period sees; None where a position sees nothing.

@@ -44,7 +44,7 @@ def import_named(name: str, what: str, error_class: type[CnnlabError], fits: Cal
                 " class Own of mine.py."
             ) from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        where = " It is looked for in this folder and in PYTHONPATH." * isinstance(error, ModuleNotFoundError)
+        where = " It is searched in this folder and in PYTHONPATH." * isinstance(error, ModuleNotFoundError)
         raise error_class(
             f"cannot import {attribute!r} from {module!r} for {what}={name}: {reason.rstrip('.')}.{where}"
         ) from error

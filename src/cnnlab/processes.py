@@ -119,7 +119,7 @@ def _launch(folder: RunFolder, count: int, task: dict[str, Any], config: Config 
             signals_to_handle="SIGTERM",
             shutdown_timeout=SAVING_SECONDS,
         )
-        # Else processes that are started again may find each other's old addresses, and wait for each other for ever.
+        # Else processes that are started again may find each other's old addresses, and wait for each other forever.
         os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # N times the same advice about DistributedDataParallel
         try:
@@ -128,7 +128,7 @@ def _launch(folder: RunFolder, count: int, task: dict[str, Any], config: Config 
             if not folder.config.exists():
                 raise KeyboardInterrupt from None
             again = resume_command(folder.path, read_config(folder))
-            raise Interrupted(f"stopped; everything is saved. Go on with `{again}`.") from None
+            raise Interrupted(f"stopped; everything is saved. Resume with `{again}`.") from None
         except ChildFailedError as error:
             raise RuntimeError(f"processes of this run were lost {RESTARTS + 1} times:\n{error}") from None
         job.raise_what_ended_it()

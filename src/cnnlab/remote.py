@@ -211,9 +211,7 @@ class Remote:
             fix = "pip install 'cnnlab[gcp]'" if google else _package(self.scheme) or reason
             return RemoteError(f"{self.scheme}:// needs a package that is not installed: {fix}.")
         if isinstance(error, ValueError) and "Protocol not known" in reason:
-            return RemoteError(
-                f"{where}: {self.scheme}:// is no kind of address that is known here; use gs:// or a path."
-            )
+            return RemoteError(f"{where}: {self.scheme}:// is not a supported kind of address; use gs:// or a path.")
         if isinstance(error, FileNotFoundError):
             return RemoteError(f"there is nothing at {where}, or no such bucket; check the address.")
         if _denied(error, reason):

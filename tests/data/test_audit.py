@@ -1,4 +1,4 @@
-"""What is planted into a clean set of pictures is found, by name, and nothing else."""
+"""What is planted into a clean set of images is found, by name, and nothing else."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_of_three_equal_files_all_are_named(root: Path) -> None:
 @pytest.mark.parametrize(
     "change", ["jpeg", "low quality", "smaller", "brighter", "webp"], ids=lambda change: change.replace(" ", "-")
 )
-def test_a_re_encoded_picture_is_a_near_duplicate(root: Path, change: str) -> None:
+def test_a_re_encoded_image_is_a_near_duplicate(root: Path, change: str) -> None:
     original, target = Image.open(root / "train/cat/3.png"), root / "train/cat/other.jpg"
     if change == "jpeg":
         original.save(target, quality=90)
@@ -101,7 +101,7 @@ def test_a_re_encoded_picture_is_a_near_duplicate(root: Path, change: str) -> No
     assert (findings.exact, findings.leaks) == ([], [])
 
 
-def test_a_picture_in_two_splits_is_a_leak_exact_or_near(root: Path) -> None:
+def test_an_image_in_two_splits_is_a_leak_exact_or_near(root: Path) -> None:
     shutil.copy(root / "train/dog/1.png", root / "test/dog/leaked.png")
     Image.open(root / "train/cat/2.png").save(root / "val/cat/again.jpg", quality=85)
     findings = found(root)
@@ -111,7 +111,7 @@ def test_a_picture_in_two_splits_is_a_leak_exact_or_near(root: Path) -> None:
     }
 
 
-def test_a_picture_in_all_three_splits_is_named_in_each(root: Path) -> None:
+def test_an_image_in_all_three_splits_is_named_in_each(root: Path) -> None:
     for part in ("val", "test"):
         shutil.copy(root / "train/dog/1.png", root / part / "dog" / "leaked.png")
     named = {name for leak in found(root).leaks for name in leak["names"]}
@@ -127,7 +127,7 @@ def test_the_same_file_in_two_classes_is_a_conflict(root: Path) -> None:
 
 
 def test_a_corrupt_file_is_found_by_name_with_its_reason(root: Path) -> None:
-    (root / "train/cat/7.png").write_text("I am no picture")
+    (root / "train/cat/7.png").write_text("I am no image")
     data = (root / "test/dog/2.png").read_bytes()
     (root / "test/dog/2.png").write_bytes(data[: len(data) // 2])
     findings = found(root, max_corrupt=0.1)
@@ -139,12 +139,12 @@ def test_a_corrupt_file_is_found_by_name_with_its_reason(root: Path) -> None:
 
 def test_two_unreadable_files_with_the_same_bytes_are_no_duplicates(root: Path) -> None:
     for name in ("train/cat/7.png", "train/dog/7.png"):
-        (root / name).write_text("I am no picture")
+        (root / name).write_text("I am no image")
     findings = found(root, max_corrupt=0.1)
     assert (findings.exact, findings.label_conflicts) == ([], [])
 
 
-def test_flat_pictures_of_different_levels_are_no_near_duplicates(root: Path) -> None:
+def test_flat_images_of_different_levels_are_no_near_duplicates(root: Path) -> None:
     for level in (0, 100, 255):
         Image.new("RGB", (48, 48), (level, level, level)).save(root / f"train/cat/flat{level}.png")
     assert found(root).near == []
@@ -167,7 +167,7 @@ def test_the_same_drawing_in_another_colour_is_no_near_duplicate(root: Path) -> 
     assert found(root).near == []
 
 
-def test_near_duplicates_are_found_where_training_pictures_are_stored_for_random_crops(root: Path) -> None:
+def test_near_duplicates_are_found_where_training_images_are_stored_for_random_crops(root: Path) -> None:
     Image.open(root / "train/cat/2.png").save(root / "val/cat/again.jpg", quality=85)
     data = load_data("folder", root=root, augment="standard", image_size=64, fit="squash")
     assert data.train.pixels is not data.val.pixels
@@ -181,13 +181,13 @@ def test_while_streaming_only_exact_duplicates_are_sought_and_that_is_said(root:
     findings = audit(data)
     assert findings.exact == [["train/cat/3.png", "train/cat/copy.png"]]
     assert (findings.near, findings.near_checked) == ([], False)
-    assert "near duplicates were not sought" in as_text(facts(data, findings))
+    assert "near duplicates were not searched for" in as_text(facts(data, findings))
 
 
 def test_the_report_names_everything_and_is_json(root: Path) -> None:
     shutil.copy(root / "train/cat/5.png", root / "test/dog/wrong.png")
     Image.open(root / "train/cat/2.png").save(root / "train/cat/again.jpg", quality=85)
-    (root / "train/cat/7.png").write_text("I am no picture")
+    (root / "train/cat/7.png").write_text("I am no image")
     data = opened(root, max_corrupt=0.1)
     findings = audit(data)
     described = facts(data, findings)

@@ -30,14 +30,14 @@ from cnnlab.data.augment import (
 from cnnlab.errors import ConfigError
 
 
-def pictures(count: int, height: int, width: int, channels: int, seed: int = 0) -> Tensor:
-    """Random stored pictures; the fourth byte is not 0, to see that it does no harm."""
+def random_images(count: int, height: int, width: int, channels: int, seed: int = 0) -> Tensor:
+    """Random stored images; the fourth byte is not 0, to see that it does no harm."""
     values = np.random.default_rng(seed).integers(0, 256, (count, height, width, channels), dtype=np.uint8)
     return torch.from_numpy(values)
 
 
 def mirrored(position: int, size: int) -> int:
-    """The pixel that a picture mirrored at its first and last pixel shows at `position`."""
+    """The pixel that an image mirrored at its first and last pixel shows at `position`."""
     if size == 1:
         return 0
     position %= 2 * size - 2
@@ -65,7 +65,7 @@ def slow_take(
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_take_pixels_equals_a_slow_per_pixel_oracle(data: st.DataObject) -> None:
     height, width = data.draw(st.integers(1, 7)), data.draw(st.integers(1, 7))
-    images = pictures(4, height, width, data.draw(st.sampled_from([1, 4])), data.draw(st.integers(0, 9)))
+    images = random_images(4, height, width, data.draw(st.sampled_from([1, 4])), data.draw(st.integers(0, 9)))
     batch = data.draw(st.integers(1, 5))
 
     def several(values: st.SearchStrategy) -> list:  # type: ignore[type-arg]
@@ -97,8 +97,8 @@ def test_take_pixels_on_a_ramp() -> None:
     assert taken(2, True, "reflect") == [1, 2, 3, 2]
 
 
-def test_a_shift_beyond_the_picture_is_black_or_stays_inside_it() -> None:
-    images = pictures(1, 3, 3, 4)
+def test_a_shift_beyond_the_image_is_black_or_stays_inside_it() -> None:
+    images = random_images(1, 3, 3, 4)
     far = torch.tensor([-50])
     arguments = images, torch.tensor([0]), far, far, torch.tensor([False])
     assert not take_pixels(*arguments, "zero").any()
@@ -106,7 +106,7 @@ def test_a_shift_beyond_the_picture_is_black_or_stays_inside_it() -> None:
 
 
 def test_take_pixels_reads_a_memory_map(tmp_path: Path) -> None:
-    images = pictures(5, 6, 7, 4)
+    images = random_images(5, 6, 7, 4)
     images.numpy().tofile(tmp_path / "pixels.u8")
     mapped = torch.from_numpy(np.memmap(tmp_path / "pixels.u8", np.uint8, "r+", shape=(5, 6, 7, 4)))
     arguments = (
@@ -139,7 +139,7 @@ BOXES = [(0, 0, 40, 60), (0, 0, 20, 30), (5, 7, 33, 20), (39, 59, 1, 1), (10, 0,
 @pytest.mark.parametrize("channels", [1, 4])
 @pytest.mark.parametrize("size", [(16, 16), (24, 50), (7, 90)])
 def test_resized_crop_agrees_with_torchvision_to_a_level(channels: int, size: tuple[int, int]) -> None:
-    images = pictures(len(BOXES), 40, 60, channels)
+    images = random_images(len(BOXES), 40, 60, channels)
     shares = torch.tensor(BOXES) / torch.tensor([40, 60, 40, 60])
     rows = torch.arange(len(BOXES)).flip(0)
     flip = torch.arange(len(BOXES)) % 2 == 1
@@ -152,8 +152,8 @@ def test_resized_crop_agrees_with_torchvision_to_a_level(channels: int, size: tu
         assert (ours[i].int() - theirs.int()).abs().max() <= 1
 
 
-def test_the_whole_picture_at_its_own_size_is_the_picture() -> None:
-    images = pictures(3, 12, 9, 4)
+def test_the_whole_image_at_its_own_size_is_the_image() -> None:
+    images = random_images(3, 12, 9, 4)
     whole = torch.tensor([[0.0, 0, 1, 1]]).expand(3, 4)
     still = torch.zeros(3, dtype=torch.bool)
     assert torch.equal(resized_crop(images, torch.arange(3), whole, still, 12, 9), images)
@@ -161,7 +161,7 @@ def test_the_whole_picture_at_its_own_size_is_the_picture() -> None:
 
 
 def test_a_box_of_nothing_is_still_a_pixel() -> None:
-    images = pictures(1, 10, 10, 4)
+    images = random_images(1, 10, 10, 4)
     for corner in (0.0, 0.999, 1.0):
         box = torch.tensor([[corner, corner, 0.0, 0.0]])
         cut = resized_crop(images, torch.tensor([0]), box, torch.tensor([False]), 4, 4)
@@ -170,14 +170,14 @@ def test_a_box_of_nothing_is_still_a_pixel() -> None:
 
 
 def test_resized_crop_leaves_its_arguments_alone() -> None:
-    images, boxes = pictures(2, 10, 10, 4), torch.tensor([[0.11, 0.2, 0.5, 0.7], [0.0, 0.0, 1, 1]])
+    images, boxes = random_images(2, 10, 10, 4), torch.tensor([[0.11, 0.2, 0.5, 0.7], [0.0, 0.0, 1, 1]])
     before = images.clone(), boxes.clone()
     resized_crop(images, torch.arange(2), boxes, torch.tensor([True, False]), 5, 5)
     assert torch.equal(images, before[0])
     assert torch.equal(boxes, before[1])
 
 
-def test_the_crop_for_accelerators_shows_the_same_on_smooth_pictures() -> None:
+def test_the_crop_for_accelerators_shows_the_same_on_smooth_images() -> None:
     y, x = torch.meshgrid(torch.linspace(0, 1, 64), torch.linspace(0, 1, 48), indexing="ij")
     smooth = torch.stack([y, x, (y + x) / 2, y * x], -1).mul(255).round().to(torch.uint8)[None].repeat(3, 1, 1, 1)
     boxes = torch.tensor([[0.25, 0.25, 0.5, 0.5], [0.0, 0.5, 1.0, 0.5], [0.125, 0.0, 0.75, 1.0]])
@@ -209,11 +209,11 @@ def test_a_quarter_turn_is_rot90(turns: int) -> None:
     cos, sin = round(np.cos(turns * np.pi / 2)), round(np.sin(turns * np.pi / 2))
     matrices = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0]]).expand(2, 2, 3)
     turned = affine(images, matrices, "zero")
-    # the matrix leads from the new picture to the old one: the upper right corner (1, −1) shows the old (1, 1)
+    # the matrix leads from the new image to the old one: the upper right corner (1, −1) shows the old (1, 1)
     torch.testing.assert_close(turned, torch.rot90(images, turns, (2, 3)), atol=1e-5, rtol=0)
 
 
-def test_each_picture_has_its_own_matrix() -> None:
+def test_each_image_has_its_own_matrix() -> None:
     images = floats()
     matrices = torch.stack([torch.eye(2, 3), torch.tensor([[-1.0, 0, 0], [0, 1, 0]])])
     moved = affine(images, matrices, "zero")
@@ -223,7 +223,7 @@ def test_each_picture_has_its_own_matrix() -> None:
 
 def test_a_shift_fills_with_zero_or_with_the_mirror_image() -> None:
     ramp = torch.arange(1.0, 5).view(1, 1, 1, 4).expand(1, 1, 4, 4)
-    by_one = torch.tensor([[[1.0, 0, 0.5], [0, 1, 0]]])  # half a unit of 2/4: one pixel to the right in the old picture
+    by_one = torch.tensor([[[1.0, 0, 0.5], [0, 1, 0]]])  # half a unit of 2/4: one pixel to the right in the old image
     torch.testing.assert_close(affine(ramp, by_one, "zero")[0, 0, 0], torch.tensor([2.0, 3, 4, 0]), atol=1e-5, rtol=0)
     mirror = affine(ramp, by_one, "reflect")[0, 0, 0]
     torch.testing.assert_close(mirror[:3], torch.tensor([2.0, 3, 4]), atol=1e-5, rtol=0)
@@ -248,7 +248,7 @@ def test_colour_operations_agree_with_torchvision(factor: float, channels: int) 
 
 
 @pytest.mark.parametrize("change", [brightness, contrast, saturation])
-def test_each_picture_has_its_own_factor_and_stays_in_range(change: object) -> None:
+def test_each_image_has_its_own_factor_and_stays_in_range(change: object) -> None:
     images = floats(3)
     assert callable(change)
     changed = change(images, torch.tensor([1.0, 3.0, 0.0]))
@@ -293,7 +293,7 @@ def test_the_area_of_a_mask_is_that_of_the_box() -> None:
 
 
 @pytest.mark.parametrize(("side", "crop"), [(8, "pad"), (63, "pad"), (64, "resized"), (128, "resized")])
-def test_auto_pads_small_pictures_and_resizes_large_ones(side: int, crop: str) -> None:
+def test_auto_pads_small_images_and_resizes_large_ones(side: int, crop: str) -> None:
     assert Augmentation(AugmentConfig(crop="auto"), side, 200).crop == crop
     assert Augmentation(AugmentConfig(crop="none"), side, side).crop == "none"
 
@@ -312,24 +312,24 @@ def test_cutting_out_and_masking_agree_on_where_a_box_is() -> None:
     assert torch.equal(box_mask(box, 8, 8)[0, 0], images[0, :, :, 0] == 255)
 
 
-# ---- pictures that grow
+# ---- images that grow
 
 
 @pytest.mark.parametrize(
     ("progress", "sides"), [(0.0, (64, 32)), (0.3, (80, 40)), (0.75, (112, 56)), (0.9, (112, 56)), (1.0, (112, 56))]
 )
-def test_pictures_grow_in_eighths_over_three_quarters_of_the_training(progress: float, sides: tuple[int, int]) -> None:
+def test_images_grow_in_eighths_over_three_quarters_of_the_training(progress: float, sides: tuple[int, int]) -> None:
     grown = Augmentation(AugmentConfig(start_size=0.5, end_size=0.875), 128, 64).at(progress)
     assert (grown.height, grown.width) == sides
 
 
-def test_pictures_that_begin_small_are_cropped_as_the_full_size_is() -> None:
+def test_images_that_begin_small_are_cropped_as_the_full_size_is() -> None:
     augmentation = Augmentation(AugmentConfig(crop="auto", start_size=0.5), 96, 96)
     assert augmentation.at(0.0).height == 48  # alone, it would be padded
     assert augmentation.at(0.0).crop == augmentation.crop == "resized"
 
 
-def test_by_default_pictures_keep_their_size() -> None:
+def test_by_default_images_keep_their_size() -> None:
     augmentation = Augmentation(AugmentConfig(), 30, 7)
     assert augmentation.at(0.0) == augmentation.at(1.0) == augmentation
 

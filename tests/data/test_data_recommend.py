@@ -12,7 +12,7 @@ from PIL import Image
 import cnnlab
 from cnnlab.config import compose, resolve
 from cnnlab.data.recommend import Facts, compose_for_set, facts_of, recommend, resolve_for_set
-from cnnlab.data.sources import open_pictures
+from cnnlab.data.sources import open_images
 from cnnlab.errors import ConfigError
 
 
@@ -149,7 +149,7 @@ def test_the_facts_of_a_folder(tmp_path: Path) -> None:
     root = save_images(tmp_path / "photos", ["cat", "dog"], 10, (150, 100))
     (root / "cat" / "broken.png").write_bytes(b"no image")
     config = compose(["data=folder", f"data.root={root}"])
-    facts = facts_of(open_pictures(config.data), config.data, 0)
+    facts = facts_of(open_images(config.data), config.data, 0)
     assert facts == Facts(images=15, side=100, common=False, written=False)
 
 

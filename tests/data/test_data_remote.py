@@ -150,7 +150,7 @@ def test_a_copy_that_was_half_renewed_is_not_taken_for_whole(
 ) -> None:
     local_root(uploaded)
     for name in ("new.png", "newer.png"):
-        watched_files().pipe_file(f"/bucket/photos/vögel/{name}", b"picture")
+        watched_files().pipe_file(f"/bucket/photos/vögel/{name}", b"image")
 
     def break_down(verb: str, path: str) -> None:
         if verb == "get" and path.endswith("newer.png"):
@@ -218,7 +218,7 @@ def test_only_the_folder_of_the_set_is_copied(
     data = load_data("mnist", root="watched://bucket/sets")
     assert data.manifest == load_data("mnist", root=str(root)).manifest
     assert len(gets) == 4
-    with pytest.raises(DataError, match=r"no pictures below watched://bucket/sets/FashionMNIST"):
+    with pytest.raises(DataError, match=r"no images below watched://bucket/sets/FashionMNIST"):
         load_data("fashion_mnist", root="watched://bucket/sets")
 
 
@@ -238,7 +238,7 @@ def test_errors_name_the_address_and_not_the_copy(
     watched_files().pipe_file("/bucket/photos/one/a.png", b"")
     with pytest.raises(DataError, match=r"^watched://bucket/photos has one class, 'one'"):
         load_data("folder", root="watched://bucket/photos")
-    with pytest.raises(DataError, match="no pictures below watched://bucket/empty"):
+    with pytest.raises(DataError, match="no images below watched://bucket/empty"):
         load_data("folder", root="watched://bucket/empty")
 
 
@@ -249,7 +249,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def web(photos: Path) -> Iterator[str]:
-    """The folder above the pictures, as a file server lists it."""
+    """The folder above the images, as a file server lists it."""
     handler = functools.partial(Quiet, directory=str(photos.parent))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -1,4 +1,4 @@
-"""Any picture file comes out as the upright 8-bit pixels that were put into it, or is refused with its reason."""
+"""Any image file comes out as the upright 8-bit pixels that were put into it, or is refused with its reason."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from PIL import Image
 from torchvision.transforms.v2.functional import resize
 
 from cnnlab.data import decode
-from cnnlab.data.decode import MAX_PIXELS, Layout, arrange, arrange_mask, kept_box, read_picture, seen_box, upright
+from cnnlab.data.decode import MAX_PIXELS, Layout, arrange, arrange_mask, kept_box, read_image, seen_box, upright
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.errors import DataError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (13, 17, 3), dtype=np.uint8)
 
 
-def encoded(picture: Image.Image, format: str, **options: object) -> bytes:
+def encoded(image: Image.Image, format: str, **options: object) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, format, **options)
+    image.save(stream, format, **options)
     return stream.getvalue()
 
 
@@ -46,7 +46,7 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes, *chunks: 
 
 
 def rgb(data: bytes) -> np.ndarray:
-    return np.asarray(read_picture(data).convert("RGB"))
+    return np.asarray(read_image(data).convert("RGB"))
 
 
 def exif(orientation: int) -> Image.Exif:
@@ -58,9 +58,9 @@ def exif(orientation: int) -> Image.Exif:
 @pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "PPM", "WEBP"])
 def test_lossless_colour_comes_out_to_the_level(format: str) -> None:
     options = {"lossless": True} if format == "WEBP" else {}
-    picture = read_picture(encoded(Image.fromarray(NOISE), format, **options))
-    assert picture.mode == "RGB"
-    np.testing.assert_array_equal(np.asarray(picture), NOISE)
+    image = read_image(encoded(Image.fromarray(NOISE), format, **options))
+    assert image.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(image), NOISE)
 
 
 @pytest.mark.parametrize(("format", "tolerance"), [("JPEG", 4), ("WEBP", 6)])
@@ -73,26 +73,26 @@ def test_lossy_colour_comes_out_close(format: str, tolerance: int) -> None:
 
 @pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "PPM", "GIF"])
 def test_grey_stays_one_channel_with_its_values(format: str) -> None:
-    picture = read_picture(encoded(Image.fromarray(NOISE[..., 0]), format))
-    np.testing.assert_array_equal(np.asarray(picture.convert("L")), NOISE[..., 0])
-    assert picture.mode == "L" or format in ("GIF", "BMP")  # these two keep grey as a palette
+    image = read_image(encoded(Image.fromarray(NOISE[..., 0]), format))
+    np.testing.assert_array_equal(np.asarray(image.convert("L")), NOISE[..., 0])
+    assert image.mode == "L" or format in ("GIF", "BMP")  # these two keep grey as a palette
 
 
 @pytest.mark.parametrize("format", ["PNG", "GIF", "BMP", "TIFF"])
-def test_palette_pictures_give_the_colours_of_the_palette(format: str) -> None:
+def test_palette_images_give_the_colours_of_the_palette(format: str) -> None:
     indices = np.arange(12, dtype=np.uint8).reshape(3, 4)
     palette = np.random.default_rng(1).integers(0, 256, (256, 3), dtype=np.uint8)
-    picture = Image.fromarray(indices)
-    picture.putpalette(palette.tobytes())
-    np.testing.assert_array_equal(rgb(encoded(picture, format)), palette[indices])
+    image = Image.fromarray(indices)
+    image.putpalette(palette.tobytes())
+    np.testing.assert_array_equal(rgb(encoded(image, format)), palette[indices])
 
 
 @pytest.mark.parametrize("format", ["PNG", "GIF"])
 def test_the_transparent_index_of_a_palette_is_white(format: str) -> None:
-    picture = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
-    picture.putpalette([9, 9, 9, 255, 0, 0, 0, 0, 255])
+    image = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
+    image.putpalette([9, 9, 9, 255, 0, 0, 0, 0, 255])
     expected = [[[255, 255, 255], [255, 0, 0], [0, 0, 255]]]
-    np.testing.assert_array_equal(rgb(encoded(picture, format, transparency=0)), expected)
+    np.testing.assert_array_equal(rgb(encoded(image, format, transparency=0)), expected)
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP"])
@@ -133,9 +133,9 @@ def test_cmyk_comes_out_in_its_colours_and_not_inverted(format: str, ink: tuple[
 def test_16_bit_grey_is_scaled_not_cut() -> None:
     values = np.array([[0, 257, 32768, 65535]], np.uint16)
     for data in (png(4, 1, 16, 0, b"\0" + values.astype(">u2").tobytes()), encoded(Image.fromarray(values), "TIFF")):
-        picture = read_picture(data)
-        assert picture.mode == "L"
-        np.testing.assert_array_equal(np.asarray(picture), [[0, 1, 128, 255]])
+        image = read_image(data)
+        assert image.mode == "L"
+        np.testing.assert_array_equal(np.asarray(image), [[0, 1, 128, 255]])
 
 
 def test_16_bit_colour_is_scaled_not_cut() -> None:
@@ -146,11 +146,11 @@ def test_16_bit_colour_is_scaled_not_cut() -> None:
 
 def test_floating_point_grey_is_scaled_from_0_to_1() -> None:
     data = encoded(Image.fromarray(np.array([[0, 0.5, 1]], np.float32)), "TIFF")
-    np.testing.assert_array_equal(np.asarray(read_picture(data)), [[0, 128, 255]])
+    np.testing.assert_array_equal(np.asarray(read_image(data)), [[0, 128, 255]])
 
 
 @pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "GIF"])
-def test_one_bit_pictures_are_black_and_white(format: str) -> None:
+def test_one_bit_images_are_black_and_white(format: str) -> None:
     bits = np.array([[0, 1, 1, 0, 1]], bool)
     np.testing.assert_array_equal(rgb(encoded(Image.fromarray(bits), format))[..., 0], bits * 255)
 
@@ -183,17 +183,17 @@ def test_a_rotated_photograph_is_upright() -> None:
     assert pixels[18:].max() < 15
 
 
-def test_a_16_bit_picture_is_turned_upright_too() -> None:
+def test_a_16_bit_image_is_turned_upright_too() -> None:
     values = np.array([[0, 257, 65535]], np.uint16)
-    picture = read_picture(encoded(Image.fromarray(values), "PNG", exif=exif(6)))
-    np.testing.assert_array_equal(np.asarray(picture), [[0], [1], [255]])
+    image = read_image(encoded(Image.fromarray(values), "PNG", exif=exif(6)))
+    np.testing.assert_array_equal(np.asarray(image), [[0], [1], [255]])
 
 
 @pytest.mark.parametrize(
     "tags", [b"Exif\0\0garbage", b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b"Exif\0\0", exif(99).tobytes()]
 )
-def test_broken_exif_does_not_make_a_picture_unreadable(tags: bytes) -> None:
-    assert read_picture(encoded(Image.new("RGB", (16, 8), (10, 200, 30)), "JPEG", exif=tags)).size == (16, 8)
+def test_broken_exif_does_not_make_an_image_unreadable(tags: bytes) -> None:
+    assert read_image(encoded(Image.new("RGB", (16, 8), (10, 200, 30)), "JPEG", exif=tags)).size == (16, 8)
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "TIFF", "PNG"])
@@ -206,19 +206,19 @@ def test_of_many_frames_the_first_is_taken(format: str) -> None:
 
 def test_path_string_bytes_and_stream_give_the_same(tmp_path: Path) -> None:
     data = encoded(Image.fromarray(NOISE), "PNG")
-    file = tmp_path / "a picture with the wrong ending, ü.jpg"
+    file = tmp_path / "an image with the wrong ending, ü.jpg"
     file.write_bytes(data)
     with open(file, "rb") as stream:
         for source in (file, str(file), data, io.BytesIO(data), stream):
-            np.testing.assert_array_equal(np.asarray(read_picture(source)), NOISE)
+            np.testing.assert_array_equal(np.asarray(read_image(source)), NOISE)
 
 
-def test_a_read_picture_outlives_its_file(tmp_path: Path) -> None:
+def test_a_read_image_outlives_its_file(tmp_path: Path) -> None:
     file = tmp_path / "a.png"
     Image.fromarray(NOISE).save(file)
-    picture = read_picture(file)
+    image = read_image(file)
     file.write_bytes(b"")
-    np.testing.assert_array_equal(np.asarray(picture), NOISE)
+    np.testing.assert_array_equal(np.asarray(image), NOISE)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
@@ -227,7 +227,7 @@ def test_a_truncated_file_is_refused_and_never_half_grey(format: str, share: flo
     noise = np.random.default_rng(2).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     data = encoded(Image.fromarray(noise), format)
     with pytest.raises(DataError) as caught:
-        read_picture(data[: int(share * len(data))])
+        read_image(data[: int(share * len(data))])
     assert str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -235,50 +235,50 @@ def test_a_truncated_file_is_refused_and_never_half_grey(format: str, share: flo
 @pytest.mark.parametrize(
     "data", [b"", b"\0", b"hello, I am a text file\n" * 20, b"GIF89a", b"\x89PNG\r\n\x1a\n", b"\xff\xd8"]
 )
-def test_what_is_no_picture_says_so(data: bytes, tmp_path: Path) -> None:
+def test_what_is_not_an_image_says_so(data: bytes, tmp_path: Path) -> None:
     file = tmp_path / "text.jpg"
     file.write_bytes(data)
     for source in (data, file):
-        with pytest.raises(DataError, match=r"not a picture|cannot identify"):
-            read_picture(source)
+        with pytest.raises(DataError, match=r"not an image|cannot identify"):
+            read_image(source)
 
 
-def test_a_format_outside_the_list_is_no_picture() -> None:
-    with pytest.raises(DataError, match="not a picture"):
-        read_picture(encoded(Image.fromarray(NOISE), "ICO"))
-    with pytest.raises(DataError, match="not a picture"):
-        read_picture(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
+def test_a_format_outside_the_list_is_not_an_image() -> None:
+    with pytest.raises(DataError, match="not an image"):
+        read_image(encoded(Image.fromarray(NOISE), "ICO"))
+    with pytest.raises(DataError, match="not an image"):
+        read_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
 
 
 def test_a_missing_file_and_a_folder_are_data_errors(tmp_path: Path) -> None:
     for path in (tmp_path / "none.jpg", tmp_path):
         with pytest.raises(DataError):
-            read_picture(path)
+            read_image(path)
 
 
 @pytest.mark.parametrize("side", [10_001, 20_000, 65_535])
 def test_a_decompression_bomb_is_refused_by_its_header(side: int) -> None:
     rows = b"\0" * (1 << 16)  # it would decode some rows; the refusal has to come before
     with pytest.raises(DataError) as caught:
-        read_picture(png(side, side, 8, 2, rows))
+        read_image(png(side, side, 8, 2, rows))
     assert "pixels" in str(caught.value)
     assert side * side > MAX_PIXELS
 
 
 @given(st.data())
 @settings(max_examples=120, deadline=None, derandomize=True)
-def test_a_damaged_file_is_a_picture_or_a_data_error_and_nothing_else(data: st.DataObject) -> None:
+def test_a_damaged_file_is_an_image_or_a_data_error_and_nothing_else(data: st.DataObject) -> None:
     format = data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "BMP", "PPM"]))
     content = bytearray(encoded(Image.fromarray(NOISE), format))
     for _ in range(data.draw(st.integers(1, 6))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     try:
-        picture = read_picture(bytes(content))
+        image = read_image(bytes(content))
     except DataError as error:
         assert str(error)
         assert "\n" not in str(error)
     else:
-        assert picture.mode in ("L", "RGB")
+        assert image.mode in ("L", "RGB")
 
 
 class Waiting(io.BytesIO):
@@ -295,15 +295,15 @@ class Waiting(io.BytesIO):
 
 
 def test_decoding_in_threads_leaves_the_warnings_of_the_program_alone() -> None:
-    """The second picture is begun while the first is read, and ends after it."""
+    """The second image is begun while the first is read, and ends after it."""
     data, first_done = encoded(Image.fromarray(NOISE), "PNG"), Event()
     second = Waiting(data, first_done)
     first = Waiting(data, second.begun)
     before = list(warnings.filters)
     with ThreadPoolExecutor(2) as pool:
-        reading = pool.submit(read_picture, first)
+        reading = pool.submit(read_image, first)
         assert first.begun.wait(10)
-        also_reading = pool.submit(read_picture, second)
+        also_reading = pool.submit(read_image, second)
         reading.result()
         first_done.set()
         also_reading.result()
@@ -319,7 +319,7 @@ def layout(height: int, width: int, mode: str = "RGB", fit: str = "crop") -> Lay
     return Layout(height, width, mode, fit)
 
 
-def test_a_picture_of_the_right_size_is_not_touched() -> None:
+def test_an_image_of_the_right_size_is_not_touched() -> None:
     stored = arrange(Image.fromarray(NOISE), layout(13, 17))
     assert stored.shape == (13, 17, 4)
     assert stored.dtype == np.uint8
@@ -377,17 +377,17 @@ def test_resizing_agrees_with_torchvision(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("size", [(40, 30), (64, 96), (17, 200)])
-def test_a_canvas_is_a_squashed_picture_but_for_one_level(size: tuple[int, int], mode: str) -> None:
-    picture = Image.fromarray(NOISE).convert(mode)
-    squashed = arrange(picture, Layout(*size, mode, "squash")).astype(int)
-    canvas = arrange(picture, Layout(*size, mode, "canvas")).astype(int)
+def test_a_canvas_is_a_squashed_image_but_for_one_level(size: tuple[int, int], mode: str) -> None:
+    image = Image.fromarray(NOISE).convert(mode)
+    squashed = arrange(image, Layout(*size, mode, "squash")).astype(int)
+    canvas = arrange(image, Layout(*size, mode, "canvas")).astype(int)
     assert canvas.shape == squashed.shape
     assert np.abs(canvas - squashed).max() <= 1
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1)])
 @pytest.mark.parametrize("fit", ["crop", "squash", "canvas"])
-def test_the_thinnest_pictures_fit(size: tuple[int, int], fit: str) -> None:
+def test_the_thinnest_images_fit(size: tuple[int, int], fit: str) -> None:
     stored = arrange(Image.new("RGB", size, (1, 2, 3)), layout(7, 5, fit=fit))
     np.testing.assert_array_equal(stored, np.broadcast_to(np.array([1, 2, 3, 0], np.uint8), (7, 5, 4)))
 
@@ -443,8 +443,8 @@ def exact_box(width: int, height: int, layout: Layout) -> tuple[Fraction, ...]:
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
-def test_the_kept_box_lies_in_the_picture_whatever_its_size(target: tuple[int, int]) -> None:
-    """Squares, which are tight on both axes, and long pictures both ways, which are tight on one."""
+def test_the_kept_box_lies_in_the_image_whatever_its_size(target: tuple[int, int]) -> None:
+    """Squares, which are tight on both axes, and long images both ways, which are tight on one."""
     assert len(TARGETS) == 40
     box_layout, refused_before = layout(*target), 0
     for length in (lambda side: side, lambda side: side * 4 // 3 + 1):
@@ -480,35 +480,35 @@ REFUSED_BEFORE += [(176, 4032, 3024), (240, 1000, 1000), (224, 58, 232), (224, 2
 
 @pytest.mark.parametrize(("side", "width", "height"), REFUSED_BEFORE)
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_a_picture_is_arranged_whatever_its_size(side: int, width: int, height: int, mode: str) -> None:
+def test_an_image_is_arranged_whatever_its_size(side: int, width: int, height: int, mode: str) -> None:
     """As large as the box of the exact arithmetic gives it; its mask, too."""
     ramp = np.add.outer(np.arange(height), np.arange(width)).astype(np.uint8)
-    picture, kept = Image.fromarray(ramp).convert(mode), layout(side, side, mode)
+    image, kept = Image.fromarray(ramp).convert(mode), layout(side, side, mode)
     box = [float(edge) for edge in exact_box(width, height, kept)]
-    expected = picture.resize((side, side), Image.Resampling.BILINEAR, box=box)  # type: ignore[arg-type]
-    stored = arrange(picture, kept)
+    expected = image.resize((side, side), Image.Resampling.BILINEAR, box=box)  # type: ignore[arg-type]
+    stored = arrange(image, kept)
     apart = np.abs(stored[..., : kept.channels].squeeze() - np.asarray(expected).astype(int))
     assert apart.max() <= 1 and apart.mean() < 0.01
-    assert Preprocess(kept, (0.5,) * kept.channels, (0.5,) * kept.channels)(picture).shape[1:] == (side, side)
+    assert Preprocess(kept, (0.5,) * kept.channels, (0.5,) * kept.channels)(image).shape[1:] == (side, side)
     if mode == "RGB":
-        arrange_mask(Image.fromarray(ramp % 3), picture.size, kept, stored)
+        arrange_mask(Image.fromarray(ramp % 3), image.size, kept, stored)
         assert set(np.unique(stored[..., 3])) == {0, 1, 2}
-    left, top, right, bottom = seen_box(picture, kept)
+    left, top, right, bottom = seen_box(image, kept)
     assert 0 <= left < right <= width and 0 <= top < bottom <= height
 
 
 @pytest.mark.parametrize("fit", ["crop", "squash"])
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (2, 3), (65_000, 2), (20_000_003, 1)])
-def test_the_seen_box_is_at_least_a_pixel_of_the_picture(size: tuple[int, int], fit: str) -> None:
+def test_the_seen_box_is_at_least_a_pixel_of_the_image(size: tuple[int, int], fit: str) -> None:
     for target in ((1, 2048), (2048, 1), (7, 5), (224, 224)):
         left, top, right, bottom = seen_box(Image.new("1", size), layout(*target, fit=fit))
         assert 0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]
 
 
-# large pictures, which are turned to 8 bits tile by tile
+# large images, which are turned to 8 bits tile by tile
 
 
-def large_pictures() -> dict[str, bytes]:
+def large_images() -> dict[str, bytes]:
     """13 × 17 pixels in every mode that a file can have."""
     noise, random = Image.fromarray(NOISE), np.random.default_rng(3)
     grey = noise.convert("L")
@@ -519,7 +519,7 @@ def large_pictures() -> dict[str, bytes]:
     spoiled[3, 4], spoiled[8, 1] = np.inf, -np.inf
     files |= {"F infinite": Image.fromarray(spoiled), "I": Image.fromarray(wide.astype(np.int32) - 1000)}
     files |= {"CMYK": noise.convert("CMYK"), "1 tiff": grey.convert("1"), "I;16 tiff": Image.fromarray(wide)}
-    made = {name: encoded(picture, "TIFF") for name, picture in files.items()}
+    made = {name: encoded(image, "TIFF") for name, image in files.items()}
     rgba = Image.merge("RGBA", (*noise.split(), grey.rotate(180)))
     files = {
         "RGBA": rgba,
@@ -528,7 +528,7 @@ def large_pictures() -> dict[str, bytes]:
         "1": grey.convert("1"),
     }
     files |= {"RGB": noise, "L": grey, "I;16": Image.fromarray(wide)}
-    made |= {name: encoded(picture, "PNG") for name, picture in files.items()}
+    made |= {name: encoded(image, "PNG") for name, image in files.items()}
     made["P, transparent"] = encoded(noise.quantize(40), "PNG", transparency=bytes(range(40)))
     made["L, transparent"] = encoded(grey, "PNG", transparency=int(NOISE[0, 0, 0]))
     made["16-bit RGBA"] = png(3, 2, 16, 6, b"".join(b"\0" + random.bytes(24) for _ in range(2)))
@@ -539,21 +539,21 @@ def large_pictures() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("tile", [1, 5, 17, 40])
-@pytest.mark.parametrize("name", list(large_pictures()))
-def test_a_large_picture_is_turned_to_8_bits_as_a_small_one(
+@pytest.mark.parametrize("name", list(large_images()))
+def test_a_large_image_is_turned_to_8_bits_as_a_small_one(
     name: str, tile: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = read_picture(large_pictures()[name])
+    expected = read_image(large_images()[name])
     monkeypatch.setattr(decode, "TILE", tile)
-    picture = read_picture(large_pictures()[name])
-    assert (picture.mode, picture.size) == (expected.mode, expected.size)
-    np.testing.assert_array_equal(np.asarray(picture), np.asarray(expected))
-    np.testing.assert_array_equal(np.asarray(upright(picture)), np.asarray(expected))
+    image = read_image(large_images()[name])
+    assert (image.mode, image.size) == (expected.mode, expected.size)
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(expected))
+    np.testing.assert_array_equal(np.asarray(upright(image)), np.asarray(expected))
 
 
 @pytest.mark.parametrize("tile", [3, 17, 40])
 @pytest.mark.parametrize("orientation", SHOWN)
-def test_a_large_picture_is_turned_upright_as_a_small_one(
+def test_a_large_image_is_turned_upright_as_a_small_one(
     orientation: int, tile: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decode, "TILE", tile)
@@ -561,16 +561,16 @@ def test_a_large_picture_is_turned_upright_as_a_small_one(
     np.testing.assert_array_equal(rgb(data), SHOWN[orientation](NOISE))
     given = Image.open(io.BytesIO(data))
     np.testing.assert_array_equal(np.asarray(upright(given)), SHOWN[orientation](NOISE))
-    np.testing.assert_array_equal(np.asarray(given), NOISE)  # a picture of the user's stays as it is
+    np.testing.assert_array_equal(np.asarray(given), NOISE)  # an image of the user's stays as it is
 
 
-def test_what_a_picture_needs_beside_its_pixels_does_not_grow_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its 16-bit values came as 32 bytes a pixel in between."""
+def test_what_an_image_needs_beside_its_pixels_does_not_grow_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its 16-bit values came as 32 bytes per pixel in between."""
     monkeypatch.setattr(decode, "TILE", 1 << 14)
     data = encoded(Image.fromarray(np.zeros((2000, 2000), np.uint16)), "PNG")
-    read_picture(data)
+    read_image(data)
     tracemalloc.start()
-    read_picture(data)
+    read_image(data)
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < 2000 * 2000 * 2  # numpy's and the packed result; Pillow's own pixels are not seen here

@@ -20,8 +20,8 @@ import torchvision.datasets
 from PIL import Image
 
 from cnnlab.config import DataConfig
-from cnnlab.data.sources import open_pictures
-from cnnlab.data.sources.base import PictureSet
+from cnnlab.data.sources import open_images
+from cnnlab.data.sources.base import ImageSet
 from cnnlab.errors import DataError
 
 RANDOM = np.random.default_rng(5)
@@ -145,8 +145,8 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     server.server_close()
 
 
-def fetch(name: str, root: Path, download: bool = True) -> PictureSet:
-    return open_pictures(DataConfig(name=name, root=str(root), download=download))
+def fetch(name: str, root: Path, download: bool = True) -> ImageSet:
+    return open_images(DataConfig(name=name, root=str(root), download=download))
 
 
 def refused(name: str, root: Path) -> str:
@@ -160,20 +160,20 @@ def refused(name: str, root: Path) -> str:
     return text
 
 
-def assert_mnist(pictures: PictureSet) -> None:
-    assert pictures.array is not None
-    assert pictures.official is not None
-    assert pictures.official.tolist() == ["train"] * 20 + ["test"] * 10
-    np.testing.assert_array_equal(pictures.array, np.concatenate([GREY, GREY_TEST]))
-    np.testing.assert_array_equal(pictures.labels, [*LABELS, *LABELS[:10]])
+def assert_mnist(images: ImageSet) -> None:
+    assert images.array is not None
+    assert images.official is not None
+    assert images.official.tolist() == ["train"] * 20 + ["test"] * 10
+    np.testing.assert_array_equal(images.array, np.concatenate([GREY, GREY_TEST]))
+    np.testing.assert_array_equal(images.labels, [*LABELS, *LABELS[:10]])
 
 
-def assert_cifar(pictures: PictureSet) -> None:
-    assert pictures.official is not None
-    assert pictures.official.tolist() == ["train"] * 20 + ["test"] * 10
-    assert list(pictures.classes) == CLASSES
-    np.testing.assert_array_equal(pictures.array, COLOUR)
-    np.testing.assert_array_equal(pictures.labels, [*(i % 10 for i in range(20)), *range(10)])
+def assert_cifar(images: ImageSet) -> None:
+    assert images.official is not None
+    assert images.official.tolist() == ["train"] * 20 + ["test"] * 10
+    assert list(images.classes) == CLASSES
+    np.testing.assert_array_equal(images.array, COLOUR)
+    np.testing.assert_array_equal(images.labels, [*(i % 10 for i in range(20)), *range(10)])
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
@@ -313,11 +313,11 @@ def caltech_archive() -> bytes:
     with tarfile.open(fileobj=inner, mode="w:gz") as archive:
         for i, label in enumerate(("BACKGROUND_Google", "cat", "dog")):
             for number in range(1, 4):
-                picture = io.BytesIO()
-                Image.fromarray(COLOUR[3 * i + number]).save(picture, "JPEG")
+                image = io.BytesIO()
+                Image.fromarray(COLOUR[3 * i + number]).save(image, "JPEG")
                 entry = tarfile.TarInfo(f"101_ObjectCategories/{label}/image_{number:04}.jpg")
-                entry.size = len(picture.getvalue())
-                archive.addfile(entry, io.BytesIO(picture.getvalue()))
+                entry.size = len(image.getvalue())
+                archive.addfile(entry, io.BytesIO(image.getvalue()))
     with zipfile.ZipFile(outer, "w") as archive:
         archive.writestr("caltech-101/101_ObjectCategories.tar.gz", inner.getvalue())
     return outer.getvalue()
@@ -340,10 +340,10 @@ def caltech(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
 
 
 def test_caltech_is_downloaded_once_and_opened(caltech: Site, tmp_path: Path) -> None:
-    pictures = fetch("caltech101", tmp_path)
-    assert list(pictures.classes) == ["cat", "dog"]
-    assert len(pictures) == 6
-    assert pictures.load_image(0).size == (32, 32)
+    images = fetch("caltech101", tmp_path)
+    assert list(images.classes) == ["cat", "dog"]
+    assert len(images) == 6
+    assert images.load_image(0).size == (32, 32)
     asked = len(caltech.asked)
     assert len(fetch("caltech101", tmp_path)) == 6
     assert len(caltech.asked) == asked  # it is there: nobody is asked again

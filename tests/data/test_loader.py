@@ -1,4 +1,4 @@
-"""What the network sees: the same pictures from memory, disk and stream, at any batch size, from any starting batch."""
+"""What the network sees: the same images from memory, disk and stream, at any batch size, from any starting batch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from cnnlab.data.store import ReadAhead, reader_ahead
 from cnnlab.errors import CnnlabError, ConfigError, DataError
 
 COUNT = 26
-NUMBERS = np.r_[3:20, 24:33]  # of 40 pictures, so that numbers and places in the split differ
+NUMBERS = np.r_[3:20, 24:33]  # of 40 images, so that numbers and places in the split differ
 LABELS = np.arange(40) % 3
 
 
@@ -72,19 +72,19 @@ def preprocess(channels: int = 3, side: int = 8) -> Preprocess:
 
 
 def make_loader(name: str, batch_size: int = 7, channels: int = 3, storage: str = "memory", **keys: Any) -> Loader:
-    """A training loader over random pictures; for resized crops the stored pictures are larger than the crops."""
+    """A training loader over random images; for resized crops the stored images are larger than the crops."""
     config = AUGMENTATIONS[name]
     side = 10 if config and config.crop == "resized" else 8
-    pictures = array_set(channels, side)
-    assert pictures.array is not None
-    pixels: Tensor | Streamed = pack(pictures.array)
+    images = array_set(channels, side)
+    assert images.array is not None
+    pixels: Tensor | Streamed = pack(images.array)
     if storage == "mmap":
         file = keys.pop("folder") / "pixels.u8"
         assert isinstance(pixels, Tensor)
         pixels.numpy().tofile(file)
         pixels = torch.from_numpy(np.memmap(file, np.uint8, "r+", shape=tuple(pixels.shape)))
     elif storage == "stream":
-        pixels = Streamed(pictures, Layout(side, side, pictures.mode), keys.pop("workers", 0))
+        pixels = Streamed(images, Layout(side, side, images.mode), keys.pop("workers", 0))
     augmentation = Augmentation(config, 8, 8) if config else None
     options = {"shuffle": True, "seed": 5, **keys}
     return Loader(pixels, LABELS, NUMBERS, preprocess(channels), batch_size, augmentation, **options)
@@ -102,13 +102,13 @@ def assert_equal(one: list[Tensor], other: list[Tensor]) -> None:
         assert torch.equal(a, b)
 
 
-# what a picture looks like in an epoch
+# what an image looks like in an epoch
 
 
 @every_augmentation
 @pytest.mark.parametrize("batch_size", [1, 7, 25])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_what_a_picture_looks_like_does_not_depend_on_the_batch_size(
+def test_what_an_image_looks_like_does_not_depend_on_the_batch_size(
     augmentation: str, batch_size: int, channels: int
 ) -> None:
     for epoch in (0, 3):
@@ -184,19 +184,19 @@ def test_a_batch_has_the_promised_shapes_and_types(augmentation: str) -> None:
     assert (batch.second is not None) == (batch.share is not None) == mixed
 
 
-def test_a_training_epoch_visits_each_picture_once_but_for_the_last_incomplete_batch() -> None:
+def test_a_training_epoch_visits_each_image_once_but_for_the_last_incomplete_batch() -> None:
     members = whole(make_loader("standard", 5))[2]
     assert len(members) == 25
     assert len(members.unique()) == 25
 
 
-def test_fewer_pictures_than_a_batch_are_one_batch() -> None:
+def test_fewer_images_than_a_batch_are_one_batch() -> None:
     loader = make_loader("none", 100)
     assert len(loader) == 1
     assert [len(batch.targets) for batch in loader.epoch(0)] == [COUNT]
 
 
-def test_without_augmentation_a_training_picture_is_the_stored_one() -> None:
+def test_without_augmentation_a_training_image_is_the_stored_one() -> None:
     loader = make_loader("none")
     assert isinstance(loader.pixels, Tensor)
     images, _, members = whole(loader)
@@ -206,13 +206,11 @@ def test_without_augmentation_a_training_picture_is_the_stored_one() -> None:
 
 def test_a_flip_is_a_flip_and_nothing_else() -> None:
     config = AugmentConfig(flip="random")
-    pictures = array_set(side=8)
-    assert pictures.array is not None
-    loader = Loader(
-        pack(pictures.array), LABELS, NUMBERS, preprocess(), COUNT, Augmentation(config, 8, 8), shuffle=True
-    )
+    images = array_set(side=8)
+    assert images.array is not None
+    loader = Loader(pack(images.array), LABELS, NUMBERS, preprocess(), COUNT, Augmentation(config, 8, 8), shuffle=True)
     (batch,) = loader.epoch(0)
-    plain = loader.preprocess.normalise(pack(pictures.array)[torch.from_numpy(NUMBERS)[batch.members]])
+    plain = loader.preprocess.normalise(pack(images.array)[torch.from_numpy(NUMBERS)[batch.members]])
     same = (batch.images == plain).flatten(1).all(1)
     mirrored = (batch.images == plain.flip(3)).flatten(1).all(1)
     assert (same ^ mirrored).all()
@@ -221,12 +219,12 @@ def test_a_flip_is_a_flip_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("hole", [{"erasing": 1.0}, {"cutout": 0.5}])
 def test_a_hole_has_the_mean_colour_and_the_rest_is_untouched(hole: dict[str, float]) -> None:
-    pictures = array_set(side=8)
-    assert pictures.array is not None
+    images = array_set(side=8)
+    assert images.array is not None
     augmentation = Augmentation(AugmentConfig(**hole), 8, 8)
-    loader = Loader(pack(pictures.array), LABELS, NUMBERS, preprocess(), COUNT, augmentation, shuffle=True)
+    loader = Loader(pack(images.array), LABELS, NUMBERS, preprocess(), COUNT, augmentation, shuffle=True)
     (batch,) = loader.epoch(0)
-    plain = loader.preprocess.normalise(pack(pictures.array)[torch.from_numpy(NUMBERS)[batch.members]])
+    plain = loader.preprocess.normalise(pack(images.array)[torch.from_numpy(NUMBERS)[batch.members]])
     hidden = (batch.images == 0).all(1, keepdim=True)
     assert torch.equal(batch.images, plain.masked_fill(hidden, 0))
     assert 0.01 < hidden.float().mean() < 0.5
@@ -234,7 +232,7 @@ def test_a_hole_has_the_mean_colour_and_the_rest_is_untouched(hole: dict[str, fl
 
 
 def test_colours_change_before_the_normalisation() -> None:
-    """Flat pictures: after the normalisation is undone, what is left is level × factor, up to white."""
+    """Flat images: after the normalisation is undone, what is left is level × factor, up to white."""
     levels = np.repeat(np.arange(40, dtype=np.uint8)[:, None] * 4 + 20, 3, 1)
     pixels = pack(np.broadcast_to(levels[:, None, None], (40, 8, 8, 3)).copy())
     config = AugmentConfig(brightness=0.5)
@@ -248,18 +246,18 @@ def test_colours_change_before_the_normalisation() -> None:
     assert 1.35 < one_each.max() <= 1.5 + 1e-4
 
 
-# mixed pictures
+# mixed images
 
 
 def constant_loader(config: AugmentConfig) -> Loader:
-    """Every picture is flat, of the level 5 × its number, so that shares can be read from pixels."""
+    """Every image is flat, of the level 5 × its number, so that shares can be read from pixels."""
     levels = (5 * np.arange(40)).astype(np.uint8)
     pixels = pack(np.broadcast_to(levels[:, None, None], (40, 20, 20)).copy())
     plain = Preprocess(Layout(20, 20, "L"), (0.0,), (1.0,))
     return Loader(pixels, np.arange(40), NUMBERS, plain, COUNT, Augmentation(config, 20, 20), shuffle=True)
 
 
-def test_mixup_adds_two_pictures_in_the_stated_shares() -> None:
+def test_mixup_adds_two_images_in_the_stated_shares() -> None:
     batch = next(constant_loader(AugmentConfig(mixup=0.8)).epoch(0))
     assert batch.second is not None
     assert batch.share is not None
@@ -288,8 +286,8 @@ def test_cutmix_states_the_share_that_is_truly_left() -> None:
     assert (batch.share < 0.9).any()
 
 
-def test_the_second_picture_is_augmented_by_its_own_draws() -> None:
-    """It looks as it does as the first picture of its own place in the epoch."""
+def test_the_second_image_is_augmented_by_its_own_draws() -> None:
+    """It looks as it does as the first image of its own place in the epoch."""
     config = AUGMENTATIONS["strong"]
     assert config is not None
     mixed, alone = make_loader("strong", COUNT), make_loader("strong", COUNT)
@@ -301,7 +299,7 @@ def test_the_second_picture_is_augmented_by_its_own_draws() -> None:
     other = remainder / (1 - batch.share[:, None, None, None])
     clear = batch.share < 0.7
     assert clear.sum() > 3
-    distance = (other[clear, None] - single.images[None]).abs().amax((2, 3, 4))  # to every picture of the epoch
+    distance = (other[clear, None] - single.images[None]).abs().amax((2, 3, 4))  # to every image of the epoch
     assert distance.amin(1).max() < 1e-3
 
 
@@ -309,23 +307,23 @@ def test_the_second_picture_is_augmented_by_its_own_draws() -> None:
 
 
 def test_an_evaluation_loader_is_in_order_whole_and_the_same_every_time() -> None:
-    pictures = array_set(side=8)
-    assert pictures.array is not None
-    loader = Loader(pack(pictures.array), LABELS, NUMBERS, preprocess(), 7, Augmentation(shipped("strong"), 8, 8))
+    dataset = array_set(side=8)
+    assert dataset.array is not None
+    loader = Loader(pack(dataset.array), LABELS, NUMBERS, preprocess(), 7, Augmentation(shipped("strong"), 8, 8))
     assert len(loader) == 4
     assert [len(batch.targets) for batch in loader.epoch()] == [7, 7, 7, 5]
     for epoch in (0, 1):
         images, labels, members = whole(loader, epoch)
         assert members.tolist() == list(range(COUNT))
         assert labels.tolist() == LABELS[NUMBERS].tolist()
-        assert torch.equal(images, loader.preprocess.normalise(pack(pictures.array)[NUMBERS]))
+        assert torch.equal(images, loader.preprocess.normalise(pack(dataset.array)[NUMBERS]))
     assert_equal(whole(loader, 0, 2), [field[14:] for field in whole(loader)])
 
 
 def test_an_empty_split_has_no_batches() -> None:
-    pictures = array_set(side=8)
-    assert pictures.array is not None
-    for pixels in (pack(pictures.array), Streamed(pictures, Layout(8, 8, "RGB"), 2)):
+    images = array_set(side=8)
+    assert images.array is not None
+    for pixels in (pack(images.array), Streamed(images, Layout(8, 8, "RGB"), 2)):
         loader = Loader(pixels, LABELS, np.array([], np.int64), preprocess(), 7)
         assert (len(loader), loader.count, list(loader.epoch())) == (0, 0, [])
 
@@ -349,12 +347,12 @@ def folder(root: Path, **keys: Any) -> Data:
 
 
 @pytest.mark.parametrize("augment", ["standard", "strong"])
-@pytest.mark.parametrize("side", [16, 64])  # padded crops, and random resized crops from larger stored pictures
+@pytest.mark.parametrize("side", [16, 64])  # padded crops, and random resized crops from larger stored images
 @pytest.mark.parametrize("unreadable", [0, 2])
 def test_the_three_storages_give_equal_data(tmp_path: Path, augment: str, side: int, unreadable: int) -> None:
     root = write_folder(tmp_path / "set", 8, ending="jpg", side=40)
     for name in sorted(root.rglob("*.jpg"))[3 : 3 + unreadable]:
-        name.write_text("I am no picture")
+        name.write_text("I am no image")
     sets = {
         storage: folder(root, storage=storage, augment=augment, image_size=side, max_corrupt=0.5)
         for storage in ("memory", "mmap", "stream")
@@ -375,7 +373,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def stored(cache: Path) -> dict[int, list[int]]:
-    """Bytes a picture → numbers of the pictures that are stored so."""
+    """Bytes an image → numbers of the images that are stored so."""
     found = {}
     for index in cache.glob("store/*/index.npz"):
         with np.load(index) as saved:
@@ -384,11 +382,11 @@ def stored(cache: Path) -> dict[int, list[int]]:
     return found
 
 
-CROPS = {"augment": "standard", "image_size": 64}  # the pictures have other sizes, so crops are random and resized
-EVALUATION, CANVAS = 64 * 64 * 4, 80 * 80 * 4  # bytes a picture
+CROPS = {"augment": "standard", "image_size": 64}  # the images have other sizes, so crops are random and resized
+EVALUATION, CANVAS = 64 * 64 * 4, 80 * 80 * 4  # bytes per image
 
 
-def test_random_crops_store_a_picture_only_where_its_split_needs_it(tmp_path: Path, cache: Path) -> None:
+def test_random_crops_store_an_image_only_where_its_split_needs_it(tmp_path: Path, cache: Path) -> None:
     root = write_folder(tmp_path / "set", 12, ending="jpg", side=40)
     data = folder(root, **CROPS)
     found = stored(cache)
@@ -401,7 +399,7 @@ def test_random_crops_store_a_picture_only_where_its_split_needs_it(tmp_path: Pa
 
 
 @pytest.mark.parametrize("storage", ["auto", "memory", "mmap", "stream"])
-def test_training_pictures_can_be_evaluated_after_random_crops(tmp_path: Path, cache: Path, storage: str) -> None:
+def test_training_images_can_be_evaluated_after_random_crops(tmp_path: Path, cache: Path, storage: str) -> None:
     root = write_folder(tmp_path / "set", 12, ending="jpg", side=40)
     data = folder(root, storage=storage, **CROPS)
     before = {part: whole(data.loader(part)) for part in ("val", "test")}
@@ -410,29 +408,29 @@ def test_training_pictures_can_be_evaluated_after_random_crops(tmp_path: Path, c
         for image, name in zip(images, data.names(part), strict=True):
             assert torch.equal(image, data.preprocess(root / name))
         if part == "val" and storage != "stream":
-            assert len(stored(cache)[EVALUATION]) < len(data.pictures)
+            assert len(stored(cache)[EVALUATION]) < len(data.images)
     for part, expected in before.items():
         assert all(map(torch.equal, whole(data.loader(part)), expected))
     some = np.sort(np.concatenate([data.split.train[::3], data.split.test[::2]]))
     images = torch.cat([batch.images for batch in data.evaluation_loader(some, 4).epoch()])
-    assert torch.equal(images, torch.stack([data.preprocess(root / data.pictures.names[i]) for i in some]))
+    assert torch.equal(images, torch.stack([data.preprocess(root / data.images.names[i]) for i in some]))
 
 
 @pytest.mark.parametrize("change", ["damaged", "deleted", "replaced"])
-def test_a_picture_that_changes_before_the_rest_is_decoded_is_named(tmp_path: Path, cache: Path, change: str) -> None:
+def test_an_image_that_changes_before_the_rest_is_decoded_is_named(tmp_path: Path, cache: Path, change: str) -> None:
     root = write_folder(tmp_path / "set", 12, ending="jpg", side=40)
     data = folder(root, **CROPS)
     name, another = data.names("train")[:2]
     (root / name).unlink()
     if change != "deleted":
-        (root / name).write_bytes((root / another).read_bytes() if change == "replaced" else b"no picture")
+        (root / name).write_bytes((root / another).read_bytes() if change == "replaced" else b"no image")
     with pytest.raises(DataError, match=f"^{re.escape(name)} was changed or removed"):
         data.evaluation_loader("train")
     for image, member in zip(next(data.evaluation_loader("val").epoch()).images, data.names("val"), strict=True):
         assert torch.equal(image, data.preprocess(root / member))
 
 
-def test_stored_pictures_are_mapped_and_read_ahead_unless_memory_is_asked_for(tmp_path: Path) -> None:
+def test_stored_images_are_mapped_and_read_ahead_unless_memory_is_asked_for(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "set", 12, ending="jpg", side=40)
     assert folder(root, storage="memory", **CROPS).train.ahead is None
     for storage in ("auto", "mmap"):
@@ -447,7 +445,7 @@ def test_stored_pictures_are_mapped_and_read_ahead_unless_memory_is_asked_for(tm
 @pytest.mark.parametrize("augment", ["none", "strong"])
 @pytest.mark.parametrize("storage", ["memory", "stream"])
 @pytest.mark.parametrize("keys", [{"image_size": 20}, {"image_size": [70, 66]}, {"image_size": 9, "fit": "squash"}])
-def test_the_golden_picture_looks_the_same_to_training_validation_test_and_predict(
+def test_the_golden_image_looks_the_same_to_training_validation_test_and_predict(
     tmp_path: Path, ending: str, augment: str, storage: str, keys: dict[str, Any]
 ) -> None:
     data = folder(write_folder(tmp_path / "set", 8, ending=ending, side=30), augment=augment, storage=storage, **keys)
@@ -461,7 +459,7 @@ def test_the_golden_picture_looks_the_same_to_training_validation_test_and_predi
             assert_equal(whole(data.loader(part)), [images, labels, members])
 
 
-def test_the_golden_picture_worked_out_by_hand(tmp_path: Path) -> None:
+def test_the_golden_image_worked_out_by_hand(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "set", 5, side=4)
     data = folder(root, augment="none", test_fraction=0.4)
     assert data.image_size == (4, 4)
@@ -480,7 +478,7 @@ def test_an_array_set_is_the_same_through_the_store_and_without_it() -> None:
     assert_equal(whole(direct.test), whole(stored.test))
     larger = load_data("digits", limit=60, augment="none", image_size=16)
     images = whole(larger.test)[0]
-    first = larger.pictures.load_image(int(larger.split.test[0]))
+    first = larger.images.load_image(int(larger.split.test[0]))
     assert torch.equal(images[0], larger.preprocess(first))
 
 
@@ -518,10 +516,10 @@ def test_class_balanced_weights_balance_the_classes() -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_measure_gives_the_mean_and_deviation_of_numpy(channels: int) -> None:
-    pictures = array_set(channels)
-    assert pictures.array is not None
-    chosen = pictures.array[NUMBERS].reshape(-1, channels).astype(np.float64) / 255
-    for pixels in (pack(pictures.array), Streamed(pictures, Layout(10, 10, pictures.mode), 0)):
+    images = array_set(channels)
+    assert images.array is not None
+    chosen = images.array[NUMBERS].reshape(-1, channels).astype(np.float64) / 255
+    for pixels in (pack(images.array), Streamed(images, Layout(10, 10, images.mode), 0)):
         mean, std = measure(pixels, NUMBERS, channels)
         np.testing.assert_allclose(mean, chosen.mean(0), atol=1e-12)
         np.testing.assert_allclose(std, chosen.std(0), atol=1e-12)
@@ -534,14 +532,14 @@ def test_measure_of_many_blocks_is_exact() -> None:
     assert std[0] == pytest.approx(images.std() / 255, abs=1e-12)
 
 
-def test_flat_pictures_have_a_deviation_that_can_be_divided_by() -> None:
+def test_flat_images_have_a_deviation_that_can_be_divided_by() -> None:
     mean, std = measure(pack(np.full((4, 5, 5), 51, np.uint8)), np.arange(4), 1)
     assert mean == (0.2,)
     assert std[0] > 1e-3
 
 
 @pytest.mark.parametrize("shape", [(3, 700, 5), (1, 2048, 3), (40, 9, 11)])
-def test_measure_of_bright_and_of_tall_pictures_is_exact(shape: tuple[int, int, int]) -> None:
+def test_measure_of_bright_and_of_tall_images_is_exact(shape: tuple[int, int, int]) -> None:
     images = np.random.default_rng(0).integers(250, 256, (*shape, 3), dtype=np.uint8)
     values = images.reshape(-1, 3).astype(np.int64)
     count, total, squares = len(values), values.sum(0), (values**2).sum(0)
@@ -558,37 +556,37 @@ def test_mean_and_deviation_come_from_the_train_split_alone(tmp_path: Path) -> N
     np.testing.assert_allclose(folder(tmp_path).preprocess.mean, [100 / 255] * 3, atol=1e-9)
 
 
-# unreadable pictures
+# unreadable images
 
 
 def spoil(root: Path, count: int) -> list[str]:
-    """Replace the first `count` pictures of class a by text."""
+    """Replace the first `count` images of class a by text."""
     names = [f"a/{i:03}.png" for i in range(count)]
     for name in names:
-        (root / name).write_text("I am no picture")
+        (root / name).write_text("I am no image")
     return names
 
 
 @pytest.mark.parametrize("storage", ["memory", "stream"])
-def test_half_a_percent_of_corrupt_pictures_is_left_out_and_named(tmp_path: Path, storage: str) -> None:
+def test_half_a_percent_of_corrupt_images_is_left_out_and_named(tmp_path: Path, storage: str) -> None:
     root = write_folder(tmp_path / "set", 100, "ab", side=6)
     bad = spoil(root, 1)
     data = folder(root, storage=storage)
     assert [row["name"] for row in data.quarantined] == bad
-    assert "picture" in data.quarantined[0]["reason"]
+    assert "image" in data.quarantined[0]["reason"]
     assert data.manifest["quarantined"] == data.quarantined
     members = [name for part in ("train", "val", "test") for name in data.names(part)]
     assert len(members) == len(set(members)) == 199
     assert not set(bad) & set(members)
 
 
-def test_five_percent_of_corrupt_pictures_are_refused_unless_allowed(tmp_path: Path) -> None:
+def test_five_percent_of_corrupt_images_are_refused_unless_allowed(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "set", 100, "ab", side=6)
     bad = spoil(root, 10)
     with pytest.raises(DataError) as caught:
         folder(root)
     text = str(caught.value)
-    assert "10 of 200 pictures cannot be read" in text
+    assert "10 of 200 images cannot be read" in text
     assert bad[0] in text
     assert "data.max_corrupt" in text
     assert "\n" not in text
@@ -609,7 +607,7 @@ def test_the_share_that_the_refusal_suggests_is_enough(tmp_path: Path, bad: int,
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_picture_that_disappears_while_streaming_is_named_in_one_line_at_once(tmp_path: Path, workers: int) -> None:
+def test_an_image_that_disappears_while_streaming_is_named_in_one_line_at_once(tmp_path: Path, workers: int) -> None:
     gc.freeze()  # what came before is not searched below, which takes a second or more
     root = write_folder(tmp_path / "set", 6)
     data = folder(root, storage="stream", workers=workers, augment="none")
@@ -704,7 +702,7 @@ def test_a_size_may_be_a_tuple_and_a_root_a_path(tmp_path: Path) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator here")
 @pytest.mark.parametrize("storage", ["memory", "stream"])
 @every_augmentation
-def test_the_accelerator_shows_the_same_pictures(augmentation: str, storage: str) -> None:
+def test_the_accelerator_shows_the_same_images(augmentation: str, storage: str) -> None:
     on_host = whole(make_loader(augmentation, 7))
     loader = make_loader(augmentation, 7, storage=storage, device="cuda")
     if isinstance(loader.pixels, Tensor):
@@ -719,7 +717,7 @@ def test_the_accelerator_shows_the_same_pictures(augmentation: str, storage: str
 
 @pytest.mark.parametrize("crop", ["pad", "resized", "none"])
 @pytest.mark.parametrize("mix", ["mixup", "cutmix", "none"])
-def test_training_pictures_grow_from_epoch_to_epoch_and_evaluated_ones_do_not(crop: str, mix: str) -> None:
+def test_training_images_grow_from_epoch_to_epoch_and_evaluated_ones_do_not(crop: str, mix: str) -> None:
     config = shipped("standard", crop=crop, start_size=0.5, **({mix: 0.5} if mix != "none" else {}))
     pixels, augmentation = pack(array_set(side=16).array), Augmentation(config, 16, 16)
     train = Loader(pixels, LABELS, NUMBERS, preprocess(side=16), 4, augmentation, shuffle=True)
@@ -729,7 +727,7 @@ def test_training_pictures_grow_from_epoch_to_epoch_and_evaluated_ones_do_not(cr
     assert next(test.epoch(0)).images.shape[2:] == (16, 16)
 
 
-def test_a_smaller_picture_is_the_larger_one_resized() -> None:
+def test_a_smaller_image_is_the_larger_one_resized() -> None:
     config = shipped("none", start_size=0.5)
     pixels = pack(array_set(side=16).array)
     small, full = (
@@ -742,8 +740,8 @@ def test_a_smaller_picture_is_the_larger_one_resized() -> None:
 
 
 @pytest.mark.parametrize(("side", "at_once"), [(8, 500), (64, 488), (224, 39)])
-def test_as_many_pictures_are_evaluated_at_once_as_hold_two_million_pixels(side: int, at_once: int) -> None:
-    """500 pictures of 224 pixels would take six gigabytes for one map of a VGG."""
+def test_as_many_images_are_evaluated_at_once_as_hold_two_million_pixels(side: int, at_once: int) -> None:
+    """500 images of 224 pixels would take six gigabytes for one map of a VGG."""
     data = build_data(compose(["data=digits", "data.limit=60", f"data.image_size={side}"]), torch.device("cpu"))
     assert data.evaluation_loader("test").batch_size == at_once
     assert data.evaluation_loader("test", batch_size=7).batch_size == 7
@@ -752,7 +750,7 @@ def test_as_many_pictures_are_evaluated_at_once_as_hold_two_million_pixels(side:
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system takes no advice")
 @pytest.mark.parametrize("name", ["standard", "strong, resized", "cutmix"])
 @pytest.mark.parametrize("start", [0, 1])
-def test_every_picture_is_asked_for_before_it_is_needed(tmp_path: Path, name: str, start: int) -> None:
+def test_every_image_is_asked_for_before_it_is_needed(tmp_path: Path, name: str, start: int) -> None:
     loader = make_loader(name, batch_size=3)
     asked: list[int] = []
     pixels = make_loader(name, storage="mmap", folder=tmp_path).pixels
@@ -785,7 +783,7 @@ def advice(file: Path) -> set[str]:
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_a_training_epoch_reads_no_neighbours_and_what_comes_after_it_does(tmp_path: Path, cache: Path) -> None:
     data = folder(write_folder(tmp_path / "set", 12, ending="jpg", side=40), **CROPS)
-    (file,) = (f for f in cache.glob("store/*/pixels.u8") if f.stat().st_size == CANVAS * len(data.pictures))
+    (file,) = (f for f in cache.glob("store/*/pixels.u8") if f.stat().st_size == CANVAS * len(data.images))
     assert "rr" not in advice(file)
     epoch = data.train.epoch()
     next(epoch)

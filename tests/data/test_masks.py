@@ -1,4 +1,4 @@
-"""A mask goes wherever its picture goes."""
+"""A mask goes wherever its image goes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cnnlab.data.decode import Layout, arrange, arrange_mask
 from cnnlab.data.loader import Loader, Streamed
 from cnnlab.data.pixels import pack
 from cnnlab.data.preprocess import Preprocess
-from cnnlab.data.sources import open_pictures
+from cnnlab.data.sources import open_images
 from cnnlab.data.sources.base import ArraySet
 from cnnlab.data.sources.mnist_m import blend, read_photographs
 from cnnlab.errors import CnnlabError, DataError
@@ -47,7 +47,7 @@ AUGMENTATIONS: dict[str, AugmentConfig | None] = {
 
 
 def scenes() -> tuple[np.ndarray, np.ndarray]:
-    """Pictures whose colour says the class of each pixel: two discs of classes 1 and 2 on class 0; and their masks."""
+    """Images whose colour says the class of each pixel: two discs of classes 1 and 2 on class 0; and their masks."""
     random = np.random.default_rng(0)
     y, x = np.mgrid[:SIDE, :SIDE]
     masks = np.zeros((COUNT, SIDE, SIDE), np.uint8)
@@ -61,13 +61,13 @@ def scenes() -> tuple[np.ndarray, np.ndarray]:
 def loader(name: str, streamed: bool = False) -> Loader:
     images, masks = scenes()
     config = AUGMENTATIONS[name]
-    pictures = ArraySet(images, np.arange(COUNT) % 2, ["a", "b"])
-    pictures.set_masks(masks, ["background", "red", "green"])
+    dataset = ArraySet(images, np.arange(COUNT) % 2, ["a", "b"])
+    dataset.set_masks(masks, ["background", "red", "green"])
     layout = Layout(SIDE, SIDE, "RGB")
-    pixels = Streamed(pictures, layout, 0) if streamed else pack(images, masks=masks)
+    pixels = Streamed(dataset, layout, 0) if streamed else pack(images, masks=masks)
     augmentation = None if config is None else Augmentation(config, SIDE, SIDE)
     made = Loader(
-        pixels, pictures.labels, np.arange(COUNT), Preprocess(layout, (0.0,) * 3, (1.0,) * 3), 8, augmentation,
+        pixels, dataset.labels, np.arange(COUNT), Preprocess(layout, (0.0,) * 3, (1.0,) * 3), 8, augmentation,
         shuffle=config is not None, masked=True,
     )  # fmt: skip
     made.epochs = 4
@@ -83,7 +83,7 @@ def seen_classes(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_masks_and_pictures_stay_aligned_under_every_augmentation(name: str) -> None:
+def test_masks_and_images_stay_aligned_under_every_augmentation(name: str) -> None:
     for epoch in (0, 1):
         for batch in loader(name).epoch(epoch):
             assert batch.targets.dtype == torch.int64
@@ -112,7 +112,7 @@ def test_streamed_masks_are_the_resident_ones(name: str) -> None:
         assert torch.equal(one.images, other.images)
 
 
-def test_a_loader_of_masks_gives_pictures_and_masks() -> None:
+def test_a_loader_of_masks_gives_images_and_masks() -> None:
     images, masks = next(iter(loader("nothing")))
     assert masks.shape == (8, SIDE, SIDE)
     assert torch.equal(masks, torch.from_numpy(scenes()[1][:8]).long())
@@ -122,13 +122,13 @@ def test_a_loader_of_masks_gives_pictures_and_masks() -> None:
 @pytest.mark.parametrize(
     ("height", "width", "fit"), [(24, 24, "crop"), (20, 36, "squash"), (48, 48, "crop"), (16, 40, "crop")]
 )
-def test_a_stored_mask_lies_where_its_picture_lies(height: int, width: int, fit: str) -> None:
+def test_a_stored_mask_lies_where_its_image_lies(height: int, width: int, fit: str) -> None:
     images, masks = scenes()
     layout = Layout(height, width, "RGB", fit)
     for pixels, mask in zip(images[:6], masks[:6], strict=True):
-        picture = Image.fromarray(pixels)
-        out = arrange(picture, layout)
-        arrange_mask(Image.fromarray(mask), picture.size, layout, out)
+        image = Image.fromarray(pixels)
+        out = arrange(image, layout)
+        arrange_mask(Image.fromarray(mask), image.size, layout, out)
         distance = np.abs(out[:, :, None, :3].astype(int) - COLOURS[None, None]).sum(3)
         plain = distance.min(2) < 30
         assert plain.mean() > 0.6
@@ -137,14 +137,14 @@ def test_a_stored_mask_lies_where_its_picture_lies(height: int, width: int, fit:
 
 def test_wrong_masks_are_refused_in_one_line() -> None:
     images, masks = scenes()
-    pictures = ArraySet(images, np.arange(COUNT) % 2, ["a", "b"])
-    with pytest.raises(DataError, match="masks must be uint8 of the pictures' shape"):
-        pictures.set_masks(masks[:, :40], ["background", "red", "green"])
+    dataset = ArraySet(images, np.arange(COUNT) % 2, ["a", "b"])
+    with pytest.raises(DataError, match="masks must be uint8 of the images' shape"):
+        dataset.set_masks(masks[:, :40], ["background", "red", "green"])
     with pytest.raises(DataError, match="masks must be uint8"):
-        pictures.set_masks(masks.astype(np.int64), ["background", "red", "green"])
+        dataset.set_masks(masks.astype(np.int64), ["background", "red", "green"])
     with pytest.raises(DataError, match="a mask has the value 2, and there are 2 classes of pixels"):
-        pictures.set_masks(masks, ["background", "red"])
-    with pytest.raises(DataError, match="its mask has 48×40 pixels, the picture 48×48"):
+        dataset.set_masks(masks, ["background", "red"])
+    with pytest.raises(DataError, match="its mask has 48×40 pixels, the image 48×48"):
         arrange_mask(Image.fromarray(masks[0, :40]), (48, 48), Layout(48, 48, "RGB"), np.zeros((48, 48, 4), np.uint8))
 
 
@@ -152,7 +152,7 @@ def test_wrong_masks_are_refused_in_one_line() -> None:
 
 
 def photographs(folder: Path, count: int, size: tuple[int, int] = (60, 50)) -> Path:
-    """`count` pictures in plain colours, each of its own."""
+    """`count` images in plain colours, each of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
         Image.new("RGB", size, (10 + 5 * i, 200 - 5 * i, 3 * i)).save(folder / f"{i:02}.png")
@@ -199,9 +199,9 @@ def test_unfit_photographs_are_refused(tmp_path: Path) -> None:
         read_photographs(str(photographs(tmp_path / "one", 1)), 28)
     with pytest.raises(DataError, match="is no folder"):
         read_photographs(str(tmp_path / "none"), 28)
-    with pytest.raises(DataError, match="20×50 pixels, less than the 28×28 of a digit"):
+    with pytest.raises(DataError, match="20×50 pixels, fewer than the 28×28 of a digit"):
         read_photographs(str(photographs(tmp_path / "small", 2, (20, 50))), 28)
-    (photographs(tmp_path / "bad", 3) / "01.png").write_bytes(b"no picture")
+    (photographs(tmp_path / "bad", 3) / "01.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"background .*01\.png cannot be read"):
         read_photographs(str(tmp_path / "bad"), 28)
 
@@ -216,7 +216,7 @@ def pets_config(root: Path, *more: str) -> Any:
 def test_pets_are_read_with_their_trimaps(tmp_path: Path) -> None:
     data = build_data(pets_config(write_pets(tmp_path)), torch.device("cpu"))
     assert data.pixel_targets and data.classes == ["background", "pet", "border"]
-    assert list(data.pictures.classes) == ["Beagle", "Bengal"]
+    assert list(data.images.classes) == ["Beagle", "Bengal"]
     assert len(data.split.test) == 4
     for batch in data.evaluation_loader("test").epoch():
         assert set(batch.targets.unique().tolist()) == {0, 1, 2}
@@ -227,9 +227,9 @@ def test_pets_are_read_with_their_trimaps(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("trimap", "reason"),
     [
-        (lambda t: t[:30], "its mask has 50×30 pixels, the picture 50×40"),
+        (lambda t: t[:30], "its mask has 50×30 pixels, the image 50×40"),
         (lambda t: np.where(t == 3, np.uint8(7), t), "has pixels of 7, and only 1, 2 and 3 are classes"),
-        (lambda t: t[..., None].repeat(3, 2), "is no picture of one channel"),
+        (lambda t: t[..., None].repeat(3, 2), "is not an image of one channel"),
     ],
 )
 def test_a_wrong_trimap_is_said_in_one_line(tmp_path: Path, trimap: Any, reason: str) -> None:
@@ -241,10 +241,10 @@ def test_a_wrong_trimap_is_said_in_one_line(tmp_path: Path, trimap: Any, reason:
 def test_a_changed_trimap_makes_another_store(tmp_path: Path) -> None:
     root = write_pets(tmp_path)
     config = DataConfig(name="oxford_pets", root=str(root))
-    before = open_pictures(config).fingerprint()
+    before = open_images(config).fingerprint()
     trimap = next((root / "oxford-iiit-pet" / "annotations" / "trimaps").iterdir())
     Image.fromarray(np.ones((40, 50), np.uint8)).save(trimap)
-    assert open_pictures(config).fingerprint() != before
+    assert open_images(config).fingerprint() != before
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_files_that_are_no_images_are_counted_by_kind_with_the_remedy(tmp_path: 
     for name in ("cat/a.HEIC", "dog/b.heic", "dog/notes.txt", "dog/.hidden", "cat/Thumbs.db"):
         (root / name).write_bytes(b"no image")
     (line,) = notes(opened(root))
-    assert line == "files left out, as no images that can be read: 3 (2 .heic, 1 .txt); convert .heic to JPEG or PNG."
+    assert line == "files left out, as they are not readable images: 3 (2 .heic, 1 .txt); convert .heic to JPEG or PNG."
 
 
 def test_a_class_of_one_format_that_cannot_be_read_is_refused_with_the_remedy(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_images_beside_the_class_folders_are_counted(tmp_path: Path) -> None:
     root = write_set(tmp_path, "cat", "dog")
     shutil.copy(root / "cat" / "0.png", root / "loose.png")
     (line,) = notes(opened(root))
-    assert line.startswith("images beside the class folders, and unused: 1; move each")
+    assert line.startswith("images next to the class folders, not used: 1; move each")
 
 
 def test_splits_without_a_folder_are_said_to_be_cut_from_train(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_splits_without_a_folder_are_said_to_be_cut_from_train(tmp_path: Path) -
     beside, cut = notes(opened(root))
     assert cut.startswith("there is no folder test: 2 test images were cut from train")
     assert "data.test_fraction" in cut and "val_fraction" not in cut
-    assert beside.startswith("folders beside train, and unused: more;")
+    assert beside.startswith("folders next to train, not used: more;")
     assert not any("cut" in line for line in notes(opened(root, test_fraction=0)))
     assert any("cut" in line for line in notes(opened(root, limit=4)))
 
@@ -86,9 +86,9 @@ def test_one_file_in_two_classes_or_splits_is_said_with_the_command_that_lists_t
     command = classes.partition("; to see them: ")[2]
     assert main(shlex.split(command)[1:]) == 0  # as it is typed
     printed = capsys.readouterr().out
-    assert "same file in two classes: 1; keep it in the class that is right" in printed
+    assert "same file in two classes: 1; keep it in the correct class" in printed
     assert "exact duplicates in a class: 1; keep one of each" in printed
-    assert "leaks, the same picture in two splits: 1 " in printed
+    assert "leaks, the same image in two splits: 1 " in printed
     for pair in ("train/cat/1.png = train/dog/same.png", "train/dog/2.png = test/dog/seen.png  (in train and test)"):
         assert printed.count(pair) == 1
 
@@ -119,9 +119,9 @@ def test_a_check_goes_on_at_an_empty_class_folder_and_training_does_not(
     assert main(["data", "folder", f"data.root={root}", "--check"]) == 0
     printed = capsys.readouterr().out
     assert "class folder mouse has no images (no files) and is left out; add some, or delete the folder." in printed
-    assert "unreadable pictures: none" in printed
+    assert "unreadable images: none" in printed
     assert main(["train", "data=folder", f"data.root={root}"]) == 2
-    assert "mouse has no pictures (no files)" in capsys.readouterr().err
+    assert "mouse has no images (no files)" in capsys.readouterr().err
 
 
 def test_empty_class_folders_alone_are_no_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,7 +140,7 @@ def test_the_refusal_of_damaged_files_names_a_command_that_can_be_typed(
         opened(root)
     command = shlex.split(str(caught.value).partition(" To see them all: ")[2])
     assert command[0] == "cnnlab" and main(command[1:]) == 0
-    assert "unreadable pictures: 1; replace or delete them\n  cat/0.png: not a picture file" in capsys.readouterr().out
+    assert "unreadable images: 1; replace or delete them\n  cat/0.png: not an image file" in capsys.readouterr().out
 
 
 def test_commands_that_show_a_set_can_be_typed() -> None:

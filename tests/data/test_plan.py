@@ -78,7 +78,7 @@ def test_one_more_kind_of_draw_leaves_the_others_as_they_were(added: str) -> Non
         assert torch.equal(draw, everything.draws[name]), name
 
 
-def test_the_order_visits_each_picture_once_and_differs_each_epoch() -> None:
+def test_the_order_visits_each_image_once_and_differs_each_epoch() -> None:
     orders = [plan(epoch=epoch).order for epoch in range(5)]
     for order in orders:
         assert order.dtype == torch.int64
@@ -95,7 +95,7 @@ def test_without_augmentation_nothing_is_drawn() -> None:
 
 @given(st.integers(1, 40), st.integers(0, 2**63), st.integers(0, 10_000))
 @settings(max_examples=30, deadline=None, derandomize=True)
-def test_draws_have_a_row_for_each_picture(count: int, seed: int, epoch: int) -> None:
+def test_draws_have_a_row_for_each_image(count: int, seed: int, epoch: int) -> None:
     made = plan(epoch, seed, count, **EVERYTHING)
     assert len(made.order) == count
     assert {len(draw) for draw in made.draws.values()} == {count}
@@ -123,14 +123,14 @@ def test_streams_of_different_purposes_are_independent() -> None:
 # what is drawn
 
 
-def test_a_random_flip_mirrors_half_of_the_pictures() -> None:
+def test_a_random_flip_mirrors_half_of_the_images() -> None:
     flips = torch.stack([plan(epoch=epoch, flip="random").draws["flip"] for epoch in range(20)])
     assert flips.dtype == torch.bool
     assert abs(flips.float().mean() - 0.5) < 0.025
 
 
 def by_member(made: EpochPlan, name: str) -> torch.Tensor:
-    """The draw of each picture, in the order of the split."""
+    """The draw of each image, in the order of the split."""
     values = torch.empty_like(made.draws[name])
     values[made.order] = made.draws[name]
     return values
@@ -145,7 +145,7 @@ def test_alternate_flip_changes_sides_every_epoch_and_starts_on_either_side() ->
     assert not torch.equal(other, sides[0])
 
 
-def test_alternate_flip_of_a_picture_drawn_twice_is_the_same_side() -> None:
+def test_alternate_flip_of_an_image_drawn_twice_is_the_same_side() -> None:
     augmentation = Augmentation(AugmentConfig(flip="alternate"), 8, 8)
     sides: list[dict[int, bool]] = []
     for epoch in range(2):
@@ -182,7 +182,7 @@ def test_resized_crops_lie_inside_with_area_and_aspect_as_asked() -> None:
     assert abs((top / (1 - height))[free].mean() - 0.5) < 0.03
 
 
-def test_boxes_longer_than_the_picture_are_cut_to_it() -> None:
+def test_boxes_longer_than_the_image_are_cut_to_it() -> None:
     boxes = plan(count=2000, crop="resized", scale=[0.9, 1.0], ratio=[0.5, 2.0]).draws["box"]
     assert boxes[:, 2:].max() <= 1
     assert ((boxes[:, :2] + boxes[:, 2:]) <= 1 + 1e-6).all()
@@ -217,7 +217,7 @@ def test_a_shear_leans_by_its_angle_in_pixels(size: tuple[int, int]) -> None:
 
 def test_a_zoom_scales_both_sides_alike() -> None:
     matrices = pixel_matrices((16, 24), zoom=0.2)
-    scale = 1 / matrices[:, 0, 0]  # the matrix leads from the new picture to the old one
+    scale = 1 / matrices[:, 0, 0]  # the matrix leads from the new image to the old one
     np.testing.assert_allclose(matrices[:, 0, 0], matrices[:, 1, 1], rtol=1e-5)
     assert 0.8 - 1e-5 <= scale.min() < 0.81
     assert 1.19 < scale.max() <= 1.2 + 1e-5
@@ -254,7 +254,7 @@ def test_a_cutout_is_a_square_of_its_side_around_any_pixel() -> None:
 
 
 @pytest.mark.parametrize("key", ["mixup", "cutmix"])
-def test_the_mix_is_a_beta_distribution_and_each_picture_is_a_partner_once(key: str) -> None:
+def test_the_mix_is_a_beta_distribution_and_each_image_is_a_partner_once(key: str) -> None:
     draws = plan(count=4000, **{key: 0.5}).draws
     share = draws["mix"].double()
     assert abs(share.mean() - 0.5) < 0.03
@@ -262,7 +262,7 @@ def test_the_mix_is_a_beta_distribution_and_each_picture_is_a_partner_once(key: 
     assert torch.equal(draws["partner"].sort().values, torch.arange(4000))
 
 
-def test_a_cutmix_box_has_the_area_of_the_other_picture_unless_the_border_cuts_it() -> None:
+def test_a_cutmix_box_has_the_area_of_the_other_image_unless_the_border_cuts_it() -> None:
     draws = plan(count=4000, cutmix=1.0).draws
     box, share = draws["cutmix"], draws["mix"]
     assert box[:, :2].min() >= 0
@@ -274,7 +274,7 @@ def test_a_cutmix_box_has_the_area_of_the_other_picture_unless_the_border_cuts_i
     torch.testing.assert_close(area[inside], 1 - share[inside], rtol=1e-3, atol=1e-4)
 
 
-def test_weights_choose_how_often_a_picture_comes() -> None:
+def test_weights_choose_how_often_an_image_comes() -> None:
     labels = np.repeat([0, 1, 2], [900, 90, 10])
     weights = 1 / np.bincount(labels)[labels]
     orders = [plan_epoch(1000, None, 0, epoch, weights).order for epoch in range(5)]
@@ -285,7 +285,7 @@ def test_weights_choose_how_often_a_picture_comes() -> None:
     assert torch.equal(orders[0], plan_epoch(1000, None, 0, 0, weights).order)
 
 
-def test_a_picture_of_weight_0_never_comes() -> None:
+def test_an_image_of_weight_0_never_comes() -> None:
     order = plan_epoch(100, None, 0, 0, np.r_[0.0, np.ones(99)]).order
     assert 0 not in order
 

@@ -21,7 +21,7 @@ GREY = Preprocess(Layout(3, 4, "L"), (0.25,), (0.5,))
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 4, 3), dtype=np.uint8)
 
 
-def test_a_picture_is_normalised_as_worked_out_by_hand(tmp_path: Path) -> None:
+def test_an_image_is_normalised_as_worked_out_by_hand(tmp_path: Path) -> None:
     Image.fromarray(PIXELS).save(tmp_path / "a.png")
     image = COLOUR(tmp_path / "a.png")
     assert image.shape == (3, 3, 4)
@@ -35,7 +35,7 @@ def test_known_numbers() -> None:
     assert one(Image.new("RGB", (9, 9), (255, 51, 0))).flatten().tolist() == pytest.approx([1, 0, -2], abs=1e-6)
 
 
-def test_path_string_bytes_and_picture_agree(tmp_path: Path) -> None:
+def test_path_string_bytes_and_image_agree(tmp_path: Path) -> None:
     file = tmp_path / "ü.png"
     Image.fromarray(PIXELS).save(file)
     expected = COLOUR(file)
@@ -43,7 +43,7 @@ def test_path_string_bytes_and_picture_agree(tmp_path: Path) -> None:
         assert torch.equal(COLOUR(source), expected)
 
 
-def test_a_pillow_picture_is_turned_upright_as_its_file_is(tmp_path: Path) -> None:
+def test_a_pillow_image_is_turned_upright_as_its_file_is(tmp_path: Path) -> None:
     tags = Image.Exif()
     tags[0x0112] = 6
     Image.fromarray(PIXELS).save(tmp_path / "a.png", exif=tags)
@@ -54,14 +54,14 @@ def test_a_pillow_picture_is_turned_upright_as_its_file_is(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P", "1", "CMYK", "I;16", "F", "YCbCr"])
 @pytest.mark.parametrize("preprocess", [COLOUR, GREY])
-def test_any_mode_of_picture_fits_any_layout(mode: str, preprocess: Preprocess) -> None:
-    picture = Image.new(mode, (20, 30))
-    image = preprocess(picture)
-    assert image.shape == (preprocess.layout.channels, 3, 4)
-    assert torch.isfinite(image).all()
+def test_any_mode_of_image_fits_any_layout(mode: str, preprocess: Preprocess) -> None:
+    image = Image.new(mode, (20, 30))
+    tensor = preprocess(image)
+    assert tensor.shape == (preprocess.layout.channels, 3, 4)
+    assert torch.isfinite(tensor).all()
 
 
-def test_a_colour_picture_in_a_grey_layout_is_its_luma() -> None:
+def test_a_colour_image_in_a_grey_layout_is_its_luma() -> None:
     level = float(GREY(Image.new("RGB", (8, 6), (200, 100, 50)))[0, 1, 1]) * 0.5 + 0.25
     assert level * 255 == pytest.approx(0.299 * 200 + 0.587 * 100 + 0.114 * 50, abs=1)
 
@@ -140,13 +140,13 @@ def test_what_is_no_preprocess_is_refused(values: Any) -> None:
         Preprocess.from_dict(values)
 
 
-@pytest.mark.parametrize("source", [b"", b"no picture", "no such file.png"])
-def test_what_is_no_picture_is_a_data_error(source: bytes | str) -> None:
+@pytest.mark.parametrize("source", [b"", b"no image", "no such file.png"])
+def test_what_is_not_an_image_is_a_data_error(source: bytes | str) -> None:
     with pytest.raises(DataError):
         COLOUR(source)
 
 
-def test_a_truncated_pillow_picture_is_a_data_error() -> None:
+def test_a_truncated_pillow_image_is_a_data_error() -> None:
     stream = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(stream, "JPEG")

@@ -1,4 +1,4 @@
-"""data.rearrange: shifted and permuted pictures."""
+"""data.rearrange: shifted and permuted images."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from cnnlab.errors import ConfigError, DataError
 RANDOM = np.random.Generator(np.random.PCG64(0))
 
 
-def picture(height: int = 20, width: int = 30, channels: int = 1) -> np.ndarray:
+def image(height: int = 20, width: int = 30, channels: int = 1) -> np.ndarray:
     return RANDOM.integers(0, 256, (height, width, channels), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("channels", [1, 4])
 def test_permuted_pixels_are_the_same_ones_in_the_same_new_places(channels: int) -> None:
-    one, two = picture(channels=channels), picture(channels=channels)
+    one, two = image(channels=channels), image(channels=channels)
     moved = rearranged(one, "permute")
     assert moved.shape == one.shape and not np.array_equal(moved, one)
     assert sorted(map(tuple, moved.reshape(-1, channels))) == sorted(map(tuple, one.reshape(-1, channels)))
@@ -33,7 +33,7 @@ def test_permuted_pixels_are_the_same_ones_in_the_same_new_places(channels: int)
         assert np.array_equal(rearranged(before, "permute").reshape(-1, channels), before.reshape(-1, channels)[order])
 
 
-def test_a_shift_moves_the_whole_picture_by_at_most_15_per_cent() -> None:
+def test_a_shift_moves_the_whole_image_by_at_most_15_per_cent() -> None:
     offsets = set()
     for number in range(60):
         pixels = np.zeros((20, 40, 1), np.uint8)
@@ -52,7 +52,7 @@ def test_the_border_is_lengthened() -> None:
     assert (rearranged(pixels, "shift") == 7).all()
 
 
-def test_train_and_a_single_picture_are_rearranged_alike() -> None:
+def test_train_and_a_single_image_are_rearranged_alike() -> None:
     plain = cnnlab.load_data("digits", augment="none")
     data = cnnlab.load_data("digits", augment="none", rearrange="permute")
     images, labels = next(iter(data.test))
@@ -79,7 +79,7 @@ def test_a_run_of_before_can_be_read() -> None:
 
 
 def test_arrange_rearranges_last() -> None:
-    small = Image.fromarray(picture(16, 16)[..., 0])
+    small = Image.fromarray(image(16, 16)[..., 0])
     plain, permuted = (arrange(small, Layout(8, 8, "RGB", "crop", how)) for how in ("none", "permute"))
     assert np.array_equal(rearranged(plain, "permute"), permuted) and (permuted[..., 3] == 0).all()
 

@@ -1,4 +1,4 @@
-"""A batch is drawn as it is: each picture with its own label, in its own colours, also with awkward names."""
+"""A batch is drawn as it is: each image with its own label, in its own colours, also with awkward names."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def batch(count: int = 5, channels: int = 3, side: int = 8) -> Tensor:
 
 
 def drawn(figure: Figure) -> list[tuple[str, np.ndarray]]:
-    """(title, pixels) of each place that shows a picture."""
+    """(title, pixels) of each place that shows an image."""
     return [(axis.get_title(), np.asarray(axis.images[0].get_array())) for axis in figure.axes if axis.images]
 
 
-def test_each_picture_has_its_label() -> None:
+def test_each_image_has_its_label() -> None:
     shown = drawn(show_batch(batch(), torch.tensor([2, 0, 1, 1, 2]), ["ant", "bee", "cat"]))
     assert [title for title, _ in shown] == ["cat", "ant", "bee", "bee", "cat"]
     assert [title for title, _ in drawn(show_batch(batch(3), [7, 8, 9]))] == ["7", "8", "9"]
@@ -41,7 +41,7 @@ def test_the_normalisation_is_undone() -> None:
         np.testing.assert_array_equal(pixels, original[..., :3])
 
 
-def test_without_a_preprocess_each_picture_is_stretched_to_its_own_range() -> None:
+def test_without_a_preprocess_each_image_is_stretched_to_its_own_range() -> None:
     images = batch(3) * torch.tensor([1.0, 100, 1e-3]).view(3, 1, 1, 1) - 5
     for (_, pixels), image in zip(drawn(show_batch(images, [0, 1, 2])), images, strict=True):
         assert (pixels.min(), pixels.max()) == (0, 255)
@@ -49,7 +49,7 @@ def test_without_a_preprocess_each_picture_is_stretched_to_its_own_range() -> No
         assert pixels[place] == 255
 
 
-def test_grey_pictures_are_drawn_grey_from_black_to_white() -> None:
+def test_grey_images_are_drawn_grey_from_black_to_white() -> None:
     preprocess = Preprocess(Layout(8, 8, "L"), (0.5,), (0.2,))
     stored = torch.randint(100, 120, (2, 8, 8, 1), dtype=torch.uint8)
     figure = show_batch(preprocess.normalise(stored), [0, 1], preprocess=preprocess)
@@ -126,7 +126,7 @@ def test_a_batch_that_needs_a_gradient_is_drawn_and_left_as_it_is() -> None:
     assert torch.equal(images, before)
 
 
-def test_a_flat_picture_is_drawn() -> None:
+def test_a_flat_image_is_drawn() -> None:
     ((_, pixels),) = drawn(show_batch(torch.full((1, 3, 4, 4), 7.0), [0]))
     assert len(np.unique(pixels)) == 1
 

@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, Dataset
 
 from cnnlab.config import DataConfig
-from cnnlab.data.sources import open_pictures
+from cnnlab.data.sources import open_images
 from cnnlab.data.sources.caltech101 import Caltech101
 from cnnlab.data.sources.folder import open_folder
 from cnnlab.data.sources.mnist import open_mnist, read_idx
@@ -30,7 +30,7 @@ DATA = os.environ.get("CNNLAB_DATA")
 needs_data = pytest.mark.skipif(DATA is None, reason="CNNLAB_DATA names no folder of real sets")
 
 
-def picture(seed: int = 0, size: tuple[int, int] = (6, 8), mode: str = "RGB") -> Image.Image:
+def sample_image(seed: int = 0, size: tuple[int, int] = (6, 8), mode: str = "RGB") -> Image.Image:
     shape = size if mode == "L" else (*size, 3)
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
 
@@ -38,7 +38,7 @@ def picture(seed: int = 0, size: tuple[int, int] = (6, 8), mode: str = "RGB") ->
 def write_tree(root: Path, names: Iterable[str], **options: object) -> Path:
     for i, name in enumerate(names):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        picture(i, **options).save(root / name)  # type: ignore[arg-type]
+        sample_image(i, **options).save(root / name)  # type: ignore[arg-type]
     return root
 
 
@@ -54,18 +54,18 @@ def one_line(error: pytest.ExceptionInfo[DataError]) -> str:
 
 def test_a_folder_a_class(tmp_path: Path) -> None:
     root = write_tree(tmp_path, ["cat/1.png", "cat/2.jpg", "dog/1.bmp", "ant/x.gif"])
-    pictures = open_folder(root)
-    assert pictures.classes == ["ant", "cat", "dog"]
-    assert pictures.names == ["ant/x.gif", "cat/1.png", "cat/2.jpg", "dog/1.bmp"]
-    assert pictures.labels.tolist() == [0, 1, 1, 2]
-    assert pictures.labels.dtype == np.int64
-    assert pictures.official is None
-    np.testing.assert_array_equal(np.asarray(pictures.load_image(1)), np.asarray(picture(0)))
-    image, label = pictures[3]
-    assert (image.size, label, pictures.load_label(3), len(pictures)) == ((8, 6), 2, 2, 4)
+    images = open_folder(root)
+    assert images.classes == ["ant", "cat", "dog"]
+    assert images.names == ["ant/x.gif", "cat/1.png", "cat/2.jpg", "dog/1.bmp"]
+    assert images.labels.tolist() == [0, 1, 1, 2]
+    assert images.labels.dtype == np.int64
+    assert images.official is None
+    np.testing.assert_array_equal(np.asarray(images.load_image(1)), np.asarray(sample_image(0)))
+    image, label = images[3]
+    assert (image.size, label, images.load_label(3), len(images)) == ((8, 6), 2, 2, 4)
 
 
-def test_a_pipe_named_as_a_picture_is_left_out(tmp_path: Path) -> None:
+def test_a_pipe_named_as_an_image_is_left_out(tmp_path: Path) -> None:
     root = write_tree(tmp_path, ["a/1.png", "b/1.png"])
     os.mkfifo(root / "a" / "2.png")  # reading it would wait for ever
     assert open_folder(root).names == ["a/1.png", "b/1.png"]
@@ -77,10 +77,10 @@ def test_official_splits_of_a_folder(tmp_path: Path, validation: str) -> None:
         tmp_path,
         ["train/a/1.png", "train/b/1.png", "train/b/2.png", f"{validation}/a/1.png", "test/b/1.png", "test/a/1.png"],
     )
-    pictures = open_folder(root)
-    assert pictures.official is not None
-    found = {name: (split, pictures.classes[label]) for name, split, label in zip(
-        pictures.names, pictures.official, pictures.labels, strict=True
+    images = open_folder(root)
+    assert images.official is not None
+    found = {name: (split, images.classes[label]) for name, split, label in zip(
+        images.names, images.official, images.labels, strict=True
     )}  # fmt: skip
     assert found == {
         "train/a/1.png": ("train", "a"),
@@ -94,17 +94,17 @@ def test_official_splits_of_a_folder(tmp_path: Path, validation: str) -> None:
 
 @pytest.mark.parametrize(("train", "test"), [("Train", "Test"), ("TRAIN", "TEST")])
 def test_split_folders_in_capitals_are_not_taken_for_classes(tmp_path: Path, train: str, test: str) -> None:
-    pictures = open_folder(write_tree(tmp_path, [f"{part}/{name}/1.png" for part in (train, test) for name in "ab"]))
-    assert pictures.classes == ["a", "b"]
-    assert pictures.official is not None
-    assert sorted(pictures.official) == ["test", "test", "train", "train"]
+    images = open_folder(write_tree(tmp_path, [f"{part}/{name}/1.png" for part in (train, test) for name in "ab"]))
+    assert images.classes == ["a", "b"]
+    assert images.official is not None
+    assert sorted(images.official) == ["test", "test", "train", "train"]
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
-    pictures = open_folder(write_tree(tmp_path, ["bus/1.png", "car/1.png", "train/1.png", "train/2.png"]))
-    assert pictures.classes == ["bus", "car", "train"]
-    assert pictures.labels.tolist() == [0, 1, 2, 2]
-    assert pictures.official is None
+    images = open_folder(write_tree(tmp_path, ["bus/1.png", "car/1.png", "train/1.png", "train/2.png"]))
+    assert images.classes == ["bus", "car", "train"]
+    assert images.labels.tolist() == [0, 1, 2, 2]
+    assert images.official is None
 
 
 def test_a_test_folder_without_classes_beside_train_is_not_passed_over(tmp_path: Path) -> None:
@@ -112,13 +112,13 @@ def test_a_test_folder_without_classes_beside_train_is_not_passed_over(tmp_path:
     with pytest.raises(DataError) as caught:
         open_folder(root)
     assert str(root / "test") in one_line(caught)
-    assert "2 loose pictures" in one_line(caught)
+    assert "2 loose images" in one_line(caught)
 
 
 def test_folders_below_a_class_belong_to_it(tmp_path: Path) -> None:
-    pictures = open_folder(write_tree(tmp_path, ["a/1.png", "a/deep/er/2.png", "b/only/below/3.png"]))
-    assert pictures.names == ["a/1.png", "a/deep/er/2.png", "b/only/below/3.png"]
-    assert pictures.labels.tolist() == [0, 0, 1]
+    images = open_folder(write_tree(tmp_path, ["a/1.png", "a/deep/er/2.png", "b/only/below/3.png"]))
+    assert images.names == ["a/1.png", "a/deep/er/2.png", "b/only/below/3.png"]
+    assert images.labels.tolist() == [0, 0, 1]
 
 
 def test_unicode_and_odd_names(tmp_path: Path) -> None:
@@ -130,12 +130,12 @@ def test_unicode_and_odd_names(tmp_path: Path) -> None:
         "a.b/new\nline.tiff",
         "🐱/.a/b.bmp",
     ]
-    pictures = open_folder(write_tree(tmp_path, names))
-    assert set(pictures.names) == set(names)
-    assert set(pictures.classes) == {"ü Ж", "日本", "-x", "a$b{}", "a.b", "🐱"}
-    for i in range(len(pictures)):
-        assert pictures.load_image(i).size == (8, 6)
-        assert pictures.names[i].split("/")[0] == pictures.classes[pictures.load_label(i)]
+    images = open_folder(write_tree(tmp_path, names))
+    assert set(images.names) == set(names)
+    assert set(images.classes) == {"ü Ж", "日本", "-x", "a$b{}", "a.b", "🐱"}
+    for i in range(len(images)):
+        assert images.load_image(i).size == (8, 6)
+        assert images.names[i].split("/")[0] == images.classes[images.load_label(i)]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names of files are text here")
@@ -146,24 +146,24 @@ def test_a_name_that_is_no_text_is_refused_or_can_be_written_down(tmp_path: Path
     except OSError:
         pytest.skip("this file system takes only names that are text")
     try:
-        pictures = open_folder(root)
+        images = open_folder(root)
     except DataError as error:
         str(error).encode()
     else:
-        everything = Split(np.arange(len(pictures)), np.array([], int), np.array([], int))
-        digest = np.zeros((len(pictures), 16), np.uint8)
-        facts = manifest(everything, pictures.names, digest, pictures.classes, DataConfig(), 0)
+        everything = Split(np.arange(len(images)), np.array([], int), np.array([], int))
+        digest = np.zeros((len(images), 16), np.uint8)
+        facts = manifest(everything, images.names, digest, images.classes, DataConfig(), 0)
         write_json(tmp_path / "split.json", facts)
         assert len(set(read_json(tmp_path / "split.json")["members"]["train"])) == 3
 
 
-def test_hidden_and_foreign_files_are_not_pictures(tmp_path: Path) -> None:
+def test_hidden_and_foreign_files_are_not_images(tmp_path: Path) -> None:
     root = write_tree(tmp_path, ["a/1.png", "b/1.png", ".git/x/1.png", "a/._1.png"])
     for name in ("a/Thumbs.db", "a/.DS_Store", "a/notes.txt", "b/1.png.bak", "readme.md"):
-        (root / name).write_text("no picture")
-    pictures = open_folder(root)
-    assert pictures.classes == ["a", "b"]
-    assert pictures.names == ["a/1.png", "b/1.png"]
+        (root / name).write_text("no image")
+    images = open_folder(root)
+    assert images.classes == ["a", "b"]
+    assert images.names == ["a/1.png", "b/1.png"]
 
 
 def test_the_order_does_not_depend_on_the_file_system(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         open_folder(root)
     assert "dodo" in one_line(caught)
-    assert "no pictures" in one_line(caught)
+    assert "no images" in one_line(caught)
 
 
 def test_a_class_in_test_that_train_lacks_is_named_with_the_nearest(tmp_path: Path) -> None:
@@ -229,16 +229,16 @@ def test_folders_of_text_files_are_no_data_set(tmp_path: Path) -> None:
     assert "*.txt" in one_line(caught)
 
 
-def test_loose_pictures_without_class_folders_are_counted(tmp_path: Path) -> None:
+def test_loose_images_without_class_folders_are_counted(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         open_folder(write_tree(tmp_path / "loose", ["1.png", "2.png", "3.jpg"]))
-    assert "3 loose pictures" in one_line(caught)
+    assert "3 loose images" in one_line(caught)
     (tmp_path / "void").mkdir()
     with pytest.raises(DataError, match="no class folders"):
         open_folder(tmp_path / "void")
 
 
-def test_small_pictures_of_one_size_keep_it_and_grey_stays_grey(tmp_path: Path) -> None:
+def test_small_images_of_one_size_keep_it_and_grey_stays_grey(tmp_path: Path) -> None:
     grey = open_folder(write_tree(tmp_path / "g", ["a/1.png", "b/1.png"], mode="L", size=(20, 30)))
     assert (grey.size, grey.mode) == ((20, 30), "L")
     colour = open_folder(write_tree(tmp_path / "c", ["a/1.png", "b/1.png"], size=(20, 30)))
@@ -246,33 +246,33 @@ def test_small_pictures_of_one_size_keep_it_and_grey_stays_grey(tmp_path: Path) 
     large = open_folder(write_tree(tmp_path / "l", ["a/1.png", "b/1.png"], size=(120, 120)))
     assert large.size is None
     mixed = write_tree(tmp_path / "m", ["a/1.png"], size=(20, 30), mode="L")
-    picture(0, (30, 20)).save(mixed / "a" / "2.png")
+    sample_image(0, (30, 20)).save(mixed / "a" / "2.png")
     write_tree(mixed, ["b/1.png"], size=(20, 30))
     assert (open_folder(mixed).size, open_folder(mixed).mode) == (None, "RGB")
 
 
 @pytest.mark.parametrize(("count", "every"), [(130, 2), (200, 3)])
-def test_a_set_with_many_colour_pictures_is_colour_in_whatever_order_the_grey_ones_come(
+def test_a_set_with_many_colour_images_is_colour_in_whatever_order_the_grey_ones_come(
     tmp_path: Path, count: int, every: int
 ) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
-    for i in range(count):  # looking at every second or third picture sees grey ones alone
+    for i in range(count):  # looking at every second or third image sees grey ones alone
         mode = "L" if i % every == 0 else "RGB"
-        picture(i, (4, 4), mode).save(tmp_path / "ab"[2 * i // count] / f"{i:04}.png")
+        sample_image(i, (4, 4), mode).save(tmp_path / "ab"[2 * i // count] / f"{i:04}.png")
     assert open_folder(tmp_path).mode == "RGB"
 
 
-def test_a_damaged_picture_does_not_keep_a_folder_from_opening(tmp_path: Path) -> None:
+def test_a_damaged_image_does_not_keep_a_folder_from_opening(tmp_path: Path) -> None:
     root = write_tree(tmp_path, ["a/1.png", "a/2.png", "b/1.png"])
-    (root / "a" / "1.png").write_text("no picture")
-    pictures = open_folder(root)
-    assert (len(pictures), pictures.size) == (3, (6, 8))
+    (root / "a" / "1.png").write_text("no image")
+    images = open_folder(root)
+    assert (len(images), images.size) == (3, (6, 8))
     with pytest.raises(DataError):
-        pictures.load_image(0)
+        images.load_image(0)
     os.unlink(root / "a" / "2.png")
     with pytest.raises(DataError):
-        pictures.load_image(1)
+        images.load_image(1)
 
 
 def test_linked_class_folders_are_followed(tmp_path: Path) -> None:
@@ -283,14 +283,14 @@ def test_linked_class_folders_are_followed(tmp_path: Path) -> None:
     assert open_folder(tmp_path / "set").names == ["a/1.png", "b/1.png"]
 
 
-def test_the_fingerprint_changes_with_each_picture(tmp_path: Path) -> None:
+def test_the_fingerprint_changes_with_each_image(tmp_path: Path) -> None:
     root = write_tree(tmp_path, ["a/1.png", "a/2.png", "b/1.png"])
     first = open_folder(root).fingerprint()
     assert open_folder(root).fingerprint() == first
     seen = {first}
-    picture(99).save(root / "a" / "1.png")
+    sample_image(99).save(root / "a" / "1.png")
     seen.add(open_folder(root).fingerprint())
-    picture(98).save(root / "b" / "2.png")
+    sample_image(98).save(root / "b" / "2.png")
     seen.add(open_folder(root).fingerprint())
     (root / "b" / "2.png").rename(root / "b" / "3.png")
     seen.add(open_folder(root).fingerprint())
@@ -301,30 +301,30 @@ def test_the_fingerprint_changes_with_each_picture(tmp_path: Path) -> None:
 
 
 def test_digits_are_those_of_scikit_learn() -> None:
-    pictures, original = open_pictures(DataConfig(name="digits")), load_digits()
-    assert pictures.array is not None
-    assert pictures.array.shape == (1797, 8, 8)
-    np.testing.assert_array_equal(pictures.labels, original.target)
-    assert abs(pictures.array - original.images * (255 / 16)).max() <= 0.5
-    assert pictures.classes == list("0123456789")
-    np.testing.assert_array_equal(np.asarray(pictures.load_image(7)), pictures.array[7])
+    images, original = open_images(DataConfig(name="digits")), load_digits()
+    assert images.array is not None
+    assert images.array.shape == (1797, 8, 8)
+    np.testing.assert_array_equal(images.labels, original.target)
+    assert abs(images.array - original.images * (255 / 16)).max() <= 0.5
+    assert images.classes == list("0123456789")
+    np.testing.assert_array_equal(np.asarray(images.load_image(7)), images.array[7])
 
 
 def test_an_unknown_set_names_the_nearest() -> None:
     with pytest.raises(DataError, match="Did you mean 'cifar10'"):
-        open_pictures(DataConfig(name="cifar-10"))
+        open_images(DataConfig(name="cifar-10"))
 
 
 def test_the_fingerprint_of_an_array_changes_with_a_pixel_and_with_the_shape() -> None:
-    pictures = open_pictures(DataConfig(name="digits"))
-    assert pictures.array is not None
-    first = pictures.fingerprint()
-    pictures.array = pictures.array.copy()
-    assert pictures.fingerprint() == first
-    pictures.array[5, 3, 3] ^= 1
-    changed = pictures.fingerprint()
-    pictures.array = pictures.array.reshape(-1, 4, 16)
-    assert len({first, changed, pictures.fingerprint()}) == 3
+    images = open_images(DataConfig(name="digits"))
+    assert images.array is not None
+    first = images.fingerprint()
+    images.array = images.array.copy()
+    assert images.fingerprint() == first
+    images.array[5, 3, 3] ^= 1
+    changed = images.fingerprint()
+    images.array = images.array.reshape(-1, 4, 16)
+    assert len({first, changed, images.fingerprint()}) == 3
 
 
 # IDX files
@@ -354,14 +354,14 @@ def write_mnist(root: Path, gz: bool = False, folder: str = "MNIST", **changes: 
 def test_the_original_files_are_read_with_their_official_split(
     tmp_path: Path, gz: bool, name: str, folder: str
 ) -> None:
-    pictures = open_mnist(name, write_mnist(tmp_path, gz, folder), download=False)
-    assert pictures.array is not None
-    assert pictures.official is not None
-    np.testing.assert_array_equal(pictures.array[:20], GREY)
-    np.testing.assert_array_equal(pictures.array[20:], GREY[:10, ::-1])
-    np.testing.assert_array_equal(pictures.labels, [*LABELS, *LABELS[:10]])
-    assert pictures.official.tolist() == ["train"] * 20 + ["test"] * 10
-    assert (len(pictures.classes), pictures.mode, pictures.size) == (10, "L", (28, 28))
+    images = open_mnist(name, write_mnist(tmp_path, gz, folder), download=False)
+    assert images.array is not None
+    assert images.official is not None
+    np.testing.assert_array_equal(images.array[:20], GREY)
+    np.testing.assert_array_equal(images.array[20:], GREY[:10, ::-1])
+    np.testing.assert_array_equal(images.labels, [*LABELS, *LABELS[:10]])
+    assert images.official.tolist() == ["train"] * 20 + ["test"] * 10
+    assert (len(images.classes), images.mode, images.size) == (10, "L", (28, 28))
 
 
 @pytest.mark.parametrize("shape", [(7,), (3, 4), (2, 3, 4), (0, 28, 28)])
@@ -427,7 +427,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"train_labels_idx1": LABELS[:9]},  # fewer labels than pictures
+        {"train_labels_idx1": LABELS[:9]},  # fewer labels than images
         {"train_images_idx3": LABELS, "train_labels_idx1": GREY},  # the two files changed places
         {"train_images_idx3": LABELS, "t10k_images_idx3": LABELS[:10]},
         {"t10k_images_idx3": GREY[:10, :20]},  # another size than in train
@@ -453,31 +453,31 @@ def caltech(tmp_path: Path) -> Path:
 
 
 def test_caltech101_is_a_data_set_of_photographs_and_class_numbers(caltech: Path) -> None:
-    pictures = Caltech101(caltech)
-    assert isinstance(pictures, Dataset)
-    assert list(pictures.classes) == ["Faces", "accordion", "yin_yang"]
-    assert len(pictures) == 9
+    images = Caltech101(caltech)
+    assert isinstance(images, Dataset)
+    assert list(images.classes) == ["Faces", "accordion", "yin_yang"]
+    assert len(images) == 9
     counted = [0, 0, 0]
-    for i in range(len(pictures)):
-        image, label = pictures[i]
+    for i in range(len(images)):
+        image, label = images[i]
         assert isinstance(image, Image.Image)
         assert image.mode == "RGB"
-        assert image.size == pictures.load_image(i).size == (40 - (2, 0, 3)[label], 30 + (2, 0, 3)[label])
-        assert label == pictures.load_label(i)
-        assert pictures.names[i].startswith(pictures.classes[label] + "/")
+        assert image.size == images.load_image(i).size == (40 - (2, 0, 3)[label], 30 + (2, 0, 3)[label])
+        assert label == images.load_label(i)
+        assert images.names[i].startswith(images.classes[label] + "/")
         counted[label] += 1
     assert counted == [3, 3, 3]
     with pytest.raises(IndexError):
-        pictures[9]
+        images[9]
 
 
 def test_the_background_is_a_class_only_if_asked_for(caltech: Path) -> None:
     with_background = Caltech101(caltech, background=True)
     assert list(with_background.classes) == ["BACKGROUND_Google", "Faces", "accordion", "yin_yang"]
     assert len(with_background) == 12
-    by_key = open_pictures(DataConfig(name="caltech101", root=str(caltech), background=True))
+    by_key = open_images(DataConfig(name="caltech101", root=str(caltech), background=True))
     assert list(by_key.classes) == list(with_background.classes)
-    assert "BACKGROUND_Google" not in open_pictures(DataConfig(name="caltech101", root=str(caltech))).classes
+    assert "BACKGROUND_Google" not in open_images(DataConfig(name="caltech101", root=str(caltech))).classes
 
 
 def stack(rows: list[tuple[Image.Image, int]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -486,17 +486,17 @@ def stack(rows: list[tuple[Image.Image, int]]) -> tuple[torch.Tensor, torch.Tens
 
 
 def test_a_torch_data_loader_takes_caltech101(caltech: Path) -> None:
-    pictures = Caltech101(caltech)
-    batches = list(DataLoader(pictures, batch_size=4, collate_fn=stack))
+    dataset = Caltech101(caltech)
+    batches = list(DataLoader(dataset, batch_size=4, collate_fn=stack))
     assert [images.shape for images, _ in batches] == [(4, 16, 16, 3), (4, 16, 16, 3), (1, 16, 16, 3)]
-    assert torch.cat([labels for _, labels in batches]).tolist() == pictures.labels.tolist()
+    assert torch.cat([labels for _, labels in batches]).tolist() == dataset.labels.tolist()
     for index in (0, 5):
-        assert torch.equal(batches[index // 4][0][index % 4], stack([pictures[index]])[0][0])
+        assert torch.equal(batches[index // 4][0][index % 4], stack([dataset[index]])[0][0])
 
 
 def test_caltech101_can_be_sent_to_another_process(caltech: Path) -> None:
-    pictures = pickle.loads(pickle.dumps(Caltech101(caltech)))
-    np.testing.assert_array_equal(np.asarray(pictures[2][0]), np.asarray(Caltech101(caltech)[2][0]))
+    images = pickle.loads(pickle.dumps(Caltech101(caltech)))
+    np.testing.assert_array_equal(np.asarray(images[2][0]), np.asarray(Caltech101(caltech)[2][0]))
 
 
 def test_a_missing_caltech101_says_where_it_should_be(tmp_path: Path) -> None:
@@ -523,15 +523,15 @@ def test_the_real_mnist_has_its_known_sizes_and_mean() -> None:
     assert DATA is not None
     if not (Path(DATA) / "MNIST").is_dir():
         pytest.skip("no MNIST there")
-    pictures = open_mnist("mnist", Path(DATA), download=False)
-    assert pictures.array is not None
-    assert pictures.official is not None
-    train = pictures.array[pictures.official == "train"]
-    assert (len(train), len(pictures)) == (60_000, 70_000)
+    images = open_mnist("mnist", Path(DATA), download=False)
+    assert images.array is not None
+    assert images.official is not None
+    train = images.array[images.official == "train"]
+    assert (len(train), len(images)) == (60_000, 70_000)
     shares, levels = np.bincount(train.reshape(-1), minlength=256) / train.size, np.arange(256) / 255
     assert shares @ levels == pytest.approx(0.1307, abs=1e-4)
     assert np.sqrt(shares @ levels**2 - (shares @ levels) ** 2) == pytest.approx(0.3081, abs=1e-4)
-    assert np.bincount(pictures.labels[60_000:]).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert np.bincount(images.labels[60_000:]).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
 
 @needs_data
@@ -540,10 +540,10 @@ def test_the_real_caltech101_has_its_known_sizes() -> None:
     assert DATA is not None
     if not (Path(DATA) / "caltech101").is_dir():
         pytest.skip("no Caltech-101 there")
-    pictures, everything = Caltech101(DATA), Caltech101(DATA, background=True)
-    assert (len(pictures), len(pictures.classes)) == (8677, 101)
+    images, everything = Caltech101(DATA), Caltech101(DATA, background=True)
+    assert (len(images), len(images.classes)) == (8677, 101)
     assert (len(everything), len(everything.classes)) == (9144, 102)
-    sizes = dict(zip(pictures.classes, np.bincount(pictures.labels).tolist(), strict=True))
+    sizes = dict(zip(images.classes, np.bincount(images.labels).tolist(), strict=True))
     assert (sizes["airplanes"], sizes["inline_skate"], sizes["Faces_easy"]) == (800, 31, 435)
-    image, label = pictures[0]
-    assert (image.mode, pictures.classes[label]) == ("RGB", "Faces")
+    image, label = images[0]
+    assert (image.mode, images.classes[label]) == ("RGB", "Faces")

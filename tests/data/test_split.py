@@ -54,7 +54,7 @@ def is_partition(split: Split, members: np.ndarray) -> bool:
 
 @quick
 @given(labelled(), fractions, fractions, seeds, st.data())
-def test_the_parts_are_disjoint_and_hold_every_readable_picture(
+def test_the_parts_are_disjoint_and_hold_every_readable_image(
     labels: np.ndarray, val: float, test: float, seed: int, data: st.DataObject
 ) -> None:
     assume(val + test < 1)
@@ -66,7 +66,7 @@ def test_the_parts_are_disjoint_and_hold_every_readable_picture(
 
 @quick
 @given(labelled(), fractions, fractions, seeds)
-def test_every_class_keeps_a_picture_to_train_on(labels: np.ndarray, val: float, test: float, seed: int) -> None:
+def test_every_class_keeps_an_image_to_train_on(labels: np.ndarray, val: float, test: float, seed: int) -> None:
     assume(val + test < 1)
     split = make_split(labels, all_ok(labels), None, config(val_fraction=val, test_fraction=test), seed)
     assert (counts(split.train, labels) >= 1).all()
@@ -75,18 +75,18 @@ def test_every_class_keeps_a_picture_to_train_on(labels: np.ndarray, val: float,
 
 @quick
 @given(labelled(least=12, most=60), fractions, seeds)
-def test_each_class_is_cut_in_its_share_to_within_a_picture(labels: np.ndarray, share: float, seed: int) -> None:
+def test_each_class_is_cut_in_its_share_to_within_an_image(labels: np.ndarray, share: float, seed: int) -> None:
     size = np.bincount(labels)
     for part, key in (("val", "val_fraction"), ("test", "test_fraction")):
         split = make_split(labels, all_ok(labels), None, config(**{key: share}), seed)
         assert len(split[part]) == round(share * len(labels))
-        assert (abs(counts(split[part], labels) - share * size) <= 1.5).all()  # rounding the total moves half a picture
+        assert (abs(counts(split[part], labels) - share * size) <= 1.5).all()  # rounding the total moves half an image
         assert (abs(counts(split[part], labels) - size * len(split[part]) / len(labels)) < 1 + 1e-9).all()
 
 
 @quick
 @given(labelled(least=12, most=60), st.sampled_from([(0.1, 0.2), (0.25, 0.25), (0.3, 0.5)]), seeds)
-def test_both_fractions_are_of_all_pictures(labels: np.ndarray, shares: tuple[float, float], seed: int) -> None:
+def test_both_fractions_are_of_all_images(labels: np.ndarray, shares: tuple[float, float], seed: int) -> None:
     val, test = shares
     split = make_split(labels, all_ok(labels), None, config(val_fraction=val, test_fraction=test), seed)
     assert abs(len(split.test) - test * len(labels)) <= 0.5
@@ -117,7 +117,7 @@ def test_another_seed_gives_another_split() -> None:
     assert len({split.val.tobytes() for split in found}) == 20
 
 
-def test_every_picture_has_the_same_chance() -> None:
+def test_every_image_has_the_same_chance() -> None:
     labels = np.arange(40) % 4
     hits = np.zeros(40)
     for seed in range(400):
@@ -208,18 +208,18 @@ def test_a_limit_holds_for_each_part_and_keeps_the_shares(labels: np.ndarray, li
 def test_a_limit_below_the_number_of_classes_names_a_class() -> None:
     labels = np.arange(100) % 10
     split = make_split(labels, all_ok(labels), None, config(limit=3), 0)
-    with pytest.raises(DataError, match=r"no readable training picture of class 'c\d' and 6 more.*data\.limit"):
+    with pytest.raises(DataError, match=r"no readable training image of class 'c\d' and 6 more.*data\.limit"):
         check(split, labels, [f"c{i}" for i in range(10)])
 
 
-def test_a_class_whose_pictures_are_all_unreadable_is_named() -> None:
+def test_a_class_whose_images_are_all_unreadable_is_named() -> None:
     labels = np.array([0, 0, 1, 1, 2])
     split = make_split(labels, labels != 1, None, config(), 0)
-    with pytest.raises(DataError, match="no readable training picture of class 'dog';"):
+    with pytest.raises(DataError, match="no readable training image of class 'dog';"):
         check(split, labels, ["cat", "dog", "elk"])
 
 
-def test_a_set_without_a_readable_picture_names_a_class() -> None:
+def test_a_set_without_a_readable_image_names_a_class() -> None:
     labels = np.array([0, 1, 1])
     split = make_split(labels, np.zeros(3, bool), None, config(val_fraction=0.1, test_fraction=0.2), 0)
     assert [len(split[part]) for part in NAMES] == [0, 0, 0]
@@ -227,7 +227,7 @@ def test_a_set_without_a_readable_picture_names_a_class() -> None:
         check(split, labels, ["cat", "dog"])
 
 
-def test_the_quarantined_picture_moves_no_other_class() -> None:
+def test_the_quarantined_image_moves_no_other_class() -> None:
     labels = np.repeat([0, 1], 50)
     ok = all_ok(labels)
     ok[3] = False
@@ -258,7 +258,7 @@ def test_the_manifest_says_who_is_where_and_how_it_was_cut() -> None:
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_a_changed_picture_changes_the_hash_of_its_part_alone(number: int) -> None:
+def test_a_changed_image_changes_the_hash_of_its_part_alone(number: int) -> None:
     changed = DIGEST.copy()
     changed[number, 7] ^= 1
     part = next(part for part in NAMES if number in NUMBERS[part])

@@ -22,8 +22,8 @@ import pytest
 from PIL import Image
 
 from cnnlab.data import store
-from cnnlab.data.decode import Layout, arrange, read_picture
-from cnnlab.data.sources.base import ArraySet, PictureSet
+from cnnlab.data.decode import Layout, arrange, read_image
+from cnnlab.data.sources.base import ArraySet, ImageSet
 from cnnlab.data.sources.folder import open_folder
 from cnnlab.data.store import CHUNK, Store, index_array, open_stores
 from cnnlab.errors import DataError
@@ -53,12 +53,12 @@ def write_set(root: Path, count: int = 40, seed: int = 0, format: str = "png") -
     return root
 
 
-def direct(pictures: PictureSet, layout: Layout) -> np.ndarray:
-    """What the store should hold, read one picture at a time."""
+def direct(images: ImageSet, layout: Layout) -> np.ndarray:
+    """What the store should hold, read one image at a time."""
     rows = []
-    for i in range(len(pictures)):
+    for i in range(len(images)):
         try:
-            rows.append(arrange(pictures.load_image(i), layout))
+            rows.append(arrange(images.load_image(i), layout))
         except DataError:
             rows.append(np.zeros((layout.height, layout.width, layout.stored_channels), np.uint8))
     return np.stack(rows)
@@ -69,12 +69,12 @@ def folders(cache: Path) -> list[str]:
     return sorted(entry.name for entry in (cache / "store").iterdir() if not entry.name.endswith(".lock"))
 
 
-def assert_whole(opened: Store, pictures: PictureSet, layout: Layout) -> None:
-    np.testing.assert_array_equal(opened.images, direct(pictures, layout))
-    assert len(opened.index.ok) == len(pictures)
+def assert_whole(opened: Store, images: ImageSet, layout: Layout) -> None:
+    np.testing.assert_array_equal(opened.images, direct(images, layout))
+    assert len(opened.index.ok) == len(images)
 
 
-class Counted(PictureSet):
+class Counted(ImageSet):
     """A set that counts how often it is decoded."""
 
     def __init__(self, count: int, side: int = 16) -> None:
@@ -94,10 +94,10 @@ class Counted(PictureSet):
 
     def decode(self, data: bytes, index: int) -> Image.Image:
         self.calls.append(index)
-        return read_picture(data)
+        return read_image(data)
 
     def load_image(self, index: int) -> Image.Image:
-        return read_picture(self.data[index])
+        return read_image(self.data[index])
 
     @property
     def decoded(self) -> int:
@@ -113,26 +113,26 @@ def test_a_store_equals_direct_decoding(tmp_path: Path, layout: Layout, count: i
     write_set(tmp_path / "set", count)
     for name in "ab":
         Image.new("RGB", (15, 12)).save(tmp_path / "set" / name / "z.png")
-    pictures = open_folder(tmp_path / "set")
-    (opened,) = open_stores(pictures, [layout])
+    images = open_folder(tmp_path / "set")
+    (opened,) = open_stores(images, [layout])
     assert opened.images is not None
     assert opened.images.dtype == np.uint8
-    assert_whole(opened, pictures, layout)
+    assert_whole(opened, images, layout)
 
 
 @pytest.mark.parametrize("side", [29, 58, 116, 232])
-def test_pictures_a_little_larger_than_the_layout_are_stored(side: int) -> None:
+def test_images_a_little_larger_than_the_layout_are_stored(side: int) -> None:
     """Sizes for which 28·(side/28) is more than the side."""
-    pictures = Counted(3, side)
+    images = Counted(3, side)
     layout = Layout(28, 28, "RGB")
     assert 28 * (side / 28) > side
-    assert_whole(open_stores(pictures, [layout])[0], pictures, layout)
+    assert_whole(open_stores(images, [layout])[0], images, layout)
 
 
 def test_the_index_holds_digests_and_original_sizes(tmp_path: Path) -> None:
-    pictures = open_folder(write_set(tmp_path / "set", 7))
-    index = open_stores(pictures, [SMALL])[0].index
-    for i, name in enumerate(pictures.names):
+    images = open_folder(write_set(tmp_path / "set", 7))
+    index = open_stores(images, [SMALL])[0].index
+    for i, name in enumerate(images.names):
         data = (tmp_path / "set" / name).read_bytes()
         assert index.digest[i].tobytes() == hashlib.blake2b(data, digest_size=16).digest()
         assert index.size[i].tolist() == [12 + int(Path(name).stem) % 3, 15]
@@ -140,49 +140,49 @@ def test_the_index_holds_digests_and_original_sizes(tmp_path: Path) -> None:
     assert index.reasons == {}
 
 
-def test_unreadable_pictures_are_marked_by_number_and_reason_and_stay_black(tmp_path: Path) -> None:
+def test_unreadable_images_are_marked_by_number_and_reason_and_stay_black(tmp_path: Path) -> None:
     root = write_set(tmp_path / "set", 70)
     bad = ["a/0000.png", "b/0033.png", "b/0069.png"]
     for name in bad:
-        (root / name).write_text("I am no picture")
-    pictures = open_folder(root)
+        (root / name).write_text("I am no image")
+    images = open_folder(root)
     for _ in range(2):  # built, then opened
-        (opened,) = open_stores(pictures, [SMALL])
-        assert {pictures.names[i] for i in opened.index.reasons} == set(bad)
-        assert {pictures.names[i] for i in np.flatnonzero(~opened.index.ok)} == set(bad)
-        assert all("picture" in reason for reason in opened.index.reasons.values())
-        assert_whole(opened, pictures, SMALL)
+        (opened,) = open_stores(images, [SMALL])
+        assert {images.names[i] for i in opened.index.reasons} == set(bad)
+        assert {images.names[i] for i in np.flatnonzero(~opened.index.ok)} == set(bad)
+        assert all("image" in reason for reason in opened.index.reasons.values())
+        assert_whole(opened, images, SMALL)
 
 
-def test_a_picture_that_is_gone_between_listing_and_decoding_is_quarantined(tmp_path: Path) -> None:
-    pictures = open_folder(write_set(tmp_path / "set", 6))
-    (tmp_path / "set" / pictures.names[2]).unlink()
-    index = open_stores(pictures, [SMALL])[0].index
+def test_an_image_that_is_gone_between_listing_and_decoding_is_quarantined(tmp_path: Path) -> None:
+    images = open_folder(write_set(tmp_path / "set", 6))
+    (tmp_path / "set" / images.names[2]).unlink()
+    index = open_stores(images, [SMALL])[0].index
     assert list(index.reasons) == [2]
     assert "No such file" in index.reasons[2]
 
 
 def test_two_layouts_and_the_index_alone_are_built_in_one_pass(cache: Path) -> None:
-    pictures = Counted(50)
-    first, second, index_alone = open_stores(pictures, [SMALL, OTHER, None])
-    assert pictures.decoded == 50
-    assert_whole(first, pictures, SMALL)
-    assert_whole(second, pictures, OTHER)
+    images = Counted(50)
+    first, second, index_alone = open_stores(images, [SMALL, OTHER, None])
+    assert images.decoded == 50
+    assert_whole(first, images, SMALL)
+    assert_whole(second, images, OTHER)
     assert index_alone.images is None
     assert len(index_alone.index.ok) == 50
     assert len(folders(cache)) == 3
 
 
 def test_a_store_is_reused_and_only_what_is_missing_is_built(cache: Path) -> None:
-    pictures, calls = Counted(20), []
-    open_stores(pictures, [SMALL], lambda done, total: calls.append((done, total)))
-    assert pictures.decoded == 20
+    images, calls = Counted(20), []
+    open_stores(images, [SMALL], lambda done, total: calls.append((done, total)))
+    assert images.decoded == 20
     assert calls[-1] == (20, 20)
     calls.clear()
-    open_stores(pictures, [SMALL], lambda done, total: calls.append((done, total)))
-    assert (pictures.decoded, calls) == (20, [])
-    open_stores(pictures, [SMALL, OTHER])
-    assert pictures.decoded == 40
+    open_stores(images, [SMALL], lambda done, total: calls.append((done, total)))
+    assert (images.decoded, calls) == (20, [])
+    open_stores(images, [SMALL, OTHER])
+    assert images.decoded == 40
     assert len(folders(cache)) == 2
 
 
@@ -212,9 +212,9 @@ def test_a_store_is_built_anew_when_a_file_changes(tmp_path: Path, change: str) 
         file.unlink()
     else:
         file.rename(root / "a" / "zzz.png")
-    pictures = open_folder(root)
-    (opened,) = open_stores(pictures, [SMALL])
-    assert_whole(opened, pictures, SMALL)
+    images = open_folder(root)
+    (opened,) = open_stores(images, [SMALL])
+    assert_whole(opened, images, SMALL)
     assert opened.images is not None
     assert opened.images.shape != before.shape or not np.array_equal(opened.images, before)
 
@@ -226,8 +226,8 @@ def test_a_change_of_the_same_length_is_noticed(tmp_path: Path) -> None:
     data = bytearray(file.read_bytes())
     data[60:90] = bytes(30)
     file.write_bytes(data)
-    pictures = open_folder(root)
-    assert_whole(open_stores(pictures, [SMALL])[0], pictures, SMALL)
+    images = open_folder(root)
+    assert_whole(open_stores(images, [SMALL])[0], images, SMALL)
 
 
 def test_two_sets_with_the_same_names_lengths_and_times_do_not_share_a_store(tmp_path: Path) -> None:
@@ -236,8 +236,8 @@ def test_two_sets_with_the_same_names_lengths_and_times_do_not_share_a_store(tmp
         for file in root.rglob("*.bmp"):  # as an archive with fixed times unpacks them
             os.utime(file, (1_000_000_000, 1_000_000_000))
     for root in roots:
-        pictures = open_folder(root)
-        assert_whole(open_stores(pictures, [SMALL])[0], pictures, SMALL)
+        images = open_folder(root)
+        assert_whole(open_stores(images, [SMALL])[0], images, SMALL)
 
 
 @pytest.mark.parametrize("layout", [SMALL, None])
@@ -247,8 +247,8 @@ def test_two_sets_with_the_same_names_lengths_and_times_do_not_share_a_store(tmp
 def test_a_damaged_store_is_built_anew(cache: Path, layout: Layout | None, damage: str) -> None:
     if layout is None and "pixels" in damage:
         return
-    pictures = Counted(10)
-    open_stores(pictures, [layout])
+    images = Counted(10)
+    open_stores(images, [layout])
     file = cache / "store" / folders(cache)[0] / ("pixels.u8" if "pixels" in damage else "index.npz")
     if "gone" in damage:
         file.unlink()
@@ -259,10 +259,10 @@ def test_a_damaged_store_is_built_anew(cache: Path, layout: Layout | None, damag
         np.savez(file, **arrays)
     else:
         os.truncate(file, 0 if "empty" in damage else file.stat().st_size // 2)
-    (opened,) = open_stores(pictures, [layout])
+    (opened,) = open_stores(images, [layout])
     assert len(opened.index.ok) == 10
     if layout is not None:
-        assert_whole(opened, pictures, layout)
+        assert_whole(opened, images, layout)
 
 
 def test_a_builder_that_fails_leaves_nothing(cache: Path) -> None:
@@ -272,18 +272,18 @@ def test_a_builder_that_fails_leaves_nothing(cache: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         open_stores(Counted(100), [SMALL, OTHER], interrupt)
     assert folders(cache) == []
-    pictures = Counted(100)
-    assert_whole(open_stores(pictures, [SMALL])[0], pictures, SMALL)
+    images = Counted(100)
+    assert_whole(open_stores(images, [SMALL])[0], images, SMALL)
 
 
-# pictures that are asked for later
+# images that are asked for later
 
 
-def assert_holds(opened: Store, pictures: PictureSet, layout: Layout, numbers: Collection[int]) -> None:
-    """The pictures of these numbers are there, and nothing else is."""
+def assert_holds(opened: Store, images: ImageSet, layout: Layout, numbers: Collection[int]) -> None:
+    """The images of these numbers are there, and nothing else is."""
     assert opened.images is not None
     assert np.flatnonzero(opened.have).tolist() == sorted(numbers)
-    expected = direct(pictures, layout)
+    expected = direct(images, layout)
     expected[~opened.have] = 0
     np.testing.assert_array_equal(opened.images, expected)
 
@@ -293,63 +293,63 @@ MORE = [2, 3, 4, 40, 68, 69]
 
 
 def ask(
-    pictures: PictureSet, *numbers: Collection[int], progress: store.Progress = lambda done, total: None
+    images: ImageSet, *numbers: Collection[int], progress: store.Progress = lambda done, total: None
 ) -> list[Store]:
-    """The stores of SMALL and OTHER for these pictures."""
+    """The stores of SMALL and OTHER for these images."""
     layouts = [SMALL, OTHER][: len(numbers)]
-    return open_stores(pictures, layouts, progress, [np.array(part, np.int64) for part in numbers])
+    return open_stores(images, layouts, progress, [np.array(part, np.int64) for part in numbers])
 
 
-def test_only_the_pictures_that_are_asked_for_are_stored_and_each_is_decoded_once() -> None:
-    pictures = Counted(70)
-    small, other = ask(pictures, FEW, MORE)
-    assert sorted(pictures.calls) == list(range(70))  # all of them are tried: the index is of the whole set
+def test_only_the_images_that_are_asked_for_are_stored_and_each_is_decoded_once() -> None:
+    images = Counted(70)
+    small, other = ask(images, FEW, MORE)
+    assert sorted(images.calls) == list(range(70))  # all of them are tried: the index is of the whole set
     assert small.index.ok.all()
-    assert_holds(small, pictures, SMALL, FEW)
-    assert_holds(other, pictures, OTHER, MORE)
+    assert_holds(small, images, SMALL, FEW)
+    assert_holds(other, images, OTHER, MORE)
 
 
 def test_what_is_asked_for_later_is_added_and_nothing_is_decoded_twice() -> None:
-    pictures, calls = Counted(70), []
-    ask(pictures, FEW, MORE)
-    pictures.calls.clear()
-    ask(pictures, FEW[:3], MORE)
-    assert pictures.calls == []
-    small, other = ask(pictures, MORE, MORE, progress=lambda done, total: calls.append((done, total)))
-    assert sorted(pictures.calls) == [3, 4, 40, 68]
+    images, calls = Counted(70), []
+    ask(images, FEW, MORE)
+    images.calls.clear()
+    ask(images, FEW[:3], MORE)
+    assert images.calls == []
+    small, other = ask(images, MORE, MORE, progress=lambda done, total: calls.append((done, total)))
+    assert sorted(images.calls) == [3, 4, 40, 68]
     assert calls == [(4, 4)]
-    assert_holds(small, pictures, SMALL, {*FEW, *MORE})
-    assert_holds(other, pictures, OTHER, MORE)
-    pictures.calls.clear()
-    (small,) = open_stores(pictures, [SMALL])
-    assert_whole(small, pictures, SMALL)
+    assert_holds(small, images, SMALL, {*FEW, *MORE})
+    assert_holds(other, images, OTHER, MORE)
+    images.calls.clear()
+    (small,) = open_stores(images, [SMALL])
+    assert_whole(small, images, SMALL)
     assert small.have.all()
-    assert len(pictures.calls) == 70 - len({*FEW, *MORE})
+    assert len(images.calls) == 70 - len({*FEW, *MORE})
 
 
 def test_a_second_layout_takes_the_index_of_the_first_and_decodes_what_it_needs() -> None:
-    pictures = Counted(70)
-    ask(pictures, FEW)
-    pictures.calls.clear()
-    small, other = ask(pictures, FEW, MORE)
-    assert sorted(pictures.calls) == MORE
-    assert_holds(other, pictures, OTHER, MORE)
+    images = Counted(70)
+    ask(images, FEW)
+    images.calls.clear()
+    small, other = ask(images, FEW, MORE)
+    assert sorted(images.calls) == MORE
+    assert_holds(other, images, OTHER, MORE)
     np.testing.assert_array_equal(other.index.digest, small.index.digest)
 
 
 def test_a_first_layout_takes_the_index_of_the_second() -> None:
-    pictures = Counted(70)
-    open_stores(pictures, [OTHER], numbers=[np.array(MORE)])
-    pictures.calls.clear()
-    ask(pictures, FEW, MORE)
-    assert sorted(pictures.calls) == FEW
+    images = Counted(70)
+    open_stores(images, [OTHER], numbers=[np.array(MORE)])
+    images.calls.clear()
+    ask(images, FEW, MORE)
+    assert sorted(images.calls) == FEW
 
 
-def test_a_mask_of_another_size_is_found_also_where_its_picture_is_not_stored() -> None:
-    pictures = Counted(70)
-    pictures.pixel_classes = ["a", "b"]
-    pictures.load_mask = lambda index: Image.new("L", (16, 16 + (index == 3)))  # type: ignore[method-assign]
-    (opened,) = ask(pictures, FEW)
+def test_a_mask_of_another_size_is_found_also_where_its_image_is_not_stored() -> None:
+    images = Counted(70)
+    images.pixel_classes = ["a", "b"]
+    images.load_mask = lambda index: Image.new("L", (16, 16 + (index == 3)))  # type: ignore[method-assign]
+    (opened,) = ask(images, FEW)
     assert list(opened.index.reasons) == [3]
 
 
@@ -363,125 +363,125 @@ def test_what_a_killed_builder_of_another_set_left_is_removed(cache: Path) -> No
 
 def test_the_refusal_names_what_is_still_to_be_written(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     big = Layout(1000, 1000, "RGB")
-    pictures = Counted(20)
-    open_stores(pictures, [big], numbers=[np.arange(15)])
+    images = Counted(20)
+    open_stores(images, [big], numbers=[np.arange(15)])
     usage = shutil.disk_usage(cache.parent)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100))
     with pytest.raises(DataError, match=r"for 0\.02 GB"):
-        open_stores(pictures, [big])
-    (opened,) = open_stores(pictures, [big], numbers=[np.arange(15)])
-    assert_holds(opened, pictures, big, range(15))
+        open_stores(images, [big])
+    (opened,) = open_stores(images, [big], numbers=[np.arange(15)])
+    assert_holds(opened, images, big, range(15))
 
 
-def test_an_open_map_keeps_its_pictures_while_others_are_added() -> None:
-    pictures = Counted(70)
-    (before,) = ask(pictures, FEW)
+def test_an_open_map_keeps_its_images_while_others_are_added() -> None:
+    images = Counted(70)
+    (before,) = ask(images, FEW)
     assert before.images is not None
     held = before.images[FEW].copy()
-    ask(pictures, MORE)
+    ask(images, MORE)
     np.testing.assert_array_equal(before.images[FEW], held)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other file systems may not leave holes")
-def test_pictures_that_are_not_there_take_no_room(cache: Path) -> None:
+def test_images_that_are_not_there_take_no_room(cache: Path) -> None:
     big = Layout(128, 128, "RGB")
     open_stores(Counted(64), [big], numbers=[np.array([3, 50])])
     (file,) = cache.glob("store/*/pixels.u8")
-    assert file.stat().st_size == 64 * big.bytes_per_picture
-    assert file.stat().st_blocks * 512 < 6 * big.bytes_per_picture
+    assert file.stat().st_size == 64 * big.bytes_per_image
+    assert file.stat().st_blocks * 512 < 6 * big.bytes_per_image
 
 
 def test_an_addition_that_is_interrupted_leaves_the_store_as_it_was() -> None:
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
-    pictures = Counted(70)
-    ask(pictures, FEW, FEW)
+    images = Counted(70)
+    ask(images, FEW, FEW)
     with pytest.raises(KeyboardInterrupt):
-        ask(pictures, MORE, MORE, progress=interrupt)
-    pictures.calls.clear()
-    for opened, layout in zip(ask(pictures, FEW, FEW), [SMALL, OTHER], strict=True):
+        ask(images, MORE, MORE, progress=interrupt)
+    images.calls.clear()
+    for opened, layout in zip(ask(images, FEW, FEW), [SMALL, OTHER], strict=True):
         assert np.flatnonzero(opened.have).tolist() == FEW
         assert opened.images is not None
-        np.testing.assert_array_equal(opened.images[FEW], direct(pictures, layout)[FEW])
-    assert pictures.calls == []
-    for opened, layout in zip(ask(pictures, MORE, MORE), [SMALL, OTHER], strict=True):
-        assert_holds(opened, pictures, layout, {*FEW, *MORE})
+        np.testing.assert_array_equal(opened.images[FEW], direct(images, layout)[FEW])
+    assert images.calls == []
+    for opened, layout in zip(ask(images, MORE, MORE), [SMALL, OTHER], strict=True):
+        assert_holds(opened, images, layout, {*FEW, *MORE})
 
 
-def test_unreadable_pictures_are_tried_once_and_never_there(tmp_path: Path) -> None:
+def test_unreadable_images_are_tried_once_and_never_there(tmp_path: Path) -> None:
     root = write_set(tmp_path / "set", 70)
-    pictures = open_folder(root)
-    (root / pictures.names[5]).write_text("I am no picture")
-    pictures = open_folder(root)
+    images = open_folder(root)
+    (root / images.names[5]).write_text("I am no image")
+    images = open_folder(root)
     for _ in range(2):
-        (opened,) = ask(pictures, FEW)
+        (opened,) = ask(images, FEW)
         assert list(opened.index.reasons) == [5]
-        assert_holds(opened, pictures, SMALL, sorted({*FEW} - {5}))
+        assert_holds(opened, images, SMALL, sorted({*FEW} - {5}))
 
 
-def test_a_picture_that_could_be_read_before_and_cannot_now_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures = Counted(70)
-    ask(pictures, FEW)
+def test_an_image_that_could_be_read_before_and_cannot_now_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = Counted(70)
+    ask(images, FEW)
 
     def fail(data: bytes, index: int) -> Image.Image:
         raise DataError("the disk is dying")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pictures, "decode", fail)
+        patch.setattr(images, "decode", fail)
         with pytest.raises(DataError, match=r"^3 could be read before and cannot now: the disk is dying\."):
-            ask(pictures, MORE)
-    assert_holds(ask(pictures, MORE)[0], pictures, SMALL, {*FEW, *MORE})
+            ask(images, MORE)
+    assert_holds(ask(images, MORE)[0], images, SMALL, {*FEW, *MORE})
 
 
-def test_a_picture_that_is_another_than_its_index_says_is_named() -> None:
-    pictures = Counted(70)
-    ask(pictures, FEW)
-    pictures.data[4] = pictures.data[5]
+def test_an_image_that_is_another_than_its_index_says_is_named() -> None:
+    images = Counted(70)
+    ask(images, FEW)
+    images.data[4] = images.data[5]
     with pytest.raises(DataError, match=r"^4 was changed or removed"):
-        ask(pictures, MORE)
+        ask(images, MORE)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other file systems may not leave holes")
 def test_room_that_a_killed_addition_took_is_not_asked_for_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     big = Layout(256, 256, "RGB")
-    pictures = Counted(64)
-    open_stores(pictures, [big], numbers=[np.arange(4)])
+    images = Counted(64)
+    open_stores(images, [big], numbers=[np.arange(4)])
     (file,) = cache.glob("store/*/pixels.u8")
     with open(file, "r+b") as cut_off:
-        cut_off.seek(4 * big.bytes_per_picture)
-        cut_off.write(bytes(60 * big.bytes_per_picture))
+        cut_off.seek(4 * big.bytes_per_image)
+        cut_off.write(bytes(60 * big.bytes_per_image))
         os.fsync(cut_off.fileno())
     usage = shutil.disk_usage(cache.parent)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0))
-    (opened,) = open_stores(pictures, [big])
-    assert_whole(opened, pictures, big)
+    (opened,) = open_stores(images, [big])
+    assert_whole(opened, images, big)
 
 
 def test_two_stores_that_disagree_on_what_can_be_read_are_brought_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A picture that failed by chance in one of them is there in both, or an error says that it is not."""
-    pictures = Counted(70)
-    decode = pictures.decode
+    """An image that failed by chance in one of them is there in both, or an error says that it is not."""
+    images = Counted(70)
+    decode = images.decode
 
     def fail_once(data: bytes, index: int) -> Image.Image:
         if index == 33:
             raise DataError("by chance")
         return decode(data, index)
 
-    ask(pictures, FEW)
+    ask(images, FEW)
     with monkeypatch.context() as patch:
-        patch.setattr(pictures, "decode", fail_once)
-        (opened,) = open_stores(pictures, [OTHER], numbers=[np.array(FEW)])
+        patch.setattr(images, "decode", fail_once)
+        (opened,) = open_stores(images, [OTHER], numbers=[np.array(FEW)])
         assert not opened.index.ok[33]
-    small, other = ask(pictures, FEW, FEW)
-    assert_holds(small, pictures, SMALL, FEW)
-    assert_holds(other, pictures, OTHER, FEW)
+    small, other = ask(images, FEW, FEW)
+    assert_holds(small, images, SMALL, FEW)
+    assert_holds(other, images, OTHER, FEW)
 
 
 def test_an_array_has_the_same_index_as_its_store() -> None:
     images = np.random.default_rng(0).integers(0, 256, (9, 5, 6, 3), dtype=np.uint8)
-    pictures = ArraySet(images, np.arange(9) % 3, ["a", "b", "c"])
-    quick, (opened,) = index_array(pictures), open_stores(pictures, [Layout(5, 6, "RGB")])
+    dataset = ArraySet(images, np.arange(9) % 3, ["a", "b", "c"])
+    quick, (opened,) = index_array(dataset), open_stores(dataset, [Layout(5, 6, "RGB")])
     np.testing.assert_array_equal(quick.digest, opened.index.digest)
     np.testing.assert_array_equal(quick.size, opened.index.size)
     assert len(np.unique(quick.digest, axis=0)) == 9
@@ -490,21 +490,21 @@ def test_an_array_has_the_same_index_as_its_store() -> None:
 
 
 def peak(count: int) -> int:
-    """Most bytes that Python and numpy held while a store of `count` pictures was built."""
-    pictures = Counted(count, side=8)
+    """Most bytes that Python and numpy held while a store of `count` images was built."""
+    images = Counted(count, side=8)
     tracemalloc.start()
-    open_stores(pictures, [Layout(32, 32, "RGB")])  # 4 KiB a picture
+    open_stores(images, [Layout(32, 32, "RGB")])  # 4 KiB an image
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     return most
 
 
-def test_memory_does_not_grow_with_the_number_of_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_does_not_grow_with_the_number_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     peak(CHUNK)  # what is loaded once
     base = 8 * CHUNK  # more than stands in the queue of two threads
     few, many = peak(base), peak(4 * base)
-    pixels = 3 * base * 4096  # what it would cost to hold the pictures that are more
+    pixels = 3 * base * 4096  # what it would cost to hold the images that are more
     assert many - few < pixels / 2  # the fill of the queue, six tasks at the most, is a quarter of it
 
 
@@ -521,23 +521,23 @@ def start(work: Callable[..., None], *arguments: object) -> tuple[multiprocessin
 
 
 def build_slowly(pipe: Connection, root: Path, begin: float) -> None:
-    pictures = open_folder(root)
-    decode, decoded = pictures.decode, []
+    images = open_folder(root)
+    decode, decoded = images.decode, []
 
     def slow(data: bytes, index: int) -> Image.Image:
         decoded.append(index)
         time.sleep(0.002)
         return decode(data, index)
 
-    pictures.decode = slow  # type: ignore[method-assign]
+    images.decode = slow  # type: ignore[method-assign]
     time.sleep(max(0, begin - time.time()))
-    (opened,) = open_stores(pictures, [SMALL])
+    (opened,) = open_stores(images, [SMALL])
     pipe.send((len(decoded), hashlib.sha256(opened.images).hexdigest()))
 
 
 @needs_fork
 def test_of_two_builders_at_once_one_builds_and_both_get_the_whole(tmp_path: Path, cache: Path) -> None:
-    pictures = open_folder(write_set(tmp_path / "set", 60))
+    images = open_folder(write_set(tmp_path / "set", 60))
     begin = time.time() + 0.2
     started = [start(build_slowly, tmp_path / "set", begin) for _ in range(3)]
     results = []
@@ -546,7 +546,7 @@ def test_of_two_builders_at_once_one_builds_and_both_get_the_whole(tmp_path: Pat
         results.append(pipe.recv())
         process.join(30)
     assert sorted(decoded for decoded, _ in results) == [0, 0, 60]
-    assert {digest for _, digest in results} == {hashlib.sha256(direct(pictures, SMALL)).hexdigest()}
+    assert {digest for _, digest in results} == {hashlib.sha256(direct(images, SMALL)).hexdigest()}
     assert len(folders(cache)) == 1
 
 
@@ -568,7 +568,7 @@ def build_until(pipe: Connection, root: Path, moment: str) -> None:
         replace(source, target)
 
     def progress(done: int, total: int) -> None:
-        if moment == "after the first pictures" or (moment == "after the last picture" and done == total):
+        if moment == "after the first images" or (moment == "after the last image" and done == total):
             stand()
 
     def save_half(index: store.Index, have: np.ndarray, path: Path) -> None:
@@ -584,8 +584,8 @@ def build_until(pipe: Connection, root: Path, moment: str) -> None:
 
 
 MOMENTS = [
-    "after the first pictures",
-    "after the last picture",
+    "after the first images",
+    "after the last image",
     "while the index is written",
     "before the first rename",
     "between two renames",
@@ -595,7 +595,7 @@ MOMENTS = [
 @needs_fork
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_builder_leaves_room_for_a_whole_store(tmp_path: Path, cache: Path, moment: str) -> None:
-    pictures = open_folder(write_set(tmp_path / "set", 70))
+    images = open_folder(write_set(tmp_path / "set", 70))
     process, pipe = start(build_until, tmp_path / "set", moment)
     assert pipe.poll(30)
     assert pipe.recv() == moment
@@ -606,15 +606,15 @@ def test_a_killed_builder_leaves_room_for_a_whole_store(tmp_path: Path, cache: P
     assert any(name.endswith(".building") for name in left)
     finished = [name for name in left if not name.endswith(".building")]
     assert len(finished) == (moment == "between two renames")
-    small, other = open_stores(pictures, [SMALL, OTHER])
-    assert_whole(small, pictures, SMALL)
-    assert_whole(other, pictures, OTHER)
+    small, other = open_stores(images, [SMALL, OTHER])
+    assert_whole(small, images, SMALL)
+    assert_whole(other, images, OTHER)
     assert len(folders(cache)) == 2
     assert not any(name.endswith(".building") for name in folders(cache))
 
 
 def add_until(pipe: Connection, root: Path, moment: str) -> None:
-    """Add pictures to two stores, and stand still at one moment, waiting for the signal."""
+    """Add images to two stores, and stand still at one moment, waiting for the signal."""
 
     def stand(*_: object) -> None:
         pipe.send(moment)
@@ -629,28 +629,28 @@ def add_until(pipe: Connection, root: Path, moment: str) -> None:
         save(index, have, path)
 
     store._save_index = save_once  # type: ignore[assignment]
-    ask(open_folder(root), MORE, MORE, progress=stand if moment == "after the last picture" else lambda *_: None)
+    ask(open_folder(root), MORE, MORE, progress=stand if moment == "after the last image" else lambda *_: None)
 
 
 @needs_fork
-@pytest.mark.parametrize("moment", ["after the last picture", "before the first index", "between two indexes"])
-def test_a_kill_while_pictures_are_added_loses_none(tmp_path: Path, moment: str) -> None:
-    pictures = open_folder(write_set(tmp_path / "set", 70))
-    ask(pictures, FEW, FEW)
+@pytest.mark.parametrize("moment", ["after the last image", "before the first index", "between two indexes"])
+def test_a_kill_while_images_are_added_loses_none(tmp_path: Path, moment: str) -> None:
+    images = open_folder(write_set(tmp_path / "set", 70))
+    ask(images, FEW, FEW)
     process, pipe = start(add_until, tmp_path / "set", moment)
     assert pipe.poll(30)
     assert pipe.recv() == moment
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join(30)
-    small, other = ask(pictures, FEW, FEW)
+    small, other = ask(images, FEW, FEW)
     assert np.flatnonzero(other.have).tolist() == FEW
     assert small.have[MORE].all() == (moment == "between two indexes")
     for opened, layout in ((small, SMALL), (other, OTHER)):
         assert opened.images is not None
-        np.testing.assert_array_equal(opened.images[opened.have], direct(pictures, layout)[opened.have])
-    for opened, layout in zip(ask(pictures, MORE, MORE), [SMALL, OTHER], strict=True):
-        assert_holds(opened, pictures, layout, {*FEW, *MORE})
+        np.testing.assert_array_equal(opened.images[opened.have], direct(images, layout)[opened.have])
+    for opened, layout in zip(ask(images, MORE, MORE), [SMALL, OTHER], strict=True):
+        assert_holds(opened, images, layout, {*FEW, *MORE})
 
 
 def add_slowly(pipe: Connection, root: Path, begin: float, numbers: list[int]) -> None:
@@ -662,8 +662,8 @@ def add_slowly(pipe: Connection, root: Path, begin: float, numbers: list[int]) -
 
 @needs_fork
 def test_two_that_add_at_once_both_get_theirs(tmp_path: Path) -> None:
-    pictures = open_folder(write_set(tmp_path / "set", 70))
-    whole = direct(pictures, SMALL)
+    images = open_folder(write_set(tmp_path / "set", 70))
+    whole = direct(images, SMALL)
     begin = time.time() + 0.2
     parts = [FEW, MORE, list(range(20, 60)), list(range(10))]
     started = [start(add_slowly, tmp_path / "set", begin, part) for part in parts]
@@ -673,7 +673,7 @@ def test_two_that_add_at_once_both_get_theirs(tmp_path: Path) -> None:
         process.join(30)
         assert there
         np.testing.assert_array_equal(pixels, whole[part])
-    assert_holds(ask(pictures, [])[0], pictures, SMALL, set().union(*parts))
+    assert_holds(ask(images, [])[0], images, SMALL, set().union(*parts))
 
 
 # no room, no permission

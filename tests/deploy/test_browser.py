@@ -1,4 +1,4 @@
-"""The page in a real Chromium: every way to a picture, what is drawn over it, and what goes wrong."""
+"""The page in a real Chromium: every way to an image, what is drawn over it, and what goes wrong."""
 
 from __future__ import annotations
 
@@ -140,11 +140,11 @@ def test_a_sample_is_answered_and_its_map_is_laid_over_it(page: Page) -> None:
 def test_another_class_can_be_asked_about_and_boxes_are_drawn(page: Page) -> None:
     seen = page.page
     seen.locator("#strip button", has_text="0").first.click()
-    seen.locator("#note", has_text="speaks for 0").wait_for()
+    seen.locator("#note", has_text="evidence for 0").wait_for()
     other = seen.locator("#bars button").nth(1)
     name = other.locator("span").first.inner_text()
     other.click()
-    seen.locator("#note", has_text=f"speaks for {name}").wait_for()
+    seen.locator("#note", has_text=f"evidence for {name}").wait_for()
     assert other.get_attribute("aria-pressed") == "true"
     before = page.pixels()
     seen.locator("#boxes").check()
@@ -154,17 +154,17 @@ def test_another_class_can_be_asked_about_and_boxes_are_drawn(page: Page) -> Non
     assert page.complaints == []
 
 
-def test_files_are_answered_and_what_is_no_picture_is_said_so(
+def test_files_are_answered_and_what_is_not_an_image_is_said_so(
     page: Page, digit_files: list[Path], tmp_path: Path
 ) -> None:
     seen = page.page
     seen.locator("#file").set_input_files(digit_files[2])
     assert answer(seen) == "2"
     complaints = len(page.complaints)
-    (tmp_path / "a.png").write_bytes(b"no picture")
+    (tmp_path / "a.png").write_bytes(b"no image")
     seen.locator("#file").set_input_files(tmp_path / "a.png")
     seen.locator("#message", has_text="cannot be read").or_(
-        seen.locator("#message", has_text="not a picture")
+        seen.locator("#message", has_text="not an image")
     ).wait_for()
     assert seen.locator("#bars button span").first.inner_text() == "2"
     assert all("status of 422" in text for text in page.complaints[complaints:])
@@ -215,7 +215,7 @@ def test_what_is_drawn_is_answered_after_each_stroke(page: Page) -> None:
 
 
 @desktop
-def test_the_camera_gives_a_picture(page: Page) -> None:
+def test_the_camera_gives_an_image(page: Page) -> None:
     seen = page.page
     seen.locator("#camera").click()
     seen.locator("#shoot").click()
@@ -226,7 +226,7 @@ def test_the_camera_gives_a_picture(page: Page) -> None:
 
 
 @desktop
-def test_a_picture_can_be_dropped_and_pasted(page: Page, digit_files: list[Path]) -> None:
+def test_an_image_can_be_dropped_and_pasted(page: Page, digit_files: list[Path]) -> None:
     for event, carrier in (("drop", "DragEvent"), ("paste", "ClipboardEvent")):
         name, number = ("dataTransfer", 3) if event == "drop" else ("clipboardData", 4)
         script = f"""(bytes) => {{

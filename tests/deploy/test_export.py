@@ -71,7 +71,7 @@ def int8(good_run: Path, out: Path, plain: Export) -> Export:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[np.ndarray]:
+def digit_images() -> list[np.ndarray]:
     return [digit(number) for number in range(40)]
 
 
@@ -97,7 +97,7 @@ def test_logits_of_an_export_are_those_of_the_model_at_any_batch(name: str) -> N
     onnx.checker.check_model(onnx.load_from_string(content), full_check=True)
 
 
-def test_every_pixel_is_classified_as_by_the_model_and_no_class_is_made_up_for_the_picture(tmp_path: Path) -> None:
+def test_every_pixel_is_classified_as_by_the_model_and_no_class_is_made_up_for_the_image(tmp_path: Path) -> None:
     model = create_model("unet", depth=2, width=8, in_channels=1, num_classes=3).eval()
     images = torch.randn(2, 1, 16, 16)
     file = tmp_path / "model.onnx"
@@ -111,16 +111,16 @@ def test_every_pixel_is_classified_as_by_the_model_and_no_class_is_made_up_for_t
 # ---- the same answers
 
 
-def test_an_export_answers_as_its_run(plain: Export, good_run: Path, pictures: list[np.ndarray]) -> None:
+def test_an_export_answers_as_its_run(plain: Export, good_run: Path, digit_images: list[np.ndarray]) -> None:
     run, export = cnnlab.Predictor.from_run(good_run), cnnlab.Predictor.from_export(plain.file)
     assert export.classes == run.classes
     assert export.preprocess == run.preprocess
-    for expected, answer in zip(run.predict(pictures), export.predict(pictures), strict=True):
+    for expected, answer in zip(run.predict(digit_images), export.predict(digit_images), strict=True):
         assert answer.label == expected.label
         assert answer.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
 
 
-def test_an_export_takes_every_form_of_a_picture(plain: Export, digit_files: list[Path]) -> None:
+def test_an_export_takes_every_form_of_an_image(plain: Export, digit_files: list[Path]) -> None:
     predictor = cnnlab.Predictor.from_export(plain.file.parent)
     expected = predictor.predict(digit_files)
     assert predictor.predict([path.read_bytes() for path in digit_files]) == expected
@@ -128,9 +128,9 @@ def test_an_export_takes_every_form_of_a_picture(plain: Export, digit_files: lis
     assert predictor.predict([np.stack([digit(number)] * 3, -1) for number in range(6)]) == expected
 
 
-def test_int8_answers_nearly_as_its_run(int8: Export, good_run: Path, pictures: list[np.ndarray]) -> None:
+def test_int8_answers_nearly_as_its_run(int8: Export, good_run: Path, digit_images: list[np.ndarray]) -> None:
     run, export = cnnlab.Predictor.from_run(good_run), cnnlab.Predictor.from_export(int8.file)
-    same = [a.label == b.label for a, b in zip(run.predict(pictures), export.predict(pictures), strict=True)]
+    same = [a.label == b.label for a, b in zip(run.predict(digit_images), export.predict(digit_images), strict=True)]
     assert sum(same) >= 38
     kinds = {node.op_type for node in onnx.load(int8.file).graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
@@ -145,13 +145,13 @@ def test_int8_weights_cannot_overflow_where_products_are_added_in_16_bits(int8: 
 
 
 def test_int8_is_smaller(plain: Export, int8: Export) -> None:
-    assert int8.figures["bytes"] < 0.7 * plain.figures["bytes"]
+    assert int8.results["bytes"] < 0.7 * plain.results["bytes"]
 
 
-def test_pt2_answers_as_its_run(good_run: Path, out: Path, pictures: list[np.ndarray]) -> None:
+def test_pt2_answers_as_its_run(good_run: Path, out: Path, digit_images: list[np.ndarray]) -> None:
     done = export_run(good_run, "pt2", out=out / "pt2")
     run = cnnlab.Predictor.from_run(good_run)
-    images = torch.stack([run.preprocess(Image.fromarray(picture)) for picture in pictures])
+    images = torch.stack([run.preprocess(Image.fromarray(image)) for image in digit_images])
     module = from_pt2(done.file.read_bytes())
     with torch.inference_mode():
         for count in (1, 3, 8):
@@ -161,7 +161,7 @@ def test_pt2_answers_as_its_run(good_run: Path, out: Path, pictures: list[np.nda
     assert json.loads(extra[PT2_FACTS])["classes"] == run.classes
 
 
-def test_a_fully_convolutional_export_answers_at_every_place_of_any_picture(good_run: Path, out: Path) -> None:
+def test_a_fully_convolutional_export_answers_at_every_place_of_any_image(good_run: Path, out: Path) -> None:
     done = export_run(good_run, fully_convolutional=True, out=out / "fcn")
     model, _ = cnnlab.load_run(good_run)
     net, export = FullyConvolutional(model, (1, 8, 8)), OnnxModel(done.file.read_bytes())
@@ -171,21 +171,21 @@ def test_a_fully_convolutional_export_answers_at_every_place_of_any_picture(good
             expected = net(images)
         assert export(images).shape == expected.shape
         assert torch.allclose(export(images), expected, atol=1e-4)
-    picture = digit(4)
+    image = digit(4)
     (answer,), (expected,) = (
-        one.predict(picture) for one in (cnnlab.Predictor.from_export(done.file), cnnlab.Predictor.from_run(good_run))
+        one.predict(image) for one in (cnnlab.Predictor.from_export(done.file), cnnlab.Predictor.from_run(good_run))
     )
     assert answer.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["run", "export"])
 def test_many_threads_may_ask_one_predictor(
-    kind: str, plain: Export, good_run: Path, pictures: list[np.ndarray]
+    kind: str, plain: Export, good_run: Path, digit_images: list[np.ndarray]
 ) -> None:
     made = cnnlab.Predictor.from_run(good_run) if kind == "run" else cnnlab.Predictor.from_export(plain.file)
-    expected = [made.predict(picture)[0] for picture in pictures]
+    expected = [made.predict(image)[0] for image in digit_images]
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda picture: made.predict(picture)[0], pictures * 3))
+        answers = list(pool.map(lambda image: made.predict(image)[0], digit_images * 3))
     for answer, one in zip(answers, expected * 3, strict=True):
         assert answer.probabilities == pytest.approx(one.probabilities, abs=1e-6)
 
@@ -206,22 +206,22 @@ def test_export_json_holds_what_was_measured_of_each_file(plain: Export, int8: E
     kept = json.loads((plain.file.parent / "export.json").read_text())
     assert set(kept) == {"model.onnx", "model-int8.onnx"}
     assert sorted(path.name for path in plain.file.parent.iterdir()) == ["export.json", "model-int8.onnx", "model.onnx"]
-    for name, figures in kept.items():
+    for name, results in kept.items():
         content = (plain.file.parent / name).read_bytes()
-        assert figures["bytes"] == len(content)
-        assert figures["sha256"] == hashlib.sha256(content).hexdigest()
-        assert set(figures["parity"]["difference"]) == {"1", "3", "8"}
-        assert figures["accuracy"]["n"] > 30
-        assert figures["accuracy"]["export"] > 0.5
-        assert 0 < figures["latency_ms"]["export"]["fastest"] <= figures["latency_ms"]["export"]["median"]
-        assert figures["made_with"]["versions"]["onnxruntime"]
+        assert results["bytes"] == len(content)
+        assert results["sha256"] == hashlib.sha256(content).hexdigest()
+        assert set(results["parity"]["difference"]) == {"1", "3", "8"}
+        assert results["accuracy"]["n"] > 30
+        assert results["accuracy"]["export"] > 0.5
+        assert 0 < results["latency_ms"]["export"]["fastest"] <= results["latency_ms"]["export"]["median"]
+        assert results["made_with"]["versions"]["onnxruntime"]
     assert kept["model.onnx"]["accuracy"]["model"] == kept["model-int8.onnx"]["accuracy"]["model"]
 
 
 def test_the_accuracy_of_the_model_is_that_of_its_test(plain: Export, good_run: Path) -> None:
     tested = json.loads((good_run / "test.json").read_text())
-    assert plain.figures["accuracy"]["n"] == tested["n"]
-    assert plain.figures["accuracy"]["model"] == pytest.approx(tested["accuracy"], abs=1e-6)
+    assert plain.results["accuracy"]["n"] == tested["n"]
+    assert plain.results["accuracy"]["model"] == pytest.approx(tested["accuracy"], abs=1e-6)
 
 
 def test_a_busy_machine_is_named_and_does_not_change_the_comparison() -> None:

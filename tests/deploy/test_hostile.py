@@ -42,9 +42,9 @@ def predictor(good_run: Path) -> cnnlab.Predictor:
     return cnnlab.Predictor.from_run(good_run)
 
 
-def saved(picture: Image.Image, kind: str, **options: object) -> bytes:
+def saved(image: Image.Image, kind: str, **options: object) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, kind, **options)
+    image.save(stream, kind, **options)
     return stream.getvalue()
 
 
@@ -80,10 +80,10 @@ def memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
 
 
-# ---- odd, but pictures
+# ---- odd, but images
 
 
-def odd_pictures() -> dict[str, bytes]:
+def odd_images() -> dict[str, bytes]:
     grey, rgb = Image.fromarray(LARGE), colour()
     turned = grey.getexif()
     turned[274] = 6
@@ -121,11 +121,11 @@ def odd_pictures() -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("name", list(odd_pictures()))
-def test_an_odd_picture_is_answered_as_the_run_answers_it(
+@pytest.mark.parametrize("name", list(odd_images()))
+def test_an_odd_image_is_answered_as_the_run_answers_it(
     name: str, client: TestClient, predictor: cnnlab.Predictor
 ) -> None:
-    content = odd_pictures()[name]
+    content = odd_images()[name]
     answer = client.post("/predict", files={"picture": ("a.png", content)})
     assert answer.status_code == 200, answer.text
     expected = predictor.predict(content)[0]
@@ -135,9 +135,9 @@ def test_an_odd_picture_is_answered_as_the_run_answers_it(
         assert client.post(path, content=content).status_code in (200, 422)
 
 
-def test_a_turned_picture_is_answered_as_the_upright_one(client: TestClient) -> None:
+def test_a_turned_image_is_answered_as_the_upright_one(client: TestClient) -> None:
     upright = client.post("/predict", content=saved(Image.fromarray(np.rot90(LARGE, 3)), "PNG")).json()
-    turned = client.post("/predict", content=odd_pictures()["turned png"]).json()
+    turned = client.post("/predict", content=odd_images()["turned png"]).json()
     assert turned["top"] == upright["top"]
 
 
@@ -146,7 +146,7 @@ def test_a_turned_picture_is_answered_as_the_upright_one(client: TestClient) -> 
 SIDE = 640
 
 
-def costly_pictures() -> dict[str, bytes]:
+def costly_images() -> dict[str, bytes]:
     """Small files of many pixels in every mode."""
     size, turned = (SIDE, SIDE), Image.Exif()
     turned[274] = 6
@@ -167,8 +167,8 @@ def costly_pictures() -> dict[str, bytes]:
         "CMYK": saved(rgb.convert("CMYK"), "JPEG"),
         "jpeg": saved(rgb, "JPEG"),
         "progressive": saved(rgb, "JPEG", progressive=True, subsampling=0),
-        # what telephones write: Pillow calls a JPEG file with a second picture MPO
-        "progressive, of two pictures": saved(
+        # what telephones write: Pillow calls a JPEG file with a second image MPO
+        "progressive, of two images": saved(
             rgb, "MPO", save_all=True, append_images=[grey], progressive=True, subsampling=0
         ),
         "GIF": saved(grey, "GIF", save_all=True, append_images=[Image.new("L", size, 9)]),
@@ -177,15 +177,15 @@ def costly_pictures() -> dict[str, bytes]:
 
 
 EXPECTED = {"progressive": 10, "WebP": 20, "CMYK": 7, "RGBA": 7, "LA": 7, "turned": 7, "P": 7, "turned tiff": 12}
-# A PNG may say at its end that it is turned; a strip of a TIFF may be the whole picture.
-EXPECTED |= {"progressive, of two pictures": 10, "GIF": 7, "RGB": 7, "F": 8, "I": 8}
+# A PNG may say at its end that it is turned; a strip of a TIFF may be the whole image.
+EXPECTED |= {"progressive, of two images": 10, "GIF": 7, "RGB": 7, "F": 8, "I": 8}
 
 
-@pytest.mark.parametrize("name", list(costly_pictures()))
-def test_what_a_picture_takes_is_told_by_its_header(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = costly_pictures()[name]
+@pytest.mark.parametrize("name", list(costly_images()))
+def test_what_an_image_takes_is_told_by_its_header(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = costly_images()[name]
 
-    def load(picture: ImageFile.ImageFile) -> None:
+    def load(image: ImageFile.ImageFile) -> None:
         raise AssertionError("it was decoded")
 
     with monkeypatch.context() as context:
@@ -196,7 +196,7 @@ def test_what_a_picture_takes_is_told_by_its_header(name: str, monkeypatch: pyte
     assert per_pixel >= EXPECTED.get(name, 5) - (4 if name in ("F", "I", "turned tiff") else 0)
 
 
-def test_a_picture_that_takes_too_much_is_refused_with_what_may_be(
+def test_an_image_that_takes_too_much_is_refused_with_what_may_be(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uploads, "DECODING", 100)
@@ -211,10 +211,10 @@ def test_a_body_that_lies_on_the_disk_is_answered(client: TestClient) -> None:
         assert client.post("/predict", **how).status_code == 200  # type: ignore[arg-type]
 
 
-# ---- no pictures
+# ---- no images
 
 
-def no_pictures() -> dict[str, bytes]:
+def no_images() -> dict[str, bytes]:
     svg = b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'
     bomb = b'<!DOCTYPE a [<!ENTITY b "bbbbbbbb"><!ENTITY c "&b;&b;&b;&b;">]><svg>&c;</svg>'
     archive = io.BytesIO()
@@ -239,12 +239,12 @@ def no_pictures() -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("name", list(no_pictures()))
-def test_what_is_no_picture_is_refused(name: str, client: TestClient) -> None:
+@pytest.mark.parametrize("name", list(no_images()))
+def test_what_is_not_an_image_is_refused(name: str, client: TestClient) -> None:
     for path in ("/predict", "/explain", "/localize", "/picture"):
         for how in (
-            {"content": no_pictures()[name]},
-            {"files": {"picture": ("cat.jpg", no_pictures()[name], "image/jpeg")}},
+            {"content": no_images()[name]},
+            {"files": {"picture": ("cat.jpg", no_images()[name], "image/jpeg")}},
         ):
             answer = client.post(path, **how)  # type: ignore[arg-type]
             assert answer.status_code == 422
@@ -286,7 +286,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(name: str, client: TestClient) -
     assert memory() - before < 50e6
 
 
-def test_a_whole_picture_of_too_many_pixels_is_refused_with_its_size(client: TestClient) -> None:
+def test_a_whole_image_of_too_many_pixels_is_refused_with_its_size(client: TestClient) -> None:
     answer = client.post("/predict", content=saved(Image.new("1", (10_000, 6_000)), "PNG"))
     assert answer.status_code == 413
     assert "10000 × 6000 pixels; at most 50 million" in answer.text
@@ -301,7 +301,7 @@ def test_a_compressed_comment_is_not_blown_up(client: TestClient) -> None:
     assert memory() - before < 150e6
 
 
-def test_hundreds_of_damaged_pictures_get_an_answer_or_a_sentence(client: TestClient) -> None:
+def test_hundreds_of_damaged_images_get_an_answer_or_a_sentence(client: TestClient) -> None:
     before, numbers = memory(), random.Random(0)
     kinds = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
     whole = [saved(colour(), kind) for kind in kinds]

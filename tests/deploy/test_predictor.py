@@ -1,4 +1,4 @@
-"""A run that answers: the same picture in every form gives the same answer."""
+"""A run that answers: the same image in every form gives the same answer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 
 import cnnlab
 from cnnlab.cli import main
-from cnnlab.data.decode import find_pictures
+from cnnlab.data.decode import find_images
 from cnnlab.deploy.answers import BATCH, answer_images, folder_name
 from cnnlab.errors import CnnlabError, DataError, DeviceError, RunError
 
@@ -35,7 +35,7 @@ def digit(number: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     paths = [folder / f"{number}.png" for number in range(6)]
     for number, path in enumerate(paths):
         Image.fromarray(digit(number)).save(path)
@@ -66,7 +66,7 @@ def test_the_likeliest_classes_of_an_answer(predictor: cnnlab.Predictor) -> None
     assert answer.top(3).label == answer.label
 
 
-def test_every_form_of_a_picture_gives_the_same_answer(predictor: cnnlab.Predictor, files: list[Path]) -> None:
+def test_every_form_of_an_image_gives_the_same_answer(predictor: cnnlab.Predictor, files: list[Path]) -> None:
     expected = predictor.predict(files)
     assert predictor.predict([str(path) for path in files]) == expected
     assert predictor.predict([path.read_bytes() for path in files]) == expected
@@ -76,12 +76,12 @@ def test_every_form_of_a_picture_gives_the_same_answer(predictor: cnnlab.Predict
     assert predictor.predict(path for path in files) == expected
 
 
-def test_one_picture_may_come_alone(predictor: cnnlab.Predictor, files: list[Path]) -> None:
+def test_one_image_may_come_alone(predictor: cnnlab.Predictor, files: list[Path]) -> None:
     for alone in (files[0], str(files[0]), files[0].read_bytes(), Image.open(files[0]), digit(0)):
         assert predictor.predict(alone) == predictor.predict([files[0]])
 
 
-def test_no_pictures_give_no_answers(predictor: cnnlab.Predictor) -> None:
+def test_no_images_give_no_answers(predictor: cnnlab.Predictor) -> None:
     assert predictor.predict([]) == []
 
 
@@ -122,17 +122,17 @@ def test_answers_are_those_of_the_model_and_the_preprocess_of_the_card(finished_
     assert [answer.probabilities[name] for name in card["classes"]] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
-def test_a_larger_picture_is_brought_to_the_size_of_the_network(predictor: cnnlab.Predictor) -> None:
+def test_a_larger_image_is_brought_to_the_size_of_the_network(predictor: cnnlab.Predictor) -> None:
     large = Image.fromarray(digit(3)).resize((64, 64), Image.Resampling.NEAREST)
     small, again = predictor.predict([digit(3), large])
     assert again.probability == pytest.approx(small.probability, abs=0.05)
 
 
 @pytest.mark.parametrize(
-    "picture",
+    "image",
     [
         b"",
-        b"not a picture",
+        b"not an image",
         "nowhere.png",
         Path("nowhere.png"),
         np.zeros((8, 8)),
@@ -144,27 +144,27 @@ def test_a_larger_picture_is_brought_to_the_size_of_the_network(predictor: cnnla
         np.zeros((0, 8), np.uint8),
         np.zeros((8, 0, 3), np.uint8),
     ],
-    ids=lambda picture: f"{type(picture).__name__} {getattr(picture, 'shape', picture)}",
+    ids=lambda image: f"{type(image).__name__} {getattr(image, 'shape', image)}",
 )
-def test_what_is_no_picture_is_refused(picture: Any, predictor: cnnlab.Predictor) -> None:
-    with pytest.raises(DataError, match="cannot be read as a picture"):
-        predictor.predict([picture])
+def test_what_is_not_an_image_is_refused(image: Any, predictor: cnnlab.Predictor) -> None:
+    with pytest.raises(DataError, match="cannot be read as an image"):
+        predictor.predict([image])
 
 
 @pytest.mark.parametrize("thing", [None, 5, [3], [None], {"a": 1}])
-def test_what_is_nothing_like_a_picture_is_a_plain_error(thing: Any, predictor: cnnlab.Predictor) -> None:
+def test_what_is_nothing_like_an_image_is_a_plain_error(thing: Any, predictor: cnnlab.Predictor) -> None:
     with pytest.raises((DataError, TypeError)):
         predictor.predict(thing)
 
 
-def test_one_unreadable_picture_is_named(predictor: cnnlab.Predictor, files: list[Path], tmp_path: Path) -> None:
+def test_one_unreadable_image_is_named(predictor: cnnlab.Predictor, files: list[Path], tmp_path: Path) -> None:
     bad = tmp_path / "bad one.png"
     bad.write_bytes(files[0].read_bytes()[:40])
     with pytest.raises(DataError, match=r"bad one\.png"):
         predictor.predict([*files, bad])
 
 
-def test_a_folder_is_not_a_picture(predictor: cnnlab.Predictor, tmp_path: Path) -> None:
+def test_a_folder_is_not_an_image(predictor: cnnlab.Predictor, tmp_path: Path) -> None:
     with pytest.raises(DataError):
         predictor.predict(tmp_path)
 
@@ -184,28 +184,28 @@ def test_a_device_that_is_none_is_refused(device: str, finished_run: Path) -> No
 # ---- which files
 
 
-def test_folders_are_searched_for_pictures_and_sorted(files: list[Path], tmp_path: Path) -> None:
+def test_folders_are_searched_for_images_and_sorted(files: list[Path], tmp_path: Path) -> None:
     for name in ("b/2.png", "a/1.PNG", "a/deep/3.jpeg", "notes.txt", "c.gif"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(files[0], tmp_path / name)
     (tmp_path / "folder.png").mkdir()
-    found = list(find_pictures([str(tmp_path), str(files[0])]))
+    found = list(find_images([str(tmp_path), str(files[0])]))
     expected = [tmp_path / name for name in ("a/1.PNG", "a/deep/3.jpeg", "b/2.png", "c.gif")]
     assert found == [*map(str, expected), str(files[0])]
 
 
-def test_a_folder_without_pictures_and_a_missing_file_are_refused(tmp_path: Path) -> None:
+def test_a_folder_without_images_and_a_missing_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no pictures"):
-        list(find_pictures([str(tmp_path / "empty")]))
+    with pytest.raises(DataError, match="holds no images"):
+        list(find_images([str(tmp_path / "empty")]))
     with pytest.raises(DataError, match="no file or folder"):
-        list(find_pictures([str(tmp_path / "nowhere")]))
+        list(find_images([str(tmp_path / "nowhere")]))
 
 
 # ---- from the command line
 
 
-def test_predict_prints_a_line_a_picture(
+def test_predict_prints_a_line_an_image(
     command: CommandLine, predictor: cnnlab.Predictor, finished_run: Path, files: list[Path]
 ) -> None:
     result = command("predict", finished_run, *files, "--topk", 2)
@@ -239,19 +239,19 @@ def test_predict_reads_standard_input(
 
 
 @pytest.mark.parametrize("sent", [b"", b"text", b"\x89PNG\r\n\x1a\n"])
-def test_standard_input_that_is_no_picture_is_one_line(sent: bytes, command: CommandLine, finished_run: Path) -> None:
+def test_standard_input_that_is_not_an_image_is_one_line(sent: bytes, command: CommandLine, finished_run: Path) -> None:
     result = command("predict", finished_run, "-", stdin=sent)
     assert result.code == 2
     assert len(result.error_lines) == 1
-    assert "cannot be read as a picture" in result.err
+    assert "cannot be read as an image" in result.err
 
 
-def test_good_pictures_are_answered_beside_bad_ones(
+def test_good_images_are_answered_beside_bad_ones(
     command: CommandLine, predictor: cnnlab.Predictor, finished_run: Path, files: list[Path], tmp_path: Path
 ) -> None:
     bad = [tmp_path / "one.png", tmp_path / "two.png"]
     for file in bad:
-        file.write_bytes(b"no picture")
+        file.write_bytes(b"no image")
     result = command("predict", finished_run, files[0], bad[0], files[1], bad[1], "--json")
     assert result.code == 2
     facts = [json.loads(line) for line in result.out.splitlines()]
@@ -261,7 +261,7 @@ def test_good_pictures_are_answered_beside_bad_ones(
     assert "one.png" in line and "two.png" in line and "The other 2 are done." in line
 
 
-def test_an_unreadable_picture_is_one_line(
+def test_an_unreadable_image_is_one_line(
     command: CommandLine, finished_run: Path, files: list[Path], tmp_path: Path
 ) -> None:
     bad = tmp_path / "bad.png"
@@ -289,7 +289,7 @@ def test_wrong_options_are_one_line(
     assert len(result.error_lines) == 1
 
 
-@pytest.mark.parametrize("name", ["my picture.png", "Grüße 日本.png", "a=b.png", "'quoted'.png", "-dash.png", "😀.png"])
+@pytest.mark.parametrize("name", ["my image.png", "Grüße 日本.png", "a=b.png", "'quoted'.png", "-dash.png", "😀.png"])
 def test_odd_names_are_no_obstacle(
     name: str, command: CommandLine, finished_run: Path, files: list[Path], tmp_path: Path
 ) -> None:
@@ -312,14 +312,14 @@ def test_a_name_of_another_encoding_is_shown_or_refused_in_one_line(
     assert (code, len(printed.err.splitlines())) in ((0, 0), (2, 1))
 
 
-def test_pictures_of_other_kinds_are_read(command: CommandLine, finished_run: Path, tmp_path: Path) -> None:
-    picture = Image.fromarray(digit(0))
+def test_images_of_other_kinds_are_read(command: CommandLine, finished_run: Path, tmp_path: Path) -> None:
+    image = Image.fromarray(digit(0))
     kinds = {"a.jpg": "L", "b.bmp": "RGB", "c.webp": "RGBA", "d.tif": "I;16", "e.gif": "P", "f.png": "1"}
     for name, mode in kinds.items():
-        form = Image.fromarray(digit(0).astype(np.uint16) * 257) if mode == "I;16" else picture.convert(mode)
+        form = Image.fromarray(digit(0).astype(np.uint16) * 257) if mode == "I;16" else image.convert(mode)
         form.save(tmp_path / name)
     stream = io.BytesIO()
-    picture.convert("CMYK").save(stream, "JPEG")
+    image.convert("CMYK").save(stream, "JPEG")
     (tmp_path / "g.jpeg").write_bytes(stream.getvalue())
     result = command("predict", finished_run, tmp_path)
     assert result.code == 0, result.err
@@ -369,7 +369,7 @@ def test_a_class_names_a_folder_on_every_system(label: str, folder: str) -> None
     ("words", "said"),
     [
         (["--out", "answers"], "--out answers.csv"),
-        (["--sort", "file"], "is no folder"),
+        (["--sort", "file"], "is not a folder"),
         (["-", "--sort", "sorted"], "standard input"),
         (["in", "--sort", "in/sorted"], "whose images are read"),
     ],

@@ -84,7 +84,7 @@ def error_of(answer: httpx.Response) -> str:
 # ---- answers
 
 
-def test_predict_answers_as_the_run_does_whatever_way_the_picture_is_sent(client: TestClient, good_run: Path) -> None:
+def test_predict_answers_as_the_run_does_whatever_way_the_image_is_sent(client: TestClient, good_run: Path) -> None:
     predictor = cnnlab.Predictor.from_run(good_run)
     for number in range(5):
         expected = predictor.predict(digit(number))[0]
@@ -120,14 +120,14 @@ def test_explain_gives_a_transparent_map_of_the_part_that_the_network_sees(clien
 
 def test_the_map_of_the_page_is_that_of_the_library(service: Service, good_run: Path) -> None:
     model, _ = cnnlab.load_run(good_run)
-    picture = Image.open(io.BytesIO(digit(6)))
-    heat = cnnlab.explain.activation_maps(model, service.preprocess(picture)[None])[0]
-    overlay = Image.open(io.BytesIO(base64.b64decode(service.explain(picture, None)["overlay"].split(",")[1])))
+    image = Image.open(io.BytesIO(digit(6)))
+    heat = cnnlab.explain.activation_maps(model, service.preprocess(image)[None])[0]
+    overlay = Image.open(io.BytesIO(base64.b64decode(service.explain(image, None)["overlay"].split(",")[1])))
     strength = np.asarray(overlay.resize((8, 8), Image.Resampling.BOX))[..., 3] / 255
     assert np.corrcoef(strength.flatten() ** 2, heat.flatten())[0, 1] > 0.95
 
 
-def test_localize_gives_boxes_inside_the_picture(client: TestClient) -> None:
+def test_localize_gives_boxes_inside_the_image(client: TestClient) -> None:
     page = np.zeros((24, 30), np.uint8)
     page[8:16, 11:19] = np.asarray(Image.open(io.BytesIO(digit(0))))
     facts = client.post("/localize", content=as_png(page)).json()
@@ -147,7 +147,7 @@ def test_the_card_says_what_the_run_folder_says(client: TestClient, good_run: Pa
     assert card["dark_background"] is True
 
 
-def test_samples_are_pictures_of_the_test_split_of_every_class(client: TestClient, good_run: Path) -> None:
+def test_samples_are_images_of_the_test_split_of_every_class(client: TestClient, good_run: Path) -> None:
     listed = client.get("/samples").json()
     assert {one["label"] for one in listed} == {str(number) for number in range(10)}
     answers = [client.post("/predict", content=client.get(f"/samples/{one['number']}").content) for one in listed]
@@ -157,7 +157,7 @@ def test_samples_are_pictures_of_the_test_split_of_every_class(client: TestClien
         assert client.get(f"/samples/{number}").status_code == 404
 
 
-def test_without_the_pictures_there_are_no_samples(good_run: Path, tmp_path: Path) -> None:
+def test_without_the_images_there_are_no_samples(good_run: Path, tmp_path: Path) -> None:
     import shutil
 
     run = Path(shutil.copytree(good_run, tmp_path / "run"))
@@ -167,11 +167,11 @@ def test_without_the_pictures_there_are_no_samples(good_run: Path, tmp_path: Pat
     assert not (tmp_path / "MNIST").exists(), "it was downloaded"
 
 
-def test_a_picture_comes_back_upright_for_browsers_that_do_not_know_its_format(client: TestClient) -> None:
-    stream, picture = io.BytesIO(), Image.new("RGB", (30, 20), "red")
-    exif = picture.getexif()
+def test_an_image_comes_back_upright_for_browsers_that_do_not_know_its_format(client: TestClient) -> None:
+    stream, image = io.BytesIO(), Image.new("RGB", (30, 20), "red")
+    exif = image.getexif()
     exif[274] = 6
-    picture.save(stream, "TIFF", exif=exif)
+    image.save(stream, "TIFF", exif=exif)
     answer = client.post("/picture", content=stream.getvalue())
     assert answer.headers["content-type"] == "image/png"
     assert Image.open(io.BytesIO(answer.content)).size == (20, 30)
@@ -179,11 +179,11 @@ def test_a_picture_comes_back_upright_for_browsers_that_do_not_know_its_format(c
 
 def test_the_interface_is_described(client: TestClient) -> None:
     described = client.get("/openapi.json").json()
-    words = "predict explain localize picture model samples samples/{number} health metrics"
+    words = "predict explain localize image model samples samples/{number} health metrics"
     assert set(described["paths"]) == {f"/{word}" for word in words.split()}
-    fields = described["components"]["schemas"]["Prediction"]["properties"]
+    fields = described["components"]["schemas"]["PredictResponse"]["properties"]
     assert set(client.post("/predict", content=digit(0)).json()) == set(fields)
-    for path, schema in (("/explain", "Explanation"), ("/localize", "Localization")):
+    for path, schema in (("/explain", "ExplainResponse"), ("/localize", "LocalizeResponse")):
         expected = set(described["components"]["schemas"][schema]["properties"])
         assert set(client.post(path, content=digit(0)).json()) == expected
 
@@ -206,14 +206,14 @@ def test_metrics_count_what_was_asked(service: Service) -> None:
 # ---- many at once
 
 
-def test_pictures_that_come_together_go_through_the_network_together() -> None:
+def test_images_that_come_together_go_through_the_network_together() -> None:
     sizes: list[int] = []
     inside, go = threading.Event(), threading.Event()
 
-    def compute(pictures: list[np.ndarray]) -> np.ndarray:
+    def compute(images: list[np.ndarray]) -> np.ndarray:
         inside.set()
         go.wait(10)
-        return np.stack(pictures)
+        return np.stack(images)
 
     async def ask() -> list[float]:
         first = batcher.ask(np.array([-1.0]))
@@ -233,10 +233,10 @@ def test_pictures_that_come_together_go_through_the_network_together() -> None:
 
 
 def test_a_failure_in_the_network_reaches_who_asked_and_nobody_else() -> None:
-    def compute(pictures: list[np.ndarray]) -> np.ndarray:
-        if np.isnan(pictures[0]).any():
+    def compute(images: list[np.ndarray]) -> np.ndarray:
+        if np.isnan(images[0]).any():
             raise ValueError("nan")
-        return np.stack(pictures)
+        return np.stack(images)
 
     async def ask() -> list[np.ndarray | BaseException]:
         async with asyncio.timeout(10):
@@ -253,10 +253,10 @@ def test_a_failure_in_the_network_reaches_who_asked_and_nobody_else() -> None:
 def test_an_answer_for_a_loop_that_has_ended_harms_nobody() -> None:
     inside, go = threading.Event(), threading.Event()
 
-    def compute(pictures: list[np.ndarray]) -> np.ndarray:
+    def compute(images: list[np.ndarray]) -> np.ndarray:
         inside.set()
         go.wait(10)
-        return np.stack(pictures)
+        return np.stack(images)
 
     async def ask() -> None:
         batcher.ask(np.array([1.0]))
@@ -294,10 +294,10 @@ def test_a_full_queue_answers_503_and_when_to_come_again(service: Service) -> No
         def normalise(self, stored: torch.Tensor) -> torch.Tensor:
             return original.normalise(stored)
 
-        def pixels(self, picture: Any) -> np.ndarray:
+        def pixels(self, image: Any) -> np.ndarray:
             inside.set()
             gate.wait(10)
-            return original.pixels(picture)
+            return original.pixels(image)
 
     service.preprocess = Slow()  # type: ignore[assignment]
     try:
@@ -386,7 +386,7 @@ def test_where_bodies_hold_too_much_the_oldest_goes(service: Service, monkeypatc
     monkeypatch.setattr(uploads, "MAX_HELD", 500_000)
     with running(service) as address:
         slow = [half_sent(address, 90_001, bytes(90_000)) for _ in range(5)]
-        large = digit(1) + bytes(200_000)  # what follows the picture is not looked at
+        large = digit(1) + bytes(200_000)  # what follows the image is not looked at
         for _ in range(3):
             assert ask(address, "/predict", large) == 200
         kinds = []
@@ -406,7 +406,7 @@ def test_what_is_held_is_given_back(service: Service, monkeypatch: pytest.Monkey
     monkeypatch.setattr(app, "Uploads", lambda at_once: made.append(Uploads(at_once)) or made[0])
     form = {"picture": ("a.png", digit(0) + bytes(100_000))}
     with TestClient(create_app(service), base_url=ORIGIN, raise_server_exceptions=False) as client:
-        for content in (digit(0), b"", b"no picture", digit(0) + bytes(100_000), bytes(uploads.MAX_BYTES + 1)):
+        for content in (digit(0), b"", b"no image", digit(0) + bytes(100_000), bytes(uploads.MAX_BYTES + 1)):
             client.post("/predict", content=content)
         assert client.post("/predict", files=form).status_code == 200
         assert client.post("/predict", files={"other": ("a.png", b"a")}).status_code == 400
@@ -415,7 +415,7 @@ def test_what_is_held_is_given_back(service: Service, monkeypatch: pytest.Monkey
     assert kept.memory._left == kept.memory.size
 
 
-def test_large_pictures_wait_for_each_other_and_small_ones_do_not() -> None:
+def test_large_images_wait_for_each_other_and_small_ones_do_not() -> None:
     memory = Memory(10)
     order: list[str] = []
     first_inside, go = threading.Event(), threading.Event()
@@ -566,7 +566,7 @@ def test_the_part_that_is_seen_is_that_of_the_preprocess(service: Service) -> No
 
 @pytest.fixture(scope="module")
 def service_of_28() -> Service:
-    """A network that was never trained, for pictures of 28 × 28 pixels."""
+    """A network that was never trained, for images of 28 × 28 pixels."""
     torch.manual_seed(0)
     model = cnnlab.create_model("resnet", depth=8, width=4, num_classes=3, in_channels=1).eval()
     preprocess = Preprocess(Layout(28, 28, "L"), (0.5,), (0.25,)).to_dict()
@@ -575,7 +575,7 @@ def service_of_28() -> Service:
 
 
 @pytest.mark.parametrize("size", [(29, 29), (58, 61), (116, 232), (246, 239), (506, 506), (28, 28)])
-def test_a_picture_is_answered_whatever_its_size(size: tuple[int, int], service_of_28: Service) -> None:
+def test_an_image_is_answered_whatever_its_size(size: tuple[int, int], service_of_28: Service) -> None:
     content = as_png(np.add.outer(np.arange(size[1]), np.arange(size[0])).astype(np.uint8))
     with TestClient(create_app(service_of_28), base_url=ORIGIN, raise_server_exceptions=False) as client:
         for path in ("/predict", "/explain", "/localize", "/picture"):

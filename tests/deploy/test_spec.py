@@ -169,12 +169,12 @@ def test_a_demo_becomes_a_service_without_a_secret_in_it(
     [
         (["train", "run.dir=runs/mine"], "run.dir"),
         (["train"], "run.dir"),
-        (["train", "run.dir=gs://b/r", "data=folder", "data.root=photos"], "cannot see data.root='photos'"),
-        (["train", "run.dir=gs://b/r", "init.from=runs/other"], "cannot see init.from"),
+        (["train", "run.dir=gs://b/r", "data=folder", "data.root=photos"], "cannot read data.root='photos'"),
+        (["train", "run.dir=gs://b/r", "init.from=runs/other"], "cannot read init.from"),
         (["train", "run.dir=gs://b/r", "logger=wandb"], "must not stand in"),
         (["train", "run.dir=gs://b/r", "trainer.epochs=none"], "trainer.epochs"),
         (["train", "run.dir=gs://b/r", "--accelerator", "NVIDIA_B200"], "--machine"),
-        (["resume", "runs/mine"], "cannot see runs/mine"),
+        (["resume", "runs/mine"], "cannot read runs/mine"),
     ],
 )
 def test_a_job_that_could_not_work_is_refused(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cnnlab.evaluation.calibration import Temperature, calibration_figures, fit_temperature
+from cnnlab.evaluation.calibration import Temperature, calibration_metrics, fit_temperature
 from cnnlab.evaluation.metrics import calibration_error
 from cnnlab.evaluation.tables import no_temperature
 
@@ -46,8 +46,8 @@ def test_the_loss_is_lowest_at_the_temperature() -> None:
 def test_it_mends_loss_and_ece_and_leaves_the_accuracy() -> None:
     logits, labels = honest()
     temperature = fit_temperature(3 * logits[:10_000], labels[:10_000])
-    figures = calibration_figures(3 * logits[10_000:], labels[10_000:], temperature)
-    before, after = figures["before"], figures["after"]
+    metrics = calibration_metrics(3 * logits[10_000:], labels[10_000:], temperature)
+    before, after = metrics["before"], metrics["after"]
     assert after["loss"] < before["loss"]
     assert after["ece"] < 0.02 < 0.1 < before["ece"]
     hits = [sum(b["n"] * b["accuracy"] for b in part["bins"] if b["n"]) for part in (before, after)]
@@ -61,7 +61,7 @@ def test_it_mends_loss_and_ece_and_leaves_the_accuracy() -> None:
         (torch.eye(3), torch.arange(3)),  # all right: the loss falls for ever with T
         (torch.full((2, 3), math.nan), torch.tensor([0, 1])),
     ],
-    ids=["no pictures", "no mistakes", "no numbers"],
+    ids=["no images", "no mistakes", "no numbers"],
 )
 def test_where_there_is_no_lowest_loss_there_is_no_temperature(logits: Tensor, labels: Tensor) -> None:
     assert fit_temperature(logits, labels) == Temperature(None, len(labels))
@@ -75,27 +75,27 @@ def test_logits_that_are_worse_than_chance_end_at_the_edge() -> None:
 def test_bins_by_hand() -> None:
     sure, unsure = math.log(3), math.log(5 / 3)  # probabilities 0.75 and 0.625
     logits = torch.tensor([[sure, 0], [sure, 0], [0, sure], [unsure, 0]])
-    figures = calibration_figures(logits, torch.tensor([0, 1, 1, 1]), Temperature(None, 0))
-    bins = figures["before"]["bins"]
+    metrics = calibration_metrics(logits, torch.tensor([0, 1, 1, 1]), Temperature(None, 0))
+    bins = metrics["before"]["bins"]
     assert [b["n"] for b in bins] == [0] * 9 + [1, 0, 3, 0, 0, 0]
     assert bins[9] == {"low": 9 / 15, "n": 1, "confidence": pytest.approx(0.625), "accuracy": 0}
     assert bins[11]["confidence"] == pytest.approx(0.75)
     assert bins[11]["accuracy"] == pytest.approx(2 / 3)
     assert bins[0] == {"low": 0, "n": 0, "confidence": None, "accuracy": None}
-    assert figures["before"]["ece"] == pytest.approx((3 * (0.75 - 2 / 3) + 0.625) / 4, abs=1e-6)
-    assert figures["after"] is None
+    assert metrics["before"]["ece"] == pytest.approx((3 * (0.75 - 2 / 3) + 0.625) / 4, abs=1e-6)
+    assert metrics["after"] is None
 
 
 def test_the_bins_give_the_calibration_error() -> None:
     logits, labels = honest(500)
-    figures = calibration_figures(logits, labels, Temperature(2.0, 1))
+    metrics = calibration_metrics(logits, labels, Temperature(2.0, 1))
     for part, scaled in (("before", logits), ("after", logits / 2)):
-        gaps = sum(b["n"] * abs(b["confidence"] - b["accuracy"]) for b in figures[part]["bins"] if b["n"])
-        assert figures[part]["ece"] == pytest.approx(gaps / 500)
+        gaps = sum(b["n"] * abs(b["confidence"] - b["accuracy"]) for b in metrics[part]["bins"] if b["n"])
+        assert metrics[part]["ece"] == pytest.approx(gaps / 500)
         best = scaled.double().softmax(1).max(1)
-        assert figures[part]["ece"] == pytest.approx(calibration_error(best.values, best.indices == labels))
+        assert metrics[part]["ece"] == pytest.approx(calibration_error(best.values, best.indices == labels))
 
 
 def test_why_there_is_none_is_said() -> None:
     assert "no validation split" in no_temperature(0)
-    assert "answered right" in no_temperature(7)
+    assert "classified correctly" in no_temperature(7)

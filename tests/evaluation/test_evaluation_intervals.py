@@ -22,8 +22,8 @@ from cnnlab.evaluation.intervals import (
     paired_change,
     ratio_interval,
 )
-from cnnlab.evaluation.metrics import classification_figures, wilson_interval
-from cnnlab.evaluation.tables import fall_text, figures_text
+from cnnlab.evaluation.metrics import classification_metrics, wilson_interval
+from cnnlab.evaluation.tables import fall_text, metrics_text
 
 
 def drawn(count: int, classes: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -37,10 +37,10 @@ def drawn(count: int, classes: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
 def test_every_interval_holds_its_figure_and_comes_out_the_same_again() -> None:
     logits, labels = drawn(300, 8)
     intervals = metric_intervals(logits, labels)
-    figures = classification_figures(logits, labels, [str(i) for i in range(8)])
+    metrics = classification_metrics(logits, labels, [str(i) for i in range(8)])
     assert set(intervals) == {"loss", "mean_class_accuracy", "macro_f1", "ece", "top5_accuracy"}
     for name, (low, high) in intervals.items():
-        assert low < figures[name] < high, name
+        assert low < metrics[name] < high, name
     assert metric_intervals(logits, labels) == intervals
 
 
@@ -85,7 +85,7 @@ def test_the_variance_of_macro_f1_is_that_of_many_samples() -> None:
     assert (high - low) / 2 == pytest.approx(1.96 * spread, rel=0.12)
 
 
-def test_one_picture_is_enough() -> None:
+def test_one_image_is_enough() -> None:
     intervals = metric_intervals(torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([0]))
     assert intervals["mean_class_accuracy"] == pytest.approx(wilson_interval(0, 1))
     assert intervals["top5_accuracy"] == [1, 1]  # of three classes each is among five answers
@@ -93,7 +93,7 @@ def test_one_picture_is_enough() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("classes", [10, 101])
-def test_ten_thousand_pictures_take_about_a_second(classes: int) -> None:
+def test_ten_thousand_images_take_about_a_second(classes: int) -> None:
     logits, labels = drawn(10_000, classes)
     began = time.process_time()
     metric_intervals(logits, labels)
@@ -142,22 +142,22 @@ def test_a_mean_comes_with_its_spread() -> None:
     assert mean_interval([0.5]) == (0.5, 0, 0)
 
 
-def test_figures_of_pixels_are_printed_with_their_intervals() -> None:
-    figures = {"split": "test", "task": "segmentation", "n": 40, "loss": 0.25, "dice": 0.875, "boundary_f1": 0.75}
-    figures |= {"accuracy": 0.9, "accuracy_interval": [0.85, 0.95], "mean_iou": 0.8, "mean_iou_interval": [0.7, 0.9]}
-    text = figures_text(figures)
-    assert "test split, 40 pictures" in text
+def test_metrics_of_pixels_are_printed_with_their_intervals() -> None:
+    metrics = {"split": "test", "task": "segmentation", "n": 40, "loss": 0.25, "dice": 0.875, "boundary_f1": 0.75}
+    metrics |= {"accuracy": 0.9, "accuracy_interval": [0.85, 0.95], "mean_iou": 0.8, "mean_iou_interval": [0.7, 0.9]}
+    text = metrics_text(metrics)
+    assert "test split, 40 images" in text
     assert "90.00 %  (right; 95 % interval 85.00–95.00 %)" in text
     assert "80.00 %  (95 % interval 70.00–90.00 %)" in text
 
 
 @pytest.mark.parametrize(("classes", "said"), [(3, False), (5, False), (6, True)])
 def test_the_accuracy_among_five_answers_is_printed_for_more_than_five_classes(classes: int, said: bool) -> None:
-    figures = classification_figures(*drawn(40, classes), [f"c{i}" for i in range(classes)])
+    metrics = classification_metrics(*drawn(40, classes), [f"c{i}" for i in range(classes)])
     keys = ("mean_class_accuracy", "top5_accuracy", "macro_f1", "loss", "ece")
-    figures |= {"split": "test", "n": 40, "accuracy_interval": [0, 1], "intervals": {key: [0, 1] for key in keys}}
-    figures |= {"calibration": {"temperature": None, "n": 40}}
-    assert ("top-5" in figures_text(figures)) == said
+    metrics |= {"split": "test", "n": 40, "accuracy_interval": [0, 1], "intervals": {key: [0, 1] for key in keys}}
+    metrics |= {"calibration": {"temperature": None, "n": 40}}
+    assert ("top-5" in metrics_text(metrics)) == said
 
 
 def test_a_paired_change_is_that_of_the_same_images() -> None:

@@ -1,4 +1,4 @@
-"""Figures against scikit-learn, and against numbers worked out by hand."""
+"""Metrics against scikit-learn, and against numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from cnnlab.evaluation.confusion import most_confused
 from cnnlab.evaluation.metrics import (
     calibration_error,
-    classification_figures,
+    classification_metrics,
     debiased_calibration_error,
     wilson_interval,
 )
@@ -32,7 +32,7 @@ def names(count: int) -> list[str]:
 
 
 def slow_ece(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """Guo et al. 2017, equation 3, one picture after the other."""
+    """Guo et al. 2017, equation 3, one image after the other."""
     confidence, guess = probabilities.max(1), probabilities.argmax(1)
     total = 0.0
     for number in range(bins):
@@ -45,32 +45,32 @@ def slow_ece(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> f
 
 
 @pytest.mark.parametrize(("count", "classes"), [(400, 7), (50, 2), (1000, 30), (3, 5)])
-def test_figures_are_those_of_scikit_learn(count: int, classes: int) -> None:
+def test_metrics_are_those_of_scikit_learn(count: int, classes: int) -> None:
     logits, labels = example(count, classes)
-    figures = classification_figures(logits, labels, names(classes))
+    metrics = classification_metrics(logits, labels, names(classes))
     probabilities = logits.double().softmax(1).numpy()
     truth, guess = labels.numpy(), probabilities.argmax(1)
     everyone = list(range(classes))
-    assert figures["n"] == count
-    assert figures["accuracy"] == oracle.accuracy_score(truth, guess)
-    assert figures["loss"] == pytest.approx(oracle.log_loss(truth, probabilities, labels=everyone), rel=1e-6)
-    assert figures["confusion_matrix"] == oracle.confusion_matrix(truth, guess, labels=everyone).tolist()
+    assert metrics["n"] == count
+    assert metrics["accuracy"] == oracle.accuracy_score(truth, guess)
+    assert metrics["loss"] == pytest.approx(oracle.log_loss(truth, probabilities, labels=everyone), rel=1e-6)
+    assert metrics["confusion_matrix"] == oracle.confusion_matrix(truth, guess, labels=everyone).tolist()
     present = sorted({*truth.tolist(), *guess.tolist()})
     f1 = oracle.f1_score(truth, guess, labels=present, average="macro", zero_division=0)
-    assert figures["macro_f1"] == pytest.approx(f1, abs=1e-6)
+    assert metrics["macro_f1"] == pytest.approx(f1, abs=1e-6)
     if classes > 5:
         top5 = oracle.top_k_accuracy_score(truth, probabilities, k=5, labels=everyone)
-        assert figures["top5_accuracy"] == pytest.approx(top5, abs=1e-6)
+        assert metrics["top5_accuracy"] == pytest.approx(top5, abs=1e-6)
     else:
-        assert figures["top5_accuracy"] == 1
-    assert figures["ece"] == pytest.approx(slow_ece(probabilities, truth), abs=1e-5)
+        assert metrics["top5_accuracy"] == 1
+    assert metrics["ece"] == pytest.approx(slow_ece(probabilities, truth), abs=1e-5)
     seen = sorted(set(truth.tolist()))
     mean = oracle.recall_score(truth, guess, labels=seen, average="macro", zero_division=0)
-    assert figures["mean_class_accuracy"] == pytest.approx(mean, abs=1e-6)
+    assert metrics["mean_class_accuracy"] == pytest.approx(mean, abs=1e-6)
     precision, recall, f1s, support = oracle.precision_recall_fscore_support(
         truth, guess, labels=everyone, zero_division=0
     )
-    for number, line in enumerate(figures["per_class"]):
+    for number, line in enumerate(metrics["per_class"]):
         assert line["class"] == f"class {number}"
         assert line["n"] == support[number]
         expected = [precision[number], recall[number], f1s[number]]
@@ -79,36 +79,36 @@ def test_figures_are_those_of_scikit_learn(count: int, classes: int) -> None:
 
 def test_two_classes_by_hand() -> None:
     logits = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [2.0, 0.0]])
-    figures = classification_figures(logits, torch.tensor([0, 0, 1, 1]), ["cat", "dog"])
-    assert figures["accuracy"] == 0.75
-    assert figures["confusion_matrix"] == [[2, 0], [1, 1]]
-    assert figures["macro_f1"] == pytest.approx((0.8 + 2 / 3) / 2)
+    metrics = classification_metrics(logits, torch.tensor([0, 0, 1, 1]), ["cat", "dog"])
+    assert metrics["accuracy"] == 0.75
+    assert metrics["confusion_matrix"] == [[2, 0], [1, 1]]
+    assert metrics["macro_f1"] == pytest.approx((0.8 + 2 / 3) / 2)
     sure = 1 / (1 + math.exp(-2))
-    assert figures["ece"] == pytest.approx(abs(sure - 0.75), abs=1e-6)
-    assert figures["loss"] == pytest.approx((3 * -math.log(sure) - math.log(1 - sure)) / 4)
+    assert metrics["ece"] == pytest.approx(abs(sure - 0.75), abs=1e-6)
+    assert metrics["loss"] == pytest.approx((3 * -math.log(sure) - math.log(1 - sure)) / 4)
 
 
 def test_everything_right_and_sure() -> None:
     logits = torch.eye(4) * 100
-    figures = classification_figures(logits, torch.arange(4), names(4))
-    assert (figures["accuracy"], figures["macro_f1"], figures["top5_accuracy"]) == (1, 1, 1)
-    assert figures["ece"] == pytest.approx(0, abs=1e-6)
-    assert figures["accuracy_interval"][1] == pytest.approx(1)
-    assert figures["accuracy_interval"][0] < 0.6  # four pictures prove little
+    metrics = classification_metrics(logits, torch.arange(4), names(4))
+    assert (metrics["accuracy"], metrics["macro_f1"], metrics["top5_accuracy"]) == (1, 1, 1)
+    assert metrics["ece"] == pytest.approx(0, abs=1e-6)
+    assert metrics["accuracy_interval"][1] == pytest.approx(1)
+    assert metrics["accuracy_interval"][0] < 0.6  # four images prove little
 
 
-def test_one_picture_is_enough() -> None:
-    figures = classification_figures(torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([0]), names(3))
-    assert figures["accuracy"] == 0
-    assert all(math.isfinite(figures[key]) for key in ("loss", "macro_f1", "ece", "top5_accuracy"))
+def test_one_image_is_enough() -> None:
+    metrics = classification_metrics(torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([0]), names(3))
+    assert metrics["accuracy"] == 0
+    assert all(math.isfinite(metrics[key]) for key in ("loss", "macro_f1", "ece", "top5_accuracy"))
 
 
 def test_nothing_is_computed_in_low_precision() -> None:
     logits = torch.zeros(100_001, 2)
     logits[1:, 0] = 1
-    figures = classification_figures(logits, torch.zeros(100_001, dtype=torch.int64), ["a", "b"])
-    assert figures["accuracy"] == 1  # a tie is won by the first
-    assert figures["loss"] == pytest.approx((100_000 * math.log(1 + math.exp(-1)) + math.log(2)) / 100_001, rel=1e-9)
+    metrics = classification_metrics(logits, torch.zeros(100_001, dtype=torch.int64), ["a", "b"])
+    assert metrics["accuracy"] == 1  # a tie is won by the first
+    assert metrics["loss"] == pytest.approx((100_000 * math.log(1 + math.exp(-1)) + math.log(2)) / 100_001, rel=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`cnnlab test` and `cnnlab compare`: what training printed, what the files say, and another set of pictures."""
+"""`cnnlab test` and `cnnlab compare`: what training printed, what the files say, and another set of images."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(finished_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished_run, tmp_path / "run"))
 
 
-def figures(run: Path, name: str = "test.json") -> dict[str, Any]:
+def metrics(run: Path, name: str = "test.json") -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads((run / name).read_text(encoding="utf-8"))
     return loaded
 
@@ -45,7 +45,7 @@ def predictions(run: Path, name: str = "predictions.csv") -> list[dict[str, str]
 
 
 def best_row(run: Path) -> dict[str, Any]:
-    epoch = figures(run, "best/model.json")["epoch"]
+    epoch = metrics(run, "best/model.json")["epoch"]
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return next(row for row in rows if row["epoch"] == epoch)
 
@@ -54,31 +54,31 @@ def percentage(text: str) -> float:
     return float(re.findall(r"([\d.]+) %", text)[0]) / 100
 
 
-# ---- the run's own pictures
+# ---- the run's own images
 
 
 def test_the_accuracy_from_disk_is_the_one_that_training_printed(command: CommandLine, run: Path) -> None:
-    before = figures(run)
+    before = metrics(run)
     (run / "test.json").unlink()
     (run / "predictions.csv").unlink()
     result = command("test", run)
     assert result.code == 0, result.err
-    assert figures(run) == before
+    assert metrics(run) == before
     line = next(line for line in result.out.splitlines() if "accuracy" in line)
     assert percentage(line) == pytest.approx(before["accuracy"], abs=5e-5)
 
 
-def test_training_printed_the_figures_of_its_files(finished_run: Path) -> None:
+def test_training_printed_the_metrics_of_its_files(finished_run: Path) -> None:
     lines = (finished_run.parent / "printed.txt").read_text(encoding="utf-8").splitlines()
     test = next(line for line in lines if line.startswith("test "))
-    assert percentage(test) == pytest.approx(figures(finished_run)["accuracy"], abs=5e-5)
+    assert percentage(test) == pytest.approx(metrics(finished_run)["accuracy"], abs=5e-5)
     validation = next(line for line in lines if line.startswith("validation"))
     assert percentage(validation) == pytest.approx(best_row(finished_run)["val_accuracy"], abs=5e-5)
     assert any(str(finished_run) in line for line in lines[-2:])
 
 
 def test_test_json_has_its_fixed_keys(finished_run: Path) -> None:
-    known = figures(finished_run)
+    known = metrics(finished_run)
     fixed = {
         "loss",
         "accuracy",
@@ -102,7 +102,7 @@ def test_test_json_has_its_fixed_keys(finished_run: Path) -> None:
 
 
 def test_the_temperature_is_that_of_the_validation_split(run: Path) -> None:
-    tested, validated = figures(run), cnnlab.evaluate(run, split="val")
+    tested, validated = metrics(run), cnnlab.evaluate(run, split="val")
     assert tested["calibration"]["n"] == validated["n"] == 200
     assert tested["calibration"]["temperature"] == validated["calibration"]["temperature"]
     assert validated["calibration"]["after"]["loss"] < validated["loss"]  # it was fitted on these
@@ -114,14 +114,14 @@ def test_without_a_validation_split_there_is_no_temperature(
     command: CommandLine, tmp_path: Path, tiny: Sequence[str]
 ) -> None:
     assert command("train", *tiny, "data.val_fraction=0", f"run.dir={tmp_path / 'run'}").code == 0
-    calibration = figures(tmp_path / "run")["calibration"]
+    calibration = metrics(tmp_path / "run")["calibration"]
     assert (calibration["temperature"], calibration["n"], calibration["after"]) == (None, 0, None)
     assert "no validation split" in command("test", tmp_path / "run").out
 
 
-def test_the_hardest_pictures_are_those_of_the_predictions(finished_run: Path) -> None:
+def test_the_hardest_images_are_those_of_the_predictions(finished_run: Path) -> None:
     lines = {line["picture"]: line for line in predictions(finished_run)}
-    hardest = figures(finished_run)["hardest"]
+    hardest = metrics(finished_run)["hardest"]
     worst = sorted(lines.values(), key=lambda line: float(line[line["true"]]))[:20]
     assert [one["picture"] for one in hardest["by_loss"]] == [line["picture"] for line in worst]
     for one in hardest["by_loss"] + hardest["by_margin"]:
@@ -132,7 +132,7 @@ def test_the_hardest_pictures_are_those_of_the_predictions(finished_run: Path) -
 
 
 def test_the_terminal_shows_each_figure_beside_its_interval(command: CommandLine, run: Path) -> None:
-    known, lines = figures(run), command("test", run).out.splitlines()
+    known, lines = metrics(run), command("test", run).out.splitlines()
     for label, key in (("macro F1", "macro_f1"), ("loss", "loss"), ("ECE", "ece")):
         line = next(line for line in lines if line.strip().startswith(label))
         low, high = known["intervals"][key]
@@ -144,7 +144,7 @@ def test_the_terminal_shows_each_figure_beside_its_interval(command: CommandLine
 
 
 def test_predictions_are_those_of_test_json(finished_run: Path) -> None:
-    known, lines = figures(finished_run), predictions(finished_run)
+    known, lines = metrics(finished_run), predictions(finished_run)
     classes = [str(digit) for digit in range(10)]
     assert list(lines[0]) == ["picture", "true", "predicted", *classes]
     assert len({line["picture"] for line in lines}) == len(lines) == known["n"]
@@ -158,7 +158,7 @@ def test_predictions_are_those_of_test_json(finished_run: Path) -> None:
     assert matrix.tolist() == known["confusion_matrix"]
 
 
-def test_predictions_name_the_pictures_with_their_true_class(finished_run: Path) -> None:
+def test_predictions_name_the_images_with_their_true_class(finished_run: Path) -> None:
     digits = load_digits()
     for line in predictions(finished_run):
         assert int(line["true"]) == digits.target[int(line["picture"])]
@@ -166,7 +166,7 @@ def test_predictions_name_the_pictures_with_their_true_class(finished_run: Path)
 
 def test_the_validation_split_gives_the_accuracy_of_metrics_jsonl(command: CommandLine, run: Path) -> None:
     assert command("test", run, "--split", "val").code == 0
-    known, row = figures(run, "evaluation-val.json"), best_row(run)
+    known, row = metrics(run, "evaluation-val.json"), best_row(run)
     assert known["accuracy"] == row["val_accuracy"]
     assert known["loss"] == pytest.approx(row["val_loss"], rel=1e-5)
     assert known["split"] == "val"
@@ -177,12 +177,12 @@ def test_another_split_leaves_the_test_alone(run: Path) -> None:
     before = (run / "test.json").read_bytes(), (run / "predictions.csv").read_bytes()
     known = cnnlab.evaluate(run, split="train")
     assert known["split"] == "train"
-    assert known == figures(run, "evaluation-train.json")
+    assert known == metrics(run, "evaluation-train.json")
     assert before == ((run / "test.json").read_bytes(), (run / "predictions.csv").read_bytes())
 
 
 def test_python_gives_the_content_of_test_json(run: Path) -> None:
-    assert cnnlab.evaluate(run) == cnnlab.evaluate(str(run), split="test") == figures(run)
+    assert cnnlab.evaluate(run) == cnnlab.evaluate(str(run), split="test") == metrics(run)
 
 
 @pytest.mark.parametrize("split", ["tset", "", None])
@@ -191,11 +191,11 @@ def test_an_unknown_split_is_refused(split: Any, run: Path) -> None:
         cnnlab.evaluate(run, split=split)
 
 
-# ---- another set of pictures
+# ---- another set of images
 
 
 def write_digits(root: Path, numbers: Sequence[int]) -> None:
-    """Pictures of the digits as PNG files, a folder a class."""
+    """Images of the digits as PNG files, one folder per class."""
     digits = load_digits()
     for number in numbers:
         folder = root / str(digits.target[number])
@@ -220,11 +220,11 @@ def folder_run(command: CommandLine, photos: Path, tmp_path_factory: pytest.Temp
     return run
 
 
-def test_the_same_pictures_elsewhere_are_the_runs_own(folder_run: Path, photos: Path, tmp_path: Path) -> None:
+def test_the_same_images_elsewhere_are_the_runs_own(folder_run: Path, photos: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(folder_run, tmp_path / "run"))
     moved = Path(shutil.copytree(photos, tmp_path / "moved"))
     (run / "test.json").unlink()
-    assert cnnlab.evaluate(run, data_root=str(moved)) == figures(folder_run)
+    assert cnnlab.evaluate(run, data_root=str(moved)) == metrics(folder_run)
     assert (run / "test.json").exists()
 
 
@@ -235,14 +235,14 @@ def test_another_set_with_the_same_classes_is_tested_as_a_whole(folder_run: Path
     known = cnnlab.evaluate(run, data_root=str(tmp_path / "other"))
     assert known["n"] == 90
     assert known["accuracy"] > 0.5
-    own = figures(run)
+    own = metrics(run)
     assert known["own_test"]["accuracy"] == own["accuracy"]
     assert known["own_test"]["difference"] == known["accuracy"] - own["accuracy"]
     low, high = known["own_test"]["interval"]
     assert low < known["own_test"]["difference"] < high
-    assert known["calibration"]["temperature"] == own["calibration"]["temperature"]  # none of these pictures is in it
+    assert known["calibration"]["temperature"] == own["calibration"]["temperature"]  # none of these images is in it
     assert before == (run / "test.json").read_bytes()
-    assert figures(run, "evaluation-test-other.json") == known
+    assert metrics(run, "evaluation-test-other.json") == known
     names = {line["picture"] for line in predictions(run, "predictions-test-other.csv")}
     assert len(names) == 90
 
@@ -266,12 +266,12 @@ def test_a_run_that_has_not_ended_is_tested_with_a_word_about_it(
 def test_keys_of_another_set_go_with_its_root(folder_run: Path, command: CommandLine, tmp_path: Path) -> None:
     run = Path(shutil.copytree(folder_run, tmp_path / "run"))
     write_digits(tmp_path / "other", range(200, 290))
-    (tmp_path / "other" / "0" / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "other" / "0" / "broken.png").write_bytes(b"no image")
     refused = command("test", run, "--data-root", tmp_path / "other")
     assert refused.code == 2 and "data.max_corrupt" in refused.err
     done = command("test", run, "--data-root", tmp_path / "other", "data.max_corrupt=0.02")
     assert done.code == 0, done.err
-    assert figures(run, "evaluation-test-other.json")["n"] == 90
+    assert metrics(run, "evaluation-test-other.json")["n"] == 90
     assert "--data or --data-root" in command("test", run, "data.limit=10").err
 
 
@@ -282,7 +282,7 @@ def test_the_fall_of_the_accuracy_is_told_in_words(command: CommandLine, folder_
     assert re.search(
         r"accuracy (falls|rises) by [\d.]+ points \(95 % interval .*\) from the run's own test split", last
     )
-    assert f"{100 * figures(run)['accuracy']:.2f} %" in last
+    assert f"{100 * metrics(run)['accuracy']:.2f} %" in last
     (run / "test.json").unlink()
     assert "own_test" not in cnnlab.evaluate(run, data_root=str(tmp_path / "other"))
 
@@ -297,7 +297,7 @@ def test_another_set_is_seen_through_the_preprocess_of_the_run(folder_run: Path,
     assert cnnlab.evaluate(run, data_root=str(tmp_path / "other"))["accuracy"] == right / 40
 
 
-def test_one_picture_a_class_is_enough_for_another_set(folder_run: Path, tmp_path: Path) -> None:
+def test_one_image_a_class_is_enough_for_another_set(folder_run: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(folder_run, tmp_path / "run"))
     write_digits(tmp_path / "other", range(10))
     assert cnnlab.evaluate(run, data_root=str(tmp_path / "other"))["n"] == 10
@@ -351,10 +351,10 @@ def test_an_outside_folder_may_have_some_of_the_classes(folder_run: Path, tmp_pa
 
 
 def test_labels_follow_the_order_of_the_models_classes() -> None:
-    pictures = ArraySet(np.zeros((3, 2, 2), np.uint8), np.array([0, 1, 1]), ["ankle boot", "shirt"])
-    other = numbered_as(pictures, ["shirt", "coat", "ankle boot"])
+    images = ArraySet(np.zeros((3, 2, 2), np.uint8), np.array([0, 1, 1]), ["ankle boot", "shirt"])
+    other = numbered_as(images, ["shirt", "coat", "ankle boot"])
     assert (other.labels.tolist(), list(other.classes)) == ([2, 0, 0], ["shirt", "coat", "ankle boot"])
-    assert pictures.labels.tolist() == [0, 1, 1]
+    assert images.labels.tolist() == [0, 1, 1]
 
 
 def test_another_set_with_other_classes_is_refused_by_name(folder_run: Path, tmp_path: Path) -> None:
@@ -370,12 +370,12 @@ def test_another_set_that_is_not_there_is_refused(command: CommandLine, folder_r
     assert len(result.error_lines) == 1
 
 
-def test_pictures_that_changed_since_are_refused_with_the_mend(folder_run: Path, photos: Path, tmp_path: Path) -> None:
+def test_images_that_changed_since_are_refused_with_the_fix(folder_run: Path, photos: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(folder_run, tmp_path / "run"))
     changed = Path(shutil.copytree(photos, tmp_path / "changed"))
     config = (run / "config.yaml").read_text(encoding="utf-8")
     (run / "config.yaml").write_text(config.replace(str(photos), str(changed)), encoding="utf-8")
-    assert cnnlab.evaluate(run) == figures(folder_run)
+    assert cnnlab.evaluate(run) == metrics(folder_run)
     tested = predictions(folder_run)[0]["picture"]
     Image.frombytes("L", (8, 8), random.Random(0).randbytes(64)).save(changed / tested)
     with pytest.raises(RunError, match="--data-root"):
@@ -385,7 +385,7 @@ def test_pictures_that_changed_since_are_refused_with_the_mend(folder_run: Path,
 # ---- compare
 
 
-def test_runs_are_compared_in_a_table_and_a_picture(
+def test_runs_are_compared_in_a_table_and_an_image(
     command: CommandLine, run: Path, folder_run: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(folder_run, tmp_path / "other")
@@ -394,13 +394,13 @@ def test_runs_are_compared_in_a_table_and_a_picture(
     assert sum(line.startswith("run ") for line in result.out.splitlines()) == 2  # the heading, and the run once
     for name in ("run", "other"):
         line = [line for line in result.out.splitlines() if line.startswith(f"{name} ")][-1]
-        assert f"{100 * figures(tmp_path / name)['accuracy']:.2f} %" in line
+        assert f"{100 * metrics(tmp_path / name)['accuracy']:.2f} %" in line
         assert f"{100 * best_row(tmp_path / name)['val_accuracy']:.2f} %" in line
-        low, high = figures(tmp_path / name)["accuracy_interval"]
+        low, high = metrics(tmp_path / name)["accuracy_interval"]
         assert f"{100 * low:.2f}–{100 * high:.2f} %" in line  # nothing is cut, however narrow the terminal
-    with Image.open(tmp_path / "curves.png") as picture:
-        assert picture.width > 500
-        assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 10
+    with Image.open(tmp_path / "curves.png") as image:
+        assert image.width > 500
+        assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 10
 
 
 def test_a_folder_of_runs_stands_for_those_that_have_trained_an_epoch(
@@ -422,7 +422,7 @@ def test_a_folder_of_runs_stands_for_those_that_have_trained_an_epoch(
     assert "is not a run folder" in command("compare", "runs/other", cwd=tmp_path).err
 
 
-def test_runs_without_validation_are_told_apart_in_the_picture() -> None:
+def test_runs_without_validation_are_told_apart_in_the_image() -> None:
     row = {"train_loss": 1.0, "train_accuracy": 0.5, "val_loss": None, "val_accuracy": None}
     known = row | {"val_loss": 1.0, "val_accuracy": 0.4}
     histories = {"a": [row | {"epoch": i} for i in (1, 2)], "b": [known | {"epoch": i} for i in (1, 2)]}
@@ -434,7 +434,7 @@ def test_runs_without_validation_are_told_apart_in_the_picture() -> None:
     assert ("b", "-") in styles
 
 
-def test_the_picture_of_the_curves_is_also_saved_where_it_is_asked_for(tmp_path: Path) -> None:
+def test_the_image_of_the_curves_is_also_saved_where_it_is_asked_for(tmp_path: Path) -> None:
     rows = [{"epoch": 1, "train_loss": 1.0, "train_accuracy": 0.5, "val_loss": 1.0, "val_accuracy": 0.4}]
     plot_curves({"a": rows})
     assert not list(tmp_path.iterdir())
@@ -443,7 +443,7 @@ def test_the_picture_of_the_curves_is_also_saved_where_it_is_asked_for(tmp_path:
 
 
 @pytest.mark.parametrize("out", ["curves.xyz", "nowhere/deep/curves.png", "/proc/curves.png"])
-def test_a_picture_that_cannot_be_written_is_one_line(out: str, command: CommandLine, run: Path) -> None:
+def test_an_image_that_cannot_be_written_is_one_line(out: str, command: CommandLine, run: Path) -> None:
     result = command("compare", run, "--out", out)
     assert result.code == 2
     assert len(result.error_lines) == 1
@@ -484,7 +484,7 @@ def test_a_damaged_run_is_one_line(name: str, content: str, command: CommandLine
 
 
 def test_another_set_is_seen_whole_after_training_on_random_crops(tmp_path: Path) -> None:
-    """Also the pictures that its own split would have trained on, and stored for crops alone."""
+    """Also the images that its own split would have trained on, and stored for crops alone."""
     random = np.random.default_rng(0)
     for root in ("own", "other"):
         for i in range(12):
@@ -506,7 +506,7 @@ def test_an_unfinished_run_and_one_at_chance_are_marked(command: CommandLine, ru
     chance = tmp_path / "chance"
     shutil.copytree(run, chance)
     (chance / "report.html").write_text("done")
-    tested = figures(chance)
+    tested = metrics(chance)
     tested["accuracy_interval"] = [0.05, 0.15]
     (chance / "test.json").write_text(json.dumps(tested))
     result = command("compare", run, chance)

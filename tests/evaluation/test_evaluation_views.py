@@ -1,4 +1,4 @@
-"""Test-time views: which pictures are shown, how their answers are weighed, and where the figures stand."""
+"""Test-time views: which images are shown, how their answers are weighed, and where the metrics stand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cnnlab.config import compose
 from cnnlab.data.build import build_data
 from cnnlab.errors import ConfigError
 from cnnlab.evaluation.evaluate import evaluate
-from cnnlab.evaluation.tables import figures_text
+from cnnlab.evaluation.tables import metrics_text
 from cnnlab.evaluation.views import average_views, views_of
 from cnnlab.experiment import run_experiment
 from cnnlab.training.forward import forward_all
@@ -22,14 +22,14 @@ KINDS = ["mirror", "shift", "mirror_shift"]
 
 
 @pytest.mark.parametrize(("kind", "count", "total"), [("mirror", 1, 0.5), ("shift", 2, 0.5), ("mirror_shift", 5, 0.75)])
-def test_each_kind_has_its_views_and_leaves_the_picture_its_share(kind: str, count: int, total: float) -> None:
+def test_each_kind_has_its_views_and_leaves_the_image_its_share(kind: str, count: int, total: float) -> None:
     views = views_of(torch.rand(2, 3, 6, 7), kind)
     assert len(views) == count
     assert sum(weight for weight, _ in views) == pytest.approx(total)
     assert all(view.shape == (2, 3, 6, 7) for _, view in views)
 
 
-def test_a_mirrored_view_is_the_picture_from_right_to_left() -> None:
+def test_a_mirrored_view_is_the_image_from_right_to_left() -> None:
     images = torch.rand(1, 1, 4, 5)
     ((weight, view),) = views_of(images, "mirror")
     assert weight == 0.5
@@ -46,7 +46,7 @@ def test_shifts_go_one_pixel_either_way_and_repeat_the_border() -> None:
 
 
 class Sides(nn.Module):
-    """Sees how bright the left half is: a mirrored picture is answered otherwise."""
+    """Sees how bright the left half is: a mirrored image is answered otherwise."""
 
     def forward(self, images: Tensor) -> Tensor:
         left = images[..., : images.shape[3] // 2].mean((1, 2, 3))
@@ -73,7 +73,7 @@ def test_the_answers_are_the_weighed_mean_of_log_probabilities(kind: str) -> Non
     assert not torch.allclose(averaged, logits.log_softmax(1))
 
 
-def test_only_the_least_sure_pictures_get_further_views() -> None:
+def test_only_the_least_sure_images_get_further_views() -> None:
     data, model = digits(), Sides()
     loader = data.evaluation_loader("test", batch_size=7)
     logits, _ = forward_all(model, loader)
@@ -86,7 +86,7 @@ def test_only_the_least_sure_pictures_get_further_views() -> None:
     assert torch.equal(some[order[chosen:]], plain[order[chosen:]])
 
 
-def test_a_run_states_both_figures_and_the_plain_one_comes_first(tmp_path: Path) -> None:
+def test_a_run_states_both_metrics_and_the_plain_one_comes_first(tmp_path: Path) -> None:
     words = ["data.limit=200", "trainer.epochs=2", "logger=none", "test.views=mirror_shift", "model.width=8"]
     run = run_experiment(compose([*words, f"run.dir={tmp_path / 'run'}"]))
     assert run.test is not None
@@ -101,7 +101,7 @@ def test_a_run_states_both_figures_and_the_plain_one_comes_first(tmp_path: Path)
     assert plain["accuracy"] == run.test["accuracy"]
     mirrored = evaluate(run.dir, views="mirror")
     assert mirrored["views"]["views"] == "mirror"
-    assert "With further views" in (run.dir / "report.html").read_text()
+    assert "With test-time augmentation" in (run.dir / "report.html").read_text()
 
 
 def test_views_that_do_harm_are_compared_with_none_in_one_line(tmp_path: Path) -> None:
@@ -113,14 +113,14 @@ def test_views_that_do_harm_are_compared_with_none_in_one_line(tmp_path: Path) -
     assert change["accuracy"] == pytest.approx(mirrored["views"]["accuracy"] - mirrored["accuracy"])
     assert change["interval"][0] < change["accuracy"] < change["interval"][1] < 0
     assert mirrored["views"]["validation"]["accuracy"] < 0
-    said = figures_text(mirrored).splitlines()[-1]
+    said = metrics_text(mirrored).splitlines()[-1]
     assert f"by −{abs(100 * change['accuracy']):.1f} points" in said
     assert "on the validation split by −" in said
     assert said.endswith("leave them out (--views none)")
     harmless = {"accuracy": 0.01, "interval": [-0.01, 0.03]}
     views = mirrored["views"] | {"change": harmless, "validation": harmless}
-    assert "by +1.0 points" in figures_text(mirrored | {"views": views})
-    assert "leave them out" not in figures_text(mirrored | {"views": views})
+    assert "by +1.0 points" in metrics_text(mirrored | {"views": views})
+    assert "leave them out" not in metrics_text(mirrored | {"views": views})
     assert "validation" not in evaluate(run.dir, split="val", views="mirror")["views"]
 
 

@@ -34,7 +34,7 @@ def test_the_map_of_the_pixels_that_matter_is_the_most_faithful() -> None:
     assert right["deletion"].item() == pytest.approx(torch.trapezoid(points, dx=1 / 16).item(), abs=1e-6)
 
 
-def test_insertion_begins_with_the_blurred_picture_and_ends_with_the_picture() -> None:
+def test_insertion_begins_with_the_blurred_image_and_ends_with_the_image() -> None:
     images = torch.zeros(1, 3, 16, 16)
     images[:, :, :8, :8] = 1
     right = deletion_insertion(Corner(), images, quarter(0, 0), torch.tensor([1]))
@@ -51,7 +51,7 @@ def test_equal_values_go_in_random_order_not_from_the_top() -> None:
     assert deletion_insertion(Corner(), images, from_top, targets)["deletion"].item() < flat - 0.1
 
 
-def test_each_picture_is_judged_by_itself() -> None:
+def test_each_image_is_judged_by_itself() -> None:
     images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) + 0.3
     maps, targets = random_maps(3, 16, 16, 4), torch.tensor([1, 0, 1])
     together = deletion_insertion(Corner(), images, maps, targets)
@@ -68,7 +68,7 @@ def test_wrong_shapes_are_refused() -> None:
         deletion_insertion(Corner(), torch.ones(2, 3, 16, 16), torch.ones(2, 16, 16), torch.tensor([1]))
 
 
-def test_a_blur_keeps_the_mean_of_a_plain_picture_and_spreads_a_point() -> None:
+def test_a_blur_keeps_the_mean_of_a_plain_image_and_spreads_a_point() -> None:
     torch.testing.assert_close(blur(torch.full((1, 3, 12, 9), 0.7), 2.0), torch.full((1, 3, 12, 9), 0.7))
     point = torch.zeros(1, 1, 21, 21)
     point[..., 10, 10] = 1

@@ -101,7 +101,7 @@ def test_the_dense_form_holds_the_plain_one_at_every_stride() -> None:
         net.dense(images, 3)
 
 
-def test_a_picture_below_the_training_size_is_refused() -> None:
+def test_an_image_below_the_training_size_is_refused() -> None:
     net = FullyConvolutional(build("resnet", {"depth": 8, "width": 8}), (3, 32, 32))
     with pytest.raises(ModelError, match="20×40 pixels is smaller than the 32×32"):
         net(torch.randn(1, 3, 20, 40))

@@ -13,18 +13,18 @@ from cnnlab.data.canvases import Canvas, digit_canvases
 from cnnlab.data.decode import Layout
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.errors import DataError, ModelError
-from cnnlab.evaluation.localization import localization_figures, match_boxes
+from cnnlab.evaluation.localization import localization_metrics, match_boxes
 from cnnlab.explain import Found, Localization, Localizer
+from cnnlab.explain.images import find_objects
 from cnnlab.explain.localize import intersection_over_union
 from cnnlab.explain.object_scale import ObjectScale, measure_objects
-from cnnlab.explain.pictures import find_objects
 
 
 def shapes(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(count, 28, 28) uint8 rings, crosses and triangles, bright on black, 16 to 22 pixels large; their labels."""
     random = np.random.Generator(np.random.PCG64(seed))
     labels = random.integers(3, size=count)
-    pictures = np.zeros((count, 28, 28), np.uint8)
+    images = np.zeros((count, 28, 28), np.uint8)
     for number, label in enumerate(labels):
         half = random.uniform(8, 11)
         y, x = np.mgrid[:112, :112] / 4 - (13.5 + random.uniform(-1, 1, 2))[:, None, None]
@@ -36,25 +36,25 @@ def shapes(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         else:
             edge = np.maximum(abs(x) * 2 - (y + half), y - half)
             ink = (edge < 0) & (edge > -2.2 * thick)
-        pictures[number] = ink.reshape(28, 4, 28, 4).mean(axis=(1, 3)) * random.integers(160, 256)  # soft edges
-    return pictures, labels
+        images[number] = ink.reshape(28, 4, 28, 4).mean(axis=(1, 3)) * random.integers(160, 256)  # soft edges
+    return images, labels
 
 
 def ring() -> np.ndarray:
     """(1, 28, 28)"""
-    pictures, labels = shapes(20, seed=5)
-    return pictures[labels == 0][:1]
+    images, labels = shapes(20, seed=5)
+    return images[labels == 0][:1]
 
 
-def normalise(pictures: np.ndarray) -> Tensor:
-    return (torch.from_numpy(pictures).float()[:, None] / 255 - 0.13) / 0.31
+def normalise(images: np.ndarray) -> Tensor:
+    return (torch.from_numpy(images).float()[:, None] / 255 - 0.13) / 0.31
 
 
-def trained(pictures: np.ndarray, labels: np.ndarray) -> nn.Module:
+def trained(arrays: np.ndarray, labels: np.ndarray) -> nn.Module:
     """In float64: processors round float32 differently, and 60 steps make another network of that."""
     torch.manual_seed(0)
     model = cnnlab.create_model("vgg", width=8, image_size=28, in_channels=1, num_classes=3).double()
-    images, answers = normalise(pictures).double(), torch.from_numpy(labels)
+    images, answers = normalise(arrays).double(), torch.from_numpy(labels)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     for step in range(60):
         at = torch.arange(64) + 64 * step % 640
@@ -80,18 +80,18 @@ def localizer(classifier: nn.Module) -> Localizer:
 
 
 def canvases(count: int, **settings: object) -> list[Canvas]:
-    pictures, labels = shapes(100, seed=3)
-    return digit_canvases(pictures, labels, count, **settings)  # type: ignore[arg-type]
+    images, labels = shapes(100, seed=3)
+    return digit_canvases(images, labels, count, **settings)  # type: ignore[arg-type]
 
 
 def test_single_objects_are_found_named_and_boxed(localizer: Localizer) -> None:
     made = canvases(40)
-    figures = localization_figures([localizer(normalise(c.image[None])[0]) for c in made], made)
-    assert figures["n"] == figures["objects"] == 40
-    assert figures["pointing"] >= 0.95
-    assert figures["corloc"] >= 0.85
-    assert figures["f1"] >= 0.85
-    assert figures["named"] >= 0.9
+    metrics = localization_metrics([localizer(normalise(c.image[None])[0]) for c in made], made)
+    assert metrics["n"] == metrics["objects"] == 40
+    assert metrics["pointing"] >= 0.95
+    assert metrics["corloc"] >= 0.85
+    assert metrics["f1"] >= 0.85
+    assert metrics["named"] >= 0.9
 
 
 def test_boxes_are_drawn_tight_around_what_differs_from_a_plain_background(localizer: Localizer) -> None:
@@ -122,7 +122,7 @@ def test_objects_that_fill_their_images_are_framed_as_they_were_learned() -> Non
     places = [(4, 4), (4, 40), (24, 22), (44, 6), (44, 44)]
     right = wrong = 0
     for number in data.split.test[:8]:
-        digit, label = data.test.pixels[number, ..., 0], int(data.pictures.labels[number])
+        digit, label = data.test.pixels[number, ..., 0], int(data.images.labels[number])
         made = torch.zeros(64, 64, dtype=torch.uint8)
         for top, left in places:
             made[top : top + 8, left : left + 8] = digit
@@ -145,23 +145,23 @@ def test_dark_objects_are_refused_where_light_ones_were_learned(classifier: nn.M
 
 def test_several_objects_are_told_apart(localizer: Localizer) -> None:
     made = canvases(25, objects=(2, 4))
-    figures = localization_figures([localizer(normalise(c.image[None])[0]) for c in made], made)
-    assert figures["f1"] >= 0.75
+    metrics = localization_metrics([localizer(normalise(c.image[None])[0]) for c in made], made)
+    assert metrics["f1"] >= 0.75
 
 
 def test_objects_of_several_sizes_are_found_on_a_large_canvas(localizer: Localizer) -> None:
     made = canvases(12, size=300, scale=(1.0, 6.0))
-    figures = localization_figures([localizer(normalise(c.image[None])[0]) for c in made], made)
-    assert figures["recall"] >= 0.7
+    metrics = localization_metrics([localizer(normalise(c.image[None])[0]) for c in made], made)
+    assert metrics["recall"] >= 0.7
 
 
 def scenes(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int, int, int]]]:
     """(count, 84, 112) uint8 shapes of 56 to 66 pixels before a background of many greys; labels and boxes."""
     random = np.random.Generator(np.random.PCG64(seed))
-    pictures, labels = shapes(count, seed)
-    grown = np.pad(pictures.repeat(3, axis=1).repeat(3, axis=2), ((0, 0), (0, 0), (14, 14)))
-    for number, picture in enumerate(grown):
-        grown[number] = np.roll(picture, random.integers(-14, 15), axis=1)
+    images, labels = shapes(count, seed)
+    grown = np.pad(images.repeat(3, axis=1).repeat(3, axis=2), ((0, 0), (0, 0), (14, 14)))
+    for number, image in enumerate(grown):
+        grown[number] = np.roll(image, random.integers(-14, 15), axis=1)
     noise = random.integers(0, 110, (count, 21, 28)).astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2)
     boxes = []
     for one in grown:
@@ -170,8 +170,8 @@ def scenes(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, list[tuple[in
     return np.maximum(grown, noise), labels, boxes
 
 
-def squeezed(pictures: np.ndarray) -> np.ndarray:
-    images = torch.from_numpy(pictures).float()[:, None]
+def squeezed(arrays: np.ndarray) -> np.ndarray:
+    images = torch.from_numpy(arrays).float()[:, None]
     return nn.functional.interpolate(images, (28, 28), mode="bilinear", antialias=True)[:, 0].byte().numpy()
 
 
@@ -179,21 +179,21 @@ def test_a_photograph_shows_first_what_the_classifier_knows_it_as() -> None:
     training, answers, _ = scenes(640, seed=1)
     model = trained(squeezed(training), answers)
     localizer = Localizer(model, (1, 28, 28))
-    pictures, labels, boxes = scenes(40, seed=2)
+    images, labels, boxes = scenes(40, seed=2)
     with torch.no_grad():
-        probabilities, guesses = model(normalise(squeezed(pictures))).softmax(1).max(1)
+        probabilities, guesses = model(normalise(squeezed(images))).softmax(1).max(1)
     sure = (probabilities > 0.9).tolist()
     assert sum(sure) > 30 and (guesses.numpy() == labels).mean() > 0.9
     pointed = []
-    for picture, guess, box, known in zip(normalise(pictures), guesses.tolist(), boxes, sure, strict=True):
-        found = localizer(picture)
+    for image, guess, box, known in zip(normalise(images), guesses.tolist(), boxes, sure, strict=True):
+        found = localizer(image)
         if known:
             assert found.objects[0].label == guess
             assert found.heat.shape == (84, 112) and found.heat.max() == 1
             assert intersection_over_union(found.objects[0].box, box) > 0.15
             row, column = divmod(int(found.heat.argmax()), 112)
             pointed.append(box[0] <= column < box[2] and box[1] <= row < box[3])
-    assert np.mean(pointed) > 0.8  # the boxes are a third of the picture
+    assert np.mean(pointed) > 0.8  # the boxes are a third of the image
 
 
 def test_a_photograph_that_the_classifier_does_not_know_shows_nothing() -> None:
@@ -213,22 +213,22 @@ def test_a_plain_canvas_is_silent(localizer: Localizer, grey: int, size: tuple[i
 
 
 def test_boxes_follow_the_object_by_whole_pixels(localizer: Localizer) -> None:
-    pictures = ring()
+    images = ring()
     boxes = []
     for top, left in ((10, 10), (11, 10), (10, 13), (45, 50)):
         canvas = np.zeros((96, 96), np.uint8)
-        canvas[top : top + 28, left : left + 28] = pictures[0]
+        canvas[top : top + 28, left : left + 28] = images[0]
         (found,) = localizer(normalise(canvas[None])[0]).objects
         boxes.append(np.array(found.box) - [left, top, left, top])
-        rows, columns = np.nonzero(pictures[0])
+        rows, columns = np.nonzero(images[0])
         ink = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
         assert intersection_over_union(tuple(boxes[-1]), ink) > 0.8
     assert np.ptp(np.stack(boxes), axis=0).max() <= 1
 
 
-def test_a_small_picture_is_enlarged_and_one_below_the_stride_refused(localizer: Localizer) -> None:
-    pictures = ring()
-    small = nn.functional.interpolate(normalise(pictures), (20, 20), mode="bilinear", antialias=True)[0]
+def test_a_small_image_is_enlarged_and_one_below_the_stride_refused(localizer: Localizer) -> None:
+    images = ring()
+    small = nn.functional.interpolate(normalise(images), (20, 20), mode="bilinear", antialias=True)[0]
     (found,) = localizer(small).objects
     assert found.label == 0
     assert 0 <= found.box[0] < found.box[2] <= 20
@@ -297,7 +297,7 @@ def test_impossible_canvases_are_refused() -> None:
         digit_canvases(np.zeros((2, 28, 28), np.uint8), [1], 1)
 
 
-# ---- figures
+# ---- metrics
 
 
 def test_boxes_are_matched_once_and_by_their_overlap() -> None:
@@ -308,7 +308,7 @@ def test_boxes_are_matched_once_and_by_their_overlap() -> None:
     assert intersection_over_union(found[0], true[1]) == 0
 
 
-def test_localization_figures_by_hand() -> None:
+def test_localization_metrics_by_hand() -> None:
     canvas = Canvas(np.zeros((10, 10), np.uint8), np.array([[0, 0, 4, 4], [5, 5, 9, 9]]), np.array([3, 7]))
     heat = torch.zeros(10, 10)
     heat[2, 3] = 1
@@ -316,18 +316,18 @@ def test_localization_figures_by_hand() -> None:
     wrong = Found((5, 5, 9, 9), 1, 0.7, 4.0)
     silent = Localization([], torch.zeros(10, 10))
     answers = [Localization([hit, miss, wrong], heat), silent, Localization([miss, hit], heat.flip(1))]
-    figures = localization_figures(answers, [canvas] * 3)
-    assert figures["pointing"] == pytest.approx(1 / 3)
-    assert figures["corloc"] == pytest.approx(1 / 3)
-    assert figures["precision"] == pytest.approx(3 / 5)
-    assert figures["recall"] == pytest.approx(3 / 6)
-    assert figures["f1"] == pytest.approx(6 / 11)
-    assert figures["named"] == pytest.approx(2 / 3)
+    metrics = localization_metrics(answers, [canvas] * 3)
+    assert metrics["pointing"] == pytest.approx(1 / 3)
+    assert metrics["corloc"] == pytest.approx(1 / 3)
+    assert metrics["precision"] == pytest.approx(3 / 5)
+    assert metrics["recall"] == pytest.approx(3 / 6)
+    assert metrics["f1"] == pytest.approx(6 / 11)
+    assert metrics["named"] == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("size", [(101, 33), (33, 101), (1415, 1003), (7, 5000), (4032, 3024)])
-def test_boxes_on_a_shrunk_picture_end_where_the_picture_ends(size: tuple[int, int]) -> None:
-    """A side of 101·0.55 pixels is rounded up to 56, which are more than 101 of the picture's own."""
+def test_boxes_on_a_shrunk_image_end_where_the_image_ends(size: tuple[int, int]) -> None:
+    """A side of 101·0.55 pixels is rounded up to 56, which are more than 101 of the image's own."""
 
     def whole(image: Tensor) -> Localization:
         height, width = image.shape[1:]

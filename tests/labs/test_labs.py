@@ -22,7 +22,7 @@ from execute import execute  # noqa: E402
 LABS = sorted(FOLDER.glob("*.ipynb"))
 SOLUTION = re.compile(r"<details><summary>Solution</summary>(.*?)</details>", re.DOTALL)
 CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
-LARGEST = 1_000_000  # bytes of a notebook with its pictures
+LARGEST = 1_000_000  # bytes of a notebook with its images
 
 
 def read(path: Path) -> Any:
@@ -31,7 +31,7 @@ def read(path: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> str | None:
-    """A data root with the first pictures of each set, more than the labs take: all of them, 130,000 files to decode,
+    """A data root with the first images of each set, more than the labs take: all of them, 130,000 files to decode,
     are longer than the labs themselves."""
     given = os.environ.get("CNNLAB_DATA")
     if given is None:

@@ -52,7 +52,7 @@ def test_with_the_layers_of_torchvision_the_logits_are_its_own(size: int) -> Non
         ({"image_size": 224, "variant": "small"}, 4),
     ],
 )
-def test_small_pictures_get_the_small_variant(arguments: dict[str, Any], stride: int) -> None:
+def test_small_images_get_the_small_variant(arguments: dict[str, Any], stride: int) -> None:
     model = AlexNet(**THIN, **arguments).eval()
     assert model.feature_info.stride == stride
     assert model(torch.zeros(1, 3, 97, 99)).shape == (1, 1000)

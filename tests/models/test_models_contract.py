@@ -56,7 +56,7 @@ def build(name: str, size: tuple[int, int] | None = None, channels: int = 3, cla
     return create_model(name, **model_arguments(name, ARGUMENTS.get(name, {}) | given, **facts))
 
 
-def pictures(name: str, count: int = 4, size: tuple[int, int] | None = None, channels: int = 3) -> Tensor:
+def random_images(name: str, count: int = 4, size: tuple[int, int] | None = None, channels: int = 3) -> Tensor:
     return torch.randn(count, channels, *(size or sizes(name)[0]), generator=torch.Generator().manual_seed(1))
 
 
@@ -65,7 +65,7 @@ def logits_shape(name: str, images: Tensor, classes: int) -> tuple[int, ...]:
 
 
 def labels_like(name: str, images: Tensor, classes: int) -> Tensor:
-    """Labels 0, 1, …, 0, 1, …: (B,), or (B, H, W) where every pixel of a picture is of its class."""
+    """Labels 0, 1, …, 0, 1, …: (B,), or (B, H, W) where every pixel of an image is of its class."""
     labels = torch.arange(len(images)) % classes
     return labels[:, None, None].expand(-1, *images.shape[2:]) if name in OF_PIXELS else labels
 
@@ -84,16 +84,16 @@ def test_the_zoo_holds_the_models_of_the_command_line() -> None:
 
 
 @pytest.mark.parametrize(("name", "size"), EVERY_SIZE)
-def test_logits_are_one_number_a_picture_and_class(name: str, size: tuple[int, int]) -> None:
+def test_logits_are_one_number_an_image_and_class(name: str, size: tuple[int, int]) -> None:
     for count, channels, classes in ((1, 1, 2), (3, 3, 101), (2, 4, 1)):
-        model, images = build(name, size, channels, classes).eval(), pictures(name, count, size, channels)
+        model, images = build(name, size, channels, classes).eval(), random_images(name, count, size, channels)
         assert model(images).shape == logits_shape(name, images, classes)
         assert model.num_classes == classes
 
 
 @pytest.mark.parametrize("name", ZOO)
 def test_every_parameter_gets_a_gradient(name: str) -> None:
-    model, images = build(name, classes=4), pictures(name, 8)
+    model, images = build(name, classes=4), random_images(name, 8)
     F.cross_entropy(model(images), labels_like(name, images, 4)).backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None, key
@@ -114,7 +114,7 @@ def test_stages_and_head_hold_every_parameter_once_from_the_input_on(name: str) 
 @pytest.mark.parametrize("name", ZOO)
 def test_first_logits_are_nearly_even(name: str) -> None:
     model = build(name, sizes(name)[1]).train()
-    probabilities = model(pictures(name, 16, sizes(name)[1])).softmax(1)
+    probabilities = model(random_images(name, 16, sizes(name)[1])).softmax(1)
     assert (probabilities - 0.1).abs().max() < 0.1
 
 
@@ -122,12 +122,12 @@ def test_first_logits_are_nearly_even(name: str) -> None:
 def test_a_model_saved_and_rebuilt_from_name_and_arguments_gives_equal_logits(name: str) -> None:
     size = sizes(name)[2]
     model = build(name, size, 1, 5)
-    model(pictures(name, 8, size, 1))  # moves the running statistics
+    model(random_images(name, 8, size, 1))  # moves the running statistics
     model.eval()
     spec = json.loads(json.dumps(model_spec(model)))
     torch.manual_seed(99)
     other = create_model(spec[0], **spec[1]).eval()
-    images = pictures(name, 3, size, 1)
+    images = random_images(name, 3, size, 1)
     assert not torch.equal(model(images), other(images))
     other.load_state_dict(load(save(model.state_dict())))
     assert torch.equal(model(images), other(images))
@@ -141,7 +141,7 @@ def test_the_same_seed_gives_the_same_weights(name: str) -> None:
 
 @pytest.mark.parametrize("name", ZOO)
 def test_a_new_classifier_keeps_what_lies_before_it(name: str) -> None:
-    model, images = build(name, classes=4).eval(), pictures(name)
+    model, images = build(name, classes=4).eval(), random_images(name)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     model.reset_classifier(7)
     assert model(images).shape == logits_shape(name, images, 7)
@@ -159,13 +159,13 @@ def test_a_model_with_a_new_classifier_can_be_rebuilt_too(name: str) -> None:
     builder, arguments = model_spec(model)
     other = create_model(builder, **arguments).eval()
     other.load_state_dict(model.state_dict())
-    assert torch.equal(model(pictures(name)), other(pictures(name)))
+    assert torch.equal(model(random_images(name)), other(random_images(name)))
 
 
 @pytest.mark.parametrize("name", ZOO)
 def test_channels_last_gives_the_same_logits(name: str) -> None:
     size = sizes(name)[3]
-    model, images = build(name, size).eval(), pictures(name, 4, size)
+    model, images = build(name, size).eval(), random_images(name, 4, size)
     expected = model(images)
     model = model.to(memory_format=torch.channels_last)
     torch.testing.assert_close(model(images.contiguous(memory_format=torch.channels_last)), expected)
@@ -174,7 +174,7 @@ def test_channels_last_gives_the_same_logits(name: str) -> None:
 
 @pytest.mark.parametrize("name", ZOO)
 def test_bfloat16_gives_nearly_the_same_probabilities(name: str) -> None:
-    model, images = build(name, (32, 32)), pictures(name, 8, (32, 32))
+    model, images = build(name, (32, 32)), random_images(name, 8, (32, 32))
     model(images)
     model.eval()
     with torch.no_grad():
@@ -188,8 +188,8 @@ def test_bfloat16_gives_nearly_the_same_probabilities(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_in_evaluation_a_picture_does_not_depend_on_its_neighbours(name: str) -> None:
-    model, images = build(name), pictures(name, 6)
+def test_in_evaluation_an_image_does_not_depend_on_its_neighbours(name: str) -> None:
+    model, images = build(name), random_images(name, 6)
     model(images)
     model.eval()
     alone = torch.cat([model(image[None]) for image in images])
@@ -197,8 +197,8 @@ def test_in_evaluation_a_picture_does_not_depend_on_its_neighbours(name: str) ->
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_sixteen_pictures_are_learned_by_heart(name: str) -> None:
-    model, images = build(name, classes=4), pictures(name, 16)
+def test_sixteen_images_are_learned_by_heart(name: str) -> None:
+    model, images = build(name, classes=4), random_images(name, 16)
     labels = labels_like(name, images, 4)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01 if name in OF_PIXELS else 0.003)
     for _ in range(300):
@@ -215,7 +215,7 @@ def test_sixteen_pictures_are_learned_by_heart(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "size"), EVERY_SIZE)
 def test_feature_info_tells_the_truth(name: str, size: tuple[int, int]) -> None:
-    model, images = build(name, size).eval(), pictures(name, 2, size)
+    model, images = build(name, size).eval(), random_images(name, 2, size)
     if not has_features(model):
         for call in (lambda: model.forward_features(images), lambda: model.forward_head(images)):
             with pytest.raises(ModelError, match="no spatial features"):
@@ -234,21 +234,21 @@ def test_feature_info_tells_the_truth(name: str, size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("name", ZOO)
 def test_the_forward_pass_is_features_then_head(name: str) -> None:
-    model, images = build(name).eval(), pictures(name)
+    model, images = build(name).eval(), random_images(name)
     if has_features(model):
         assert torch.equal(model(images), model.forward_head(model.forward_features(images)))
 
 
 @pytest.mark.parametrize("name", ZOO)
 def test_the_head_takes_features_of_any_size(name: str) -> None:
-    model, images = build(name, (32, 32)).eval(), pictures(name, 2, (64, 48))
+    model, images = build(name, (32, 32)).eval(), random_images(name, 2, (64, 48))
     if has_features(model):
         assert model(images).shape == logits_shape(name, images, 10)
 
 
 def test_a_model_without_features_says_what_it_takes() -> None:
     with pytest.raises(ModelError, match=r"\(3, 8, 8\).*\(3, 9, 9\)"):
-        build("mlp", (8, 8))(pictures("mlp", 1, (9, 9)))
+        build("mlp", (8, 8))(random_images("mlp", 1, (9, 9)))
 
 
 STRANGE: list[Any] = [None, True, -1, 0, 1, 2, 2.5, -0.5, "x", "", [], [0], [1, 2, 3], ["a"], {}, {"a": 1}]
@@ -269,8 +269,8 @@ def test_a_strange_argument_gives_one_line_or_a_model_that_works(name: str, key:
             continue
         channels = model_spec(model)[1]["in_channels"]
         try:
-            logits = model(pictures(name, 2, channels=channels))
-        except ModelError:  # another image_size than that of the pictures
+            logits = model(random_images(name, 2, channels=channels))
+        except ModelError:  # another image_size than that of the images
             assert key == "image_size"
             continue
         assert logits.isfinite().all(), (key, value)

@@ -17,7 +17,7 @@ from cnnlab.models.registry import create_model
 @pytest.mark.parametrize(
     ("size", "stages", "stride"), [(8, 2, 2), (28, 3, 4), (32, 4, 8), (64, 4, 16), (128, 4, 32), (224, 4, 32)]
 )
-def test_smaller_pictures_get_fewer_reductions(size: int, stages: int, stride: int) -> None:
+def test_smaller_images_get_fewer_reductions(size: int, stages: int, stride: int) -> None:
     model = ConvNet(width=2, image_size=size).eval()
     assert (len(model.blocks), model.feature_info.stride) == (stages, stride)
     features = model.forward_features(torch.zeros(1, 3, size, size))
@@ -77,14 +77,14 @@ def test_blur_pool_keeps_a_plain_area_and_forgets_a_checkerboard() -> None:
     assert not blur.state_dict()
 
 
-def test_stochastic_depth_skips_whole_pictures_in_training_alone() -> None:
+def test_stochastic_depth_skips_whole_images_in_training_alone() -> None:
     block = ResidualBlock(2, 2, 1, kernel_size=3, squeeze_excitation=False, blur_pool=False, drop=0.5)
     block.norm2.bias.data.fill_(1.0)  # what the convolutions add, on the average
     nn.init.zeros_(block.conv2.weight)
     torch.manual_seed(0)
     added = block(torch.ones(400, 2, 3, 3)) - 1
     assert set(added.unique().tolist()) == {0.0, 2.0}
-    assert all(picture.unique().numel() == 1 for picture in added)
+    assert all(image.unique().numel() == 1 for image in added)
     assert 0.4 < (added[:, 0, 0, 0] > 0).float().mean() < 0.6
     torch.testing.assert_close(block.eval()(torch.ones(3, 2, 3, 3)), torch.full((3, 2, 3, 3), 2.0))
 

@@ -13,7 +13,7 @@ from cnnlab.models.folding import fold_batch_norm
 from cnnlab.models.registry import default_arguments
 
 
-def trained(model: nn.Module, pictures: Tensor) -> nn.Module:
+def trained(model: nn.Module, images: Tensor) -> nn.Module:
     """With running statistics and scales that are not those of the start."""
     with torch.no_grad():
         for layer in model.modules():
@@ -21,7 +21,7 @@ def trained(model: nn.Module, pictures: Tensor) -> nn.Module:
                 layer.weight.uniform_(-1.5, 1.5)
                 layer.bias.uniform_(-0.5, 0.5)
         for _ in range(3):
-            model.train()(pictures)
+            model.train()(images)
     return model.eval()
 
 
@@ -30,13 +30,13 @@ def test_every_model_answers_alike(name: str) -> None:
     torch.manual_seed(0)
     arguments = {"num_classes": 7, "in_channels": 3, "image_size": 64}
     takes = default_arguments(name)
-    pictures = torch.randn(4, 3, 64, 64)
-    model = trained(cnnlab.create_model(name, **{k: v for k, v in arguments.items() if k in takes}), pictures)
+    images = torch.randn(4, 3, 64, 64)
+    model = trained(cnnlab.create_model(name, **{k: v for k, v in arguments.items() if k in takes}), images)
     before = copy.deepcopy(model.state_dict())
     with torch.inference_mode():
-        folded = fold_batch_norm(model, pictures[:2])
-        expected = model(pictures)
-        torch.testing.assert_close(folded(pictures), expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+        folded = fold_batch_norm(model, images[:2])
+        expected = model(images)
+        torch.testing.assert_close(folded(images), expected, rtol=0, atol=1e-4 * expected.abs().max().item())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
@@ -89,9 +89,9 @@ class Moody(Shared):
 @pytest.mark.parametrize("kind", [Shared, Twice, Branching, Moody])
 def test_what_cannot_be_folded_stays_as_it_is(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
-    pictures = torch.randn(2, 3, 8, 8)
-    model = trained(kind(), pictures)
-    assert fold_batch_norm(model, pictures) is model
+    images = torch.randn(2, 3, 8, 8)
+    model = trained(kind(), images)
+    assert fold_batch_norm(model, images) is model
 
 
 def test_a_norm_that_learns_is_not_folded() -> None:

@@ -68,7 +68,7 @@ def test_with_weights_of_torchvision_the_logits_are_its_own(name: str, block: An
         ({"image_size": 224, "stem": "small"}, 8),
     ],
 )
-def test_small_pictures_get_the_small_stem(arguments: dict[str, Any], stride: int) -> None:
+def test_small_images_get_the_small_stem(arguments: dict[str, Any], stride: int) -> None:
     model: Any = create_model("resnet18", width=2, **arguments)
     assert model.feature_info.stride == stride
     first = model.stem[0]

@@ -17,7 +17,7 @@ from cnnlab.models.registry import create_model
 
 
 def smooth(count: int = 300, channels: int = 3) -> Tensor:
-    """Pictures whose neighbouring pixels and channels are alike."""
+    """Images whose neighbouring pixels and channels are alike."""
     images = torch.randn(count, channels, 14, 14, generator=torch.Generator().manual_seed(0))
     return 3 * nn.functional.avg_pool2d(images, 3, 1) + images.mean(1, keepdim=True)[..., 1:-1, 1:-1]
 
@@ -55,13 +55,13 @@ def test_a_patch_of_one_number_is_only_scaled() -> None:
     assert model(images)[:, 0].var().item() == pytest.approx(1, abs=0.01)
 
 
-def test_pictures_smaller_than_the_kernel_are_refused() -> None:
+def test_images_smaller_than_the_kernel_are_refused() -> None:
     with pytest.raises(ModelError, match="kernel spans 5×5 pixels, the training images have 4×9"):
         whiten_first_layer(nn.Sequential(nn.Conv2d(1, 2, 3, dilation=2)), torch.randn(3, 1, 4, 9))
 
 
 @pytest.mark.parametrize("name", ["mlp", "speednet"])
-def test_a_model_that_does_not_begin_with_a_convolution_of_the_pictures_is_refused(name: str) -> None:
+def test_a_model_that_does_not_begin_with_a_convolution_of_the_images_is_refused(name: str) -> None:
     model = create_model(name, in_channels=3, image_size=12)
     with pytest.raises(ModelError, match="begins with a convolution"):
         whiten_first_layer(model, smooth(20, channels=1))
@@ -74,7 +74,7 @@ def test_an_identity_passes_its_inputs_on() -> None:
     features = torch.randn(2, 4, 5, 5)
     torch.testing.assert_close(model[1](features)[:, :4], features)
     assert torch.equal(model[1].weight[4:], before[1][4:])  # there are no more inputs
-    assert torch.equal(model[0].weight, before[0])  # it sees the picture
+    assert torch.equal(model[0].weight, before[0])  # it sees the image
     assert torch.equal(model[2].weight, before[2])
 
 

@@ -157,7 +157,7 @@ def test_a_transformer_without_a_map_says_so_and_still_classifies() -> None:
         model(torch.zeros(1, 3, 64, 96))
 
 
-def test_a_transformer_takes_pictures_of_the_size_that_its_weights_were_trained_on() -> None:
+def test_a_transformer_takes_images_of_the_size_that_its_weights_were_trained_on() -> None:
     with torch.device("meta"):
         model = Pretrained("vit_b_16", weights="IMAGENET1K_SWAG_E2E_V1", load_weights=False)
     assert model.image_size == 384
@@ -190,7 +190,7 @@ def test_another_number_of_classes_gets_a_fresh_last_layer(published: dict[str, 
     assert not model.head.bias.any()
 
 
-def test_one_channel_gives_what_a_grey_picture_gave_in_colour(published: dict[str, torch.Tensor]) -> None:
+def test_one_channel_gives_what_a_grey_image_gave_in_colour(published: dict[str, torch.Tensor]) -> None:
     colour, grey = build(SMALL, weights="DEFAULT").eval(), build(SMALL, weights="DEFAULT", in_channels=1).eval()
     images = torch.randn(2, 1, 40, 40)
     with torch.no_grad():
@@ -204,7 +204,7 @@ def test_more_channels_get_the_three_kernels_in_turn_at_the_same_strength(publis
     assert torch.equal(model.features[0].bias, published["features.0.bias"])
 
 
-def test_two_nets_get_pictures_rescaled_with_their_weights_as_in_the_library() -> None:
+def test_two_nets_get_images_rescaled_with_their_weights_as_in_the_library() -> None:
     """The library's own rule: only with weights, which were trained so; and only where there are three channels."""
     model = build("googlenet", weights="DEFAULT", load_weights=False, num_classes=7).eval()
     theirs = tv.get_model(
@@ -232,7 +232,7 @@ def test_a_run_folder_rebuilds_it_without_fetching_anything(
     assert not no_network
 
 
-def test_without_network_and_cache_one_line_says_what_why_and_the_mend(cache: Path, no_network: list[str]) -> None:
+def test_without_network_and_cache_one_line_says_what_why_and_the_fix(cache: Path, no_network: list[str]) -> None:
     with pytest.raises(ModelError) as caught:
         build(SMALL, weights="DEFAULT")
     words = str(caught.value)

@@ -99,7 +99,7 @@ def test_conv5_3_of_a_vgg_16_sees_196_pixels() -> None:
     assert row_of(summary, "classifier.0").parameters == (25088 + 1) * 4096
 
 
-def test_an_mlp_sees_the_whole_picture() -> None:
+def test_an_mlp_sees_the_whole_image() -> None:
     for channels in (1, 3):
         summary = summarise(MLP(hidden=[20], image_size=8, in_channels=channels), (channels, 8, 8))
         assert summary.receptive_field == WHOLE
@@ -107,7 +107,7 @@ def test_an_mlp_sees_the_whole_picture() -> None:
         assert summary.layers[0].arithmetic == (f"{channels}·8·8 = {64 * channels}",)
 
 
-def test_a_map_of_one_position_is_no_whole_picture() -> None:
+def test_a_map_of_one_position_is_no_whole_image() -> None:
     """LeNet-5's C5 sees 32 pixels, and so do the layers on top of it."""
     lenet = nn.Sequential(
         nn.Conv2d(1, 6, 5), nn.AvgPool2d(2), nn.Conv2d(6, 16, 5), nn.AvgPool2d(2), nn.Conv2d(16, 120, 5), nn.Flatten(),
@@ -233,8 +233,8 @@ def trace(model: nn.Module, shape: tuple[int, ...]) -> TracedTensor:
     """What the output of `model` sees."""
     modes: list[TraceMode] = []
 
-    def watch(picture: Tensor) -> TraceMode:
-        modes.append(TraceMode(picture, lambda operation: None))
+    def watch(image: Tensor) -> TraceMode:
+        modes.append(TraceMode(image, lambda operation: None))
         return modes[0]
 
     output = run_on_meta_device(to_meta_device(model), shape, watch)
@@ -245,8 +245,8 @@ def trace(model: nn.Module, shape: tuple[int, ...]) -> TracedTensor:
 
 def check_against_gradient(model: nn.Module, size: tuple[int, int]) -> None:
     model = positive(model)
-    picture = torch.rand(1, 1, *size, dtype=torch.float64, requires_grad=True)
-    output = model(picture)
+    image = torch.rand(1, 1, *size, dtype=torch.float64, requires_grad=True)
+    output = model(image)
     traced = trace(model, (1, *size))
     seen = output.abs().sum(1)[0]
     middle = [side // 2 for side in seen.shape]
@@ -255,7 +255,7 @@ def check_against_gradient(model: nn.Module, size: tuple[int, int]) -> None:
         for offset in range(min(len(field.windows), 8)):
             place = list(middle)
             place[axis] += offset
-            gradient = torch.autograd.grad(seen[place[0], place[1]], picture, retain_graph=True)[0][0, 0]
+            gradient = torch.autograd.grad(seen[place[0], place[1]], image, retain_graph=True)[0][0, 0]
             pixels = gradient.sum(1 - axis).nonzero().flatten().tolist()
             assert ((pixels[0], pixels[-1]) if pixels else None) == field.window(place[axis])
 
@@ -310,7 +310,7 @@ def test_a_gate_does_not_widen_the_field_of_the_map() -> None:
     assert row_of(summary, "2").receptive_field == summary.receptive_field == 5
 
 
-def test_positions_that_look_at_all_others_see_the_whole_picture() -> None:
+def test_positions_that_look_at_all_others_see_the_whole_image() -> None:
     def attend(x: Tensor) -> Tensor:
         tokens = x.flatten(2).transpose(1, 2)
         mixed = (tokens @ tokens.transpose(1, 2)).softmax(-1) @ tokens
@@ -483,7 +483,7 @@ def test_a_lazy_layer_gets_its_shape() -> None:
         (conv(), (2,), "shape"),
     ],
 )
-def test_a_picture_that_does_not_fit_is_one_line(model: nn.Module, shape: tuple[int, ...], named: str) -> None:
+def test_an_image_that_does_not_fit_is_one_line(model: nn.Module, shape: tuple[int, ...], named: str) -> None:
     with pytest.raises(ModelError) as caught:
         summarise(model, shape)
     assert named in str(caught.value)

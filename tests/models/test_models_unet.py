@@ -25,7 +25,7 @@ def test_a_unet_has_the_parameters_of_the_paper_to_the_unit() -> None:
 
 @pytest.mark.parametrize("upsample", ["deconv", "bilinear"])
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 7), (16, 16), (17, 31), (33, 20)])
-def test_every_pixel_of_a_picture_of_any_size_gets_its_logits(size: tuple[int, int], upsample: str) -> None:
+def test_every_pixel_of_an_image_of_any_size_gets_its_logits(size: tuple[int, int], upsample: str) -> None:
     model = UNet(depth=3, width=2, upsample=upsample, num_classes=5).eval()
     images = torch.zeros(2, 3, *size)
     assert model(images).shape == (2, 5, *size)

@@ -239,6 +239,6 @@ def test_what_is_no_name_of_torchvision_stays_as_it_is() -> None:
         assert model.rename_foreign(name) == name
 
 
-def test_a_picture_below_32_pixels_is_refused_by_the_nets_of_the_paper() -> None:
+def test_an_image_below_32_pixels_is_refused_by_the_nets_of_the_paper() -> None:
     with pytest.raises(ModelError, match="at least 32 pixels"):
         create_model("vgg16", image_size=31, width=2)

@@ -36,8 +36,8 @@ def test_the_report_opens_whole(browser: Any, finished_run: Path, width: int, co
     page.goto((finished_run / "report.html").as_uri())
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    pictures = page.evaluate("[...document.images].map(one => one.complete && one.naturalWidth > 0)")
-    assert len(pictures) > 20 and all(pictures)
+    images = page.evaluate("[...document.images].map(one => one.complete && one.naturalWidth > 0)")
+    assert len(images) > 20 and all(images)
     assert said == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")

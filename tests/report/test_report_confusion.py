@@ -23,7 +23,7 @@ def test_table_keeps_counts_and_shades_by_the_root_of_the_share_of_the_row() -> 
     assert cells[0].text == "dog → cat: 1"
 
 
-def test_class_without_pictures_has_no_shade() -> None:
+def test_class_without_images_has_no_shade() -> None:
     rows = table_rows([[2, 0], [0, 0]], ["a", "b"])
     assert [cell.shade for cell in rows[1][1]] == [0, 0]
 

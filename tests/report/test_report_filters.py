@@ -14,15 +14,15 @@ from torch import nn
 
 from cnnlab.models.first_layer import first_layer_weights
 from cnnlab.models.registry import create_model
-from cnnlab.report.pictures import Picture, weight_grid
+from cnnlab.report.images import EmbeddedImage, weight_grid
 from cnnlab.report.sections import MAX_FILTERS, filters_view
 
 
-def pixels(picture: Picture) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(picture.uri.split(",")[1]))))
+def pixels(image: EmbeddedImage) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(image.uri.split(",")[1]))))
 
 
-def test_an_mlp_shows_a_picture_of_the_input_for_each_unit() -> None:
+def test_an_mlp_shows_an_image_of_the_input_for_each_unit() -> None:
     model: Any = create_model("mlp", hidden=[5], image_size=[2, 3], in_channels=3)
     weights = first_layer_weights(model, (3, 2, 3))
     assert weights is not None
@@ -42,7 +42,7 @@ def test_a_convolutional_net_shows_its_first_kernels() -> None:
     [nn.Flatten(), nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(4, 2)), nn.Conv2d(2, 4, 3, groups=2)],
     ids=["no weights", "behind a pooling", "grouped"],
 )
-def test_without_a_layer_that_sees_the_picture_there_is_nothing_to_show(model: nn.Module) -> None:
+def test_without_a_layer_that_sees_the_image_there_is_nothing_to_show(model: nn.Module) -> None:
     assert first_layer_weights(model, (1, 4, 4)) is None
 
 
@@ -79,7 +79,7 @@ def test_what_cannot_be_drawn_is_left_out(weights: np.ndarray | None) -> None:
     assert filters_view(weights) is None
 
 
-def test_units_as_large_as_photographs_stay_a_small_picture() -> None:
-    picture = weight_grid(np.random.default_rng(0).normal(size=(64, 3, 224, 224)))
-    assert max(picture.width, picture.height) <= 560
-    assert len(picture.uri) < 2_000_000
+def test_units_as_large_as_photographs_stay_a_small_image() -> None:
+    image = weight_grid(np.random.default_rng(0).normal(size=(64, 3, 224, 224)))
+    assert max(image.width, image.height) <= 560
+    assert len(image.uri) < 2_000_000

@@ -1,4 +1,4 @@
-"""What is gathered for the page: the pictures as the model saw them, with their maps, and no run without a report."""
+"""What is gathered for the page: the images as the model saw them, with their maps, and no run without a report."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import cnnlab
 from cnnlab.data.data import Data
 from cnnlab.evaluation.classification import LabelOutputs as Outputs
 from cnnlab.evaluation.evaluate import evaluate_split
-from cnnlab.evaluation.metrics import picture_losses
+from cnnlab.evaluation.metrics import image_losses
 from cnnlab.explain.cam import activation_maps
 from cnnlab.models.base import Classifier
 from cnnlab.models.registry import create_model
 from cnnlab.report import gather as module
-from cnnlab.report.gather import MISTAKES, SAMPLES, gather, pictures_at, worst_places
+from cnnlab.report.gather import MISTAKES, SAMPLES, gather, images_at, worst_places
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +46,11 @@ def test_samples_are_half_mistakes_in_order_and_the_same_again(model: nn.Module,
     numbers = [int(sample.name) for sample in samples]
     assert numbers == sorted(numbers)
     for sample, number in zip(samples, numbers, strict=True):
-        assert sample.true == data.classes[data.pictures.labels[number]]
-        assert np.array_equal(np.asarray(data.pictures.load_image(number)), sample.image)
+        assert sample.true == data.classes[data.images.labels[number]]
+        assert np.array_equal(np.asarray(data.images.load_image(number)), sample.image)
 
 
-def test_a_picture_is_shown_as_the_model_sees_it() -> None:
+def test_an_image_is_shown_as_the_model_sees_it() -> None:
     data = cnnlab.load_data("digits", limit=20, image_size=[16, 12], batch_size=20)
     model = create_model("vgg", in_channels=1, image_size=[16, 12], width=4).eval()
     samples, _ = gather(model, data, evaluate_split(model, data, "test"))
@@ -61,7 +61,7 @@ def test_a_picture_is_shown_as_the_model_sees_it() -> None:
 
 def test_mistakes_are_the_wrong_answers_with_the_highest_loss(model: nn.Module, data: Data, outputs: Outputs) -> None:
     _, insight = gather(model, data, outputs)
-    losses = picture_losses(outputs.logits, outputs.labels)
+    losses = image_losses(outputs.logits, outputs.labels)
     wrong = outputs.logits.argmax(1) != outputs.labels
     expected = sorted(losses[wrong].tolist(), reverse=True)[:MISTAKES]
     assert [sample.loss for sample in insight.mistakes] == expected
@@ -73,7 +73,7 @@ def test_a_map_is_that_of_the_answer(model: nn.Module, data: Data, outputs: Outp
     samples, insight = gather(model, data, outputs)
     assert insight.method == "CAM"
     place = outputs.names.index(samples[0].name)
-    heat = activation_maps(model, pictures_at(data, [place]), target=int(outputs.logits[place].argmax()))
+    heat = activation_maps(model, images_at(data, [place]), target=int(outputs.logits[place].argmax()))
     strongest = np.unravel_index(int(heat[0].argmax()), (8, 8))
     colour = samples[0].overlay
     assert colour is not None
@@ -95,12 +95,12 @@ def test_maps_are_judged_beside_random_ones(model: nn.Module, data: Data, output
     judged = insight.faithfulness
     assert judged is not None
     assert judged.n == 32
-    assert all(0 <= area.mean <= 1 and area.half < area.spread for area in (*judged.maps, *judged.chance))
+    assert all(0 <= area.mean <= 1 and area.half < area.spread for area in (*judged.maps, *judged.random))
     assert all(0 <= better <= 32 for better in judged.better)
 
 
 @pytest.mark.parametrize(("cost", "expected"), [(1, 32), (5e8, 20), (10**12, 8)])
-def test_fewer_pictures_are_judged_where_the_model_is_slow(
+def test_fewer_images_are_judged_where_the_model_is_slow(
     cost: float, expected: int, model: nn.Module, data: Data, outputs: Outputs
 ) -> None:
     assert module.faithfulness(model, data, outputs, int(cost)).n == expected

@@ -135,9 +135,9 @@ def test_links_within_the_page_lead_somewhere_and_ids_are_unique() -> None:
 def test_header_tells_the_result_with_interval_n_and_baseline() -> None:
     words = Page(render(make_report())).words
     assert "Test accuracy 90.0 %" in words
-    assert "95 % interval 82.0 % to 95.0 %. n = 60 pictures, 54 of them right." in words
-    assert "most common class (the upright tick) would score 33.3 %" in words
-    assert "Validation accuracy 85.0 % best epoch, 4; n = 100 pictures" in words
+    assert "95 % interval 82.0 % to 95.0 %. n = 60 images, 54 of them correct." in words
+    assert "most common class (the vertical tick) would score 33.3 %" in words
+    assert "Validation accuracy 85.0 % best epoch, 4; n = 100 images" in words
     assert "Top-5" not in words  # of three classes
     assert "Training time 40.0 s" in words
     assert "resnet trained on animals · 3 classes" in words
@@ -162,7 +162,7 @@ def insight(**changes: Any) -> Insight:
             n=32,
             steps=10,
             maps=(Area(0.2, 0.1, 0.03), Area(0.9, 0.1, 0.03)),
-            chance=(Area(0.4, 0.1, 0.03), Area(0.8, 0.1, 0.03)),
+            random=(Area(0.4, 0.1, 0.03), Area(0.8, 0.1, 0.03)),
             better=(30, 25),
         ),
         "layers": [Layer("head", "Linear", "10", ("(8 + 2×1 − 3)/1 + 1 = 8",), 650, 640, "global")],
@@ -175,7 +175,7 @@ def ids(html: str) -> set[str]:
     return {str(attributes["id"]) for _, attributes in Page(html).tags if "id" in attributes}
 
 
-def test_figures_stand_above_their_intervals() -> None:
+def test_metrics_stand_above_their_intervals() -> None:
     words = Page(render(make_report(test=with_test(intervals={"macro_f1": [0.85, 0.93], "loss": [0.25, 0.4]})))).words
     assert "Macro F1 89.0 % 85.0 to 93.0 %" in words
     assert "Loss 0.3 0.25 to 0.4" in words
@@ -193,12 +193,12 @@ def test_calibration_is_drawn_without_and_with_the_temperature() -> None:
     words = Page(html).words
     assert {"calibration", "reliability-before-title", "reliability-after-title"} <= ids(html)
     assert "(ECE) 8.0 %, loss 0.5" in words and "(ECE) 2.0 %, loss 0.4" in words
-    assert "With the temperature 1.83" in words and "fitted on 500 validation pictures" in words
+    assert "With the temperature 1.83" in words and "fitted on 500 validation images" in words
     none = calibration | {"temperature": None, "after": None}
     words = Page(render(make_report(test=with_test(calibration=none | {"n": 0})))).words
-    assert "no validation pictures to fit it on" in words
+    assert "there are no validation images" in words
     words = Page(render(make_report(test=with_test(calibration=none)))).words
-    assert "every validation picture is answered right" in words
+    assert "every validation image is classified correctly" in words
 
 
 def test_the_gradient_is_drawn_and_left_out_of_runs_that_did_not_measure_it() -> None:
@@ -207,12 +207,12 @@ def test_the_gradient_is_drawn_and_left_out_of_runs_that_did_not_measure_it() ->
     assert "gradient-title" not in ids(render(make_report(history=old, best_epoch=2)))
 
 
-def test_what_the_network_does_with_pictures_has_its_sections() -> None:
+def test_what_the_network_does_with_images_has_its_sections() -> None:
     html = render(make_report(insight=insight()))
-    assert {"mistakes", "pictures", "faithfulness", "stages", "layers"} <= ids(html)
+    assert {"mistakes", "images", "faithfulness", "stages", "layers"} <= ids(html)
     words = Page(html).words
     assert "loss 4.25" in words
-    assert "Grad-CAM of the model’s first answer" in words
+    assert "Grad-CAM for the predicted class" in words
     assert "Deletion lower is better 0.200 ± 0.030 s 0.100 0.400 ± 0.030 s 0.100 30 of 32" in words
     assert "Insertion higher is better 0.900 ± 0.030 s 0.100 0.800 ± 0.030 s 0.100 25 of 32" in words
     assert "stem 32×4×4, 16 of 32 shown" in words
@@ -226,7 +226,7 @@ def test_without_maps_the_page_says_why_and_leaves_no_gap() -> None:
     assert not {"faithfulness", "stages"} & ids(html)
 
 
-def test_of_pixels_nothing_is_said_that_holds_of_pictures() -> None:
+def test_of_pixels_nothing_is_said_that_holds_of_images() -> None:
     pixels = {
         "split": "test",
         "task": "segmentation",
@@ -238,9 +238,9 @@ def test_of_pixels_nothing_is_said_that_holds_of_pictures() -> None:
         "confusion_matrix": [[900, 10, 0], [20, 300, 0], [0, 0, 80]],
     }
     words = Page(render(make_report(test=pixels, samples=[]))).words
-    assert "Test mean IoU 80.0 %" in words and "n = 40 pictures." in words and "of them right" not in words
+    assert "Test mean IoU 80.0 %" in words and "n = 40 images." in words and "of them correct" not in words
     assert "Pixel accuracy 97.0 % 96.0 to 98.0 %" in words
-    assert "taken for pixels share dog cat 20 of 320" in words
+    assert "predicted class pixels share dog cat 20 of 320" in words
 
 
 HOSTILE = ["</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", "a\"b'&amp;", "{{ 7*7 }}", "שלום 猫"]
@@ -346,7 +346,7 @@ def test_101_classes_are_a_heat_map_below_three_megabytes() -> None:
 def test_many_samples_are_cut_and_the_page_says_so() -> None:
     report = make_report()
     words = Page(render(replace(report, samples=list(report.samples) * 30))).words
-    assert f"The first {MAX_SAMPLES} of 120 pictures" in words
+    assert f"The first {MAX_SAMPLES} of 120 images" in words
 
 
 def test_right_and_wrong_are_words_and_the_true_class_is_marked() -> None:
@@ -360,10 +360,10 @@ def test_right_and_wrong_are_words_and_the_true_class_is_marked() -> None:
     assert "✗ wrong cat 70.0 % dog 20.0 % ▸ frog 10.0 %" in words
 
 
-def test_quarantined_pictures_are_counted_named_and_explained() -> None:
+def test_quarantined_images_are_counted_named_and_explained() -> None:
     quarantined = [{"name": f"a/{index}.jpg", "reason": "truncated file"} for index in range(3)]
     words = Page(render(make_report(split={"sizes": {"train": 9}, "quarantined": quarantined}))).words
-    assert "3 pictures quarantined before training: truncated file (3)." in words
+    assert "3 images quarantined before training: truncated file (3)." in words
     assert all(entry["name"] in words for entry in quarantined)
 
 

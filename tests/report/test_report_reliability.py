@@ -27,7 +27,7 @@ def boxes(svg: str, style: str) -> list[tuple[float, ...]]:
     return [tuple(map(float, found)) for found in re.findall(pattern, svg)]
 
 
-def test_bars_and_counts_are_as_high_as_the_figures() -> None:
+def test_bars_and_counts_are_as_high_as_the_metrics() -> None:
     svg = reliability_diagram("r", "As trained", bins(b5=(40, 0.55, 0.25), b9=(10, 0.98, 1.0)))
     (x, y, width, height), (_, top, _, full) = boxes(svg, "rate")
     assert (y + height, height) == (BOTTOM, pytest.approx(0.25 * (BOTTOM - TOP)))
@@ -50,9 +50,9 @@ def test_it_is_well_formed_and_says_what_it_shows() -> None:
     root = ElementTree.fromstring(svg)
     assert root[0].text == "<As & trained>"
     words = str(root[1].text).replace(SPACE, " ")
-    assert words == "Confidence 50 to 60 %: 1 picture, mean confidence 55.0 %, accuracy 25.0 %."
+    assert words == "Confidence 50 to 60 %: 1 image, mean confidence 55.0 %, accuracy 25.0 %."
 
 
-def test_bins_without_pictures_draw_nothing() -> None:
+def test_bins_without_images_draw_nothing() -> None:
     assert reliability_diagram("r", "As trained", bins()) == ""
     assert reliability_diagram("r", "As trained", []) == ""

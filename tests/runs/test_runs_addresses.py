@@ -1,4 +1,4 @@
-"""A run keeps where its pictures and its weights lie, and is found and gone on with wherever one stands."""
+"""A run keeps where its images and its weights lie, and is found and gone on with wherever one stands."""
 
 from __future__ import annotations
 
@@ -262,7 +262,7 @@ def test_a_set_that_needs_no_folder_is_found_from_any(places: Callable[[str], Pa
     assert len(run_experiment(compose(words), resume=True).history) == 2
 
 
-def test_the_same_command_with_another_root_goes_on_there_if_the_pictures_are_the_same(
+def test_the_same_command_with_another_root_goes_on_there_if_the_images_are_the_same(
     places: Callable[[str], Path], tmp_path: Path
 ) -> None:
     here = places("here")
@@ -271,7 +271,7 @@ def test_the_same_command_with_another_root_goes_on_there_if_the_pictures_are_th
     shutil.move(here / "photos", tmp_path / "moved")
     write_photos(tmp_path / "other", count=21)
     words = [*RUN, "data=folder", "run.dir=run"]
-    with pytest.raises(RunError, match="the pictures are not those"):
+    with pytest.raises(RunError, match="the images are not those"):
         run_experiment(compose([*words, f"data.root={tmp_path / 'other'}"]), resume=True)
     assert stored(here / "run").data.root == str(here / "photos")
     assert len(run_experiment(compose([*words, "data.root=../moved"]), resume=True).history) == 2
@@ -307,7 +307,7 @@ def free_port() -> str:
         return str(server.getsockname()[1])
 
 
-# ---- pictures that are not there
+# ---- images that are not there
 
 
 @pytest.fixture
@@ -429,11 +429,11 @@ def test_every_command_opens_a_run_from_another_folder(
     assert command("train", *words, cwd=here).code == 0
     there = tmp_path / "there"
     there.mkdir()
-    picture = here / "photos" / "cat" / "0.png"
+    image = here / "photos" / "cat" / "0.png"
     for given in (
         ["test", "../here/run"],
-        ["predict", "../here/run", picture],
-        ["explain", "../here/run", picture],
+        ["predict", "../here/run", image],
+        ["explain", "../here/run", image],
         ["resume", "../here/run"],
         ["compare", "../here/run", here / "run"],
     ):

@@ -1,4 +1,4 @@
-"""Files are whole or not there, and every way to fail is one line."""
+"""Writes are atomic, and every way to fail is one line."""
 
 from __future__ import annotations
 

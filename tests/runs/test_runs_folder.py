@@ -111,7 +111,7 @@ def test_the_lock_keeps_a_second_out_until_it_is_released(tmp_path: Path) -> Non
 
 
 def test_the_nearest_run_is_offered(tmp_path: Path) -> None:
-    for name in ("digits-1", "digts-pictures"):
+    for name in ("digits-1", "digts-images"):
         (tmp_path / name).mkdir()
     (tmp_path / "digits-1" / "config.yaml").touch()  # the other one is no run
     with pytest.raises(RunError, match=f"Did you mean '{tmp_path / 'digits-1'}'"):
@@ -119,7 +119,7 @@ def test_the_nearest_run_is_offered(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no run folder"):
         open_folder(tmp_path / "nowhere" / "run")
     with pytest.raises(RunError, match=r"no config\.yaml"):
-        open_folder(tmp_path / "digts-pictures")
+        open_folder(tmp_path / "digts-images")
 
 
 @pytest.mark.parametrize("path", ["", ".", "/", "\0", "a" * 300])
@@ -155,7 +155,7 @@ def test_a_damaged_split_is_one_line(content: str, run: Path) -> None:
         read_split(RunFolder(run))
 
 
-def test_the_split_names_every_picture_once(finished_run: Path) -> None:
+def test_the_split_names_every_image_once(finished_run: Path) -> None:
     split = read_split(RunFolder(finished_run))
     members = [split["members"][part] for part in ("train", "val", "test")]
     assert [len(part) for part in members] == [split["sizes"][part] for part in ("train", "val", "test")] == [200] * 3

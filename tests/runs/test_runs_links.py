@@ -48,7 +48,7 @@ def victim(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     file = tmp_path / "x.png"
     Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(file)
     return file
@@ -89,8 +89,8 @@ def test_a_run_folder_with_a_link_that_leads_out_is_not_opened(name: str, run: P
 @pytest.mark.parametrize(
     ("name", "words"),
     {
-        "explain/x-cam.png": "explain RUN PICTURE",
-        "localize": "localize RUN PICTURE",
+        "explain/x-cam.png": "explain RUN IMAGE",
+        "localize": "localize RUN IMAGE",
         "tensorboard": "resume RUN",
         "best": "resume RUN",
         "config.yaml": "test RUN",
@@ -98,11 +98,11 @@ def test_a_run_folder_with_a_link_that_leads_out_is_not_opened(name: str, run: P
     }.items(),
 )
 def test_a_command_refuses_the_link_in_one_line_and_leaves_what_it_leads_to(
-    name: str, words: str, run: Path, victim: Path, picture: Path, command: CommandLine
+    name: str, words: str, run: Path, victim: Path, image: Path, command: CommandLine
 ) -> None:
     put_link(run / name, victim if "." in name else victim.parent)
     (run / "report.html").unlink()
-    result = command(*words.replace("RUN", str(run)).replace("PICTURE", str(picture)).split())
+    result = command(*words.replace("RUN", str(run)).replace("IMAGE", str(image)).split())
     assert result.code == 2 and len(result.error_lines) == 1, result.err
     assert "leads out" in result.err and "hunter2" not in result.out + result.err
     assert unharmed(victim)
@@ -129,22 +129,22 @@ def test_a_study_is_not_run_in_a_folder_with_a_link_that_leads_out(name: str, tm
 
 
 def test_the_run_folder_itself_and_those_above_it_may_be_links(
-    run: Path, picture: Path, tmp_path: Path, command: CommandLine
+    run: Path, image: Path, tmp_path: Path, command: CommandLine
 ) -> None:
     (tmp_path / "disk").mkdir()
     run.rename(tmp_path / "disk" / "real")
     (tmp_path / "disk" / "mine").symlink_to("real")
     (tmp_path / "runs").symlink_to("disk")
-    result = command("explain", str(tmp_path / "runs" / "mine"), str(picture))
+    result = command("explain", str(tmp_path / "runs" / "mine"), str(image))
     assert result.code == 0, result.err
     assert list((tmp_path / "disk" / "real" / "explain").iterdir())
 
 
-def test_a_link_that_stays_in_the_folder_is_one_of_its_files(run: Path, picture: Path, command: CommandLine) -> None:
+def test_a_link_that_stays_in_the_folder_is_one_of_its_files(run: Path, image: Path, command: CommandLine) -> None:
     (run / "wandb" / "offline-run-1").mkdir(parents=True)
     (run / "wandb" / "latest-run").symlink_to("offline-run-1")  # as W&B makes it
     (run / "wandb" / "again").symlink_to(run / "wandb")
-    assert command("explain", str(run), str(picture)).code == 0
+    assert command("explain", str(run), str(image)).code == 0
     with opened_run(f"wandb:{run}/wandb/latest-run") as folder:
         assert folder == run
 
@@ -184,7 +184,7 @@ def test_a_link_under_the_temporary_name_is_not_written_through(victim: Path, tm
     assert unharmed(victim) and (tmp_path / "file").read_text() == "new"
 
 
-def test_a_picture_on_its_way_to_a_device_does_not_replace_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_on_its_way_to_a_device_does_not_replace_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "replace", lambda *names: pytest.fail("a device is replaced"))
     with pytest.raises(ValueError, match="not supported"):
         plot_curves({}, "/dev/null.none/x.xyz")
@@ -195,7 +195,7 @@ def test_a_picture_on_its_way_to_a_device_does_not_replace_it(monkeypatch: pytes
 
 @pytest.mark.parametrize("name", ["test.json", "explain/x-cam.png", "metrics.jsonl", "wandb.json"])
 def test_a_second_name_of_another_file_is_replaced_and_not_written_on(
-    name: str, run: Path, victim: Path, picture: Path, command: CommandLine
+    name: str, run: Path, victim: Path, image: Path, command: CommandLine
 ) -> None:
     place = run / name
     content = place.read_text() if place.exists() else SECRET
@@ -209,7 +209,7 @@ def test_a_second_name_of_another_file_is_replaced_and_not_written_on(
     elif name == "metrics.jsonl":
         RunFolder(run).write_history([])
     else:
-        assert command(*(["test", str(run)] if name == "test.json" else ["explain", str(run), str(picture)])).code == 0
+        assert command(*(["test", str(run)] if name == "test.json" else ["explain", str(run), str(image)])).code == 0
     assert victim.read_text() == content
 
 
@@ -234,11 +234,11 @@ def test_a_lock_that_is_another_file_is_refused_and_an_empty_one_is_not(run: Pat
     refuse_links(run)
 
 
-def test_a_record_of_a_bucket_counts_only_where_cnnlab_put_it(run: Path, picture: Path, command: CommandLine) -> None:
+def test_a_record_of_a_bucket_counts_only_where_cnnlab_put_it(run: Path, image: Path, command: CommandLine) -> None:
     record = {"address": "gs://a-stranger/bucket", "files": {}}
     (run / copies.RECORD).write_text(json.dumps(record))
     assert copies.address_of(run) is None
-    result = command("explain", str(run), str(picture))
+    result = command("explain", str(run), str(image))
     assert result.code == 0 and not result.err, result.err  # no word of an upload that failed
 
 

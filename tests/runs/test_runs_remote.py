@@ -104,7 +104,7 @@ def test_a_run_killed_on_one_machine_ends_on_another_as_if_unbroken(
     result = command("train", *RUN, f"run.dir={address}", environment=one)
     assert result.code == 2
     assert result.error_lines == [
-        f"cnnlab train: {address} already holds a run; go on with it by `cnnlab resume {address}`, or choose another"
+        f"cnnlab train: {address} already holds a run; resume it with `cnnlab resume {address}`, or choose another"
         " run.dir."
     ]
 
@@ -137,14 +137,14 @@ def test_every_command_reads_a_run_in_a_bucket_and_brings_up_what_it_makes(
     import numpy as np
     from PIL import Image
 
-    picture = tmp_path / "seven.png"
-    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).save(picture)
+    image = tmp_path / "seven.png"
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).save(image)
     machine = {**bucket.environment, "CNNLAB_CACHE": str(tmp_path / "machine")}
-    figures = json.loads(bucket.read("runs/finished/test.json"))
+    metrics = json.loads(bucket.read("runs/finished/test.json"))
     for words in (
         ["test", in_bucket, "--split", "val"],
-        ["predict", in_bucket, str(picture), "--json"],
-        ["explain", in_bucket, str(picture)],
+        ["predict", in_bucket, str(image), "--json"],
+        ["explain", in_bucket, str(image)],
         ["compare", in_bucket, in_bucket, "--out", str(tmp_path / "curves.png")],
         ["train", *RUN, "trainer.epochs=1", "augment=none", f"init.from={in_bucket}", f"run.dir={tmp_path / 'next'}"],
     ):
@@ -154,7 +154,7 @@ def test_every_command_reads_a_run_in_a_bucket_and_brings_up_what_it_makes(
     names = bucket.names("runs/finished/")
     assert "runs/finished/evaluation-val.json" in names
     assert [name for name in names if name.startswith("runs/finished/explain/seven-")]
-    assert json.loads(bucket.read("runs/finished/test.json")) == figures
+    assert json.loads(bucket.read("runs/finished/test.json")) == metrics
     assert not list((tmp_path / "machine" / "runs").glob("*/*/last"))  # only a resume needs the state
     assert json.loads((tmp_path / "next" / "init.json").read_text())["source"] == in_bucket
 
@@ -342,7 +342,7 @@ def test_of_two_machines_on_one_run_the_later_one_goes_on(
     with pytest.raises(RunError, match="another machine trains"):
         start(address, "trainer.epochs=6")
     assert watched_files.contents()[state] == b"of another machine"
-    assert "Nothing more goes up from here" in capsys.readouterr().err
+    assert "Uploads from this machine stop" in capsys.readouterr().err
 
 
 def test_a_copy_is_brought_up_to_date_and_another_run_takes_its_place(
@@ -375,8 +375,8 @@ def test_what_cannot_be_brought_up_is_still_here(
             raise PermissionError("Forbidden")
 
     watched_files.before = staticmethod(refuse)  # type: ignore
-    figures = evaluate("watched://bucket/run", split="val")
-    assert figures["n"] > 0
+    metrics = evaluate("watched://bucket/run", split="val")
+    assert metrics["n"] > 0
     assert "warning: no access" in capsys.readouterr().err
     assert (copies.copy_of("watched://bucket/run") / "evaluation-val.json").exists()
 
@@ -384,7 +384,7 @@ def test_what_cannot_be_brought_up_is_still_here(
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("nosuch://bucket/run", "no kind of address"),
+        ("nosuch://bucket/run", "not a supported kind of address"),
         ("sftp://host/run", "paramiko"),
         ("https://localhost:9/run", "can only be read"),
     ],
@@ -435,12 +435,12 @@ def test_a_command_asks_its_bucket_once_and_then_reads_the_copy(
     import numpy as np
     from PIL import Image
 
-    picture = tmp_path / "seven.png"
-    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).save(picture)
+    image = tmp_path / "seven.png"
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).save(image)
     start("watched://bucket/run", "trainer.epochs=1")
     new_machine()
     asked: list[str] = []
     watched_files.before = staticmethod(lambda verb, path: asked.append(verb))  # type: ignore
-    assert main(["explain", "watched://bucket/run", str(picture)]) == 0
+    assert main(["explain", "watched://bucket/run", str(image)]) == 0
     assert asked.count("find") == 2  # what is there: before the copy, and before what was made goes up
     assert "put" in asked and asked.index("put") > asked.index("get")

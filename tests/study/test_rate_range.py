@@ -58,7 +58,7 @@ def test_the_suggested_rate_lies_where_the_loss_falls_and_before_it_diverges(fou
     assert at[found.minimum] < 0.8 * found.smoothed[0] and found.smoothed[-1] > at[found.minimum]
 
 
-def test_nothing_is_left_but_a_table_a_picture_and_a_page(found: RateRange) -> None:
+def test_nothing_is_left_but_a_table_an_image_and_a_page(found: RateRange) -> None:
     assert sorted(path.name for path in found.dir.iterdir()) == ["rate_range.png", "rates.csv", "report.html"]
     assert (found.dir / "rate_range.png").read_bytes().startswith(b"\x89PNG")
     page = (found.dir / "report.html").read_text(encoding="utf-8")
@@ -111,7 +111,7 @@ def test_divergence_is_a_loss_far_above_the_lowest_or_none_at_all() -> None:
     assert not has_diverged([1.0, 99.0])
 
 
-def test_the_command_shows_the_rate_and_where_the_picture_is(command: CommandLine, tmp_path: Path) -> None:
+def test_the_command_shows_the_rate_and_where_the_image_is(command: CommandLine, tmp_path: Path) -> None:
     result = command("study", "learning_rate_range", *TINY, "study.steps=60", "optimizer=adamw", cwd=tmp_path)
     assert result.code == 0, result.err
     assert re.search(r"optimizer\.lr=[\d.e-]+, as the highest rate of a schedule", result.out)

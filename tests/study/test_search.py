@@ -149,7 +149,7 @@ def test_a_wrong_space_is_named(tmp_path: Path, text: str, wanted: str) -> None:
         (["optimizer.lr=0.1..1", "study.trials=0"], "study.trials must be a whole number from 1 to 100000, got 0."),
         (["optimizer.lr=0.1..1", "study.prune=no"], "study.prune must be true or false, got 'no'."),
         (["study.trials=3"], "study.trials is for a search; give a range"),
-        (["optimizer.lr=0.1..1", "augment=none,none"], "has a value twice"),
+        (["optimizer.lr=0.1..1", "augment=none,none"], "has the same value twice"),
     ],
 )
 def test_wrong_words_are_named(words: list[str], wanted: str) -> None:
@@ -209,10 +209,10 @@ def test_every_trial_is_recorded_and_the_bad_ones_are_pruned(whole: Path) -> Non
     for row in found:
         assert 0.0001 <= float(row["optimizer.lr"]) <= 2 and row["model.hidden"] in ("[4]", "[16]")
         history = (whole / row["folder"] / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        figures = [json.loads(line)["val_accuracy"] for line in history]
+        metrics = [json.loads(line)["val_accuracy"] for line in history]
         epochs = int(row["epochs"])
         assert (epochs == 3) == (row["state"] == "done")
-        assert float(row["val_accuracy"]) == pytest.approx(max(figures[:epochs]), abs=1e-5)
+        assert float(row["val_accuracy"]) == pytest.approx(max(metrics[:epochs]), abs=1e-5)
         assert (whole / row["folder"] / "last" / "state.pt").exists()
 
 
@@ -224,8 +224,8 @@ def test_the_test_split_is_touched_for_the_best_trial_alone(whole: Path) -> None
     assert tested == [Path(best["folder"]).name]
     assert [path.parent.name for path in whole.glob("runs/*/predictions.csv")] == tested
     assert [path.parent.name for path in whole.glob("runs/*/report.html")] == tested
-    figures = json.loads((whole / best["folder"] / "test.json").read_text(encoding="utf-8"))
-    assert [row["test_accuracy"] for row in found if row["test_accuracy"]] == [f"{figures['accuracy']:.6g}"]
+    metrics = json.loads((whole / best["folder"] / "test.json").read_text(encoding="utf-8"))
+    assert [row["test_accuracy"] for row in found if row["test_accuracy"]] == [f"{metrics['accuracy']:.6g}"]
 
 
 def test_the_page_the_table_and_the_terminal_tell_the_best_and_warn(whole: Path) -> None:
@@ -246,8 +246,8 @@ def test_the_command_trains_the_best_trial_again(command: CommandLine, whole: Pa
     result = command(*shlex.split(line[1]), "run.dir=r", "trainer.threads=1", cwd=tmp_path)
     assert result.code == 0, result.err
     best = next(row for row in rows(whole) if row["test_accuracy"])
-    figures = json.loads((tmp_path / "r" / "test.json").read_text(encoding="utf-8"))
-    assert f"{figures['accuracy']:.6g}" == best["test_accuracy"]
+    metrics = json.loads((tmp_path / "r" / "test.json").read_text(encoding="utf-8"))
+    assert f"{metrics['accuracy']:.6g}" == best["test_accuracy"]
 
 
 @pytest.mark.slow
@@ -304,7 +304,7 @@ def test_the_same_settings_are_trained_once_and_what_diverges_is_a_result(comman
     assert len(found) == 6 and len(list((tmp_path / "s").glob("runs/*"))) == 2
     assert {row["optimizer.lr"]: row["state"] for row in found} == {"0.05": "done", "999999": "diverged"}
     assert sum(row["why"].startswith("the same as trial") for row in found) == 4
-    assert "Trials ran side by side" in result.out
+    assert "Trials ran in parallel" in result.out
 
 
 def test_a_trial_that_cannot_be_done_is_named_and_the_others_go_on(command: CommandLine, tmp_path: Path) -> None:
@@ -312,14 +312,14 @@ def test_a_trial_that_cannot_be_done_is_named_and_the_others_go_on(command: Comm
     result = command("study", *words, "study.dir=s", cwd=tmp_path)
     found = rows(tmp_path / "s")
     assert {row["state"] for row in found} == {"done", "failed"}
-    assert result.code == 2 and "of the trials could not be done" in result.error_lines[-1]
+    assert result.code == 2 and "of the trials failed" in result.error_lines[-1]
     assert "depth must be 6n+2" in result.error_lines[-1]
 
 
 def test_without_a_validation_split_nothing_is_searched() -> None:
     config = compose([*TINY, "data.val_fraction=0"])
     try_experiment(config, lambda done, total: None)  # a training needs none
-    with pytest.raises(ConfigError, match=r"judges by the validation split, and it is empty; raise data\.val_fraction"):
+    with pytest.raises(ConfigError, match=r"compares on the validation split, which is empty; raise"):
         try_experiment(config, lambda done, total: None, validates=True)
 
 

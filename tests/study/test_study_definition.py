@@ -104,7 +104,7 @@ def test_every_study_that_comes_with_cnnlab_has_runs(name: str) -> None:
         (["residual_dept"], "Did you mean 'residual_depth'?"),
         (["model.depth=8"], "nothing to study"),
         (["residual_depth", "oops"], "expected key=value, got 'oops'"),
-        (["model.depth=8,8"], "the axis model.depth has a value twice: 8, 8."),
+        (["model.depth=8,8"], "the axis model.depth has the same value twice: 8, 8."),
         (["residual_depth", "seed=3"], "give the number of seeds with --seeds"),
         (["residual_depth", "run.dir=x"], "give study.dir"),
         (["residual_depth", "study.job=2"], "Did you mean 'jobs'?"),

@@ -27,7 +27,7 @@ def test_its_commands_are_studies() -> None:
 
 
 def test_it_names_every_study_that_comes_with_cnnlab() -> None:
-    section = PAGE.split("## Ready studies")[1].split("## ")[0]
+    section = PAGE.split("## Built-in studies")[1].split("## ")[0]
     assert set(re.findall(r"`(\w+)`", section)) == set(names())
 
 

@@ -1,4 +1,4 @@
-"""Figures of a study: means, differences with their intervals, table and page."""
+"""Metrics of a study: means, differences with their intervals, table and page."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from cnnlab.study.plan import Combination, PlannedRun
 from cnnlab.study.results import GridCell, Row, difference, differences
 from cnnlab.study.table import about_tests, markdown, metric_text, runs_there, sentence, small_table
 
-PICTURES = tuple(map(str, range(400)))
+IMAGES = tuple(map(str, range(400)))
 
 
 def cell(label: str, *accuracies: float, places: dict[str, str] | None = None, shift: int = 0) -> GridCell:
-    """One run an accuracy: the first so many of 400 pictures are right, counted from `shift` on."""
+    """One run an accuracy: the first so many of 400 images are right, counted from `shift` on."""
     rows = []
     combination = Combination(label, places or {"axis": label}, ())
     for seed, accuracy in enumerate(accuracies):
@@ -38,8 +38,8 @@ def cell(label: str, *accuracies: float, places: dict[str, str] | None = None, s
         run = PlannedRun(
             combination, seed, compose([f"seed={seed}"]), f"{label}{seed}", Path("runs") / f"{label}-{seed}"
         )
-        figures = {"test_accuracy": accuracy, "train_accuracy": accuracy, "seconds": 61.0, "parameters": 272474.0}
-        rows.append(Row(run, figures, history, PICTURES, right))
+        metrics = {"test_accuracy": accuracy, "train_accuracy": accuracy, "seconds": 61.0, "parameters": 272474.0}
+        rows.append(Row(run, metrics, history, IMAGES, right))
     return GridCell(combination, rows, [])
 
 
@@ -71,7 +71,7 @@ def test_the_same_answers_are_no_certainty_of_none() -> None:
 
 
 def test_the_interval_of_one_seed_is_that_of_paired_proportions() -> None:
-    """400 pictures, 40 of them right in one alone: the difference varies by √(0.1 − 0.1²)/√400."""
+    """400 images, 40 of them right in one alone: the difference varies by √(0.1 − 0.1²)/√400."""
     found = difference(cell("a", 0.9), cell("b", 0.8))
     half = 1.96 * (0.1 - 0.01) ** 0.5 / 20
     assert found.interval == pytest.approx((0.1 - half, 0.1 + half), abs=0.006)
@@ -81,8 +81,8 @@ def test_seeds_that_differ_widen_the_interval_by_their_standard_error() -> None:
     one, two = cell("a", 0.9, 0.8, 0.85), cell("b", 0.85, 0.75, 0.8)
     found = difference(one, two)
     seeds = (0.05**2 / 3) ** 0.5  # standard error of the mean of three
-    pictures = (0.05 * 0.95 / 400) ** 0.5
-    expected = (2.776**2 * 2 * seeds**2 + 1.96**2 * pictures**2) ** 0.5  # Student's quantile for 2 + 2 degrees
+    images = (0.05 * 0.95 / 400) ** 0.5
+    expected = (2.776**2 * 2 * seeds**2 + 1.96**2 * images**2) ** 0.5  # Student's quantile for 2 + 2 degrees
     assert (found.interval[1] - found.interval[0]) / 2 == pytest.approx(expected, rel=0.05)
     assert not found.significant
 
@@ -111,7 +111,7 @@ def test_seeds_that_one_side_lacks_are_left_out_where_each_has_its_own_images() 
     two = on(cell("b", 0.1, 0.1, 0.1), *images)
     found = difference(one, dataclasses.replace(two, rows=two.rows[:1]))
     assert found.seeds == 1 and found.points == pytest.approx(0.4) and found.paired
-    assert "one seed: the interval covers the choice of test images alone" in sentence(found)
+    assert "one seed: the interval covers only the sampling of the test images" in sentence(found)
 
 
 def test_images_of_another_set_are_others_whatever_their_names() -> None:
@@ -150,7 +150,7 @@ def test_sentences_say_what_is_known() -> None:
     assert "No significant difference between a and b: 0.0 points" in sentence(
         difference(cell("a", 0.8), cell("b", 0.8))
     )
-    assert "one seed: the interval covers the choice of test images alone" in sentence(
+    assert "one seed: the interval covers only the sampling of the test images" in sentence(
         difference(cell("a", 0.8), cell("b", 0.7))
     )
 

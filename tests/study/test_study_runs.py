@@ -57,7 +57,7 @@ def whole(command: CommandLine, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return place / "s"
 
 
-def test_a_study_writes_its_table_its_figures_and_its_page(whole: Path) -> None:
+def test_a_study_writes_its_table_its_metrics_and_its_page(whole: Path) -> None:
     found = rows(whole)
     assert len(found) == 12 and {row["state"] for row in found} == {"done"}
     for row in found:
@@ -174,7 +174,7 @@ def test_a_run_that_cannot_be_done_is_named_at_the_end(command: CommandLine, tmp
     (tmp_path / first / "mine.txt").write_text("in the way")
     result = command(*words, cwd=tmp_path)
     assert result.code == 2
-    assert "1 of the runs could not be done" in result.error_lines[-1] and "holds other files" in result.err
+    assert "1 of the runs failed" in result.error_lines[-1] and "holds other files" in result.err
     assert [row["state"] == "done" for row in rows(tmp_path / "s")] == [False, True]
 
 

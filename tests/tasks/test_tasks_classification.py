@@ -44,11 +44,11 @@ def test_cross_entropy() -> None:
 
 
 def test_label_smoothing_gives_a_share_to_every_class() -> None:
-    picture = 0.9 * math.log(4) + 0.1 * (math.log(4) + math.log(4 / 3)) / 2
-    assert loss(LOGITS[:1], LABELS[:1], label_smoothing=0.1) == pytest.approx(picture)
+    image = 0.9 * math.log(4) + 0.1 * (math.log(4) + math.log(4 / 3)) / 2
+    assert loss(LOGITS[:1], LABELS[:1], label_smoothing=0.1) == pytest.approx(image)
 
 
-def test_focal_loss_weighs_a_picture_by_what_is_missing() -> None:
+def test_focal_loss_weighs_an_image_by_what_is_missing() -> None:
     expected = (0.75**2 * math.log(4) + 0.2**2 * math.log(5 / 4)) / 2
     assert loss(loss="focal") == pytest.approx(expected)
     assert loss(loss="focal", focal_gamma=0.0) == pytest.approx(loss())
@@ -84,7 +84,7 @@ def test_a_wrong_number_of_class_weights_is_refused_with_both() -> None:
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "focal", "mse"])
-def test_a_mixed_picture_has_the_share_of_both_losses(name: str) -> None:
+def test_a_mixed_image_has_the_share_of_both_losses(name: str) -> None:
     other, share = torch.tensor([1, 0]), torch.tensor([0.7, 0.4])
     found = mixed(task(loss=name), other, share).item()
     first = [loss(LOGITS[i : i + 1], LABELS[i : i + 1], loss=name) for i in range(2)]
@@ -147,7 +147,7 @@ def test_a_loss_in_bfloat16_is_taken_in_float32() -> None:
     assert task().loss(LOGITS.bfloat16(), LABELS).sums.dtype == torch.float32
 
 
-def test_correct_pictures_are_counted() -> None:
+def test_correct_images_are_counted() -> None:
     assert count_correct(LOGITS, torch.tensor([1, 0])).item() == 2
     assert count_correct(LOGITS, torch.tensor([0, 0])).item() == 1
 

@@ -17,7 +17,7 @@ from cnnlab.config import TrainerConfig
 from cnnlab.data.sources.base import strata_of
 from cnnlab.errors import ConfigError
 from cnnlab.evaluation.intervals import mean_ap_interval
-from cnnlab.evaluation.multilabel import best_thresholds, multi_label_figures
+from cnnlab.evaluation.multilabel import best_thresholds, multi_label_metrics
 from cnnlab.tasks import DecisionRule
 from cnnlab.tasks.multilabel import MultiLabel, average_precision
 
@@ -95,11 +95,11 @@ def test_average_precision_is_scikit_learns(ties: bool) -> None:
                 assert found.isnan()
 
 
-def test_the_figures_are_scikit_learns() -> None:
+def test_the_metrics_are_scikit_learns() -> None:
     logits, targets = scores(200, 3, 1)
     rule = DecisionRule((0.4, 0.5, 0.7))
     chosen = logits.sigmoid() >= torch.tensor([0.4, 0.5, 0.7])
-    found = multi_label_figures(logits, targets, rule, ["a", "b", "c"])
+    found = multi_label_metrics(logits, targets, rule, ["a", "b", "c"])
     assert found["accuracy"] == pytest.approx(oracle.accuracy_score(targets, chosen))
     assert found["label_accuracy"] == pytest.approx(1 - oracle.hamming_loss(targets, chosen))
     for average in ("micro", "macro"):
@@ -117,7 +117,7 @@ def test_a_class_that_nobody_has_is_no_number() -> None:
     logits, targets = scores(30, 2, 2)
     targets[:, 1] = 0
     logits[:, 1] = -5
-    found = multi_label_figures(logits, targets, DecisionRule((0.5, 0.5)), ["a", "b"])
+    found = multi_label_metrics(logits, targets, DecisionRule((0.5, 0.5)), ["a", "b"])
     assert found["per_class"][1]["ap"] is None and found["per_class"][1]["f1"] is None
     assert found["mean_ap"] == found["per_class"][0]["ap"]
 

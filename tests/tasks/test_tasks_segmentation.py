@@ -48,7 +48,7 @@ def test_a_class_that_does_not_occur_takes_no_part_in_dice() -> None:
     assert dice_loss(sure, masks).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_dice_of_each_picture_is_that_of_the_picture_alone() -> None:
+def test_dice_of_each_image_is_that_of_the_image_alone() -> None:
     logits, masks = torch.randn(4, 3, 5, 6), torch.randint(3, (4, 5, 6))
     masks[2] = 1  # two classes do not occur there
     alone = torch.stack([dice_loss(one[None], mask[None]) for one, mask in zip(logits, masks, strict=True)])
@@ -86,12 +86,12 @@ def test_counts_by_hand() -> None:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"loss": "focal"}, "for classes of pictures; for pixels use cross_entropy"),
-        ({"class_weights": "balanced"}, "give a number a class"),
+        ({"loss": "focal"}, "for classes of images; for pixels use cross_entropy"),
+        ({"class_weights": "balanced"}, "give one number per class"),
         ({"class_weights": [1, 2, 3]}, "3 numbers for 2 classes"),
     ],
 )
-def test_what_is_for_pictures_alone_is_refused(settings: dict[str, object], reason: str) -> None:
+def test_what_is_for_images_alone_is_refused(settings: dict[str, object], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         task(**settings)
 

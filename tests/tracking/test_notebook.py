@@ -80,7 +80,7 @@ def test_a_resumed_training_starts_its_bar_where_it_is() -> None:
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf"), 1e30])
-def test_a_chart_is_drawn_whatever_the_figures_are(value: float | None) -> None:
+def test_a_chart_is_drawn_whatever_the_metrics_are(value: float | None) -> None:
     drawn = chart([row(1), row(2, val_loss=value), row(3)], "loss")
     ElementTree.fromstring(drawn)
     assert "nan" not in drawn
@@ -121,7 +121,7 @@ def test_fit_shows_what_train_shows_unless_it_is_told_not_to(
 
 def test_what_a_person_meets_shows_itself_in_a_few_lines_and_escaped(tmp_path: Path) -> None:
     data = cnnlab.load_data("digits", limit=40)
-    data.pictures.classes = [NASTY, *data.classes[1:]]
+    data.images.classes = [NASTY, *data.classes[1:]]
     run = cnnlab.Run(tmp_path / NASTY, [row(1), row(2)], {"accuracy": 0.5, "accuracy_interval": [0.4, 0.6]})
     preprocess = Preprocess.from_dict(data.preprocess.to_dict())
     predictor = cnnlab.Predictor(nn.Flatten(), data.classes, preprocess, choose_device("cpu"))

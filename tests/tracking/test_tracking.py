@@ -53,8 +53,8 @@ def row(epoch: int, **changes: Any) -> dict[str, Any]:
 
 
 def started(epoch: int = 0) -> Started:
-    pictures = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
-    return Started("runs/x", {"data": "digits"}, {"seed": 0}, 3, epoch, 10, (pictures, ["1", "2", "3", "4"]))
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
+    return Started("runs/x", {"data": "digits"}, {"seed": 0}, 3, epoch, 10, (images, ["1", "2", "3", "4"]))
 
 
 # ---- metrics.jsonl
@@ -99,11 +99,11 @@ def test_tensorboard_shows_what_metrics_jsonl_says(finished_run: Path) -> None:
     assert events.Scalars("accuracy/test")[0].value == pytest.approx(test["accuracy"])
 
 
-def test_tensorboard_shows_a_batch_of_training_pictures(finished_run: Path) -> None:
+def test_tensorboard_shows_a_batch_of_training_images(finished_run: Path) -> None:
     (image,) = read_events(finished_run / "tensorboard").Images("sample batch")[:1]
-    picture = Image.open(io.BytesIO(image.encoded_image_string))
-    assert picture.width * picture.height >= 20 * 8 * 8
-    assert np.asarray(picture).std() > 10  # digits, not a grey plate
+    opened = Image.open(io.BytesIO(image.encoded_image_string))
+    assert opened.width * opened.height >= 20 * 8 * 8
+    assert np.asarray(opened).std() > 10  # digits, not a grey plate
 
 
 def test_tensorboard_shows_the_gradients_that_were_asked_for(finished_run: Path) -> None:
@@ -316,7 +316,7 @@ def test_durations_read_as_clocks(seconds: float, text: str) -> None:
 # ---- Weights & Biases
 
 
-def test_without_the_package_wandb_is_refused_with_the_mend(
+def test_without_the_package_wandb_is_refused_with_the_fix(
     tmp_path: Path, tiny: Sequence[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed

@@ -83,7 +83,7 @@ def loader(count: int, size: int) -> Loader:
     return Loader(pack(images), np.zeros(count, int), np.arange(count), preprocess, size, shuffle=True, seed=3)
 
 
-def test_batch_n_of_all_gets_the_same_target_pictures_from_wherever_one_begins() -> None:
+def test_batch_n_of_all_gets_the_same_target_images_from_wherever_one_begins() -> None:
     source, target = loader(20, 4), loader(9, 4)
     stream = endless(target, 0)
     whole = [next(stream).images for _ in range(3 * len(source))]
@@ -110,7 +110,7 @@ def test_each_epoch_goes_on_with_the_target_where_the_last_one_ended(
     assert starts == [0, 3, 6]
 
 
-def test_an_endless_loader_visits_every_picture_before_it_begins_again() -> None:
+def test_an_endless_loader_visits_every_image_before_it_begins_again() -> None:
     target = loader(8, 4)
     stream = endless(target, 0)
     for _ in range(3):

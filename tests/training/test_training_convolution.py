@@ -195,7 +195,7 @@ def test_matrix_products_are_taken_where_they_are_faster(size: int, channels: in
     with torch.autocast("cpu", BF16, enabled=autocast):
         reference = plain(x)
     assert y.dtype == reference.dtype and error(y, reference.double()) < 0.01
-    assert layer(x[0]).shape == reference[0].shape  # a picture without a batch
+    assert layer(x[0]).shape == reference[0].shape  # an image without a batch
     assert layer(x[:0]).shape == (0, *reference.shape[1:])
 
 

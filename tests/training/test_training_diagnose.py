@@ -176,7 +176,7 @@ def test_a_loss_below_that_of_the_shares_is_learning_though_the_accuracy_is_not_
 def test_after_few_steps_nothing_is_blamed_but_them() -> None:
     """A network without batch norm or an average: its validation loss is that of chance, and not beyond it."""
     (hint,) = diagnose([row(e, 0.68, 0.5, 0.66, 0.77, steps=10) for e in range(1, 9)], setup())
-    assert hint.kind == "few_steps" and "80 steps, which are few" in hint.text and "batch norm" not in hint.text
+    assert hint.kind == "few_steps" and "only 80 steps" in hint.text and "batch norm" not in hint.text
     (hint,) = diagnose([row(e, 0.9, 0.5, 0.3, 9.0, steps=10) for e in range(1, 9)], setup())
     assert "batch norm" in hint.text
 

@@ -1,4 +1,4 @@
-"""Several processes train one model: the same figures, the same files, and no less safe."""
+"""Several processes train one model: the same metrics, the same files, and no less safe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import cnnlab
-from cnnlab.data.plan import share_of
+from cnnlab.data.plan import shard_of
 from cnnlab.errors import ConfigError
 from cnnlab.training.exchange import Exchange
 from cnnlab.training.synchronise import SynchronisedBatchNorm
@@ -65,12 +65,12 @@ def assert_alike(one: Path, two: Path, tolerance: float = 1e-5) -> None:
     assert weights[0].keys() == weights[1].keys()
     for name, tensor in weights[0].items():
         assert torch.allclose(tensor, weights[1][name], rtol=1e-3, atol=1e-4), name
-    figures = [json.loads((run / "test.json").read_text(encoding="utf-8")) for run in (one, two)]
-    assert figures[0]["n"] == figures[1]["n"]
-    assert figures[0]["loss"] == pytest.approx(figures[1]["loss"], rel=1e-4)
+    metrics = [json.loads((run / "test.json").read_text(encoding="utf-8")) for run in (one, two)]
+    assert metrics[0]["n"] == metrics[1]["n"]
+    assert metrics[0]["loss"] == pytest.approx(metrics[1]["loss"], rel=1e-4)
 
 
-# ---- the same figures
+# ---- the same metrics
 
 
 @pytest.mark.slow
@@ -90,7 +90,7 @@ def test_two_processes_give_the_losses_of_one(command: CommandLine, tmp_path: Pa
 
 @pytest.mark.parametrize("sizes", [(6, 2), (1, 7)])
 def test_batch_norm_is_that_of_the_whole_batch(sizes: tuple[int, int]) -> None:
-    """Statistics, output, running figures and every gradient, against torch's own layer on all pictures at once."""
+    """Statistics, output, running statistics and every gradient, against torch's own layer on all images at once."""
     torch.manual_seed(0)
     images = torch.randn(8, 3, 4, 5, dtype=torch.float64) * 3 + 50
     weights = torch.randn(8, 3, 4, 5, dtype=torch.float64)
@@ -164,8 +164,8 @@ def test_alone_it_is_torchs_own_batch_norm() -> None:
 
 @pytest.mark.parametrize("count", [1, 7, 8, 100])
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
-def test_each_picture_of_a_batch_is_taken_once(count: int, size: int) -> None:
-    parts = [share_of(slice(20, 20 + count), rank, size) for rank in range(size)]
+def test_each_image_of_a_batch_is_taken_once(count: int, size: int) -> None:
+    parts = [shard_of(slice(20, 20 + count), rank, size) for rank in range(size)]
     assert [i for part in parts for i in range(part.start, part.stop)] == list(range(20, 20 + count))
     lengths = [part.stop - part.start for part in parts]
     assert max(lengths) - min(lengths) <= 1
@@ -251,7 +251,7 @@ def test_a_killed_process_is_replaced_and_the_run_ends_as_an_unbroken_one(
     os.kill(processes_of(running.pid)[1], signal.SIGKILL)
     done = running.wait()
     assert done.code == 0, done.out + done.err
-    assert "a process was lost; training goes on from the last saved state" in done.out
+    assert "a process was lost; training resumes from the last checkpoint" in done.out
     assert_same(tmp_path / "run", whole)
 
 
@@ -274,7 +274,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_in_one_process(command: CommandLine, t
     stopped = running.wait()
     assert stopped.code == 130
     lines = [line for line in stopped.error_lines if line.strip()]
-    assert lines == ["stopped; everything is saved. Go on with `cnnlab resume run`."]
+    assert lines == ["stopped; everything is saved. Resume with `cnnlab resume run`."]
     done = len(rows(tmp_path / "run"))
     assert 0 < done < 300
     config = tmp_path / "run" / "config.yaml"

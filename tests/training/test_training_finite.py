@@ -238,7 +238,7 @@ def test_a_state_that_earlier_versions_left_with_nan_is_refused_by_one_line(wher
     else:
         state["optimizer"]["state"][0]["momentum_buffer"][0] = INF
     save_state(folder / "last" / "state.pt", state)
-    with pytest.raises(RunError, match=r"nothing can go on from .* is not finite|it\.sums\[0\] should be a number"):
+    with pytest.raises(RunError, match=r"cannot resume from .* is not finite|it\.sums\[0\] should be a number"):
         resume_experiment(folder)
 
 
@@ -317,16 +317,16 @@ def test_weights_that_are_not_finite_are_refused_wherever_they_are_read(
 
     from cnnlab.deploy.export import export_run
     from cnnlab.deploy.service import Service
-    from cnnlab.explain.pictures import explain_pictures, localize_pictures
+    from cnnlab.explain.images import explain_images, localize_images
 
     run = spoil(good, tmp_path / "run", value)
     Image.new("L", (8, 8), 128).save(tmp_path / "a.png")
-    picture = [str(tmp_path / "a.png")]
+    image = [str(tmp_path / "a.png")]
     ways: list[Any] = [
         lambda: load_run(run),
         lambda: cnnlab.Predictor.from_run(run),
-        lambda: list(explain_pictures(run, picture)),
-        lambda: list(localize_pictures(run, picture)),
+        lambda: list(explain_images(run, image)),
+        lambda: list(localize_images(run, image)),
         lambda: Service.from_run(run),
         lambda: export_run(run),
         lambda: cnnlab.evaluate(run),
@@ -349,18 +349,18 @@ def test_answers_that_overflow_are_refused_by_one_line(good: Path, tmp_path: Pat
     from PIL import Image
 
     from cnnlab.deploy.service import Service
-    from cnnlab.explain.pictures import explain_pictures, localize_pictures
+    from cnnlab.explain.images import explain_images, localize_images
     from cnnlab.runs.weights import read_weights, save_weights
 
     run = Path(shutil.copytree(good, tmp_path / "run"))
     tensors, card = read_weights(run / "best" / "model.safetensors")
     save_weights(RunFolder(run), {name: t * 0 + 3e38 if t.ndim > 1 else t for name, t in tensors.items()}, card)
     Image.new("L", (8, 8), 128).save(tmp_path / "a.png")
-    picture = [str(tmp_path / "a.png")]
+    image = [str(tmp_path / "a.png")]
     ways: list[Any] = [
-        lambda: cnnlab.Predictor.from_run(run).predict(picture),
-        lambda: list(explain_pictures(run, picture)),
-        lambda: list(localize_pictures(run, picture)),
+        lambda: cnnlab.Predictor.from_run(run).predict(image),
+        lambda: list(explain_images(run, image)),
+        lambda: list(localize_images(run, image)),
         lambda: Service.from_run(run),
         lambda: cnnlab.evaluate(run),
     ]

@@ -249,13 +249,13 @@ def test_an_epoch_whose_validation_loss_is_no_number_is_not_the_best(
     assert load_run(run.dir)[1]["epoch"] == 2
 
 
-def test_without_validation_pictures_the_latest_epoch_is_best(tmp_path: Path) -> None:
+def test_without_validation_images_the_latest_epoch_is_best(tmp_path: Path) -> None:
     run = fit(tmp_path / "run", model(), digits(val_fraction=0.0), epochs=3)
     assert [row["val_accuracy"] for row in run.history] == [None] * 3
     assert load_run(run.dir)[1]["epoch"] == 3
 
 
-def test_without_test_pictures_nothing_is_tested(tmp_path: Path) -> None:
+def test_without_test_images_nothing_is_tested(tmp_path: Path) -> None:
     run = fit(tmp_path / "run", model(), digits(test_fraction=0.0))
     assert run.test is None
     assert not (run.dir / "test.json").exists()
@@ -441,7 +441,7 @@ def test_a_batch_that_takes_too_much_memory_is_one_line_with_one_that_does_not(
     assert str(caught.value) == f"there is not enough memory to train {said}"
 
 
-def test_a_non_finite_picture_is_seen_at_its_step(tmp_path: Path) -> None:
+def test_a_non_finite_image_is_seen_at_its_step(tmp_path: Path) -> None:
     data = digits(16)
 
     class Broken(nn.Module):

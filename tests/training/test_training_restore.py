@@ -100,8 +100,8 @@ CHANGES = {
     "best, a model": put("best", "model", value={"name": "os:system"}),
     "best, another epoch": put("best", "epoch", value=-1),
     "best, half": put("best", "epoch", value=1.5),
-    "best, other figures": put("best", "val_loss", value=-1.0),
-    "best, no figures": leave_out("best", "val_loss"),
+    "best, other metrics": put("best", "val_loss", value=-1.0),
+    "best, no metrics": leave_out("best", "val_loss"),
 }  # fmt: skip
 
 

@@ -290,7 +290,7 @@ def test_a_state_of_another_version_is_refused(command: CommandLine, unbroken: P
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     draw = random.Random(0)
     for name in ("cat", "dog"):
         folder = tmp_path / "photos" / name
@@ -300,8 +300,8 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def changed(pictures: Path, how: str) -> None:
-    first = pictures / "cat" / "0.png"
+def changed(images: Path, how: str) -> None:
+    first = images / "cat" / "0.png"
     if how == "removed":
         first.unlink()
     elif how == "added":
@@ -309,19 +309,19 @@ def changed(pictures: Path, how: str) -> None:
     elif how == "swapped":
         shutil.copy(first.with_name("1.png"), first)
     else:
-        shutil.move(first, pictures / "dog" / "12.png")
+        shutil.move(first, images / "dog" / "12.png")
 
 
 @pytest.mark.parametrize("how", ["removed", "added", "swapped", "moved to another class"])
-def test_a_run_whose_pictures_changed_is_not_resumed(
-    how: str, command: CommandLine, pictures: Path, tmp_path: Path, tiny: Sequence[str]
+def test_a_run_whose_images_changed_is_not_resumed(
+    how: str, command: CommandLine, images: Path, tmp_path: Path, tiny: Sequence[str]
 ) -> None:
     folder = tmp_path / "run"
-    words = ["data=folder", f"data.root={pictures}", "model=mlp", "model.hidden=[4]", "trainer.epochs=1"]
+    words = ["data=folder", f"data.root={images}", "model=mlp", "model.hidden=[4]", "trainer.epochs=1"]
     result = command("train", *words, "trainer.batch_size=4", "augment=none", "logger=none", f"run.dir={folder}")
     assert result.code == 0, result.err
     (folder / "report.html").unlink()
-    changed(pictures, how)
+    changed(images, how)
     result = command("resume", folder)
     assert result.code == 2
-    assert "pictures are not those" in result.error_lines[-1]
+    assert "images are not those" in result.error_lines[-1]

@@ -15,14 +15,14 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def add_trust_code(parser: argparse.ArgumentParser) -> None:
-    what = "run the code of a model or a data set of your own that the run names (module:Class)"
+    what = "run code of your own that the run names (module:Class): its model or dataset"
     parser.add_argument("--trust-code", action="store_true", help=what)
 
 
 def add_config_dir(parser: argparse.ArgumentParser) -> None:
     what = "folder of your own options, recipes and experiments (default: ./conf where there is one)"
     parser.add_argument("--config-dir", metavar="DIR", help=what)
-    trust = "run code (module:Class) that those files or --config name; what you name yourself runs anyway"
+    trust = "run code (module:Class) named in those files or in --config; code named on the command line always runs"
     parser.add_argument("--trust-code", action="store_true", help=trust)
 
 

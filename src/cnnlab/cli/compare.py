@@ -7,7 +7,7 @@ import contextlib
 
 from cnnlab.cli.arguments import RUN
 
-SUMMARY = "put runs side by side: a table and a picture of their curves"
+SUMMARY = "put runs side by side: a table and a plot of their curves"
 EXAMPLES = """\
 examples:
   cnnlab compare runs/a runs/b --out curves.png
@@ -17,7 +17,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help=f"{RUN}; or a folder of runs")
     parser.add_argument(
-        "--out", default="compare.png", metavar="FILE", help="picture of the curves (default: compare.png)"
+        "--out", default="compare.png", metavar="FILE", help="plot of the curves (default: compare.png)"
     )
 
 

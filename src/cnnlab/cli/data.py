@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="data.* and augment keys, seed")
     parser.add_argument(
-        "--show", nargs="?", const="", metavar="FILE", help="write a labelled grid of one augmented batch"
+        "--show", nargs="?", const="", metavar="FILE", help="write a labelled image grid of one augmented batch"
     )
     parser.add_argument("--check", action="store_true", help="find corrupt files, duplicates, and leaks between splits")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
@@ -42,10 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     options.name = options.name.removeprefix("data=")  # as other commands have it
     _refuse_ignored_keys(options)
-    picture = None if options.show is None else options.show or f"{options.name.replace(':', '.')}-batch.png"
-    if picture is not None:
-        _check_format(picture)
-    # Looking at a set refuses nothing: the share of unreadable pictures is one of the things to see.
+    image = None if options.show is None else options.show or f"{options.name.replace(':', '.')}-batch.png"
+    if image is not None:
+        _check_format(image)
+    # Looking at a set refuses nothing: the share of unreadable images is one of the things to see.
     words = [f"data={options.name}", "data.max_corrupt=1", *options.overrides]
     from cnnlab.data.recommend import compose_for_set
     from cnnlab.tracking.console import DecodeBar
@@ -67,11 +67,11 @@ def run(options: argparse.Namespace) -> None:
     from cnnlab.data.describe import as_text, facts
 
     described = facts(data, findings)
-    if picture is not None:
-        _write_batch(data, picture)
+    if image is not None:
+        _write_batch(data, image)
     print_json(described, indent=1) if options.json else print(as_text(described))
-    if picture is not None:
-        print(f"\none augmented training batch: {picture}", file=sys.stderr if options.json else sys.stdout)
+    if image is not None:
+        print(f"\none augmented training batch: {image}", file=sys.stderr if options.json else sys.stdout)
 
 
 def _refuse_ignored_keys(options: argparse.Namespace) -> None:
@@ -87,24 +87,24 @@ def _refuse_ignored_keys(options: argparse.Namespace) -> None:
             )
 
 
-def _check_format(picture: str) -> None:
+def _check_format(image: str) -> None:
     """Refuse a file name before the set is decoded."""
     from cnnlab.figure import format_of
 
     try:
-        format_of(picture)
+        format_of(image)
     except ValueError as error:
-        raise _unwritable(picture, error) from None
+        raise _unwritable(image, error) from None
 
 
-def _write_batch(data: Data, picture: str) -> None:
+def _write_batch(data: Data, image: str) -> None:
     from cnnlab.data.show import show_training_batch
 
     try:
-        show_training_batch(data, picture)
+        show_training_batch(data, image)
     except (OSError, ValueError) as error:
-        raise _unwritable(picture, error) from None
+        raise _unwritable(image, error) from None
 
 
-def _unwritable(picture: str, error: Exception) -> ConfigError:
-    return ConfigError(f"cannot write the picture {picture}: {error}; give another file name after --show.")
+def _unwritable(image: str, error: Exception) -> ConfigError:
+    return ConfigError(f"cannot write the image {image}: {error}; give another file name after --show.")

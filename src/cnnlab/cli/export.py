@@ -6,25 +6,25 @@ import argparse
 
 from cnnlab.cli.arguments import RUN, add_trust_code
 
-SUMMARY = "write a run's model as a file for other programs, once it is shown to answer alike"
+SUMMARY = "export a run's model to a file for other programs, after verifying its outputs"
 EXAMPLES = """\
 examples:
   cnnlab export runs/mine                                   runs/mine/export/model.onnx
-  cnnlab export runs/mine --int8                            a quarter of the size, calibrated on validation pictures
+  cnnlab export runs/mine --int8                            a quarter of the size, calibrated on validation images
   cnnlab export runs/mine --format pt2 --out served         for torch.export.load
   cnnlab export runs/mine --format web                      a page that runs the network in a browser
-  cnnlab predict runs/mine/export cat.jpg                   an export answers as its run does"""
+  cnnlab predict runs/mine/export cat.jpg                   an export predicts as its run does"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help=RUN)
     parser.add_argument("--format", default="onnx", choices=["onnx", "pt2", "web"], help="default: onnx")
-    parser.add_argument("--int8", action="store_true", help="compute in 8 bits (onnx)")
+    parser.add_argument("--int8", action="store_true", help="quantize to 8 bits (onnx)")
     parser.add_argument(
-        "--fully-convolutional", action="store_true", help="answers at every place, pictures of any size"
+        "--fully-convolutional", action="store_true", help="predict at every position, images of any size"
     )
     parser.add_argument("--out", metavar="DIR", help="folder for the file and export.json (default: RUN/export)")
-    parser.add_argument("--data-root", metavar="DIR", help="where the pictures to test on are now")
+    parser.add_argument("--data-root", metavar="DIR", help="where the images to test on are now")
     add_trust_code(parser)
 
 

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="the constructor's arguments; image_size and in_channels",
     )
-    parser.add_argument("--list", action="store_true", help="list the models, a line each, and exit")
+    parser.add_argument("--list", action="store_true", help="list the models, one per line, and exit")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
 
 
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
     from cnnlab.models.arguments import describe_models, model_from_words
 
     if options.list:
-        refuse_ignored(options, ("name", "overrides", "json"), "is for one model, and --list names them all")
+        refuse_ignored(options, ("name", "overrides", "json"), "is for one model, but --list lists them all")
         print(describe_models())
         return
     from cnnlab.models.summary import summarise
@@ -50,5 +50,5 @@ def run(options: argparse.Namespace) -> None:
     from cnnlab.tracking.console import plain_console
 
     console = plain_console()
-    console.width = max(80, console.width)  # narrower, the terminal breaks the lines and no figure is lost
+    console.width = max(80, console.width)  # narrower, the terminal breaks the lines and no number is lost
     console.print(as_table(summary), crop=False)

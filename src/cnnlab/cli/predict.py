@@ -29,16 +29,16 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help=f"{RUN}; an export folder or .onnx file")
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="picture, folder, or - for standard input")
-    parser.add_argument("--topk", type=int, metavar="K", help="classes to show a picture (default: 5)")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="image, folder, or - for standard input")
+    parser.add_argument("--topk", type=int, metavar="K", help="classes to show per image (default: 5)")
     parser.add_argument(
         "--out",
         metavar="FILE.csv",
-        help="write the answers into a CSV file: path, label, probability, the next classes; of a model that"
+        help="write the predictions to a CSV file: path, label, probability, the next classes; for a model that"
         " classifies pixels: the folder for its masks (default: RUN/predict)",
     )
-    parser.add_argument("--sort", metavar="DIR", help="copy each image into DIR/CLASS of the class it is given")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--sort", metavar="DIR", help="copy each image to DIR/CLASS of its predicted class")
+    parser.add_argument("--json", action="store_true", help="one JSON object per line")
     add_device(parser)
     add_trust_code(parser)
 
@@ -65,23 +65,23 @@ def run(options: argparse.Namespace) -> None:
 def _check_files(options: argparse.Namespace) -> None:
     """Refuse what --out and --sort cannot do before the first image is read."""
     if options.out is not None and not options.out.lower().endswith(".csv"):
-        raise ConfigError(f"--out {options.out} must be a .csv file, such as --out answers.csv; it holds the answers.")
+        raise ConfigError(f"--out {options.out} must be a .csv file, such as --out answers.csv.")
     if options.sort is not None and "-" in options.paths:
-        raise ConfigError("--sort copies files, and standard input is none; give the image as a file.")
+        raise ConfigError("--sort copies files, and standard input is not a file; give the image as a file.")
     if options.sort is not None:
         place = Path(options.sort).resolve()
         if around := [path for path in options.paths if Path(path).resolve() in (place, *place.parents)]:
             raise ConfigError(f"--sort {options.sort} is in {around[0]}, whose images are read; choose another folder.")
     if options.sort is not None and Path(options.sort).exists() and not Path(options.sort).is_dir():
-        raise ConfigError(f"--sort {options.sort} is no folder; give the name of one, new or not.")
+        raise ConfigError(f"--sort {options.sort} is not a folder; name a new or an existing folder.")
 
 
 def _classify(options: argparse.Namespace, load: Callable[[], Predictor]) -> None:
     _check_files(options)
-    from cnnlab.data.decode import find_pictures
+    from cnnlab.data.decode import find_images
     from cnnlab.deploy.answers import answer_images
 
-    names = ["-"] if options.paths == ["-"] else list(find_pictures(options.paths))
+    names = ["-"] if options.paths == ["-"] else list(find_images(options.paths))
     predictor = load()
     images = ((name, sys.stdin.buffer.read() if name == "-" else name) for name in names)
     shown = 5 if options.topk is None else options.topk
@@ -132,13 +132,13 @@ def _keep_answers(
 
 
 def _segment(options: argparse.Namespace, folder: Path) -> None:
-    from cnnlab.deploy.segmenter import segment_pictures
+    from cnnlab.deploy.segmenter import segment_images
 
     refuse_ignored(options, ("topk", "sort"), "is for classes of images, and this model classifies every pixel")
-    for answer in segment_pictures(folder, options.paths, options.out, options.device, options.trust_code):
+    for answer in segment_images(folder, options.paths, options.out, options.device, options.trust_code):
         if options.json:
             print_json(answer.facts())
             continue
         shares = sorted(answer.shares.items(), key=lambda pair: -pair[1])
         found = "  ".join(f"{label} {100 * share:.1f} %" for label, share in shares if share)
-        print_line(f"{answer.picture}: {found}  →  {answer.overlay}")
+        print_line(f"{answer.image}: {found}  →  {answer.overlay}")

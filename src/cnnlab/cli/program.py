@@ -28,7 +28,7 @@ class _Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="cnnlab",
-        description="From a set of pictures to a trained and tested convolutional network, one command per step.",
+        description="From a set of images to a trained and tested convolutional network, one command per step.",
         epilog="cnnlab COMMAND --help shows the command's options and examples. Start with: cnnlab train",
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
@@ -111,7 +111,7 @@ def _dispatch(words: list[str]) -> int:
             hint = as_key(rest[0], words) if overrides is not None else ""
             raise ConfigError(f"unknown argument {rest[0]!r}{hint}; see cnnlab {options.command} --help")
         overrides += rest
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # of a damaged picture one line says what matters
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of a damaged image one line says what matters
     options.called = ["cnnlab", *words]
     COMMANDS[options.command].run(options)
     return 0

@@ -9,12 +9,12 @@ from cnnlab.cli.cloud import add_spec, print_job, refuse_without_spec
 from cnnlab.cli.printing import print_run
 from cnnlab.errors import ConfigError
 
-SUMMARY = "go on with an interrupted run, as if it had never stopped"
+SUMMARY = "resume an interrupted run as if it had never stopped"
 EXAMPLES = """\
 examples:
   cnnlab resume runs/mine
   cnnlab resume runs/mine optimizer.lr=0.01                 at a lower learning rate, where the loss was not finite
-  cnnlab resume runs/mine --devices 1                       in another number of processes than it began with
+  cnnlab resume runs/mine --devices 1                       with another number of processes
   cnnlab resume gs://bucket/runs/mine                       on any machine
   cnnlab resume gs://bucket/runs/mine --spec vertex --image IMAGE > job.yaml"""
 
@@ -24,12 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="KEY=VALUE", help="optimizer.lr or trainer.grad_clip, from here on"
     )
-    parser.add_argument("--devices", type=int, metavar="N", help="processes (default: as many as it began with)")
+    parser.add_argument("--devices", type=int, metavar="N", help="processes (default: as many as before)")
     parser.add_argument(
-        "--data-root", metavar="DIR", help="where the pictures are now, if not where they were; the run keeps it"
+        "--data-root", metavar="DIR", help="folder of the images, if they were moved; stored in the run"
     )
     add_trust_code(parser)
-    add_spec(parser, "vertex", "a custom job of Vertex AI")
+    add_spec(parser, "vertex", "a Vertex AI custom job")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -70,7 +70,7 @@ def _resume(options: argparse.Namespace) -> None:
     if not is_main_process():
         return
     if not anything:
-        print("this run is finished; nothing was left to do.")
+        print("this run is already finished; there is nothing to do.")
     print_run(done)
 
 
@@ -79,9 +79,9 @@ def _print_spec(options: argparse.Namespace) -> None:
     from cnnlab.files import is_remote
 
     if options.data_root is not None and not is_remote(options.data_root):
-        raise ConfigError(f"a job cannot see {options.data_root}; copy the pictures into a bucket and name that.")
+        raise ConfigError(f"the job cannot read {options.data_root}; copy the images to a bucket and give its address.")
     if not is_remote(options.run):
-        raise ConfigError(f"a job cannot see {options.run}; give the run's address in a bucket.")
+        raise ConfigError(f"the job cannot read {options.run}; give the run's address in a bucket.")
     more = [*options.overrides, *(["--trust-code"] if options.trust_code else [])]
     more += [] if options.devices is None else ["--devices", str(options.devices)]
     more += [] if options.data_root is None else ["--data-root", options.data_root]

@@ -12,15 +12,15 @@ from cnnlab.cli.printing import print_line
 if TYPE_CHECKING:
     from cnnlab.study.definition import Definition
 
-SUMMARY = "run a grid of settings times seeds: a table with error bars, curves, differences in words"
+SUMMARY = "run a grid of settings and seeds: a table with error bars, curves, pairwise comparisons"
 EXAMPLES = """\
 examples:
   cnnlab study --list                                       the studies that come with cnnlab
-  cnnlab study residual_depth --dry-run                     the runs it wants, and which of them are there
+  cnnlab study residual_depth --dry-run                     the runs it needs, and which of them are done
   cnnlab study model=resnet model.depth=8,14 model.residual=true,false --seeds 3
   cnnlab study optimizers data=mnist data.root=data study.jobs=2
   cnnlab study optimizer.lr=0.001..1:log augment=none,light study.trials=20     a search for the best settings
-  cnnlab study learning_rate_range data=mnist               where the learning rate is good, in a minute
+  cnnlab study learning_rate_range data=mnist               which learning rates work, in a minute
   cnnlab study mine.yaml                                    a study of your own"""
 
 
@@ -31,11 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME|key=value",
         help="a study or a YAML file of your own; key=a,b makes an axis, key=low..high a search; study.dir, study.jobs",
     )
-    parser.add_argument(
-        "--seeds", type=int, metavar="N", help="runs of each combination (default: what the study says)"
-    )
-    parser.add_argument("--list", action="store_true", help="name the studies that come with cnnlab")
-    parser.add_argument("--dry-run", action="store_true", help="show the runs, and train nothing")
+    parser.add_argument("--seeds", type=int, metavar="N", help="runs per combination (default: as the study defines)")
+    parser.add_argument("--list", action="store_true", help="list the studies that come with cnnlab")
+    parser.add_argument("--dry-run", action="store_true", help="list the runs without training")
     add_config_dir(parser)
 
 
@@ -100,7 +98,7 @@ def _grid(options: argparse.Namespace) -> None:
 def _search(options: argparse.Namespace) -> None:
     from cnnlab.study import search
     from cnnlab.study.progress import StudyProgress
-    from cnnlab.study.search_results import summary, terminal_table, verdicts
+    from cnnlab.study.search_results import conclusions, summary, terminal_table
 
     if options.dry_run:
         for line in search.outline(options.overrides, options.config_dir, options.trust_code):
@@ -118,7 +116,7 @@ def _search(options: argparse.Namespace) -> None:
     print(f"\n{summary(done)}")
     print_whole(terminal_table(done), fold=False)
     print()
-    for sentence in verdicts(done):
+    for sentence in conclusions(done):
         print_line(f"  {sentence}")
     print(f"\nagain   {shlex.join(done.command)}")
     print(f"table   {done.dir / 'table.md'}\nreport  {done.dir / 'report.html'}")
@@ -129,7 +127,7 @@ def _rate_range(options: argparse.Namespace) -> None:
     from cnnlab.tracking.console import DecodeBar, StepBar
 
     if options.dry_run:
-        print("one short training, which is thrown away")
+        print("one short training that is not kept")
         return
     with DecodeBar() as bar, StepBar() as steps:
         from cnnlab.study.rate_range import find_learning_rate
@@ -145,4 +143,4 @@ def _rate_range(options: argparse.Namespace) -> None:
     for sentence in found.sentences():
         print_line(sentence)
     again = f"\ntrain    {shlex.join(found.command)}" if found.command else ""
-    print(f"{again}\npicture  {found.dir / 'rate_range.png'}\nreport   {found.dir / 'report.html'}")
+    print(f"{again}\nplot     {found.dir / 'rate_range.png'}\nreport   {found.dir / 'report.html'}")

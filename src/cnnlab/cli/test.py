@@ -26,11 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="NAME", help="another set with the same classes, by name")
     parser.add_argument("--split", default="test", choices=["test", "val", "train"], help="default: test")
     parser.add_argument(
-        "--data-root", metavar="DIR", help="where the pictures are now, or another set with the same classes"
+        "--data-root", metavar="DIR", help="where the images are now, or another set with the same classes"
     )
     add_device(parser)
     parser.add_argument(
-        "--views", metavar="KIND", help="average further views of each picture too: mirror, shift or mirror_shift"
+        "--views", metavar="KIND", help="test-time augmentation: average over views (mirror, shift or mirror_shift)"
     )
     add_trust_code(parser)
 
@@ -38,17 +38,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from cnnlab import config
     from cnnlab.evaluation.evaluate import evaluate
-    from cnnlab.evaluation.tables import figures_text
+    from cnnlab.evaluation.tables import metrics_text
     from cnnlab.runs.folder import RunFolder, epochs_left
     from cnnlab.runs.opened import opened_run
 
     keys = config.data_keys(options.overrides)
     how = options.split, options.data_root, options.device, options.trust_code, options.views, options.data
     with opened_run(options.run) as folder:
-        print(figures_text(evaluate(folder, *how, **keys)))
-        with contextlib.suppress(CnnlabError):  # the figures stand, whatever is wrong with the history
+        print(metrics_text(evaluate(folder, *how, **keys)))
+        with contextlib.suppress(CnnlabError):  # the metrics stand, whatever is wrong with the history
             if left := epochs_left(RunFolder(folder)):
                 print(
-                    f"\n{options.run} has {left} epochs to go: these are the figures of its best so far.",
+                    f"\n{options.run} has {left} epochs to go: these are the metrics of its best epoch so far.",
                     file=sys.stderr,
                 )

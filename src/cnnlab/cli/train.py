@@ -40,10 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--options", action="store_true", help="list every group and key with its meaning, and exit")
     parser.add_argument("--explain", action="store_true", help="print the configuration and where each value is from")
     add_config_dir(parser)
-    parser.add_argument("--config", metavar="FILE", help="begin with these settings, such as a run's config.yaml")
+    parser.add_argument("--config", metavar="FILE", help="start from these settings, such as a run's config.yaml")
     parser.add_argument("-m", "--multirun", action="store_true", help=argparse.SUPPRESS)  # of Hydra; see study
-    parser.add_argument("--resume", action="store_true", help="go on where run.dir already holds this run")
-    add_spec(parser, "vertex", "a custom job of Vertex AI")
+    parser.add_argument("--resume", action="store_true", help="resume if run.dir already holds this run")
+    add_spec(parser, "vertex", "a Vertex AI custom job")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -63,10 +63,10 @@ def run(options: argparse.Namespace) -> None:
 def _refuse_contradictions(options: argparse.Namespace) -> None:
     if options.multirun:
         again = shlex.join(["cnnlab", "study", *options.overrides])
-        raise ConfigError(f"several runs, with a table of their differences, are a study; say: {again}")
+        raise ConfigError(f"several runs, with a table of their differences, are a study; use: {again}")
     for shows in ("options", "explain"):
         if getattr(options, shows):
-            refuse_ignored(options, ("resume", "spec", *ONLY_SPEC), f"is for a training, and --{shows} only shows")
+            refuse_ignored(options, ("resume", "spec", *ONLY_SPEC), f"starts a training, but --{shows} only prints")
     if not options.spec:
         refuse_without_spec(options, "vertex")
 
@@ -108,7 +108,7 @@ def _print_recommended(recommended: Sequence[Recommended]) -> None:
     from cnnlab.tracking.console import plain_console
 
     console = plain_console()
-    console.print("settings that follow from the set; your own key=value overrules each:")
+    console.print("settings chosen from the dataset; override any of them with key=value:")
     width = max(len(one.word) for one in recommended)
     for one in recommended:
         console.print(f"  {one.word:<{width}}  {one.reason}")
@@ -121,7 +121,7 @@ def _print_spec(options: argparse.Namespace) -> None:
 
     composed = config.resolve(options.overrides, options.config_dir, options.config, trust_code=options.trust_code)
     if composed.paths:
-        raise ConfigError(f"the job cannot see {composed.paths[0]}; give its options and keys themselves.")
+        raise ConfigError(f"the job cannot read {composed.paths[0]}; give its options and keys on the command line.")
     check_train(composed.config)
     print_job(options, ["cnnlab", "train", *options.overrides, "--resume"])
 
@@ -135,7 +135,7 @@ def _resolve_to_show(options: argparse.Namespace) -> Composed:
     try:
         return resolve_for_set(*where, trust_code=options.trust_code, download=False)[0]
     except DataError as error:
-        print(f"# without what follows from the images, as they cannot be looked at: {one_line(str(error))}")
+        print(f"# without the settings chosen from the images, which cannot be read: {one_line(str(error))}")
         return config.resolve(*where, trust_code=options.trust_code)
 
 

@@ -163,8 +163,8 @@ def _refuse_code(settings: Settings, layers: Iterable[Layer]) -> None:
             source = by[-1][0].source
         if source != GIVEN:
             raise ConfigError(
-                f"{group}={value} is code that {source} names, and a file runs no code by itself; where you trust it"
-                f" say {group}={value} yourself, or pass --trust-code (trust_code=True in Python)."
+                f"{group}={value} is code that {source} names, and no file runs code by itself; if you trust it, give"
+                f" {group}={value} yourself, or pass --trust-code (trust_code=True in Python)."
             )
 
 
@@ -302,7 +302,7 @@ def split_word(word: str) -> tuple[str, str]:
     match = re.fullmatch(r"(?:\+\+?)?([A-Za-z_][\w.]*)=(.*)", word, flags=re.DOTALL)
     if not match:
         if word.startswith("~"):
-            raise ConfigError(f"{word!r}: no key can be taken away; leave it out, or give it a value.")
+            raise ConfigError(f"{word!r}: keys cannot be deleted; leave it out, or give it a value.")
         if Path(word).is_dir():
             raise ConfigError(
                 f"expected key=value, got {word!r}; for the images of this folder: data=folder data.root={word}."
@@ -314,7 +314,7 @@ def split_word(word: str) -> tuple[str, str]:
     if key not in groups and key.split(".")[0] not in OPEN_GROUPS and key not in known_keys():
         raise ConfigError(f"unknown key {key!r}.{_nearest_key(key)}")
     if key == "augment.name":
-        raise ConfigError(f"{word!r} would change a label alone; for the option write augment={value}.")
+        raise ConfigError(f"{word!r} would change only the name; to choose the option, write augment={value}.")
     if not value:
         raise ConfigError(f"{given}= has no value; give one, or leave {given} out.")
     return key, value
@@ -376,7 +376,7 @@ def with_changes(config: Config, overrides: Sequence[str]) -> Config:
         key, text = split_word(word)
         if key not in RESUMABLE:
             raise ConfigError(
-                f"a run keeps {key} to its end; what a resume can change is {' and '.join(RESUMABLE)}. For anything"
+                f"a run keeps {key} to its end; a resume can only change {' and '.join(RESUMABLE)}. For anything"
                 " else start a new run."
             )
         section, name = key.split(".")

@@ -18,12 +18,12 @@ WIDTH = 80
 CLASSES = {"data": "module:Class", "model": "module:Class", "optimizer": "any class of torch.optim, such as NAdam"}
 OPTIMIZER_KEYS = {
     "lr": "the highest learning rate [a number, above 0]",
-    "weight_decay": "of filters and matrices, not of biases and norms [a number, at least 0]",
-    "momentum": "share of the last step that stays in this one [a number, at least 0]",
-    "nesterov": "momentum as Nesterov has it [true or false]",
+    "weight_decay": "of filters and matrices, not of biases and norm layers [a number, at least 0]",
+    "momentum": "fraction of the previous update that is kept [a number, at least 0]",
+    "nesterov": "use Nesterov momentum [true or false]",
     "betas": "decay of the averages of the gradient and of its square [two numbers]",
-    "backbone_lr_scale": "rate of everything before the head, as a share of lr [a number, at least 0]",
-    "other_lr_scale": "rate of what Muon does not take, as a share of lr [a number, at least 0]",
+    "backbone_lr_scale": "learning rate of everything before the head, as a fraction of lr [a number, at least 0]",
+    "other_lr_scale": "learning rate of what Muon does not update, as a fraction of lr [a number, at least 0]",
 }
 
 

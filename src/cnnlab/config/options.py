@@ -157,9 +157,9 @@ def torch_optimizer(name: str) -> str | None:
     folded = {known.casefold(): known for known in (*optimizer_names(), *NEEDS_CLOSURE)}
     found = folded.get(match[2].casefold())
     if found in NEEDS_CLOSURE:
-        raise ConfigError(f"optimizer {found} steps in another way than training here does; choose another, as adamw.")
+        raise ConfigError(f"optimizer {found} does not fit this training loop; choose another, such as adamw.")
     if found == "Muon" and match[1]:
-        raise ConfigError(f"{name} takes matrices alone; optimizer=muon takes filters and everything else too.")
+        raise ConfigError(f"{name} updates matrices only; optimizer=muon also updates all other parameters.")
     return found
 
 
@@ -168,7 +168,7 @@ def _read_option(group: str, name: str, own: Path | None) -> Option:
     path = None
     for layer in read_layers(group, name, own):
         if layer.options or layer.tuned:
-            raise ConfigError(f"{layer.path or name}: options of other groups are chosen by recipes and experiments.")
+            raise ConfigError(f"{layer.path or name}: only recipes and experiments can choose options of other groups.")
         values |= layer.values
         path = layer.path or path
     if path and f"{group}.name" not in values and group != "logger":
@@ -253,7 +253,7 @@ def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
             if not isinstance(value, Mapping):
                 sections = {key.split(".")[0] for key in known_keys()} | set(OPEN_GROUPS)
                 hint = "" if name in sections else nearest(name, sections)
-                raise ConfigError(f"{name} is no section with keys and values, got {shown(value)}.{hint}")
+                raise ConfigError(f"{name} is not a section with keys and values, got {shown(value)}.{hint}")
             found |= _flat(value, f"{name}.")
             continue
         name = ALIASES.get(name, name)

@@ -37,7 +37,7 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    name: str = key("digits", "the set; choose it with data=NAME")
+    name: str = key("digits", "the dataset; choose it with data=NAME")
     args: dict[str, Any] = key({}, "data=module:Class: arguments of its constructor", kind="such as {side: 32}")
     root: str = key("data", "folder of the images, or an address such as gs://bucket/photos")
     val_fraction: float = key(
@@ -45,16 +45,16 @@ class DataConfig:
     )
     test_fraction: float = key(0.2, "share of all images; only where there is no official test split", within="[0, 1)")
     folds: int | None = key(
-        None, "cross-validation in so many folds, and a final network on all of their images", within="[2, 100]"
+        None, "cross-validation with this many folds, then a final network on all their images", within="[2, 100]"
     )
     fold: int | None = key(None, "set by data.folds: the fold that is validated, from 0", within="[0, 100)")
     image_size: Any = key(
         None,
-        "side of the images; null: the set's own",
+        "side of the images; null: as in the dataset",
         kind="pixels from 1 to 2048, one number or [height,width], or null",
     )
     limit: int | None = key(None, "images per split at most, stratified", within="[1, inf)")
-    download: bool = key(True, "download the set where it is missing")
+    download: bool = key(True, "download the dataset if it is missing")
     per_class_train: int | None = key(
         None, "training and validation images per class, instead of fractions", within="[1, inf)"
     )
@@ -62,7 +62,7 @@ class DataConfig:
         None, "test images per class at most, with data.per_class_train", within="[1, inf)"
     )
     channels: int | None = key(
-        None, "3: grey images in three equal channels; 1: colour as grey; null: as the set is", choices=(None, 1, 3)
+        None, "3: grey images in three equal channels; 1: colour as grey; null: as in the dataset", choices=(None, 1, 3)
     )
     backgrounds: str | None = key(None, "of mnist_m: folder of photographs; null: the two that come with cnnlab")
     pixels: str = key(
@@ -76,11 +76,11 @@ class DataConfig:
     )
     rearrange: str = key(
         "none",
-        "shift: each image moved by its own few pixels; permute: the pixels of all, alike",
+        "shift: move each image by a few pixels; permute: the same permutation of the pixels of all",
         choices=("none", "shift", "permute"),
     )
-    max_corrupt: float = key(0.01, "refuse to train above this share of unreadable images", within="[0, inf)")
-    storage: str = key("auto", "where decoded images lie", choices=("auto", "memory", "mmap", "stream"))
+    max_corrupt: float = key(0.01, "refuse to train above this fraction of unreadable images", within="[0, inf)")
+    storage: str = key("auto", "where decoded images are kept", choices=("auto", "memory", "mmap", "stream"))
     workers: int | None = key(None, "processes that decode when streaming; null: one per core", within="[0, inf)")
 
     def __post_init__(self) -> None:
@@ -110,7 +110,7 @@ def _image_size(value: Any) -> list[int] | None:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    name: str = key("none", "what the augmentation is called; choose it with augment=NAME")
+    name: str = key("none", "name of the augmentation; choose it with augment=NAME")
     flip: str = key(
         "none",
         "mirror images: random, or alternate (each image every second epoch)",
@@ -122,14 +122,14 @@ class AugmentConfig:
         choices=("none", "pad", "resized", "auto"),
     )
     padding: float = key(0.125, "of crop=pad: border as a share of the side", within="[0, 1)")
-    padding_mode: str = key("reflect", "what fills the border", choices=("reflect", "zero"))
+    padding_mode: str = key("reflect", "fill of the border", choices=("reflect", "zero"))
     scale: list[float] = key(
         [0.35, 1.0], "of crop=resized: share of the image's area", kind="[low,high], above 0 and at most 1"
     )
     ratio: list[float] = key([0.75, 1.3333], "of crop=resized: width : height", kind="[low,high], above 0")
     start_size: float = key(
         1.0,
-        "side of training images in the first epoch, as a share of the evaluated ones'",
+        "side of the training images in the first epoch, as a fraction of the evaluation size",
         within="[0.125, 1]",
     )
     # Touvron et al. 2019: somewhat below 1 is best
@@ -164,11 +164,11 @@ class ScheduleConfig:
         "the learning rate over the steps; choose it with schedule=NAME",
         choices=("constant", "multistep", "cosine", "linear", "onecycle"),
     )
-    warmup: float = key(0.0, "share of all steps in which the rate rises from 0", within="[0, 1)")
-    final: float = key(0.0, "last rate as a share of the highest", within="[0, inf)")
+    warmup: float = key(0.0, "fraction of all steps in which the rate rises from 0", within="[0, 1)")
+    final: float = key(0.0, "last rate as a fraction of the highest", within="[0, inf)")
     milestones: list[float] = key(
         [0.5, 0.75],
-        "of multistep: where the rate falls",
+        "of multistep: where the rate drops",
         kind="epochs, [5,8], or shares of all steps, [0.5,0.75]",
     )
     gamma: float = key(0.1, "of multistep: factor at each milestone", within="[0, inf)")
@@ -189,40 +189,40 @@ class ScheduleConfig:
 class TrainerConfig:
     epochs: int = key(10, "passes over the training images", within="[1, inf)")
     batch_size: int = key(128, "images per batch", within="[1, inf)")
-    device: str = key("auto", "where it computes", kind="auto | cpu | cuda | cuda:N | mps")
+    device: str = key("auto", "where to train", kind="auto | cpu | cuda | cuda:N | mps")
     devices: int = key(
         1,
         "processes that train together, each its share of every batch (docs/distributed.md)",
         kind="a whole number, from 1 to trainer.batch_size",
     )
-    precision: str = key("auto", "of the arithmetic", choices=("auto", "fp32", "bf16", "fp16"))
+    precision: str = key("auto", "floating-point precision of training", choices=("auto", "fp32", "bf16", "fp16"))
     compile: Any = key("auto", "compile the network with torch.compile", choices=("auto", True, False))
     channels_last: bool = key(True, "channels-last layout of the images in memory")
     deterministic: bool = key(False, "deterministic algorithms only, on an accelerator too")
     threads: int | None = key(None, "processor threads; null: one per physical core", within="[1, 1024]")
     loss: str = key(
         "cross_entropy",
-        "what is minimized; a function of your own as module:function (own: the one that cnnlab.fit was given)",
+        "the loss; your own function as module:function (own: the one given to cnnlab.fit)",
         kind="cross_entropy | focal | mse | module:function",
     )
     focal_gamma: float = key(2.0, "of the focal loss: its exponent", within="[0, inf)")
     dice: float = key(
         1.0, "weight of the Dice loss beside the cross-entropy, where pixels have classes", within="[0, inf)"
     )
-    label_smoothing: float = key(0.0, "share of the label spread over all classes", within="[0, 1)")
+    label_smoothing: float = key(0.0, "fraction of the label spread over all classes", within="[0, 1)")
     class_weights: Any = key(
         None,
         "weight of each class in the loss; balanced: the rarer, the heavier",
         kind="balanced, a list with a number per class, or null",
     )
     balanced_sampling: bool = key(False, "draw every class equally often")
-    accumulate: int = key(1, "batches per step", within="[1, inf)")
-    grad_clip: float | None = key(None, "largest norm of the whole gradient", within="(0, inf)")
-    ema: float | None = key(None, "decay of the running average of the weights, such as 0.999", within="[0, 1)")
+    accumulate: int = key(1, "gradient accumulation: batches per step", within="[1, inf)")
+    grad_clip: float | None = key(None, "gradient clipping: largest norm of the whole gradient", within="(0, inf)")
+    ema: float | None = key(None, "decay of a moving average of the weights (EMA), such as 0.999", within="[0, 1)")
     early_stopping: int | None = key(
-        None, "epochs without a better validation accuracy, after which it ends", within="[1, inf)"
+        None, "epochs without a better validation accuracy, after which training stops", within="[1, inf)"
     )
-    checkpoint_minutes: float = key(5.0, "longest time between two saved states", within="[0, inf)")
+    checkpoint_minutes: float = key(5.0, "longest time between two checkpoints", within="[0, inf)")
 
     def __post_init__(self) -> None:
         if isinstance(self.grad_clip, float) and self.grad_clip == float("inf"):
@@ -258,20 +258,19 @@ class InitConfig:
 
     source: str | None = key(
         None,
-        "weights to begin with: a run folder, a .safetensors file, or torchvision:NAME[:WEIGHTS]; null: drawn from"
-        " the seed",
+        "initial weights: a run folder, a .safetensors file, or torchvision:NAME[:WEIGHTS]; null: random, by the seed",
     )
     map: dict[str, str] = key(
         {}, "prefix of a name in the source → prefix in the model", kind="such as {backbone: features}"
     )
     strict: bool = key(True, "false: load what fits, also where more than the head does not")
-    freeze: Any = key("none", "what does not learn", kind="none | backbone | a number: the first so many stages")
-    frozen_biases: bool = key(True, "false: the biases of what is frozen learn all the same")
+    freeze: Any = key("none", "what to freeze", kind="none | backbone | a number: the first so many stages")
+    frozen_biases: bool = key(True, "false: the biases of frozen layers are trained all the same")
     unfreeze_epoch: int | None = key(
-        None, "epochs after which the frozen stages learn too; null: never", within="[1, inf)"
+        None, "epochs after which the frozen stages are trained too; null: never", within="[1, inf)"
     )
-    whiten: bool = key(False, "the first convolution begins with filters that whiten the training images")
-    dirac: bool = key(False, "every other convolution begins as an identity, as far as its channels go")
+    whiten: bool = key(False, "initialize the first convolution with filters that whiten the training images")
+    dirac: bool = key(False, "initialize every other convolution as an identity, as far as its channels go")
 
     def __post_init__(self) -> None:
         check_keys("init", self)
@@ -292,12 +291,12 @@ class InitConfig:
 class AdaptConfig:
     method: str = key(
         "none",
-        "dann (Ganin et al. 2016), or batch_norm (Li et al. 2016: new statistics, no learning)",
+        "dann (Ganin et al. 2016), or batch_norm (Li et al. 2016: new statistics, no training)",
         choices=("none", "dann", "batch_norm"),
     )
-    data: str = key("mnist_m", "the target domain, a set with the same classes; its labels are not used")
+    data: str = key("mnist_m", "the target domain, a dataset with the same classes; its labels are not used")
     root: str | None = key(None, "folder of its images; null: data.root")
-    weight: float = key(1.0, "of the domain's loss", within="[0, inf)")
+    weight: float = key(1.0, "weight of the domain loss", within="[0, inf)")
     hidden: int = key(100, "units of the domain classifier's hidden layers", within="[1, inf)")
 
     def __post_init__(self) -> None:
@@ -306,8 +305,8 @@ class AdaptConfig:
 
 @dataclass(frozen=True)
 class TestConfig:
-    views: str = key("none", "further views of each test image whose answers are averaged", choices=VIEWS)
-    share: float = key(1.0, "of the images that get them: those that the model is least sure of", within="(0, 1]")
+    views: str = key("none", "test-time augmentation: views whose predictions are averaged", choices=VIEWS)
+    share: float = key(1.0, "fraction of the images that get them, the least confident first", within="(0, 1]")
     metrics: list[str] = key([], "further metrics of your own", kind="a list of module:function")
 
     def __post_init__(self) -> None:
@@ -333,7 +332,7 @@ class Config:
     seed: int = key(0, "of the split, the weights, the order and the augmentation", within="[0, inf)")
     task: str | None = key(
         None,
-        "what is learned; null: what the targets of the set are for",
+        "the task; null: as the targets of the dataset require",
         kind="classification | multilabel | segmentation | module:Class, or null",
     )
     run: RunConfig = field(default_factory=RunConfig)

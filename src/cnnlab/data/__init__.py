@@ -1,1 +1,1 @@
-"""From pictures to batches: sources, splits, the decoded store, augmentation, loaders, and the audit."""
+"""From images to batches: sources, splits, the decoded store, augmentation, loaders, and the audit."""

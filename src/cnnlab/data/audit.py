@@ -1,4 +1,4 @@
-"""What is wrong with a set of pictures: unreadable ones, duplicates, leaks between splits, classes out of balance."""
+"""What is wrong with a set of images: unreadable ones, duplicates, leaks between splits, classes out of balance."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from cnnlab.errors import DataError
 
 THUMBNAIL = 16  # pixels a side
 ALIKE_SMALL = 0.99  # correlation of grey thumbnails above which a pair is looked at closely …
-ALIKE_WHOLE = 0.97  # … and of the whole pictures, above which it is a near duplicate
-LARGEST = 200_000  # pictures; every pair is compared, so beyond this only exact duplicates are sought
+ALIKE_WHOLE = 0.97  # … and of the whole images, above which it is a near duplicate
+LARGEST = 200_000  # images; every pair is compared, so beyond this only exact duplicates are sought
 BLOCK = 4096
 
 
@@ -41,11 +41,11 @@ class Audit:
 
 
 def audit(data: Data) -> Audit:
-    """Compare every picture of the three splits with every other. Raises DataError for batches of the user's own."""
+    """Compare every image of the three splits with every other. Raises DataError for batches of the user's own."""
     refuse_batches(data)
     numbers = np.concatenate([data.split[part] for part in NAMES])
     where = {int(i): part for part in NAMES for i in data.split[part]}
-    names, classes_of = data.pictures.names, data.pictures.class_names_of
+    names, classes_of = data.images.names, data.images.class_names_of
     groups = exact_duplicates(numbers, data.index.digest)
     comparable = isinstance(data.test.pixels, Tensor) and len(numbers) <= LARGEST
     copies = [number for group in groups for number in group[1:]]
@@ -70,22 +70,22 @@ def audit(data: Data) -> Audit:
 
 
 def refuse_batches(data: Data) -> None:
-    """Raise DataError where there are no pictures to look at."""
+    """Raise DataError where there are no images to look at."""
     if data.in_batches:
         raise DataError(
-            f"{data.config.data.name} gives tensors, and what is shown here is about pictures; let it give Pillow"
-            " pictures, without transform."
+            f"{data.config.data.name} gives tensors, and what is shown here is about images; let it give Pillow"
+            " images, without transform."
         )
 
 
 def class_counts(data: Data) -> dict[str, dict[str, int]]:
-    """class → split → pictures."""
-    counts = {part: data.pictures.class_counts(data.split[part]) for part in NAMES}
-    return {name: {part: int(counts[part][i]) for part in NAMES} for i, name in enumerate(data.pictures.classes)}
+    """class → split → images."""
+    counts = {part: data.images.class_counts(data.split[part]) for part in NAMES}
+    return {name: {part: int(counts[part][i]) for part in NAMES} for i, name in enumerate(data.images.classes)}
 
 
 def exact_duplicates(numbers: np.ndarray, digest: np.ndarray) -> list[list[int]]:
-    """Groups of two or more pictures whose files are the same byte for byte."""
+    """Groups of two or more images whose files are the same byte for byte."""
     groups: dict[bytes, list[int]] = defaultdict(list)
     for number in numbers:
         groups[digest[number].tobytes()].append(int(number))
@@ -93,7 +93,7 @@ def exact_duplicates(numbers: np.ndarray, digest: np.ndarray) -> list[list[int]]
 
 
 def near_duplicates(pixels: Tensor, numbers: np.ndarray) -> list[tuple[int, int, float]]:
-    """Pairs (i, j, correlation) of pictures that look the same but for encoding, scale or a little noise.
+    """Pairs (i, j, correlation) of images that look the same but for encoding, scale or a little noise.
 
     Every pair's grey thumbnails are correlated, as one blocked matrix product; a pair that passes is then correlated
     pixel by pixel.
@@ -120,7 +120,7 @@ def pool(block: Tensor) -> Tensor:
 
 
 def standardised(rows: Tensor) -> Tensor:
-    """Mean 0, length 1; a picture of one flat colour stays all zero and resembles none."""
+    """Mean 0, length 1; an image of one flat colour stays all zero and resembles none."""
     rows = rows - rows.mean(1, keepdim=True)
     return rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-3)
 

@@ -1,7 +1,7 @@
-"""Augmentation of whole batches: pure functions of pictures and draws. Nothing here draws a random number.
+"""Augmentation of whole batches: pure functions of images and draws. Nothing here draws a random number.
 
-Pictures are (B, H, W, stored channels) uint8 until `to float`, then (B, C, H, W) float32 in [0, 1], channels last.
-A box is (top, left, height, width) as shares of the picture.
+Images are (B, H, W, stored channels) uint8 until `to float`, then (B, C, H, W) float32 in [0, 1], channels last.
+A box is (top, left, height, width) as shares of the image.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import Tensor
 
 from cnnlab.config import AugmentConfig
 
-# What F.interpolate(mode="bilinear", antialias=True) calls. It writes straight into its place: a copy for each picture
+# What F.interpolate(mode="bilinear", antialias=True) calls. It writes straight into its place: a copy for each image
 # would wake the other threads in vain.
 _resize = torch.ops.aten._upsample_bilinear2d_aa.out
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The settings of `augment.*` for pictures of one size."""
+    """The settings of `augment.*` for images of one size."""
 
     config: AugmentConfig
     height: int
@@ -36,7 +36,7 @@ class Augmentation:
         return self.config.crop
 
     def at(self, progress: float) -> Augmentation:
-        """These settings after a share `progress` of all epochs: over the first three quarters of them, pictures grow
+        """These settings after a share `progress` of all epochs: over the first three quarters of them, images grow
         from `start_size` to `end_size` of the side, in eighths of it. The kind of crop stays that of the full size."""
         start, end = self.config.start_size, self.config.end_size
         eighths = max(1, round(8 * (start + (end - start) * min(1.0, progress / 0.75))))
@@ -63,11 +63,11 @@ class Augmentation:
 
 
 def take_pixels(images: Tensor, rows: Tensor, top: Tensor, left: Tensor, flip: Tensor, padding_mode: str) -> Tensor:
-    """Gather pictures `rows` of `images`, each shifted and perhaps mirrored, in one pass over whole pixels.
+    """Gather images `rows` of `images`, each shifted and perhaps mirrored, in one pass over whole pixels.
 
     Args:
         images: (N, H, W, 1 or 4) uint8, contiguous, in memory or memory-mapped.
-        rows: (B,) numbers of pictures.
+        rows: (B,) numbers of images.
         top, left: (B,) whole pixels; the window starts there, so −2 looks two pixels beyond the border.
         flip: (B,) bool, mirror left to right.
         padding_mode: "reflect" or "zero", for what lies beyond the border.
@@ -100,7 +100,7 @@ def reflect(position: Tensor, size: int) -> Tensor:
 
 
 def resized_crop(images: Tensor, rows: Tensor, boxes: Tensor, flip: Tensor, height: int, width: int) -> Tensor:
-    """Cut a box out of each picture and resize it to height × width, antialiased on the processor.
+    """Cut a box out of each image and resize it to height × width, antialiased on the processor.
 
     Args:
         images: (N, H, W, 1 or 4) uint8.
@@ -151,7 +151,7 @@ def nearest_crop(masks: Tensor, rows: Tensor, boxes: Tensor, flip: Tensor, heigh
     full = masks.shape[1:]
     places = []
     for axis, side in enumerate((height, width)):
-        low = (boxes[:, axis] * full[axis]).round()  # whole pixels, as the picture's window has them
+        low = (boxes[:, axis] * full[axis]).round()  # whole pixels, as the image's window has them
         extent = (boxes[:, axis + 2] * full[axis]).round().clamp_min(1)
         low = torch.minimum(low, torch.full_like(low, full[axis] - 1))
         extent = torch.minimum(extent, full[axis] - low)
@@ -163,7 +163,7 @@ def nearest_crop(masks: Tensor, rows: Tensor, boxes: Tensor, flip: Tensor, heigh
 
 
 def affine(images: Tensor, matrices: Tensor, padding_mode: str, mode: str = "bilinear") -> Tensor:
-    """Turn, shear, zoom and shift (B, C, H, W) float pictures by (B, 2, 3) matrices in coordinates −1…1.
+    """Turn, shear, zoom and shift (B, C, H, W) float images by (B, 2, 3) matrices in coordinates −1…1.
 
     Args:
         mode: bilinear, or nearest for classes.
@@ -178,13 +178,13 @@ def brightness(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Move towards (or away from) the mean grey of each picture."""
+    """Move towards (or away from) the mean grey of each image."""
     mean = grey(images).mean(dim=(1, 2, 3), keepdim=True)
     return torch.lerp(mean, images, factor[:, None, None, None]).clamp_(0, 1)
 
 
 def saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """Move towards (or away from) the grey picture; nothing to do for one channel."""
+    """Move towards (or away from) the grey image; nothing to do for one channel."""
     if images.shape[1] == 1:
         return images
     return torch.lerp(grey(images), images, factor[:, None, None, None]).clamp_(0, 1)

@@ -16,7 +16,7 @@ from cnnlab.data.batch import Batch
 from cnnlab.data.decode import upright
 from cnnlab.data.loader import WHOLE, Loader
 from cnnlab.data.own import Label, read_item
-from cnnlab.data.plan import plan_epoch, share_of
+from cnnlab.data.plan import plan_epoch, shard_of
 from cnnlab.errors import CnnlabError, DataError
 
 
@@ -152,8 +152,8 @@ class BatchLoader(Loader):
             order = plan_epoch(self.count, None, self.seed, epoch).order
         size = self.batch_size
         whole = [slice(i * size, min((i + 1) * size, self.count)) for i in range(start, len(self))]
-        shares = [share_of(part, *shard) for part in whole]
-        slices = [order[part].tolist() for part in shares if part.stop > part.start]
+        shards = [shard_of(part, *shard) for part in whole]
+        slices = [order[part].tolist() for part in shards if part.stop > part.start]
         items = Transformed(self.source, self.transform)
         workers = min(self.workers, len(slices))
         yield from _in_one_line(iter(DataLoader(items, batch_sampler=slices, num_workers=workers)), "a batch")
@@ -172,7 +172,7 @@ class BatchLoader(Loader):
         classes. Raises DataError for what is no batch."""
         if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] not in (1, 3):
             what = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else f"a {type(images).__name__}"
-            raise DataError(f"images must be a tensor (B, 1 or 3, H, W), got {what}; see to the Dataset or collate_fn.")
+            raise DataError(f"images must be a tensor (B, 1 or 3, H, W), got {what}; check the Dataset or collate_fn.")
         images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
         rows = isinstance(labels, Tensor) and labels.ndim == 2 and len(labels) == len(images)
         if self.multi_label is not None and rows != self.multi_label:
@@ -235,19 +235,19 @@ class Transformed(Dataset[tuple[Tensor, Label]]):
 
 
 def as_tensor(image: Any) -> Tensor:
-    """Pillow picture, (H, W) or (H, W, C) array, or tensor → (C, H, W) float32; 8-bit values from 0 to 1."""
+    """Pillow image, (H, W) or (H, W, C) array, or tensor → (C, H, W) float32; 8-bit values from 0 to 1."""
     if isinstance(image, Image.Image):
         image = np.array(upright(image))
     if isinstance(image, np.ndarray):
         image = torch.from_numpy(np.array(image[..., None] if image.ndim == 2 else image)).permute(2, 0, 1)
     if not isinstance(image, Tensor):
-        raise DataError(f"an image must be a Pillow picture, an array or a tensor, got a {type(image).__name__}.")
+        raise DataError(f"an image must be a Pillow image, an array or a tensor, got a {type(image).__name__}.")
     image = image[None] if image.ndim == 2 else image
     return image.float() / 255 if image.dtype == torch.uint8 else image.float()
 
 
 def size_of(loader: DataLoader[Any]) -> tuple[int, int]:
-    """(images, images a batch) of a DataLoader. Raises DataError for one that does not know its length."""
+    """(images, images per batch) of a DataLoader. Raises DataError for one that does not know its length."""
     try:
         batches = len(loader)
     except TypeError:

@@ -1,4 +1,4 @@
-"""Canvases with known boxes: digits at random places and sizes on a larger picture, to test localization on."""
+"""Canvases with known boxes: digits at random places and sizes on a larger image, to test localization on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 @dataclass(frozen=True)
 class Canvas:
-    """A picture (H, W) uint8 and what is on it: boxes (n, 4) int64 (left, top, right, bottom; right and bottom are the
+    """An image (H, W) uint8 and what is on it: boxes (n, 4) int64 (left, top, right, bottom; right and bottom are the
     first pixels outside), drawn tightly around the ink, and labels (n,) int64."""
 
     image: Pixels

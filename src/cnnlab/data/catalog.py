@@ -1,4 +1,4 @@
-"""What is known about each set of pictures before a file of it is read."""
+"""What is known about each set of images before a file of it is read."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ CATALOG = {
         "caltech101",
     ),
     "folder": DatasetInfo(
-        "your own pictures, a folder a class",
+        "your own images, one folder per class",
         3,
         ("train", "val", "test"),
         "ROOT/{train,val,test}/CLASS/* or ROOT/CLASS/*",

@@ -17,7 +17,7 @@ from cnnlab.data.batches import BatchLoader
 from cnnlab.data.loader import Loader, Streamed
 from cnnlab.data.pixels import Rest
 from cnnlab.data.preprocess import Preprocess
-from cnnlab.data.sources.base import PictureSet
+from cnnlab.data.sources.base import ImageSet
 from cnnlab.data.split import NAMES, Split
 from cnnlab.data.store import Index
 from cnnlab.errors import ConfigError
@@ -32,11 +32,11 @@ class Data:
 
     Where every pixel has a class (`pixel_targets`), they give (images, masks); where an image may have several classes
     (`multi_label`), labels are (B, K) float of 0 and 1. Where they are `BatchLoader`s, the
-    batches are the user's own, `preprocess` is for showing them alone, and `pictures` knows no picture.
+    batches are the user's own, `preprocess` is for showing them alone, and `images` knows no image.
     """
 
     config: Config
-    pictures: PictureSet
+    images: ImageSet
     index: Index
     split: Split
     manifest: dict[str, Any]
@@ -44,7 +44,7 @@ class Data:
     train: Loader
     val: Loader
     test: Loader
-    target: Data | None = None  # the domain that training adapts to
+    target_domain: Data | None = None  # the domain that training adapts to
     rest: Rest | None = None  # evaluation pixels that no split needed; None where all are there
     option: str | None = None  # of the group data, by which load_data found it; it chooses the recipe
 
@@ -76,29 +76,29 @@ class Data:
         return isinstance(self.train, BatchLoader)
 
     def class_counts(self) -> list[int]:
-        """Training pictures of each class. Raises ConfigError where only the user's own code knows them."""
+        """Training images of each class. Raises ConfigError where only the user's own code knows them."""
         if self.in_batches:
             raise ConfigError(
                 "trainer.class_weights=balanced and trainer.balanced_sampling count the training labels first, and"
                 " batches of your own are used as they come; give class_weights as a list, or sample in your"
                 " DataLoader."
             )
-        return self.pictures.class_counts(self.split.train).tolist()
+        return self.images.class_counts(self.split.train).tolist()
 
     @property
     def multi_label(self) -> bool:
         """Whether an image may have several classes, or none."""
-        return self.pictures.multi_hot is not None
+        return self.images.multi_hot is not None
 
     @property
     def pixel_targets(self) -> bool:
         """Whether every pixel has a class, and these are what is learned."""
-        return self.pictures.pixel_classes is not None
+        return self.images.pixel_classes is not None
 
     @property
     def classes(self) -> list[str]:
-        """What a model answers: classes of pictures, or of pixels."""
-        return list(self.pictures.classes if self.pictures.pixel_classes is None else self.pictures.pixel_classes)
+        """What a model answers: classes of images, or of pixels."""
+        return list(self.images.classes if self.images.pixel_classes is None else self.images.pixel_classes)
 
     @property
     def num_classes(self) -> int:
@@ -114,8 +114,8 @@ class Data:
 
     @property
     def quarantined(self) -> list[dict[str, str]]:
-        """Name and reason of each picture that could not be read; none of them is in a split."""
-        return [{"name": self.pictures.names[i], "reason": why} for i, why in sorted(self.index.reasons.items())]
+        """Name and reason of each image that could not be read; none of them is in a split."""
+        return [{"name": self.images.names[i], "reason": why} for i, why in sorted(self.index.reasons.items())]
 
     def label_names(self, batch: Batch) -> list[str]:
         """What each training image of a batch is labelled as, also where the classes of its pixels are learned."""
@@ -124,48 +124,48 @@ class Data:
             rows = [row.nonzero()[:, 0].tolist() for row in one_hot]
             return [", ".join(self.classes[label] for label in row) or "–" for row in rows]
         numbers = self.split.train[batch.members.cpu()].tolist()
-        return [", ".join(self.pictures.class_names_of(number)) or "–" for number in numbers]
+        return [", ".join(self.images.class_names_of(number)) or "–" for number in numbers]
 
     def loader(self, part: str) -> Loader:
         return {"train": self.train, "val": self.val, "test": self.test}[part]
 
-    def evaluation_loader(self, pictures: str | np.ndarray, batch_size: int | None = None) -> Loader:
-        """Pictures in order, without augmentation: those of a split, or those of these numbers.
+    def evaluation_loader(self, images: str | np.ndarray, batch_size: int | None = None) -> Loader:
+        """Images in order, without augmentation: those of a split, or those of these numbers.
 
         By default as many at once as hold 2 million pixels, 500 at the most. Batches of the user's own stay as they
         are, and numbers are those of one split.
         """
         height, width = self.image_size
         if self.in_batches:
-            return self._own_batches(pictures)
+            return self._own_batches(images)
         batch_size = batch_size or max(1, min(500, 2_000_000 // (height * width)))
-        numbers = self.split[pictures] if isinstance(pictures, str) else pictures
-        pixels, targets = self.evaluation_pixels(numbers), self.pictures.targets
+        numbers = self.split[images] if isinstance(images, str) else images
+        pixels, targets = self.evaluation_pixels(numbers), self.images.targets
         return Loader(
             pixels, targets, numbers, self.preprocess, batch_size, device=self.test.device, masked=self.pixel_targets
         )
 
     def evaluation_pixels(self, numbers: np.ndarray) -> Tensor | Streamed:
-        """(N, H, W, stored channels) uint8, or `Streamed`, that may be asked for pictures `numbers`.
+        """(N, H, W, stored channels) uint8, or `Streamed`, that may be asked for images `numbers`.
 
-        Training pictures that were stored for random crops alone are decoded now, once.
+        Training images that were stored for random crops alone are decoded now, once.
         """
         if self.rest and not self.rest.have[numbers].all():
             return self.rest.decode()
         return self.test.pixels
 
-    def _own_batches(self, pictures: str | np.ndarray) -> BatchLoader:
-        if isinstance(pictures, str):
-            loader = self.loader(pictures)
+    def _own_batches(self, images: str | np.ndarray) -> BatchLoader:
+        if isinstance(images, str):
+            loader = self.loader(images)
             assert isinstance(loader, BatchLoader)
-            if pictures != "train" and isinstance(loader.source, DataLoader):
+            if images != "train" and isinstance(loader.source, DataLoader):
                 return loader  # it learns its count while it is read
             return loader.in_order()
-        first = 0 if not len(pictures) else int(pictures[0])
+        first = 0 if not len(images) else int(images[0])
         part = next((name for name in NAMES if first in self.split[name]), "test")
         loader = self.loader(part)
         assert isinstance(loader, BatchLoader)
-        return loader.picked((pictures - self.split[part][:1]).tolist())
+        return loader.picked((images - self.split[part][:1]).tolist())
 
     def all_to_test(self) -> Data:
         """The same, with every image in the test split; for batches of the user's own, of one Dataset or DataLoader."""
@@ -193,4 +193,4 @@ class Data:
     def names(self, part: str) -> list[str]:
         if self.in_batches:  # of a DataLoader the number is known once it was seen
             return [f"{part}/{i}" for i in range(self.loader(part).count)]
-        return [self.pictures.names[i] for i in self.split[part]]
+        return [self.images.names[i] for i in self.split[part]]

@@ -1,4 +1,4 @@
-"""Any picture file → upright 8-bit pixels of one mode and size: Pillow alone, but for training's canvas."""
+"""Any image file → upright 8-bit pixels of one mode and size: Pillow alone, but for training's canvas."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif",
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 SHIFT = 0.15  # share of the side
-TILE = 1 << 20  # pixels of a large picture that are turned to 8 bits at once
+TILE = 1 << 20  # pixels of a large image that are turned to 8 bits at once
 TURNS = {  # by the orientation tag (EXIF 2.3, section 4.6.4)
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -35,18 +35,18 @@ TURNS = {  # by the orientation tag (EXIF 2.3, section 4.6.4)
 SIDEWAYS = [TURNS[tag] for tag in (5, 6, 7, 8)]
 FROM_RIGHT = [TURNS[tag] for tag in (2, 3, 7, 8)]  # the last column comes first
 FROM_BOTTOM = [TURNS[tag] for tag in (3, 4, 6, 7)]
-MAX_PIXELS = 89_478_485  # Pillow's own bound; a picture of more pixels is refused before it is decoded
+MAX_PIXELS = 89_478_485  # Pillow's own bound; an image of more pixels is refused before it is decoded
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a picture lies in memory: (height, width, channels) of uint8, and how it is brought to that size.
+    """How an image lies in memory: (height, width, channels) of uint8, and how it is brought to that size.
 
-    mode "L" is one channel; mode "RGB" is stored as four bytes a pixel, the last one unused, because a whole pixel can
+    mode "L" is one channel; mode "RGB" is stored as four bytes per pixel, the last one unused, because a pixel can
     then be moved as one 32-bit word.
-    fit "crop" resizes until the picture covers height × width and cuts the centre; "squash" resizes each side freely;
+    fit "crop" resizes until the image covers height × width and cuts the centre; "squash" resizes each side freely;
     "canvas" does the same in half the time, at most one level off, for what is cut and resized again in training.
-    rearrange is for experiments: "shift" moves each picture by its own offset, "permute" the pixels of all in one way.
+    rearrange is for experiments: "shift" moves each image by its own offset, "permute" the pixels of all in one way.
     """
 
     height: int
@@ -76,60 +76,60 @@ class Layout:
         return 1 if self.mode == "L" else 4
 
     @property
-    def bytes_per_picture(self) -> int:
+    def bytes_per_image(self) -> int:
         return self.height * self.width * self.stored_channels
 
 
-def keep_picture_memory(pictures: int) -> None:
-    """Let Pillow keep the memory of that many pictures for the next ones; fresh pages cost a fifth of decoding."""
-    Image.core.set_blocks_max(pictures)  # type: ignore[attr-defined]
+def keep_image_memory(images: int) -> None:
+    """Let Pillow keep the memory of that many images for the next ones; fresh pages cost a fifth of decoding."""
+    Image.core.set_blocks_max(images)  # type: ignore[attr-defined]
 
 
-def read_picture(file: str | Path | bytes | BinaryIO) -> Image.Image:
-    """A file, its path or its bytes → upright "L" or "RGB" picture of 8 bits (a GIF gives its first frame).
+def read_image(file: str | Path | bytes | BinaryIO) -> Image.Image:
+    """A file, its path or its bytes → upright "L" or "RGB" image of 8 bits (a GIF gives its first frame).
 
     Transparent pixels come out on white; 16-bit values are scaled, not cut.
 
     Raises:
-        DataError: not a picture of a known format, damaged, truncated, or of more than MAX_PIXELS pixels.
+        DataError: not an image of a known format, damaged, truncated, or of more than MAX_PIXELS pixels.
     """
     stream = io.BytesIO(file) if isinstance(file, bytes) else file
-    with _one_line_errors(file), Image.open(stream, formats=FORMATS) as picture:
-        return upright(picture, consume=True)
+    with _one_line_errors(file), Image.open(stream, formats=FORMATS) as image:
+        return upright(image, consume=True)
 
 
-def upright(picture: Image.Image, *, consume: bool = False) -> Image.Image:
-    """A Pillow picture, loaded or not → turned as its EXIF data say, "L" or "RGB" of 8 bits. Raises DataError.
+def upright(image: Image.Image, *, consume: bool = False) -> Image.Image:
+    """A Pillow image, loaded or not → turned as its EXIF data say, "L" or "RGB" of 8 bits. Raises DataError.
 
     Args:
-        consume: give up the pixels of `picture` before those of the result take memory.
+        consume: give up the pixels of `image` before those of the result take memory.
     """
     with _one_line_errors(None):
-        if picture.width * picture.height > MAX_PIXELS:
-            raise DataError(f"{picture.width}×{picture.height} pixels are more than {MAX_PIXELS:,}")
-        picture.load()
-        turn = turn_of(picture)
-        if picture.width * picture.height > TILE and (turn is not None or not is_8_bit(picture)):
-            return _upright_in_tiles(picture, turn, consume)
-        return to_8_bit(picture if turn is None else ImageOps.exif_transpose(picture))  # which forgets its EXIF data
+        if image.width * image.height > MAX_PIXELS:
+            raise DataError(f"{image.width}×{image.height} pixels are more than {MAX_PIXELS:,}")
+        image.load()
+        turn = turn_of(image)
+        if image.width * image.height > TILE and (turn is not None or not is_8_bit(image)):
+            return _upright_in_tiles(image, turn, consume)
+        return to_8_bit(image if turn is None else ImageOps.exif_transpose(image))  # which forgets its EXIF data
 
 
-def turn_of(picture: Image.Image) -> Image.Transpose | None:
-    """What brings a picture upright, by its EXIF data."""
-    return TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """What brings an image upright, by its EXIF data."""
+    return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
 
 
-def _upright_in_tiles(picture: Image.Image, turn: Image.Transpose | None, consume: bool) -> Image.Image:
-    """The same pixels as from all of them at once. What a step needs beside picture and result is as large as a tile;
-    the result is kept packed, three bytes a pixel, until the picture is given up."""
-    size, white = picture.size, white_of(picture)
+def _upright_in_tiles(image: Image.Image, turn: Image.Transpose | None, consume: bool) -> Image.Image:
+    """The same pixels as from all of them at once. What a step needs beside image and result is as large as a tile;
+    the result is kept packed, three bytes per pixel, until the image is given up."""
+    size, white = image.size, white_of(image)
     packed: list[tuple[Box, bytes]] = []
     for box in _tiles(size):
-        tile = to_8_bit(picture.crop(box), white)
+        tile = to_8_bit(image.crop(box), white)
         packed.append((box, tile.tobytes()))
     mode = tile.mode
     if consume:
-        picture.close()
+        image.close()
     whole = Image.new(mode, size[::-1] if turn in SIDEWAYS else size)
     while packed:
         (left, top, right, bottom), pixels = packed.pop()
@@ -162,57 +162,57 @@ def _one_line_errors(file: object) -> Iterator[None]:
     except Exception as error:  # a damaged file can make a decoder raise nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(file, bytes) and "cannot identify" in reason:
-            reason = "not a picture file"
+            reason = "not an image file"
         raise DataError(reason.rstrip(".")) from error
 
 
-def is_8_bit(picture: Image.Image) -> bool:
+def is_8_bit(image: Image.Image) -> bool:
     """Whether `to_8_bit` has nothing to do."""
-    return picture.mode in ("L", "RGB") and "transparency" not in picture.info
+    return image.mode in ("L", "RGB") and "transparency" not in image.info
 
 
-def to_8_bit(picture: Image.Image, white: float | None = None) -> Image.Image:
+def to_8_bit(image: Image.Image, white: float | None = None) -> Image.Image:
     """Any Pillow mode → "L" (grey) or "RGB".
 
     Args:
         white: the value that becomes 255; None: see `white_of`.
     """
-    if is_8_bit(picture):
-        return picture
-    if picture.mode.startswith("I") or picture.mode == "F":  # 16 or 32 bits a pixel
-        values = np.asarray(picture, dtype=np.float64)
-        top = white_of(picture) if white is None else white
+    if is_8_bit(image):
+        return image
+    if image.mode.startswith("I") or image.mode == "F":  # 16 or 32 bits a pixel
+        values = np.asarray(image, dtype=np.float64)
+        top = white_of(image) if white is None else white
         return Image.fromarray(np.clip(values * (255.0 / top) + 0.5, 0, 255).astype(np.uint8))
-    if picture.mode in ("1",):
-        return picture.convert("L")
-    if has_alpha(picture):
-        picture = picture.convert("RGBA")
-        white_page = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-        white_page.alpha_composite(picture)
+    if image.mode in ("1",):
+        return image.convert("L")
+    if has_alpha(image):
+        image = image.convert("RGBA")
+        white_page = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        white_page.alpha_composite(image)
         return white_page.convert("RGB")
-    return picture.convert("RGB")  # P, CMYK, YCbCr, LAB, HSV
+    return image.convert("RGB")  # P, CMYK, YCbCr, LAB, HSV
 
 
-def has_alpha(picture: Image.Image) -> bool:
-    return picture.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in picture.info
+def has_alpha(image: Image.Image) -> bool:
+    return image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info
 
 
-def white_of(picture: Image.Image) -> float:
-    """The value that becomes 255, for pictures of 16 or 32 bits a pixel; for floating point the largest tells it."""
-    if picture.mode != "F":
+def white_of(image: Image.Image) -> float:
+    """The value that becomes 255, for images of 16 or 32 bits a pixel; for floating point the largest tells it."""
+    if image.mode != "F":
         return 65535.0
-    largest = np.max([np.asarray(picture.crop(box)).max(initial=0) for box in _tiles(picture.size)])
+    largest = np.max([np.asarray(image.crop(box)).max(initial=0) for box in _tiles(image.size)])
     return 1.0 if largest <= 1 else 65535.0 if largest > 255 else 255.0
 
 
-def arrange(picture: Image.Image, layout: Layout, out: np.ndarray | None = None) -> np.ndarray:
-    """Picture → (height, width, stored channels) uint8, as `layout` says, into `out` if given.
+def arrange(image: Image.Image, layout: Layout, out: np.ndarray | None = None) -> np.ndarray:
+    """Image → (height, width, stored channels) uint8, as `layout` says, into `out` if given.
 
     Resizing is bilinear and antialiased.
     """
-    if picture.mode != layout.mode:
-        picture = picture.convert(layout.mode)
-    pixels = _canvas(picture, layout) if layout.fit == "canvas" else _pixels(_resized(picture, layout))
+    if image.mode != layout.mode:
+        image = image.convert(layout.mode)
+    pixels = _canvas(image, layout) if layout.fit == "canvas" else _pixels(_resized(image, layout))
     if out is None:
         out = np.empty_like(pixels)
     out[:] = pixels
@@ -223,11 +223,11 @@ def arrange(picture: Image.Image, layout: Layout, out: np.ndarray | None = None)
 
 
 def rearranged(pixels: np.ndarray, how: str) -> np.ndarray:
-    """(H, W, C) uint8 → the same shape, with its pixels elsewhere; the same picture always goes the same way.
+    """(H, W, C) uint8 → the same shape, with its pixels elsewhere; the same image always goes the same way.
 
     Args:
-        how: "shift" moves the picture by up to 15 % of its side each way, drawn from its content, and lengthens its
-            border; "permute" gives every pixel another place, the same for all pictures of a size.
+        how: "shift" moves the image by up to 15 % of its side each way, drawn from its content, and lengthens its
+            border; "permute" gives every pixel another place, the same for all images of a size.
     """
     height, width = pixels.shape[:2]
     if how == "permute":
@@ -244,36 +244,36 @@ def _permutation(count: int) -> np.ndarray:
 
 
 def check_mask(mask: Image.Image, size: tuple[int, int]) -> None:
-    """Raise DataError if a mask has not the (width, height) of its picture."""
+    """Raise DataError if a mask has not the (width, height) of its image."""
     if mask.size != size:
-        raise DataError(f"its mask has {mask.width}×{mask.height} pixels, the picture {size[0]}×{size[1]}")
+        raise DataError(f"its mask has {mask.width}×{mask.height} pixels, the image {size[0]}×{size[1]}")
 
 
 def arrange_mask(mask: Image.Image, size: tuple[int, int], layout: Layout, out: np.ndarray) -> None:
-    """Put the class of each pixel into the fourth byte of `out` (height, width, 4), as `arrange` put its picture there.
+    """Put the class of each pixel into the fourth byte of `out` (height, width, 4), as `arrange` put its image there.
 
     Args:
-        size: (width, height) of the picture that the mask belongs to. Raises DataError if the mask has another.
+        size: (width, height) of the image that the mask belongs to. Raises DataError if the mask has another.
     """
     check_mask(mask, size)
-    target = (layout.width, layout.height)
-    if mask.size != target:
-        mask = mask.resize(target, Image.Resampling.NEAREST, box=kept_box(mask.size, layout))
+    wanted = (layout.width, layout.height)
+    if mask.size != wanted:
+        mask = mask.resize(wanted, Image.Resampling.NEAREST, box=kept_box(mask.size, layout))
     out[:, :, 3] = np.asarray(mask)
 
 
-def _resized(picture: Image.Image, layout: Layout) -> Image.Image:
-    target = (layout.width, layout.height)
-    if picture.size == target:
-        return picture
-    return picture.resize(target, Image.Resampling.BILINEAR, box=kept_box(picture.size, layout))
+def _resized(image: Image.Image, layout: Layout) -> Image.Image:
+    wanted = (layout.width, layout.height)
+    if image.size == wanted:
+        return image
+    return image.resize(wanted, Image.Resampling.BILINEAR, box=kept_box(image.size, layout))
 
 
 def kept_box(size: tuple[int, int], layout: Layout) -> tuple[float, float, float, float]:
-    """What a layout keeps of a picture: left, top, right, bottom in pixels, 0 ≤ left < right ≤ width.
+    """What a layout keeps of an image: left, top, right, bottom in pixels, 0 ≤ left < right ≤ width.
 
     Args:
-        size: (width, height) of the picture.
+        size: (width, height) of the image.
     """
     wide, high = size
     if layout.fit != "crop":
@@ -291,47 +291,47 @@ def _middle(side: int, length: float) -> tuple[float, float]:
     return left, min(float(side), left + length)
 
 
-def seen_box(picture: Image.Image, layout: Layout) -> tuple[int, int, int, int]:
-    """The part of a picture that a model with this layout sees: left, top, right, bottom in whole pixels."""
-    left, top, right, bottom = (round(edge) for edge in kept_box(picture.size, layout))
+def seen_box(image: Image.Image, layout: Layout) -> tuple[int, int, int, int]:
+    """The part of an image that a model with this layout sees: left, top, right, bottom in whole pixels."""
+    left, top, right, bottom = (round(edge) for edge in kept_box(image.size, layout))
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
-def seen_part(picture: Image.Image, layout: Layout) -> Image.Image:
-    """The part of a picture that a model with this layout sees, in the picture's own resolution."""
-    return picture.crop(seen_box(picture, layout))
+def seen_part(image: Image.Image, layout: Layout) -> Image.Image:
+    """The part of an image that a model with this layout sees, in the image's own resolution."""
+    return image.crop(seen_box(image, layout))
 
 
-def _pixels(picture: Image.Image) -> np.ndarray:
-    """(H, W, 1 or 4) uint8. Pillow keeps four bytes a pixel itself: handing them over whole costs a tenth of packing
+def _pixels(image: Image.Image) -> np.ndarray:
+    """(H, W, 1 or 4) uint8. Pillow keeps four bytes per pixel itself: handing them over whole costs a tenth of packing
     three and unpacking them."""
-    packed = picture.tobytes("raw", "L" if picture.mode == "L" else "RGBX")
-    return np.frombuffer(packed, np.uint8).reshape(picture.height, picture.width, -1)
+    packed = image.tobytes("raw", "L" if image.mode == "L" else "RGBX")
+    return np.frombuffer(packed, np.uint8).reshape(image.height, image.width, -1)
 
 
-def _canvas(picture: Image.Image, layout: Layout) -> np.ndarray:
+def _canvas(image: Image.Image, layout: Layout) -> np.ndarray:
     """torch resizes bytes with vector instructions."""
     import torch
     import torch.nn.functional as F
 
-    whole = torch.from_numpy(_pixels(picture).copy())[None].permute(0, 3, 1, 2)  # torch wants memory it may write to
+    whole = torch.from_numpy(_pixels(image).copy())[None].permute(0, 3, 1, 2)  # torch wants memory it may write to
     resized = F.interpolate(whole, size=(layout.height, layout.width), mode="bilinear", antialias=True)
     return resized[0].permute(1, 2, 0).numpy()
 
 
-def find_pictures(paths: Sequence[str]) -> Iterator[str]:
-    """Files as they are; of a folder every picture below it, sorted.
+def find_images(paths: Sequence[str]) -> Iterator[str]:
+    """Files as they are; of a folder every image below it, sorted.
 
     Raises:
-        DataError: nothing there, or a folder without pictures.
+        DataError: nothing there, or a folder without images.
     """
     for path in map(Path, paths):
         if not is_path(path):
             raise DataError(f"{str(path)[:80]!r} cannot be the name of a file or folder.")
         if path.is_dir():
-            found = sorted(_pictures_below(path))
+            found = sorted(_images_below(path))
             if not found:
-                raise DataError(f"{path} holds no pictures ({', '.join(EXTENSIONS)}).")
+                raise DataError(f"{path} holds no images ({', '.join(EXTENSIONS)}).")
             yield from map(str, found)
         elif path.is_file():
             yield str(path)
@@ -341,7 +341,7 @@ def find_pictures(paths: Sequence[str]) -> Iterator[str]:
             raise DataError(f"there is no file or folder {path}.")
 
 
-def _pictures_below(folder: Path) -> Iterator[Path]:
+def _images_below(folder: Path) -> Iterator[Path]:
     """Links to folders are not followed, and a folder that may not be read, or is gone by now, is passed over."""
     for place, _, names in os.walk(folder):
         for path in (Path(place, name) for name in names):

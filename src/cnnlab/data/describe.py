@@ -1,4 +1,4 @@
-"""A set of pictures in facts and in words."""
+"""A set of images in facts and in words."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def facts(data: Data, findings: Audit | None = None) -> dict[str, Any]:
         "mean": list(data.preprocess.mean),
         "std": list(data.preprocess.std),
         "class_counts": class_counts(data),
-        "notes": notes(data) if findings is None else [*data.pictures.notes, *cut_parts_note(data)],
+        "notes": notes(data) if findings is None else [*data.images.notes, *cut_parts_note(data)],
     }
     if findings is not None:
         known["check"] = dataclasses.asdict(findings)
@@ -55,7 +55,7 @@ def as_text(known: dict[str, Any]) -> str:
     lines = [
         f"{known['name']}: {known['what']}",
         f"  origin     {known['origin']} ({known['licence']})",
-        "  pictures   " + ", ".join(f"{count:,} {part}" for part, count in known["pictures"].items()),
+        "  images   " + ", ".join(f"{count:,} {part}" for part, count in known["pictures"].items()),
         f"  originals  {size} pixels (height×width)",
         f"  network    {known['image_size'][0]}×{known['image_size'][1]} pixels, {known['channels']} channel(s)",
         "  mean       " + ", ".join(f"{v:.4f}" for v in known["mean"]) + "  (train split, of 0…1)",
@@ -76,7 +76,7 @@ def as_text(known: dict[str, Any]) -> str:
 def _findings(check: dict[str, Any], counts: dict[str, dict[str, int]]) -> list[str]:
     train = [row["train"] for row in counts.values()]
     lines = [
-        f"balance: the largest class has {max(train) / max(1, min(train)):.1f} times the smallest's training pictures"
+        f"balance: the largest class has {max(train) / max(1, min(train)):.1f} times the smallest's training images"
     ]
     leaks = {tuple(leak["names"]): " and ".join(leak["splits"]) for leak in check["leaks"]}
 
@@ -89,10 +89,10 @@ def _findings(check: dict[str, Any], counts: dict[str, dict[str, int]]) -> list[
     same = [group for group in check["exact"] if group not in conflicts]
     near = sorted(check["near"], key=lambda pair: not apart(*pair[:2]))  # leaks come first
     sections = [
-        ("unreadable pictures", "replace or delete them", [
+        ("unreadable images", "replace or delete them", [
             f"{row['name']}: {row['reason']}" for row in check["unreadable"]
         ]),
-        ("same file in two classes", "keep it in the class that is right, and delete it in the other", [
+        ("same file in two classes", "keep it in the correct class, and delete it in the other", [
             " = ".join(group) + apart(*group) for group in sorted(conflicts, key=lambda group: not apart(*group))
         ]),
         ("exact duplicates in a class", "keep one of each, and delete the others", [
@@ -107,8 +107,8 @@ def _findings(check: dict[str, Any], counts: dict[str, dict[str, int]]) -> list[
         lines += [f"  {one_line(row)}" for row in rows[:SHOWN]]
         if len(rows) > SHOWN:
             lines.append(f"  … and {len(rows) - SHOWN:,} more (--json lists all)")
-    fix = "of these pairs; they make val and test figures too good: delete one of each"
-    lines.append(f"leaks, the same picture in two splits: {f'{len(leaks):,} {fix}' if leaks else 'none'}")
+    fix = "of these pairs; they inflate the validation and test metrics: delete one of each"
+    lines.append(f"leaks, the same image in two splits: {f'{len(leaks):,} {fix}' if leaks else 'none'}")
     if not check["near_checked"]:
-        lines.append("near duplicates were not sought: too many pictures, or data.storage=stream")
+        lines.append("near duplicates were not searched for: too many images, or data.storage=stream")
     return lines

@@ -38,7 +38,7 @@ def load_data(
     trust_code: bool = False,
     **keys: Any,
 ) -> Data:
-    """Load a set of pictures by name, or from a Dataset or DataLoaders of your own.
+    """Load a set of images by name, or from a Dataset or DataLoaders of your own.
 
     Args:
         name: digits, multi_digits, mnist, fashion_mnist, cifar10, cifar100, caltech101 or folder;

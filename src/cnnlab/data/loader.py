@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 from cnnlab.data.augment import Augmentation
 from cnnlab.data.batch import Batch, mix
 from cnnlab.data.decode import Layout, arrange, arrange_mask
-from cnnlab.data.plan import EpochPlan, plan_epoch, share_of
+from cnnlab.data.plan import EpochPlan, plan_epoch, shard_of
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.data.render import Draws, render
-from cnnlab.data.sources.base import PictureSet
+from cnnlab.data.sources.base import ImageSet
 from cnnlab.data.store import ReadAhead, Watched, unreadable_now
 from cnnlab.errors import DataError
 from cnnlab.representation import as_html, as_text
@@ -36,22 +36,22 @@ class Block(NamedTuple):
 
 
 class Streamed(Dataset[Tensor]):
-    """Pictures that are decoded each time they are needed."""
+    """Images that are decoded each time they are needed."""
 
-    def __init__(self, pictures: PictureSet, layout: Layout, workers: int) -> None:
-        self.pictures = pictures
+    def __init__(self, images: ImageSet, layout: Layout, workers: int) -> None:
+        self.images = images
         self.layout = layout
         self.workers = workers
 
     def __getitem__(self, index: int) -> Tensor:
         try:
-            picture = self.pictures.load_image(index)
-            pixels = arrange(picture, self.layout)
-            if self.pictures.pixel_classes is not None:
-                arrange_mask(self.pictures.load_mask(index), picture.size, self.layout, pixels)
+            image = self.images.load_image(index)
+            pixels = arrange(image, self.layout)
+            if self.images.pixel_classes is not None:
+                arrange_mask(self.images.load_mask(index), image.size, self.layout, pixels)
             return torch.from_numpy(pixels)
         except DataError as error:
-            raise unreadable_now(self.pictures.names[index], error) from None
+            raise unreadable_now(self.images.names[index], error) from None
 
     def batches(self, numbers: list[list[int]]) -> Iterator[Tensor]:
         loader = DataLoader(self, batch_sampler=numbers, num_workers=min(self.workers, len(numbers)))
@@ -68,15 +68,15 @@ class Loader:
 
     Args:
         pixels: (N, H, W, stored channels) uint8 tensor, or `Streamed`.
-        targets: (N,) label of each picture, or (N, K) of 0 and 1, see `PictureSet.targets`.
-        numbers: (n,) numbers of the pictures of this split.
+        targets: (N,) label of each image, or (N, K) of 0 and 1, see `ImageSet.targets`.
+        numbers: (n,) numbers of the images of this split.
         preprocess: the evaluation transform; its normalisation ends every batch.
         augmentation: None for evaluation.
         masked: the fourth byte of a pixel is its class; these are the targets, and move as the images do.
         shuffle: a new order each epoch; drops the last, incomplete batch so that each step sees the same batch size.
 
     Attributes:
-        ahead: asks for pictures that are needed soon, where they lie on disk.
+        ahead: asks for images that are needed soon, where they lie on disk.
         whole: looks before each batch whether the file that the pixels lie in is still as long as it was.
     """
 
@@ -128,7 +128,7 @@ class Loader:
 
     @property
     def count(self) -> int:
-        """Pictures in the split."""
+        """Images in the split."""
         return len(self.numbers)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -165,7 +165,7 @@ class Loader:
         augmentation = self.augmentation.at(progress) if self.augmentation and self.shuffle else None
         size = self.batch_size
         whole = [slice(i * size, min((i + 1) * size, self.count)) for i in range(start, len(self))]
-        slices = [part for part in (share_of(batch, *shard) for batch in whole) if part.stop > part.start]
+        slices = [part for part in (shard_of(batch, *shard) for batch in whole) if part.stop > part.start]
         for block in self._blocks(plan, slices):
             draws = plan.drawn(block.places, block.pixels.device)
             batch = self._render(block.pixels, block.rows, plan.order[block.places], draws, augmentation)
@@ -196,7 +196,7 @@ class Loader:
             yield Block(part, self.pixels, numbers[plan.order[part]], partners)
 
     def _read_ahead(self, plan: EpochPlan, slices: list[slice]) -> Iterator[slice]:
-        """The slices; pictures that lie on disk are asked for some batches before theirs is given."""
+        """The slices; images that lie on disk are asked for some batches before theirs is given."""
         if self.ahead is None:
             yield from slices
             return

@@ -1,4 +1,4 @@
-"""Exact mean and standard deviation of stored pictures, for normalisation."""
+"""Exact mean and standard deviation of stored images, for normalisation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cnnlab.data.loader import Streamed
 def measure(
     pixels: Tensor | Streamed, numbers: np.ndarray, channels: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Exact mean and standard deviation of each channel over pictures `numbers`, in units of [0, 1]."""
+    """Exact mean and standard deviation of each channel over images `numbers`, in units of [0, 1]."""
     if isinstance(pixels, Streamed):
         parts = [numbers[first : first + 128].tolist() for first in range(0, len(numbers), 128)]
         sums = [channel_sums(block.numpy()) for block in pixels.batches(parts)]

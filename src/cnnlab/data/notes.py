@@ -23,12 +23,12 @@ def look_command(settings: DataConfig, *more: str) -> str:
 
 def notes(data: Data) -> list[str]:
     """What its source says of a set, parts that were cut from train, and copies; none where all is as it seems."""
-    return [*data.pictures.notes, *cut_parts_note(data), *copies_notes(data)]
+    return [*data.images.notes, *cut_parts_note(data), *copies_notes(data)]
 
 
 def cut_parts_note(data: Data) -> list[str]:
     """A line where a folder has some of train, val and test, and the others were cut from train."""
-    cut = [part for part in data.pictures.missing if len(data.split[part])]
+    cut = [part for part in data.images.missing if len(data.split[part])]
     if not cut:
         return []
     counts = " and ".join(f"{len(data.split[part]):,} {part}" for part in cut)
@@ -45,7 +45,7 @@ def copies_notes(data: Data) -> list[str]:
     """
     if data.config.data.name != "folder":
         return []
-    labels, splits = data.pictures.labels, np.full(len(data.pictures), -1)
+    labels, splits = data.images.labels, np.full(len(data.images), -1)
     for number, part in enumerate(NAMES):
         splits[data.split[part]] = number
     used = np.flatnonzero(splits >= 0)
@@ -53,7 +53,7 @@ def copies_notes(data: Data) -> list[str]:
     for what, parts in (("in two classes", labels), ("in two splits", splits)):
         count, places = copies_apart(data.index.digest[used], parts[used])
         if count:
-            first = " = ".join(data.pictures.names[int(used[i])] for i in places[:2])
+            first = " = ".join(data.images.names[int(used[i])] for i in places[:2])
             files = "1 file is" if count == 1 else f"{count:,} files are"
             more = look_command(data.config.data, "--check")
             found.append(f"{files} {what}, byte for byte ({first}); to see them: {more}")

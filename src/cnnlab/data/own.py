@@ -1,6 +1,6 @@
 """A user's own Dataset or DataLoader, given as an object or named as "package.module:Class".
 
-Whole pictures (Pillow, or 8-bit pixels) that are the same each time they are read become a `PictureSet`: they are read
+Whole images (Pillow, or 8-bit pixels) that are the same each time they are read become an `ImageSet`: they are read
 once, and everything works on them. What a transform has made, and the batches of a DataLoader, are used as they come.
 """
 
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cnnlab.config import DataConfig
 from cnnlab.data.decode import upright
-from cnnlab.data.sources.base import ArraySet, PictureSet, check_multi_hot, strata_of
+from cnnlab.data.sources.base import ArraySet, ImageSet, check_multi_hot, strata_of
 from cnnlab.data.split import Split, make_split
 from cnnlab.errors import CnnlabError, DataError
 from cnnlab.imports import import_named, names_code
@@ -28,9 +28,9 @@ from cnnlab.values import are_names
 
 OWN_SET = "own"  # data.name of a set that was given as an object
 PROBED = 8  # items that are read twice
-IN_MEMORY = 2**30  # bytes of pictures of one size that are kept as one array
+IN_MEMORY = 2**30  # bytes of images of one size that are kept as one array
 DATASETS: dict[str, Callable[..., Any]] = {}  # "package.module:Class" → what was imported for it
-_ONE_AT_A_TIME = threading.Lock()  # pictures are decoded by threads, and a user's Dataset need not know of them
+_ONE_AT_A_TIME = threading.Lock()  # images are decoded by threads, and a user's Dataset need not know of them
 
 Source = Dataset[Any] | DataLoader[Any]
 Label = int | np.ndarray  # a class number, or (K,) uint8 of 0 and 1
@@ -61,7 +61,7 @@ class OwnData:
                     f" {type(source).__name__}."
                 )
         if not self.in_batches and not len(self.train):  # type: ignore[arg-type]
-            raise DataError(f"{self.name} has no image; see to its length (__len__).")
+            raise DataError(f"{self.name} has no image; check its length (__len__).")
         loaders = {part for part, source in self.parts.items() if isinstance(source, DataLoader)}
         if loaders and len(loaders) < len(self.parts):
             raise DataError("train, val and test must be all Datasets or all DataLoaders; wrap the Datasets too.")
@@ -97,11 +97,11 @@ class OwnData:
             return None
         return [str(name) for name in found]
 
-    def is_whole_pictures(self) -> bool:
-        """Whether each part gives pictures that are the same each time, so that they can be kept."""
+    def is_whole_images(self) -> bool:
+        """Whether each part gives images that are the same each time, so that they can be kept."""
         if self.in_batches or self.transform is not None:
             return False
-        return all(gives_pictures(source) for source in self.parts.values())
+        return all(gives_images(source) for source in self.parts.values())
 
 
 def is_source(value: object) -> bool:
@@ -109,18 +109,18 @@ def is_source(value: object) -> bool:
     return isinstance(value, DataLoader) or (hasattr(value, "__getitem__") and hasattr(value, "__len__"))
 
 
-def gives_pictures(dataset: Any) -> bool:
-    """Whether it gives Pillow pictures or 8-bit pixels, has no transform of its own, and repeats itself."""
+def gives_images(dataset: Any) -> bool:
+    """Whether it gives Pillow images or 8-bit pixels, has no transform of its own, and repeats itself."""
     inner = dataset
     while hasattr(inner, "dataset"):
         inner = inner.dataset
     if getattr(inner, "transform", None) is not None or getattr(inner, "transforms", None) is not None:
         return False
     for index in range(min(PROBED, len(dataset))):
-        first = as_picture(read_item(dataset, index)[0])
+        first = as_image(read_item(dataset, index)[0])
         if first is None:
             return False
-        again = as_picture(read_item(dataset, index)[0])
+        again = as_image(read_item(dataset, index)[0])
         if again is None or first.size != again.size or first.tobytes() != again.tobytes():
             return False
     return True
@@ -164,8 +164,8 @@ def as_label(value: Any, where: str) -> Label:
     return int(value)
 
 
-def as_picture(image: Any) -> Image.Image | None:
-    """Pillow picture, 8-bit (H, W[, 1 or 3]) array, or (1 or 3, H, W) tensor → "L" or "RGB"; None for others."""
+def as_image(image: Any) -> Image.Image | None:
+    """Pillow image, 8-bit (H, W[, 1 or 3]) array, or (1 or 3, H, W) tensor → "L" or "RGB"; None for others."""
     if isinstance(image, Image.Image):
         return upright(image)
     if isinstance(image, Tensor) and str(image.dtype) == "torch.uint8" and image.ndim == 3 and image.shape[0] in (1, 3):
@@ -178,11 +178,11 @@ def as_picture(image: Any) -> Image.Image | None:
     return None
 
 
-# ---- whole pictures
+# ---- whole images
 
 
-class DatasetPictures(PictureSet):
-    """Pictures of different sizes, read from the Datasets of `parts` again whenever they are needed."""
+class DatasetImages(ImageSet):
+    """Images of different sizes, read from the Datasets of `parts` again whenever they are needed."""
 
     def __init__(self, parts: Mapping[str, Any], labels: np.ndarray, classes: Sequence[str], digest: str) -> None:
         self.parts, self.labels, self.classes, self.digest = list(parts.values()), labels, classes, digest
@@ -192,10 +192,10 @@ class DatasetPictures(PictureSet):
     def load_image(self, index: int) -> Image.Image:
         part = int(np.searchsorted(self.starts, index, side="right")) - 1
         with _ONE_AT_A_TIME:
-            picture = as_picture(read_item(self.parts[part], index - int(self.starts[part]))[0])
-        if picture is None:
-            raise DataError("it is no picture of 8 bits any more")
-        return picture
+            image = as_image(read_item(self.parts[part], index - int(self.starts[part]))[0])
+        if image is None:
+            raise DataError("it is not an image of 8 bits any more")
+        return image
 
     def read_bytes(self, index: int) -> bytes:
         return to_bytes(self.load_image(index))
@@ -209,23 +209,23 @@ class DatasetPictures(PictureSet):
         return self.digest
 
 
-def to_bytes(picture: Image.Image) -> bytes:
-    return f"{picture.mode} {picture.width} {picture.height}\n".encode() + picture.tobytes()
+def to_bytes(image: Image.Image) -> bytes:
+    return f"{image.mode} {image.width} {image.height}\n".encode() + image.tobytes()
 
 
 def names_and_splits(parts: Mapping[str, Any]) -> tuple[list[str], np.ndarray | None]:
-    """A name for each picture, its number in its Dataset; and its split, where there is more than one Dataset."""
+    """A name for each image, its number in its Dataset; and its split, where there is more than one Dataset."""
     if len(parts) == 1:
         return [str(i) for i in range(len(next(iter(parts.values()))))], None
     names = [f"{part}/{i}" for part, dataset in parts.items() for i in range(len(dataset))]
     return names, np.repeat(list(parts), [len(dataset) for dataset in parts.values()])
 
 
-def read_pictures(own: OwnData, progress: Callable[[int, int], None]) -> PictureSet:
-    """Read every picture once, for its label, size and content. Those of one size are kept.
+def read_images(own: OwnData, progress: Callable[[int, int], None]) -> ImageSet:
+    """Read every image once, for its label, size and content. Those of one size are kept.
 
     Raises:
-        DataError: an item that cannot be read, is no picture, or has a label that is no class.
+        DataError: an item that cannot be read, is not an image, or has a label that is no class.
     """
     parts: dict[str, Any] = dict(own.parts)
     total, done, held = sum(len(dataset) for dataset in parts.values()), 0, 0
@@ -234,19 +234,19 @@ def read_pictures(own: OwnData, progress: Callable[[int, int], None]) -> Picture
     arrays: list[np.ndarray] | None = []
     for dataset in parts.values():
         for index in range(len(dataset)):
-            image, label = read_item(dataset, index)
+            item, label = read_item(dataset, index)
             labels.append(label)
             if np.shape(label) != np.shape(labels[0]):
                 raise DataError(
                     f"item {index} of {type(dataset).__name__} has {_kind(label)}, and the first {_kind(labels[0])};"
                     " give each a class number, or each a 0 or 1 for every class."
                 )
-            picture = as_picture(image)
-            if picture is None:
-                raise DataError(f"item {index} of {type(dataset).__name__} is no picture of 8 bits, as others are.")
-            digest.update(to_bytes(picture))
+            image = as_image(item)
+            if image is None:
+                raise DataError(f"item {index} of {type(dataset).__name__} is not an image of 8 bits, as others are.")
+            digest.update(to_bytes(image))
             if arrays is not None:
-                arrays.append(np.asarray(picture))
+                arrays.append(np.asarray(image))
                 held += arrays[-1].nbytes
                 if arrays[-1].shape != arrays[0].shape or held > IN_MEMORY:
                     arrays = None
@@ -259,13 +259,13 @@ def read_pictures(own: OwnData, progress: Callable[[int, int], None]) -> Picture
         check_multi_hot(stacked, total, classes)
     numbers = strata_of(stacked) if several else stacked
     if arrays:
-        pictures: PictureSet = ArraySet(np.stack(arrays), np.zeros(total, np.int64), classes)
-        pictures.names, pictures.official = names_and_splits(parts)
-        pictures.labels = numbers
+        images: ImageSet = ArraySet(np.stack(arrays), np.zeros(total, np.int64), classes)
+        images.names, images.official = names_and_splits(parts)
+        images.labels = numbers
     else:
-        pictures = DatasetPictures(parts, numbers, classes, digest.hexdigest())
-    pictures.multi_hot = stacked if several else None
-    return pictures
+        images = DatasetImages(parts, numbers, classes, digest.hexdigest())
+    images.multi_hot = stacked if several else None
+    return images
 
 
 def _kind(label: Label) -> str:
@@ -304,12 +304,12 @@ def import_dataset(*names: object) -> None:
 
 def is_set(found: type) -> bool:
     """Whether the objects of a class can be trained on."""
-    return issubclass(found, Dataset | DataLoader | PictureSet) or (
+    return issubclass(found, Dataset | DataLoader | ImageSet) or (
         hasattr(found, "__getitem__") and hasattr(found, "__len__")
     )
 
 
-def open_named(settings: DataConfig) -> OwnData | PictureSet:
+def open_named(settings: DataConfig) -> OwnData | ImageSet:
     """The set that data.name, a "package.module:Class" that was imported, gives.
 
     It is called with data.args, and with root and download where it asks for them. One that asks for `split` is opened
@@ -321,7 +321,7 @@ def open_named(settings: DataConfig) -> OwnData | PictureSet:
     name = settings.name
     if name not in DATASETS:
         raise DataError(
-            f"{name} is code outside of cnnlab, which is run only where you trust it: name it yourself, as in"
+            f"{name} is code outside of cnnlab, which is run only if you trust it: name it yourself, as in"
             f" data={name} or load_data({name!r}); where a run names it, pass --trust-code,"
             " or trust_code=True in Python."
         )
@@ -339,7 +339,7 @@ def open_named(settings: DataConfig) -> OwnData | PictureSet:
         opened = _open_each(name, builder, given, [("train", {"train": True}), ("test", {"train": False})])
     else:
         opened = _open_each(name, builder, given, [("train", {})])
-    if isinstance(opened["train"], PictureSet) and len(opened) == 1:
+    if isinstance(opened["train"], ImageSet) and len(opened) == 1:
         return opened["train"]
     return OwnData(**opened, title=name)
 

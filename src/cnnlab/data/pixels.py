@@ -18,7 +18,7 @@ from cnnlab.config import Config
 from cnnlab.data.augment import Augmentation
 from cnnlab.data.decode import Layout
 from cnnlab.data.loader import Streamed
-from cnnlab.data.sources.base import PictureSet
+from cnnlab.data.sources.base import ImageSet
 from cnnlab.data.sources.folder import DEFAULT_SIDE
 from cnnlab.data.split import make_split
 from cnnlab.data.store import (
@@ -40,7 +40,7 @@ MEMORY_SHARE = 0.4  # of an accelerator's free memory that images may take befor
 
 @dataclass(frozen=True)
 class Rest:
-    """Evaluation pixels: `have` (n,) bool tells whose are there; `decode` gives those of all pictures."""
+    """Evaluation pixels: `have` (n,) bool tells whose are there; `decode` gives those of all images."""
 
     have: np.ndarray
     decode: Callable[[], Tensor]
@@ -48,7 +48,7 @@ class Rest:
 
 @dataclass(frozen=True)
 class Pixels:
-    """What the loaders read from: `evaluation` at the pictures of val and test, `training` at those of train."""
+    """What the loaders read from: `evaluation` at the images of val and test, `training` at those of train."""
 
     index: Index
     evaluation: Tensor | Streamed
@@ -74,7 +74,7 @@ class Pixels:
 
 
 def open_pixels(
-    pictures: PictureSet, layout: Layout, canvas: Layout, config: Config, progress: Progress, processes: int
+    images: ImageSet, layout: Layout, canvas: Layout, config: Config, progress: Progress, processes: int
 ) -> Pixels:
     """The set's own array if it is in the right layout already, else the stores, or files decoded as they are needed.
 
@@ -82,27 +82,27 @@ def open_pixels(
     in memory but for a twentieth, takes no time to make, and several processes share it.
     """
     settings = config.data
-    native = pictures.array is not None and pictures.size == (layout.height, layout.width)
-    native = native and (pictures.mode == layout.mode or pictures.mode == "L") and canvas == layout
+    native = images.array is not None and images.size == (layout.height, layout.width)
+    native = native and (images.mode == layout.mode or images.mode == "L") and canvas == layout
     if native and layout.rearrange == "none":
-        assert pictures.array is not None
-        masks = pictures.masks if pictures.pixel_classes is not None else None
-        packed = pack(pictures.array, layout.stored_channels, masks)
-        return Pixels(index_array(pictures), packed, packed)
-    fits = settings.storage != "auto" or _fits_on_disk(len(pictures), {layout, canvas})
+        assert images.array is not None
+        masks = images.masks if images.pixel_classes is not None else None
+        packed = pack(images.array, layout.stored_channels, masks)
+        return Pixels(index_array(images), packed, packed)
+    fits = settings.storage != "auto" or _fits_on_disk(len(images), {layout, canvas})
     if settings.storage == "stream" or not fits:
-        index = open_stores(pictures, [None], progress)[0].index
+        index = open_stores(images, [None], progress)[0].index
         workers = settings.workers if settings.workers is not None else max(1, (os.cpu_count() or 1) // processes)
-        return Pixels(index, Streamed(pictures, layout, workers), Streamed(pictures, canvas, workers))
+        return Pixels(index, Streamed(images, layout, workers), Streamed(images, canvas, workers))
     in_memory = settings.storage == "memory"
-    stores = open_for_split(pictures, layout, canvas, config, progress)
+    stores = open_for_split(images, layout, canvas, config, progress)
     tensors = [as_tensor(store, in_memory) for store in stores]
 
     def decode_all() -> Tensor:
-        (now,) = open_stores(pictures, [layout], progress)
+        (now,) = open_stores(images, [layout], progress)
         other = (now.index.digest != stores[0].index.digest).any(1) & stores[0].index.ok
         if other.any():
-            raise changed_now(pictures.names[int(other.argmax())])
+            raise changed_now(images.names[int(other.argmax())])
         return as_tensor(now, in_memory)
 
     ahead = None if in_memory else reader_ahead(stores[-1].images)
@@ -110,16 +110,16 @@ def open_pixels(
     return Pixels(stores[0].index, tensors[0], tensors[-1], ahead, rest)
 
 
-def choose_layout(pictures: PictureSet, config: Config) -> Layout:
+def choose_layout(images: ImageSet, config: Config) -> Layout:
     """Evaluation layout: `data.image_size`, else the set's own size, else 128 pixels."""
-    height, width = config.data.image_size or pictures.size or (DEFAULT_SIDE, DEFAULT_SIDE)
-    mode = {1: "L", 3: "RGB", None: pictures.mode}[config.data.channels]
+    height, width = config.data.image_size or images.size or (DEFAULT_SIDE, DEFAULT_SIDE)
+    mode = {1: "L", 3: "RGB", None: images.mode}[config.data.channels]
     return Layout(height, width, mode, config.data.fit, config.data.rearrange)
 
 
-def training_layout(pictures: PictureSet, layout: Layout, augmentation: Augmentation) -> Layout:
-    """For random resized crops the whole picture is stored, larger; else training and evaluation share their pixels."""
-    if augmentation.crop != "resized" or pictures.size == (layout.height, layout.width):
+def training_layout(images: ImageSet, layout: Layout, augmentation: Augmentation) -> Layout:
+    """For random resized crops the whole image is stored, larger; else training and evaluation share their pixels."""
+    if augmentation.crop != "resized" or images.size == (layout.height, layout.width):
         return layout
     height, width = (round(side * CANVAS) for side in (layout.height, layout.width))
     return dataclasses.replace(layout, height=height, width=width, fit="canvas")
@@ -129,7 +129,7 @@ def pack(array: np.ndarray, stored_channels: int | None = None, masks: np.ndarra
     """(n, H, W) or (n, H, W, 3) uint8 → (n, H, W, stored channels) tensor.
 
     Args:
-        stored_channels: 1 or 4; 4 makes colour pictures of grey ones. None: 1 for grey, 4 for colour.
+        stored_channels: 1 or 4; 4 makes colour images of grey ones. None: 1 for grey, 4 for colour.
         masks: (n, H, W) uint8 classes for the fourth byte.
     """
     stored_channels = stored_channels or (1 if array.ndim == 3 else 4)
@@ -142,21 +142,19 @@ def pack(array: np.ndarray, stored_channels: int | None = None, masks: np.ndarra
     return torch.from_numpy(packed)
 
 
-def open_for_split(
-    pictures: PictureSet, layout: Layout, canvas: Layout, config: Config, progress: Progress
-) -> list[Store]:
-    """The store of evaluation, and that of training where it is another; a picture lies where its split needs it.
+def open_for_split(images: ImageSet, layout: Layout, canvas: Layout, config: Config, progress: Progress) -> list[Store]:
+    """The store of evaluation, and that of training where it is another; an image lies where its split needs it.
 
     Who is in which split is known for sure when all were tried: where some cannot be read, a second pass adds what the
     true split needs beyond the first guess.
     """
     if canvas == layout:
-        return open_stores(pictures, [layout], progress)
-    readable = np.ones(len(pictures), bool)
+        return open_stores(images, [layout], progress)
+    readable = np.ones(len(images), bool)
     while True:
-        split = make_split(pictures.labels, readable, pictures.official, config.data, config.seed)
+        split = make_split(images.labels, readable, images.official, config.data, config.seed)
         numbers = [np.concatenate([split.val, split.test]), split.train]
-        stores = open_stores(pictures, [layout, canvas], progress, numbers)
+        stores = open_stores(images, [layout, canvas], progress, numbers)
         if (stores[0].index.ok == readable).all():
             return stores
         readable = stores[0].index.ok
@@ -195,4 +193,4 @@ def _fits_on_disk(count: int, layouts: set[Layout]) -> bool:
     folder = cache_folder()
     while not folder.exists():
         folder = folder.parent
-    return sum(layout.bytes_per_picture for layout in layouts) * count < 0.9 * shutil.disk_usage(folder).free
+    return sum(layout.bytes_per_image for layout in layouts) * count < 0.9 * shutil.disk_usage(folder).free

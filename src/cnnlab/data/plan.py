@@ -1,7 +1,7 @@
-"""Randomness as a function of (seed, epoch): the order of an epoch, and what befalls the picture at each place in it.
+"""Randomness as a function of (seed, epoch): the order of an epoch, and the augmentation of the image at each position.
 
-All draws of an epoch are made at its start, for all pictures. So neither the batch size nor the number of processes
-nor the moment of a crash changes what a picture looks like in an epoch, and resuming is an index.
+All draws of an epoch are made at its start, for all images. So neither the batch size nor the number of processes
+nor the moment of a crash changes what an image looks like in an epoch, and resuming is an index.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class EpochPlan:
         return {name: draw[places].to(device) for name, draw in self.draws.items()}
 
 
-def share_of(part: slice, rank: int, size: int) -> slice:
+def shard_of(part: slice, rank: int, size: int) -> slice:
     """The places of a batch that process `rank` of `size` takes: all of them are taken once, as evenly as they go."""
     count = part.stop - part.start
     return slice(part.start + count * rank // size, part.start + count * (rank + 1) // size)
@@ -46,11 +46,11 @@ def stream(seed: int, epoch: int, purpose: str) -> np.random.Generator:
 def plan_epoch(
     count: int, augmentation: Augmentation | None, seed: int, epoch: int, weights: np.ndarray | None = None
 ) -> EpochPlan:
-    """Plan one epoch over `count` pictures.
+    """Plan one epoch over `count` images.
 
     Args:
         augmentation: what to draw for; None draws nothing.
-        weights: (count,) chances for sampling with replacement; None visits each picture once.
+        weights: (count,) probabilities for sampling with replacement; None visits each image once.
     """
     if weights is None:
         order = stream(seed, epoch, "order").permutation(count)
@@ -63,7 +63,7 @@ def plan_epoch(
 
 
 def _alternate(order: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """Each picture starts mirrored or not by chance, and changes sides every epoch (Jordan 2024, section 3.6)."""
+    """Each image starts mirrored or not by chance, and changes sides every epoch (Jordan 2024, section 3.6)."""
     start = stream(seed, 0, "alternate").random(int(order.max()) + 1) < 0.5
     return start[order] ^ bool(epoch % 2)
 
@@ -115,10 +115,10 @@ def _draws(n: int, augmentation: Augmentation, seed: int, epoch: int) -> dict[st
 
 
 def _boxes(uniform: np.ndarray, scale: list[float], ratio: list[float]) -> np.ndarray:
-    """(n, 4) uniform numbers → (n, 4) boxes (top, left, height, width) as shares of the picture.
+    """(n, 4) uniform numbers → (n, 4) boxes (top, left, height, width) as shares of the image.
 
     Area uniform in `scale`, log of the aspect ratio uniform in log `ratio`, as Inception's random resized crop
-    (Szegedy et al. 2015, section 6); sides longer than the picture are cut to it.
+    (Szegedy et al. 2015, section 6); sides longer than the image are cut to it.
     """
     area = scale[0] + uniform[:, 0] * (scale[1] - scale[0])
     aspect = np.exp(math.log(ratio[0]) + uniform[:, 1] * (math.log(ratio[1]) - math.log(ratio[0])))

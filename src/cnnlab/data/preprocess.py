@@ -12,15 +12,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cnnlab.data.decode import Layout, arrange, read_picture, upright
+from cnnlab.data.decode import Layout, arrange, read_image, upright
 from cnnlab.errors import DataError
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Upright 8-bit pixels → resize → crop → (x/255 − mean)/std. `mean`, `std`: a number a channel, in [0, 1].
+    """Upright 8-bit pixels → resize → crop → (x/255 − mean)/std. `mean`, `std`: one number per channel, in [0, 1].
 
-    With `own`, images are made by code of the user's: `denormalise` shows them, and there is no way from a picture.
+    With `own`, images are made by code of the user's: `denormalise` shows them, and there is no way from an image.
     """
 
     layout: Layout
@@ -39,21 +39,21 @@ class Preprocess:
         layout = Layout(images.shape[2], images.shape[3], "L" if len(channels) == 1 else "RGB")
         return cls(layout, tuple(mean), tuple(std), own=True)
 
-    def __call__(self, picture: str | Path | bytes | Image.Image) -> Tensor:
-        """One picture file or Pillow picture → (C, height, width) float32."""
-        return self.normalise(torch.from_numpy(self.pixels(picture))[None])[0]
+    def __call__(self, image: str | Path | bytes | Image.Image) -> Tensor:
+        """One image file or Pillow image → (C, height, width) float32."""
+        return self.normalise(torch.from_numpy(self.pixels(image))[None])[0]
 
-    def pixels(self, picture: str | Path | bytes | Image.Image) -> np.ndarray:
-        """One picture file or Pillow picture → (height, width, stored channels) uint8, for `normalise`.
+    def pixels(self, image: str | Path | bytes | Image.Image) -> np.ndarray:
+        """One image file or Pillow image → (height, width, stored channels) uint8, for `normalise`.
 
-        Raises DataError for what is no picture, and where only code of the user's can make an image of one.
+        Raises DataError for what is not an image, and where only code of the user's can make an image of one.
         """
         self.refuse_own()
-        read = upright(picture) if isinstance(picture, Image.Image) else read_picture(picture)
+        read = upright(image) if isinstance(image, Image.Image) else read_image(image)
         return arrange(read, self.layout)
 
     def refuse_own(self) -> None:
-        """Raise DataError where only code of the user's can make an image of a picture."""
+        """Raise DataError where only the user's own code can turn an image into a tensor."""
         if self.own:
             raise DataError(
                 "this run was trained on images that code of your own made, which no run folder keeps: make them in the"

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from cnnlab.config import GROUPS, Composed, Config, DataConfig, Source, resolve
 from cnnlab.data.catalog import CATALOG
-from cnnlab.data.own import OwnData, as_picture, import_dataset, open_named, read_item, split_parts
-from cnnlab.data.sources import open_pictures
-from cnnlab.data.sources.base import FileSet, PictureSet
+from cnnlab.data.own import OwnData, as_image, import_dataset, open_named, read_item, split_parts
+from cnnlab.data.sources import open_images
+from cnnlab.data.sources.base import FileSet, ImageSet
 from cnnlab.data.sources.folder import DEFAULT_SIDE, SMALL
 from cnnlab.data.split import make_split
 from cnnlab.errors import DataError
@@ -188,12 +188,12 @@ def derived(found: Iterable[Recommended]) -> dict[str, tuple[Any, str]]:
     return {one.key: (one.value, one.reason) for one in found}
 
 
-def open_to_look(settings: DataConfig, root_is_said: bool = True) -> PictureSet | OwnData:
+def open_to_look(settings: DataConfig, root_is_said: bool = True) -> ImageSet | OwnData:
     """The set; where nobody said where the images of a folder lie, the error says that first."""
     if names_code(settings.name):
         return open_named(settings)
     try:
-        return open_pictures(settings)
+        return open_images(settings)
     except DataError as error:
         if settings.name != "folder" or root_is_said:
             raise
@@ -242,16 +242,16 @@ def _is_recipe(source: Source) -> bool:
     return not source.own
 
 
-def facts_of(pictures: PictureSet | OwnData, config: DataConfig, seed: int) -> Facts:
+def facts_of(images: ImageSet | OwnData, config: DataConfig, seed: int) -> Facts:
     """Look at labels and headers; no image is decoded. Every image is taken for readable. Of a Dataset some items."""
-    if isinstance(pictures, OwnData):
-        return _facts_of_own(pictures, config, seed)
-    readable = np.ones(len(pictures), bool)
-    split = make_split(pictures.labels, readable, pictures.official, config, seed)
-    classes = list(pictures.classes)
-    side = min(pictures.size) if pictures.size else _typical_side(pictures)
-    written = pictures.mode == "L" or all(len(name) == 1 for name in classes)
-    return Facts(len(split.train), side, pictures.size is not None, written)
+    if isinstance(images, OwnData):
+        return _facts_of_own(images, config, seed)
+    readable = np.ones(len(images), bool)
+    split = make_split(images.labels, readable, images.official, config, seed)
+    classes = list(images.classes)
+    side = min(images.size) if images.size else _typical_side(images)
+    written = images.mode == "L" or all(len(name) == 1 for name in classes)
+    return Facts(len(split.train), side, images.size is not None, written)
 
 
 def _facts_of_own(own: OwnData, config: DataConfig, seed: int) -> Facts:
@@ -260,7 +260,7 @@ def _facts_of_own(own: OwnData, config: DataConfig, seed: int) -> Facts:
     Raises:
         DataError: an item that cannot be read.
     """
-    whole = own.is_whole_pictures()
+    whole = own.is_whole_images()
     if own.in_batches:
         images = next(iter(own.train), [None])[0]
         side = min(images.shape[-2:]) if isinstance(images, Tensor) and images.ndim == 4 else DEFAULT_SIDE
@@ -272,7 +272,7 @@ def _facts_of_own(own: OwnData, config: DataConfig, seed: int) -> Facts:
         shaped = own.transform(items[0]) if own.transform is not None else items[0]
         side = min(shaped.shape[-2:]) if isinstance(shaped, Tensor) and shaped.ndim == 3 else DEFAULT_SIDE
         return Facts(count, side, common=True, written=False, ready=True)
-    images = [as_picture(item) for item in items]
+    images = [as_image(item) for item in items]
     sizes = {image.size for image in images if image is not None}
     side = int(np.median([min(image.size) for image in images if image is not None]))
     names = own.known_classes() or []
@@ -281,15 +281,15 @@ def _facts_of_own(own: OwnData, config: DataConfig, seed: int) -> Facts:
     return Facts(count, side, len(sizes) == 1 and max(max(size) for size in sizes) <= SMALL, written)
 
 
-def _typical_side(pictures: PictureSet) -> int:
+def _typical_side(images: ImageSet) -> int:
     """Median of the shorter side, in pixels, of some images; of headers that cannot be read none is asked."""
-    if not isinstance(pictures, FileSet):
+    if not isinstance(images, FileSet):
         return DEFAULT_SIDE
     sides = []
-    for number in np.random.Generator(np.random.PCG64(0)).permutation(len(pictures))[:SAMPLED]:
+    for number in np.random.Generator(np.random.PCG64(0)).permutation(len(images))[:SAMPLED]:
         try:
-            with Image.open(pictures.root / pictures.names[int(number)]) as picture:
-                sides.append(min(picture.size))
+            with Image.open(images.root / images.names[int(number)]) as image:
+                sides.append(min(image.size))
         except Exception:  # a damaged file is found, named and quarantined when it is decoded
             continue
     return int(np.median(sides)) if sides else DEFAULT_SIDE

@@ -55,7 +55,7 @@ def _bring_up_to_date(address: str, part: str, tree: Path, journal: Path, whole:
         files = remote.files(part)
         if not files:
             below = f"{address}/{part}" if part else address
-            raise DataError(f"there are no pictures below {below}; upload them, or set data.root to where they are.")
+            raise DataError(f"there are no images below {below}; upload them, or set data.root to where they are.")
         arrived = _read(journal)
         missing = [file for file in files.values() if not _is_here(file, tree, arrived)]
         if missing:

@@ -82,10 +82,10 @@ def _masks(
     flip: Tensor,
     augmentation: Augmentation,
 ) -> Tensor:
-    """(B, H, W) int64: the masks went where the pictures went, but each pixel keeps one class of the original.
+    """(B, H, W) int64: the masks went where the images went, but each pixel keeps one class of the original.
 
     Whole pixels (`taken`, when moved and mirrored) brought theirs along; what is resized or turned is looked up
-    again, the nearest pixel. What lies beyond the border is class 0, or mirrored, as the picture is.
+    again, the nearest pixel. What lies beyond the border is class 0, or mirrored, as the image is.
     """
     height, width = augmentation.height, augmentation.width
     if augmentation.crop == "resized":

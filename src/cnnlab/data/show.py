@@ -1,4 +1,4 @@
-"""A batch as a picture: a grid with labels."""
+"""A batch as an image: a grid with labels."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def show_batch(
         labels: (B,) class numbers, or what to write under each image.
         classes: their names.
         path: also save it there, as PNG, SVG or PDF.
-        limit: pictures at the most.
+        limit: images at the most.
         masks: (B, H, W) classes of the pixels, drawn as outlines.
     """
     from cnnlab.figure import NotebookFigure, save_figure
@@ -80,9 +80,9 @@ def show_batch(
     axes = np.atleast_1d(figure.subplots(rows, columns)).reshape(-1)
     for axis in axes:
         axis.set_axis_off()
-    for axis, picture, label in zip(axes, pixels, labels, strict=False):
-        grey = picture.shape[-1] == 1
-        axis.imshow(picture[..., 0] if grey else picture, cmap="gray" if grey else None, vmin=0, vmax=255)
+    for axis, image, label in zip(axes, pixels, labels, strict=False):
+        grey = image.shape[-1] == 1
+        axis.imshow(image[..., 0] if grey else image, cmap="gray" if grey else None, vmin=0, vmax=255)
         text = label if isinstance(label, str) else classes[int(label)] if classes else str(int(label))
         axis.set_title(wrapped(text), fontsize=8, pad=3, parse_math=False)
     for axis, mask in zip(axes, [] if masks is None else masks[: len(pixels)].cpu().numpy(), strict=False):

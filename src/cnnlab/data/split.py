@@ -1,4 +1,4 @@
-"""Which picture is for what: stratified, seeded train/val/test, and a manifest that can prove it later."""
+"""Which image is for what: stratified, seeded train/val/test, and a manifest that can prove it later."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FOLDS = ("folds", "fold")
 
 @dataclass(frozen=True)
 class Split:
-    """Sorted numbers of the pictures of each part; no number is in two."""
+    """Sorted numbers of the images of each part; no number is in two."""
 
     train: np.ndarray
     val: np.ndarray
@@ -30,14 +30,14 @@ class Split:
 
 
 def make_split(labels: np.ndarray, ok: np.ndarray, official: np.ndarray | None, config: DataConfig, seed: int) -> Split:
-    """Cut the readable pictures into train, val and test.
+    """Cut the readable images into train, val and test.
 
     Official splits stay what they are: a missing val is cut from train (`data.val_fraction` of it), a missing test from
-    all (`data.test_fraction`). With `data.per_class_train` = k, k pictures a class are drawn for train and val together
-    and the others are test. Every class keeps its share in each part, and at least one picture to train on.
+    all (`data.test_fraction`). With `data.per_class_train` = k, k images per class are drawn for train and val together
+    and the others are test. Every class keeps its share in each part, and at least one image to train on.
 
     Raises:
-        DataError: a class without a readable picture to train on.
+        DataError: a class without a readable image to train on.
     """
     pool = {
         name: np.flatnonzero(ok & (official == name)) if official is not None else np.array([], int) for name in NAMES
@@ -61,7 +61,7 @@ def make_split(labels: np.ndarray, ok: np.ndarray, official: np.ndarray | None, 
     elif not has_val and config.val_fraction:
         share = config.val_fraction
         if not has_test and not config.per_class_train:
-            share /= 1 - config.test_fraction  # both fractions are of all pictures
+            share /= 1 - config.test_fraction  # both fractions are of all images
         pool["train"], pool["val"] = _cut(pool["train"], labels, share, seed, "val")
     if config.limit:
         pool = {name: _limit(part, labels, config.limit, seed, name) for name, part in pool.items()}
@@ -69,11 +69,11 @@ def make_split(labels: np.ndarray, ok: np.ndarray, official: np.ndarray | None, 
 
 
 def check_classes(counts: np.ndarray, classes: Sequence[str]) -> None:
-    """Raise DataError if a class has no picture to train on, by (K,) the training pictures of each."""
+    """Raise DataError if a class has no image to train on, by (K,) the training images of each."""
     if (counts == 0).any():
         empty = [classes[int(i)] for i in np.flatnonzero(counts == 0)]
         raise DataError(
-            f"no readable training picture of class {empty[0]!r}"
+            f"no readable training image of class {empty[0]!r}"
             f"{f' and {len(empty) - 1} more' if len(empty) > 1 else ''}; add some, or raise data.limit."
         )
 
@@ -100,7 +100,7 @@ def _shares(sizes: np.ndarray, total: int, seed: int, purpose: str) -> np.ndarra
 
 
 def _cut(pool: np.ndarray, labels: np.ndarray, share: float, seed: int, purpose: str) -> tuple[np.ndarray, np.ndarray]:
-    """(rest, part) with `share` of the pool in part; each class leaves at least one picture in rest."""
+    """(rest, part) with `share` of the pool in part; each class leaves at least one image in rest."""
     groups = _by_class(pool, labels, seed, purpose)
     sizes = np.array([len(group) for group in groups])
     counts = np.minimum(_shares(sizes, round(share * len(pool)), seed, purpose), sizes - 1)
@@ -122,14 +122,14 @@ def _cut_fold(pool: np.ndarray, labels: np.ndarray, folds: int, fold: int, seed:
 def _draw_per_class(
     pool: np.ndarray, labels: np.ndarray, count: int, seed: int, purpose: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(`count` pictures of each class or all it has, the others)."""
+    """(`count` images of each class or all it has, the others)."""
     groups = _by_class(pool, labels, seed, purpose)
     drawn = np.concatenate([group[:count] for group in groups] or [pool])
     return drawn, np.setdiff1d(pool, drawn)
 
 
 def _limit(pool: np.ndarray, labels: np.ndarray, limit: int, seed: int, purpose: str) -> np.ndarray:
-    """At most `limit` pictures, each class in its share, one at the least where the limit allows it."""
+    """At most `limit` images, each class in its share, one at the least where the limit allows it."""
     if len(pool) <= limit:
         return pool
     groups = _by_class(pool, labels, seed, purpose + " limit")

@@ -1,8 +1,8 @@
-"""Pictures are decoded once: a file of uint8 pixels on disk, memory-mapped from then on.
+"""Images are decoded once: a file of uint8 pixels on disk, memory-mapped from then on.
 
 A store is a folder named by the fingerprint of its source and its layout. It is built under a lock, in a temporary
 folder that is renamed when it is whole, so two builders at once and a kill half way leave either a whole store or none.
-It holds the pictures that were asked for in its layout; others are added when they are. What counts as there is said by
+It holds the images that were asked for in its layout; others are added when they are. What counts as there is said by
 the index alone, and that is replaced in one go after the pixels are on disk.
 """
 
@@ -26,25 +26,25 @@ from typing import BinaryIO, Literal
 import numpy as np
 from filelock import FileLock
 
-from cnnlab.data.decode import Layout, arrange, arrange_mask, check_mask, keep_picture_memory
-from cnnlab.data.sources.base import PictureSet
+from cnnlab.data.decode import Layout, arrange, arrange_mask, check_mask, keep_image_memory
+from cnnlab.data.sources.base import ImageSet
 from cnnlab.errors import DataError
 from cnnlab.files import replace
 
 FORMAT = 2  # raise it when decoding changes: old stores are then built anew
-CHUNK = 32  # pictures a task
+CHUNK = 32  # images a task
 FLUSH = 16  # tasks between two flushes to disk
 Progress = Callable[[int, int], None]  # (done, total)
 
 
 @dataclass(frozen=True)
 class Index:
-    """What was learned of each picture while it was decoded."""
+    """What was learned of each image while it was decoded."""
 
     ok: np.ndarray  # (n,) bool: it could be read
     digest: np.ndarray  # (n, 16) uint8: of the file's bytes
     size: np.ndarray  # (n, 2) int32: height and width of the original
-    reasons: dict[int, str]  # why a picture could not be read
+    reasons: dict[int, str]  # why an image could not be read
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class Job:
     folder: Path
     layout: Layout | None
     new: bool  # there is no store yet, or a damaged one
-    have: np.ndarray  # (n,) bool: pictures that are there
-    missing: np.ndarray  # (n,) bool: pictures that are to be added
+    have: np.ndarray  # (n,) bool: images that are there
+    missing: np.ndarray  # (n,) bool: images that are to be added
 
     @property
     def work(self) -> Path:
@@ -79,15 +79,15 @@ class Job:
         """What it still needs on disk; an addition that was cut off has taken a part already."""
         if self.layout is None:
             return 0
-        need, taken = int(self.missing.sum()) * self.layout.bytes_per_picture, 0
+        need, taken = int(self.missing.sum()) * self.layout.bytes_per_image, 0
         if not self.new:
             blocks = getattr((self.folder / "pixels.u8").stat(), "st_blocks", 0)
-            taken = max(0, 512 * blocks - int(self.have.sum()) * self.layout.bytes_per_picture)
+            taken = max(0, 512 * blocks - int(self.have.sum()) * self.layout.bytes_per_image)
         return max(0, need - taken)
 
 
 class ReadAhead:
-    """Asks the system for pictures of a memory map before they are needed, and reads nothing else meanwhile.
+    """Asks the system for images of a memory map before they are needed, and reads nothing else meanwhile.
 
     So the disk works while the network computes, and data larger than memory train nearly as fast as resident ones.
     """
@@ -126,7 +126,7 @@ class Watched:
         if os.fstat(self.file.fileno()).st_size < self.size:
             raise DataError(
                 f"{self.path} was cut short by another program while it was read; start again, or `cnnlab resume` the"
-                " run: the pictures are decoded anew."
+                " run: the images are decoded anew."
             )
 
 
@@ -152,21 +152,21 @@ def store_path(fingerprint: str, layout: Layout | None) -> Path:
 
 
 def open_stores(
-    pictures: PictureSet,
+    images: ImageSet,
     layouts: Sequence[Layout | None],
     progress: Progress = lambda done, total: None,
     numbers: Sequence[np.ndarray] | None = None,
 ) -> list[Store]:
-    """The store of each layout; what is missing is built in one pass over the pictures. None asks for the index alone.
+    """The store of each layout; what is missing is built in one pass over the images. None asks for the index alone.
 
     Args:
-        progress: called with (done, total) of the pictures that are decoded now.
-        numbers: for each layout, those of the pictures whose pixels are needed; without it all are.
+        progress: called with (done, total) of the images that are decoded now.
+        numbers: for each layout, those of the images whose pixels are needed; without it all are.
 
     Raises:
-        DataError: no room or no permission in the cache folder, or a picture that could be read before and cannot now.
+        DataError: no room or no permission in the cache folder, or an image that could be read before and cannot now.
     """
-    fingerprint, count = pictures.fingerprint(), len(pictures)
+    fingerprint, count = images.fingerprint(), len(images)
     folders = [store_path(fingerprint, layout) for layout in layouts]
     needed = [np.ones(count, bool) for _ in layouts]
     if numbers is not None:
@@ -185,17 +185,17 @@ def open_stores(
                 if store is None or missing.any():
                     jobs.append(Job(folder, layout, store is None, have, missing))
             if jobs:
-                build(pictures, jobs, index, progress)
+                build(images, jobs, index, progress)
             stores = [_open(folder, layout, count) for folder, layout, _ in wanted]
     except OSError as error:
         if error.errno == errno.ENOSPC:
             need = sum(job.bytes for job in jobs)
             raise DataError(
-                f"no space left in {folders[0].parent} for {need / 1e9:.2f} GB of decoded pictures; free some, set"
+                f"no space left in {folders[0].parent} for {need / 1e9:.2f} GB of decoded images; free some, set"
                 " CNNLAB_CACHE to another disk, or use data.storage=stream."
             ) from None
         raise DataError(
-            f"cannot keep decoded pictures in {folders[0].parent} ({error.strerror or error}); set CNNLAB_CACHE to a"
+            f"cannot keep decoded images in {folders[0].parent} ({error.strerror or error}); set CNNLAB_CACHE to a"
             " folder of yours."
         ) from None
     whole = [store for store in stores if store]
@@ -203,7 +203,7 @@ def open_stores(
         (r & whole[0].index.ok & ~s.have).any() for s, r in zip(whole, needed, strict=True)
     ):
         raise DataError(
-            f"the decoded pictures in {folders[0].parent} cannot be read although they were just written; is there"
+            f"the decoded images in {folders[0].parent} cannot be read although they were just written; is there"
             " memory left? Try again, or set CNNLAB_CACHE to another folder."
         )
     return whole
@@ -226,8 +226,8 @@ def _open(folder: Path, layout: Layout | None, count: int) -> Store | None:
         return None
 
 
-def build(pictures: PictureSet, jobs: Sequence[Job], index: Index | None, progress: Progress) -> None:
-    """Decode once every picture that a job lacks, and all if there is no index yet, and write them into the stores.
+def build(images: ImageSet, jobs: Sequence[Job], index: Index | None, progress: Progress) -> None:
+    """Decode once every image that a job lacks, and all if there is no index yet, and write them into the stores.
 
     Memory holds a few chunks, whatever the count.
     """
@@ -236,24 +236,24 @@ def build(pictures: PictureSet, jobs: Sequence[Job], index: Index | None, progre
         shutil.rmtree(stale, ignore_errors=True)  # left by a builder that was killed: we hold the lock
     if shutil.disk_usage(cache).free < sum(job.bytes for job in jobs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    places = np.arange(len(pictures))
+    places = np.arange(len(images))
     if index:
         places = np.flatnonzero(np.any([job.missing for job in jobs], axis=0))
     rows: list[Facts] = []
     files: list[BinaryIO] = []
     flushes = []
-    targets: list[tuple[Layout, np.ndarray]] = []
+    wanted: list[tuple[Layout, np.ndarray]] = []
     try:
         for job in jobs:
             job.work.mkdir(exist_ok=True)
             if job.layout:
-                targets.append((job.layout, job.missing))
+                wanted.append((job.layout, job.missing))
                 how: Literal["wb", "r+b"] = "wb" if job.new else "r+b"
                 files.append(open(job.work / "pixels.u8", how))  # noqa: SIM115
                 if job.new:  # what is not written takes no room; Windows refuses it for a file that is mapped
-                    files[-1].truncate(len(pictures) * job.layout.bytes_per_picture)
+                    files[-1].truncate(len(images) * job.layout.bytes_per_image)
         with ThreadPoolExecutor(1, thread_name_prefix="flush") as flusher:  # the disk works while we decode
-            for first, (facts, blocks) in _decode_all(pictures, targets, places, index):
+            for first, (facts, blocks) in _decode_all(images, wanted, places, index):
                 rows.append(facts)
                 for file, (numbers, pixels) in zip(files, blocks, strict=True):
                     _write(file, numbers, pixels)
@@ -282,7 +282,7 @@ def build(pictures: PictureSet, jobs: Sequence[Job], index: Index | None, progre
 
 
 def _write(file: BinaryIO, numbers: np.ndarray, pixels: np.ndarray) -> None:
-    """Put each picture where its number says; those that follow one another at once."""
+    """Put each image where its number says; those that follow one another at once."""
     gaps = np.flatnonzero(np.diff(numbers) > 1) + 1
     for run, block in zip(np.split(numbers, gaps), np.split(pixels, gaps), strict=True):
         if len(run):
@@ -290,22 +290,22 @@ def _write(file: BinaryIO, numbers: np.ndarray, pixels: np.ndarray) -> None:
             file.write(block.data)
 
 
-Targets = Sequence[tuple[Layout, np.ndarray]]  # a layout, and (n,) bool: pictures that are wanted in it
+Wanted = Sequence[tuple[Layout, np.ndarray]]  # a layout, and (n,) bool: images that are wanted in it
 Facts = tuple[np.ndarray, np.ndarray, np.ndarray, dict[int, str]]
 Blocks = list[tuple[np.ndarray, np.ndarray]]  # for each target, numbers and pixels
 
 
 def _decode_all(
-    pictures: PictureSet, targets: Targets, numbers: np.ndarray, known: Index | None
+    images: ImageSet, wanted: Wanted, numbers: np.ndarray, known: Index | None
 ) -> Iterator[tuple[int, tuple[Facts, Blocks]]]:
     """Yield (first, result of _decode_chunk) in order; Pillow lets go of the interpreter lock while it works."""
     workers = os.cpu_count() or 1
-    keep_picture_memory(4 * workers)
+    keep_image_memory(4 * workers)
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         waiting: deque[tuple[int, Future[tuple[Facts, Blocks]]]] = deque()
         for first in range(0, len(numbers), CHUNK):
             chunk = numbers[first : first + CHUNK]
-            waiting.append((first, pool.submit(_decode_chunk, pictures, targets, chunk, known)))
+            waiting.append((first, pool.submit(_decode_chunk, images, wanted, chunk, known)))
             if len(waiting) > 2 * workers:
                 start, future = waiting.popleft()
                 yield start, future.result()
@@ -314,36 +314,34 @@ def _decode_all(
             yield start, future.result()
 
 
-def _decode_chunk(
-    pictures: PictureSet, targets: Targets, numbers: np.ndarray, known: Index | None
-) -> tuple[Facts, Blocks]:
-    """Raises DataError for a picture that is not as it was when its index was made, if it is `known`."""
+def _decode_chunk(images: ImageSet, wanted: Wanted, numbers: np.ndarray, known: Index | None) -> tuple[Facts, Blocks]:
+    """Raises DataError for an image that is not as it was when its index was made, if it is `known`."""
     ok = np.ones(len(numbers), bool)
     digest, size = np.zeros((len(numbers), 16), np.uint8), np.zeros((len(numbers), 2), np.int32)
     reasons: dict[int, str] = {}
-    blocks = [np.empty((len(numbers), lay.height, lay.width, lay.stored_channels), np.uint8) for lay, _ in targets]
-    done: list[list[int]] = [[] for _ in targets]
+    blocks = [np.empty((len(numbers), lay.height, lay.width, lay.stored_channels), np.uint8) for lay, _ in wanted]
+    done: list[list[int]] = [[] for _ in wanted]
     for row, number in enumerate(numbers.tolist()):
         try:
-            data = pictures.read_bytes(number)
+            data = images.read_bytes(number)
             digest[row] = np.frombuffer(hashlib.blake2b(data, digest_size=16).digest(), np.uint8)
-            picture = pictures.decode(data, number)
-            mask = pictures.load_mask(number) if pictures.pixel_classes is not None else None
+            image = images.decode(data, number)
+            mask = images.load_mask(number) if images.pixel_classes is not None else None
             if mask is not None:
-                check_mask(mask, picture.size)
+                check_mask(mask, image.size)
         except DataError as error:
             if known:
-                raise unreadable_now(pictures.names[number], error) from None
+                raise unreadable_now(images.names[number], error) from None
             ok[row], reasons[number] = False, str(error)
             continue
         if known and (digest[row] != known.digest[number]).any():
-            raise changed_now(pictures.names[number])
-        size[row] = picture.height, picture.width
-        for (layout, wanted), block, inside in zip(targets, blocks, done, strict=True):
-            if wanted[number]:
-                arrange(picture, layout, out=block[len(inside)])
+            raise changed_now(images.names[number])
+        size[row] = image.height, image.width
+        for (layout, needed), block, inside in zip(wanted, blocks, done, strict=True):
+            if needed[number]:
+                arrange(image, layout, out=block[len(inside)])
                 if mask is not None:
-                    arrange_mask(mask, picture.size, layout, block[len(inside)])
+                    arrange_mask(mask, image.size, layout, block[len(inside)])
                 inside.append(number)
     inside_blocks = [(np.array(ns, np.int64), block[: len(ns)]) for ns, block in zip(done, blocks, strict=True)]
     return (ok, digest, size, reasons), inside_blocks
@@ -373,8 +371,8 @@ def _save_index(index: Index, have: np.ndarray, path: Path) -> None:
     replace(new, path)
 
 
-def index_array(pictures: PictureSet) -> Index:
+def index_array(images: ImageSet) -> Index:
     """The index of a set that is an array: nothing can be unreadable, and digests are quick to take."""
-    digest = [hashlib.blake2b(pictures.read_bytes(i), digest_size=16).digest() for i in range(len(pictures))]
-    size = np.tile(np.array(pictures.size, np.int32), (len(pictures), 1))
-    return Index(np.ones(len(pictures), bool), np.frombuffer(b"".join(digest), np.uint8).reshape(-1, 16), size, {})
+    digest = [hashlib.blake2b(images.read_bytes(i), digest_size=16).digest() for i in range(len(images))]
+    size = np.tile(np.array(images.size, np.int32), (len(images), 1))
+    return Index(np.ones(len(images), bool), np.frombuffer(b"".join(digest), np.uint8).reshape(-1, 16), size, {})

@@ -1,4 +1,4 @@
-"""Whether an export answers as its run does: parity of logits, accuracy on real pictures, and what it costs."""
+"""Whether an export predicts as its run does: parity of logits, accuracy on real images, and what it costs."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Net = Callable[[Tensor], Tensor]  # (B, C, H, W) → (B, K, …) logits
 
 @torch.inference_mode()
 def parity(model: Net, export: Net, images: Tensor, sizes: Sequence[tuple[int, int]] = ()) -> dict[str, Any]:
-    """Largest difference of the logits at batches of 1, 3 and 8, and on 3 pictures of each further size.
+    """Largest difference of the logits at batches of 1, 3 and 8, and on 3 images of each further size.
 
     Args:
-        images: (n, C, H, W) real pictures; repeated where there are fewer than 8.
-        sizes: (height, width) to enlarge the pictures to.
+        images: (n, C, H, W) real images; repeated where there are fewer than 8.
+        sizes: (height, width) to enlarge the images to.
 
     Returns:
         difference: {"1": …, "3": …, "8": …, "40×52": …}; largest_logit: of the model; both in logits.
@@ -44,7 +44,7 @@ def parity(model: Net, export: Net, images: Tensor, sizes: Sequence[tuple[int, i
         answer = _answer(export, view)
         if answer.shape != expected.shape:
             raise ExportError(
-                f"the export gives {tuple(answer.shape)} numbers for pictures of shape {tuple(view.shape)}, the model"
+                f"the export gives {tuple(answer.shape)} numbers for images of shape {tuple(view.shape)}, the model"
                 f" {tuple(expected.shape)}: it was not written. This model cannot be exported in this form."
             )
         differences[name] = float((answer - expected).abs().max())
@@ -67,7 +67,7 @@ def check_parity(found: dict[str, Any]) -> None:
 def accuracy(
     model: Net, export: Net, images: Tensor, labels: Tensor, rule: DecisionRule = SINGLE_LABEL, batch: int = 64
 ) -> dict[str, Any]:
-    """Of the model and of the export on the same pictures, in [0, 1], and the share of equal answers.
+    """Of the model and of the export on the same images, in [0, 1], and the share of equal answers.
 
     Args:
         images: (n, C, H, W); labels: (n,), or (n, H, W) for a model that classifies every pixel, whose pixels count, or
@@ -85,11 +85,11 @@ def check_accuracy(found: dict[str, Any], int8: bool) -> None:
     """Raises ExportError where the export is right less often than it may."""
     lost, allowed = found["model"] - found["export"], LOST_INT8 if int8 else LOST
     if lost > allowed + 1e-9:
-        mend = "the range of its activations does not fit 8 bits; export it without --int8." if int8 else "report this."
+        fix = "the range of its activations does not fit 8 bits; export it without --int8." if int8 else "report this."
         raise ExportError(
-            f"the export is right on {100 * found['export']:.2f} % of {found['n']:,} pictures, the model on"
+            f"the export is right on {100 * found['export']:.2f} % of {found['n']:,} images, the model on"
             f" {100 * found['model']:.2f} %: {100 * lost:.2f} points lower where {100 * allowed:.1f} are allowed."
-            f" It was not written; {mend}"
+            f" It was not written; {fix}"
         )
 
 
@@ -111,15 +111,15 @@ def latency(nets: dict[str, Net], images: Tensor, rounds: int = ROUNDS) -> dict[
             net(images)
             if turn >= 3:
                 spent[name].append(1000 * (time.perf_counter() - began))
-    figures: dict[str, Any] = {"n": rounds, "batch": len(images)}
+    results: dict[str, Any] = {"n": rounds, "batch": len(images)}
     for name, values in spent.items():
         low, middle, high = torch.tensor(values).quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
         times = {"fastest": min(values), "median": middle, "quartiles": [low, high]}
-        figures[name] = {
+        results[name] = {
             key: [round(v, 4) for v in t] if isinstance(t, list) else round(t, 4) for key, t in times.items()
         }
-    figures["busy"] = any(figures[name]["median"] > BUSY * figures[name]["fastest"] for name in nets)
-    return figures
+    results["busy"] = any(results[name]["median"] > BUSY * results[name]["fastest"] for name in nets)
+    return results
 
 
 def _answer(export: Net, images: Tensor) -> Tensor:
@@ -128,13 +128,13 @@ def _answer(export: Net, images: Tensor) -> Tensor:
     except Exception as error:  # a runtime has its own classes of error
         reason = str(error).strip().splitlines()[0][:160]
         raise ExportError(
-            f"the export does not take pictures of shape {tuple(images.shape)} ({reason}): it was not written. This"
+            f"the export does not take images of shape {tuple(images.shape)} ({reason}): it was not written. This"
             " model cannot be exported in this form."
         ) from None
 
 
 def _classes(logits: Tensor, truth: Tensor, rule: DecisionRule) -> Tensor:
-    """Answers in the shape of the labels; a fully-convolutional form gives one place for a picture of its window."""
+    """Answers in the shape of the labels; a fully-convolutional form gives one place for an image of its window."""
     if rule.multi_label:
         return rule.chosen(rule.probabilities(logits.flatten(1))).to(truth.dtype)
     answers = logits.argmax(1)

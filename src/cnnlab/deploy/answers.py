@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from cnnlab.deploy.predictor import Picture, Prediction, Predictor
+from cnnlab.deploy.predictor import ImageLike, Prediction, Predictor
 from cnnlab.errors import DataError, RunError
 from cnnlab.files import write_whole
 
@@ -19,7 +19,7 @@ BATCH = 64  # images that the model sees at once
 
 
 def answer_images(
-    predictor: Predictor, images: Iterable[tuple[str, Picture]]
+    predictor: Predictor, images: Iterable[tuple[str, ImageLike]]
 ) -> Iterator[tuple[str, Prediction | DataError]]:
     """Named images → their names with answers, in order. One that cannot be read gets the error that says why."""
     rest = iter(images)
@@ -31,7 +31,7 @@ def answer_images(
         yield from zip((name for name, _ in batch), answers, strict=True)
 
 
-def _answer(predictor: Predictor, image: Picture) -> Prediction | DataError:
+def _answer(predictor: Predictor, image: ImageLike) -> Prediction | DataError:
     try:
         return predictor.predict([image])[0]
     except DataError as error:
@@ -54,7 +54,7 @@ def write_answers(file: Path, answers: Sequence[tuple[str, Prediction]], multi_l
     for path, answer in answers:
         ranked = answer.probabilities.items()
         labels = [";".join(answer.labels)] if multi_label else []
-        writer.writerow([path, *labels, *(cell for label, share in ranked for cell in (label, f"{share:.6g}"))])
+        writer.writerow([path, *labels, *(cell for label, value in ranked for cell in (label, f"{value:.6g}"))])
     try:
         write_whole(file, text.getvalue())
     except OSError as error:
@@ -85,9 +85,9 @@ def copy_into(place: Path, path: str) -> None:
     """Copy an image, unless it is there. Raises RunError."""
     try:
         place.mkdir(parents=True, exist_ok=True)
-        target = free_name(Path(path), place)
-        if not target.exists():
-            shutil.copy2(path, target)
+        copy = free_name(Path(path), place)
+        if not copy.exists():
+            shutil.copy2(path, copy)
     except OSError as error:
         raise RunError(
             f"cannot copy {path} into {place} ({error.strerror}); give another folder with --sort."

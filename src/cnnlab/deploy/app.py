@@ -37,7 +37,7 @@ FILES = {
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 FREE = (*FILES, "/health")  # nothing in them is the run's
-DECODERS = 2  # pictures decoded at once, as far as memory goes (uploads.py)
+DECODERS = 2  # images decoded at once, as far as memory goes (uploads.py)
 SECONDS = 30.0  # until an answer is given up
 
 BODY = {
@@ -68,8 +68,8 @@ class Likely(BaseModel):
     probability: float
 
 
-class Prediction(BaseModel):
-    """`label` is the likeliest class; `labels` are those given to the picture, by a multi-label model any number."""
+class PredictResponse(BaseModel):
+    """`label` is the likeliest class; `labels` are those given to the image, by a multi-label model any number."""
 
     label: str
     probability: float
@@ -78,7 +78,7 @@ class Prediction(BaseModel):
     milliseconds: float
 
 
-class Explanation(BaseModel):
+class ExplainResponse(BaseModel):
     """`overlay` is a data URI: a transparent PNG for the part `seen` (left, top, right, bottom) of `size` pixels."""
 
     label: str
@@ -98,7 +98,7 @@ class Thing(BaseModel):
     box: list[float]
 
 
-class Localization(BaseModel):
+class LocalizeResponse(BaseModel):
     size: list[int]
     objects: list[Thing]
     milliseconds: float
@@ -107,7 +107,7 @@ class Localization(BaseModel):
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem} for status in (400, 401, 403, 408, 413, 422, 503)
 }
-PICTURE_OR_PROBLEM = PROBLEMS | {200: {"content": {"image/png": {}}}, 404: {"model": Problem}}
+IMAGE_OR_PROBLEM = PROBLEMS | {200: {"content": {"image/png": {}}}, 404: {"model": Problem}}
 
 
 def create_app(
@@ -121,8 +121,8 @@ def create_app(
     """Args:
     token: that every question must bring; None asks for none.
     hosts: names the server may be called by; None for any.
-    batch: pictures that go through the network together; 1 for each alone.
-    waiting: pictures that may wait for the network; at_once: requests whose picture is there. Beyond either, 503.
+    batch: images that go through the network together; 1 for each alone.
+    waiting: images that may wait for the network; at_once: requests whose image is there. Beyond either, 503.
     """
     metrics, uploads = Metrics(), Uploads(at_once)
     batcher = MicroBatcher(service.probabilities, batch, waiting, metrics.batch)
@@ -158,27 +158,25 @@ def create_app(
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> JSONResponse:
-        sentences = {404: "There is nothing here.", 405: "This path takes another method."}
-        return refusal(Refused(error.status_code, sentences.get(error.status_code, "The request cannot be answered.")))
+        sentences = {404: "There is no such page.", 405: "This path needs another HTTP method."}
+        return refusal(Refused(error.status_code, sentences.get(error.status_code, "The request cannot be processed.")))
 
     async def in_pool(work: Callable[[Image.Image], Any], file: IO[bytes]) -> Any:
-        """What `work` makes of the picture in a file."""
+        """What `work` makes of the image in a file."""
 
         def decode_and_work() -> Any:
-            with uploads.decoded(file) as picture:
-                return work(picture)
+            with uploads.decoded(file) as image:
+                return work(image)
 
         try:
             async with asyncio.timeout(SECONDS):
                 return await asyncio.get_running_loop().run_in_executor(pool, decode_and_work)
         except TimeoutError:
-            raise Refused(
-                503, f"The answer took longer than {SECONDS:.0f} seconds; send a smaller picture.", 5
-            ) from None
+            raise Refused(503, f"The answer took longer than {SECONDS:.0f} seconds; send a smaller image.", 5) from None
 
-    @app.post("/predict", response_model=Prediction, responses=PROBLEMS, openapi_extra=BODY)
+    @app.post("/predict", response_model=PredictResponse, responses=PROBLEMS, openapi_extra=BODY)
     async def predict(request: Request, topk: int = Query(5, ge=1, le=1000)) -> Response:
-        """The likeliest classes of a picture."""
+        """The likeliest classes of an image."""
         async with uploads.received(request) as file:
             began = time.perf_counter()
             pixels = await in_pool(service.preprocess.pixels, file)
@@ -192,17 +190,17 @@ def create_app(
         top = service.top(row, topk)
         return JSONResponse({**top[0], "labels": service.labels(row), "top": top, "milliseconds": since(began)})
 
-    @app.post("/explain", response_model=Explanation, responses=PROBLEMS, openapi_extra=BODY)
+    @app.post("/explain", response_model=ExplainResponse, responses=PROBLEMS, openapi_extra=BODY)
     async def explain(request: Request, target: str | None = Query(None, max_length=200)) -> Response:
         """Where the network sees the class target, by default the one it answers."""
         async with uploads.received(request) as file:
             began = time.perf_counter()
-            found = await in_pool(lambda picture: service.explain(picture, target), file)
+            found = await in_pool(lambda image: service.explain(image, target), file)
         return JSONResponse(found | {"milliseconds": since(began)})
 
-    @app.post("/localize", response_model=Localization, responses=PROBLEMS, openapi_extra=BODY)
+    @app.post("/localize", response_model=LocalizeResponse, responses=PROBLEMS, openapi_extra=BODY)
     async def localize(request: Request) -> Response:
-        """Boxes around the objects of a picture."""
+        """Boxes around the objects of an image."""
         async with uploads.received(request) as file:
             began = time.perf_counter()
             found = await in_pool(service.localize, file)
@@ -214,8 +212,8 @@ def create_app(
         responses=PROBLEMS | {200: {"content": {"image/png": {}}}},
         openapi_extra=BODY,
     )
-    async def picture(request: Request) -> Response:
-        """The picture as an upright PNG, for a browser that does not know its format."""
+    async def image(request: Request) -> Response:
+        """The image as an upright PNG, for a browser that does not know its format."""
         async with uploads.received(request) as file:
             return Response(await in_pool(png, file), media_type="image/png")
 
@@ -226,10 +224,10 @@ def create_app(
 
     @app.get("/samples", responses=PROBLEMS)
     async def samples() -> list[dict[str, Any]]:
-        """Pictures of the test split, with their true classes."""
+        """Images of the test split, with their true classes."""
         return [{"number": number, "label": sample.label} for number, sample in enumerate(service.samples)]
 
-    @app.get("/samples/{number}", response_class=Response, responses=PICTURE_OR_PROBLEM)
+    @app.get("/samples/{number}", response_class=Response, responses=IMAGE_OR_PROBLEM)
     async def sample(number: int) -> Response:
         """One of them."""
         if not 0 <= number < len(service.samples):

@@ -1,4 +1,4 @@
-"""Pictures of many requests through the network together."""
+"""Images of many requests through the network together."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Any
 
 import numpy as np
 
-LARGEST = 64  # pictures in one batch
-WAITING = 256  # pictures that may wait
+LARGEST = 64  # images in one batch
+WAITING = 256  # images that may wait
 
 Array = np.ndarray[Any, Any]
 
 
 class QueueFull(Exception):
-    """More pictures wait than may."""
+    """More images wait than may."""
 
 
 class MicroBatcher:
-    """One thread that computes: while it is busy with a batch the next one gathers, so nothing ever waits for company.
+    """One thread that computes: while it is busy with a batch the next one gathers, so no image waits for others.
 
     Args:
-        compute: pictures, as many as `largest` → an array whose first axis has a row for each, in order.
-        largest: pictures in one batch; 1 computes each alone.
-        waiting: pictures that may wait; beyond it `ask` raises QueueFull.
+        compute: images, as many as `largest` → an array whose first axis has a row for each, in order.
+        largest: images in one batch; 1 computes each alone.
+        waiting: images that may wait; beyond it `ask` raises QueueFull.
         seen: told the size of each batch.
     """
 
@@ -43,11 +43,11 @@ class MicroBatcher:
         self._thread = threading.Thread(target=self._work, name="batches", daemon=True)
         self._thread.start()
 
-    def ask(self, picture: Array) -> asyncio.Future[Array]:
-        """A picture → its row, some time later. All that ask are of one event loop. Raises QueueFull."""
+    def ask(self, image: Array) -> asyncio.Future[Array]:
+        """An image → its row, some time later. All that ask are of one event loop. Raises QueueFull."""
         answer: asyncio.Future[Array] = asyncio.get_running_loop().create_future()
         try:
-            self._queue.put_nowait((picture, answer))
+            self._queue.put_nowait((image, answer))
         except queue.Full:
             raise QueueFull from None
         return answer
@@ -71,7 +71,7 @@ class MicroBatcher:
             self._seen(len(jobs))
             outcome: Array | Exception
             try:
-                outcome = self._compute([picture for picture, _ in jobs])
+                outcome = self._compute([image for image, _ in jobs])
             except Exception as error:  # whoever asked is told; the thread goes on
                 outcome = error
             answers = [answer for _, answer in jobs]

@@ -37,7 +37,7 @@ def write_web(place: Path, content: bytes, service: Service) -> None:
     if service.preprocess.layout.rearrange != "none":
         raise ExportError(
             f"data.rearrange={service.preprocess.layout.rearrange} is for experiments, and a page of its own cannot"
-            " rearrange pictures; export a run without it."
+            " rearrange images; export a run without it."
         )
     runtime = fetch_runtime()
     page = resources.files("cnnlab.deploy") / "web"

@@ -1,4 +1,4 @@
-"""HTTP connections that are given up when nothing moves: uvicorn itself waits for ever."""
+"""HTTP connections that are given up when nothing moves: uvicorn itself waits forever."""
 
 from __future__ import annotations
 

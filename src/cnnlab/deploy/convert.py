@@ -1,4 +1,4 @@
-"""A model → the bytes of an ONNX or a torch.export file, with any number of pictures at once."""
+"""A model → the bytes of an ONNX or a torch.export file, with any number of images at once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def to_onnx(model: nn.Module, images: Tensor, facts: dict[str, Any]) -> bytes:
 
     Args:
         model: in evaluation mode, on the processor.
-        images: (2, C, H, W) example; the number of pictures stays open, and the size too for a FullyConvolutional.
+        images: (2, C, H, W) example; the number of images stays open, and the size too for a FullyConvolutional.
 
     Raises:
         ExportError: the extra is not installed, or the model does what has no ONNX form.

@@ -48,7 +48,7 @@ def serve(
     name, number = listening.getsockname()[:2]
     shown = f"[{name}]" if ":" in name else name
     if host not in LOOPBACK and token is None:
-        print(f"anyone who reaches {shown}:{number} may ask this model; --token T asks for a token.")
+        print(f"anyone who reaches {shown}:{number} can use this model; --token T requires a token.")
     logging.getLogger("cnnlab").addHandler(logging.StreamHandler())
     config = uvicorn.Config(
         app,

@@ -1,4 +1,4 @@
-"""A run becomes a file for other programs. It is written only when it answers as the run does."""
+"""Export a run to a file for other programs. It is written only after its outputs are verified."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from cnnlab.runs.opened import opened_run
 from cnnlab.runs.weights import load_model
 from cnnlab.tasks import DecisionRule
 
-TESTED = 5000  # pictures of the test split at the most
-CALIBRATION = 300  # pictures of the validation split
+TESTED = 5000  # images of the test split at the most
+CALIBRATION = 300  # images of the validation split
 FORMATS = ("onnx", "pt2", "web")
 
 
@@ -43,7 +43,7 @@ class Export:
     """The file that was written, and its entry in export.json."""
 
     file: Path
-    figures: dict[str, Any]
+    results: dict[str, Any]
 
 
 def export_run(
@@ -60,22 +60,22 @@ def export_run(
     Args:
         format: onnx, pt2, or web: a folder `web` with a page that runs the network in a browser.
         int8: compute in 8 bits (not pt2), calibrated on the validation split.
-        fully_convolutional: logits of every window of a picture of any size, see `FullyConvolutional`.
+        fully_convolutional: logits of every window of an image of any size, see `FullyConvolutional`.
         out: folder; None: `export` in the run folder.
-        data_root: where the pictures are now, or another set with the same classes to test on.
+        data_root: where the images are now, or another set with the same classes to test on.
         trust_code: see `load_run`.
 
     Raises:
         ExportError: the extra is not installed, the model has no such form, or the export does not answer as the model
             does; then nothing is written.
-        RunError, DataError: no weights, or no pictures to test on.
+        RunError, DataError: no weights, or no images to test on.
     """
     if format not in FORMATS:
         raise ConfigError(f"format must be {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, got {format!r}.")
     if int8 and format == "pt2":
         raise ConfigError("int8 is for ONNX; leave out --format pt2 or --int8.")
     if fully_convolutional and format == "web":
-        raise ConfigError("the page classifies whole pictures; leave out --format web or --fully-convolutional.")
+        raise ConfigError("the page classifies whole images; leave out --format web or --fully-convolutional.")
     if format != "pt2":
         onnx_runtime()
     if format == "web":
@@ -102,7 +102,7 @@ def _export(
     changes = {} if data_root is None else {"root": str(data_root)}
     data, own = data_of_run(folder, card, torch.device("cpu"), "test", changes)
     split = "test" if len(data.split.test) else "val"
-    images, labels = some_pictures(data, split, TESTED)
+    images, labels = some_images(data, split, TESTED)
 
     net = exported_form(model, images, fully_convolutional)
     rule = folder.decision_rule(card)
@@ -116,7 +116,7 @@ def _export(
     acceptance.check_parity(found)
     if int8:
         calibration = "val" if len(data.split.val) else "train"
-        content = to_int8(content, some_pictures(data, calibration, CALIBRATION)[0], facts)
+        content = to_int8(content, some_images(data, calibration, CALIBRATION)[0], facts)
         candidate = OnnxModel(content)
         found = acceptance.parity(reference, candidate, images, sizes)  # reported; its accuracy is what counts
     right = acceptance.accuracy(reference, candidate, images, labels, rule)
@@ -124,7 +124,7 @@ def _export(
 
     name = file_name("onnx" if format == "web" else format, int8, fully_convolutional)
     file = place / "web" / "index.html" if format == "web" else place / name
-    figures = {
+    results = {
         "format": format,
         "int8": int8,
         "fully_convolutional": fully_convolutional,
@@ -142,21 +142,21 @@ def _export(
             write_web(file.parent, content, Service(model, card, folder.test_metrics(), samples_of(folder, card), rule))
         else:
             write_whole(file, content)
-        record(place, "web" if format == "web" else name, figures)
-    return Export(file, figures)
+        record(place, "web" if format == "web" else name, results)
+    return Export(file, results)
 
 
 def as_text(export: Export) -> str:
     """The file, its size, and what was measured: parity, accuracy and latency, a line each."""
-    figures = export.figures
-    right, times = figures["accuracy"], figures["latency_ms"]
-    worst = max(figures["parity"]["difference"].values())
+    results = export.results
+    right, times = results["accuracy"], results["latency_ms"]
+    worst = max(results["parity"]["difference"].values())
     busy = ", the fastest calls: the machine was busy" if times["busy"] else ""
     return (
-        f"{export.file}  {figures['bytes'] / 1e6:.2f} MB\n"
-        f"  logits      at most {worst:.2g} from the model's\n"
+        f"{export.file}  {results['bytes'] / 1e6:.2f} MB\n"
+        f"  logits      differ by at most {worst:.2g} from the model's\n"
         f"  accuracy    {100 * right['export']:.2f} %, the model's {100 * right['model']:.2f} %"
-        f" ({right['n']:,} {right['split']} pictures)\n"
+        f" ({right['n']:,} {right['split']} images)\n"
         f"  one image   {times['export']['fastest']:.2f} ms, the model {times['model']['fastest']:.2f} ms{busy}"
     )
 
@@ -189,11 +189,11 @@ def file_name(format: str, int8: bool, fully_convolutional: bool) -> str:
     return f"model{'-fully-convolutional' if fully_convolutional else ''}{'-int8' if int8 else ''}.{format}"
 
 
-def some_pictures(data: Data, split: str, count: int) -> tuple[Tensor, Tensor]:
-    """At most `count` pictures of a split, evenly spaced: (n, C, H, W) preprocessed, and their (n, …) targets."""
+def some_images(data: Data, split: str, count: int) -> tuple[Tensor, Tensor]:
+    """At most `count` images of a split, evenly spaced: (n, C, H, W) preprocessed, and their (n, …) targets."""
     members = data.split[split]
     if not len(members):
-        raise ExportError(f"the {split} split is empty: there are no pictures to hold the export to.")
+        raise ExportError(f"the {split} split is empty: there are no images to verify the export with.")
     chosen = members[np.linspace(0, len(members) - 1, min(count, len(members))).astype(int)]
     batches = list(data.evaluation_loader(chosen).epoch())
     return torch.cat([batch.images for batch in batches]), torch.cat([batch.targets for batch in batches])
@@ -209,11 +209,11 @@ def check_out(place: Path) -> Path:
     return place
 
 
-def record(place: Path, name: str, figures: dict[str, Any]) -> None:
-    """Put the figures of one file into export.json, which keeps those of the others."""
+def record(place: Path, name: str, results: dict[str, Any]) -> None:
+    """Put the results of one file into export.json, which keeps those of the others."""
     file = place / "export.json"
     known = read_json(file) if file.exists() else {}
-    write_json(file, (known if isinstance(known, dict) else {}) | {name: figures})
+    write_json(file, (known if isinstance(known, dict) else {}) | {name: results})
 
 
 def made_with() -> dict[str, Any]:

@@ -59,7 +59,7 @@ class OnnxModel(nn.Module):
         except Exception as error:  # the runtime has a class of its own for each way
             reason = " ".join(str(error).split())[:200].rstrip(".")
             raise ExportError(
-                f"{self.name} cannot compute pictures of shape {tuple(given.shape)} ({reason}); export the run again."
+                f"{self.name} cannot compute images of shape {tuple(given.shape)} ({reason}); export the run again."
             ) from None
         return torch.from_numpy(logits)
 

@@ -1,7 +1,7 @@
 """What an .onnx file would compute, looked at before ONNX Runtime is asked to: a file from elsewhere may hold anything.
 
-A graph of what cnnlab exports has one input, the pictures, one output, the logits, and between them layers whose sizes
-follow from that of a picture. Everything else is refused: loops and branches, weights in other files, tensors or work
+A graph of what cnnlab exports has one input, the images, one output, the logits, and between them layers whose sizes
+follow from that of an image. Everything else is refused: loops and branches, weights in other files, tensors or work
 that no network of this many weights needs.
 """
 
@@ -26,17 +26,17 @@ OPERATORS = frozenset({
     "Transpose", "Trilu", "Unsqueeze", "Where", "Xor",
 })  # fmt: skip
 MOST_NODES = 20_000
-NUMBERS, NUMBERS_A_PIXEL = 2**26, 512  # kept at once for one picture
+NUMBERS, NUMBERS_A_PIXEL = 2**26, 512  # kept at once for one image
 FLOAT = 1  # onnx.TensorProto.FLOAT
-WORK, WEIGHTS = 2 * 10**10, 10**4  # multiply-adds for one picture, besides one for each weight and pixel
+WORK, WEIGHTS = 2 * 10**10, 10**4  # multiply-adds for one image, besides one for each weight and pixel
 
 
 def refusal(model: Any, size: int, classes: int, shape: tuple[int, int, int], any_size: bool) -> str:
     """Why an onnx.ModelProto is not taken; "" for one that is.
 
     Args:
-        size: of the file in bytes; classes: names that it has; shape: (C, H, W) of a picture.
-        any_size: whether it says that it takes pictures of any size.
+        size: of the file in bytes; classes: names that it has; shape: (C, H, W) of an image.
+        any_size: whether it says that it takes images of any size.
     """
     graph = model.graph
     if model.functions or graph.sparse_initializer or model.training_info:
@@ -64,7 +64,7 @@ def _tensors(graph: Any) -> Iterator[Any]:
 
 
 def _ends(graph: Any, classes: int, shape: tuple[int, int, int], any_size: bool) -> str:
-    """Why what goes in are no pictures, or what comes out are no logits."""
+    """Why the input is not a batch of images, or what comes out are no logits."""
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
     if len(inputs) != 1 or len(graph.output) != 1:
@@ -72,9 +72,9 @@ def _ends(graph: Any, classes: int, shape: tuple[int, int, int], any_size: bool)
     sizes, answers = _sizes(inputs[0]), _sizes(graph.output[0])
     wanted: tuple[int | None, ...] = (None, shape[0], *((None, None) if any_size else shape[1:]))
     if _kind(inputs[0]) != FLOAT or sizes != wanted:
-        return f"it does not take any number of float pictures of {shape[1]}×{shape[2]}×{shape[0]}"
+        return f"it does not take any number of float images of {shape[1]}×{shape[2]}×{shape[0]}"
     if _kind(graph.output[0]) != FLOAT or answers is None or len(answers) not in (2, 4) or answers[0] is not None:
-        return "it does not give the logits of any number of pictures"
+        return "it does not give the logits of any number of images"
     if answers[1] != classes:
         return f"it gives {answers[1]} numbers for {classes} classes"
     return ""
@@ -93,7 +93,7 @@ def _sizes(value: Any) -> tuple[int | None, ...] | None:
 
 
 def _inferred(model: Any, shape: tuple[int, int, int]) -> Any:
-    """The graph with the shapes that follow from one picture's; what the file itself says of them counts for nothing.
+    """The graph with the shapes that follow from one image's; what the file itself says of them counts for nothing.
 
     Raises whatever the checker of onnx raises.
     """
@@ -118,7 +118,7 @@ def _inferred(model: Any, shape: tuple[int, int, int]) -> Any:
 
 
 def _cost(model: Any, shape: tuple[int, int, int]) -> str:
-    """Why one picture would take more memory or work than its network can need, or an amount that cannot be told."""
+    """Why one image would take more memory or work than its network can need, or an amount that cannot be told."""
     try:
         graph = _inferred(model, shape)
     except Exception as error:  # the checker has its own classes
@@ -134,7 +134,7 @@ def _cost(model: Any, shape: tuple[int, int, int]) -> str:
     most = NUMBERS + NUMBERS_A_PIXEL * pixels
     most_work = WORK + (sum(weights.values()) + WEIGHTS) * pixels
     last = {name: place for place, node in enumerate(graph.node) for name in node.input}
-    fixed = {"", *weights}  # what depends on no picture is computed once and kept
+    fixed = {"", *weights}  # what depends on no image is computed once and kept
     kept = work = 0
     for place, node in enumerate(graph.node):
         for name in (*node.input, *node.output):
@@ -145,9 +145,9 @@ def _cost(model: Any, shape: tuple[int, int, int]) -> str:
         kept += sum(numbers[name] for name in node.output)
         work += _work(node, known, numbers)
         if kept > most:
-            return f"it keeps more than {most:,} numbers for one picture"
+            return f"it keeps more than {most:,} numbers for one image"
         if work > most_work:
-            return f"it takes more than {most_work:,} multiply-adds for one picture"
+            return f"it takes more than {most_work:,} multiply-adds for one image"
         ended = {name for name in node.input if last[name] == place} - fixed
         kept -= sum(numbers[name] for name in ended)
     return ""

@@ -98,12 +98,12 @@ class Guard:
         headers = Headers(scope=scope)
         host = re.sub(r":\d+$", "", headers.get("host", ""))
         if self.hosts is not None and host not in self.hosts:
-            raise Refused(403, "This server answers under its own name only.")
+            raise Refused(403, "This server only accepts requests for its own host name.")
         if scope["method"] not in ("GET", "HEAD") and headers.get("sec-fetch-site", "same-origin") not in (
             "same-origin",
             "none",
         ):
-            raise Refused(403, "Another page may not ask this server.")
+            raise Refused(403, "Requests from other websites are not allowed.")
         if self.token is not None and scope["path"] not in self.free:
             kind, _, given = headers.get("authorization", "").partition(" ")
             if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self.token):

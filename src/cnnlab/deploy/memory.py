@@ -1,4 +1,4 @@
-"""What a picture takes while it is decoded, and what all of them together may take."""
+"""What an image takes while it is decoded, and what all of them together may take."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, ROWSPERSTRIP, SAMPLESPERPIXEL, TI
 
 from cnnlab.data.decode import has_alpha, is_8_bit
 
-SMALL_MODES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2}  # bytes a pixel; all others have 4
-M_MMAP_THRESHOLD, LARGE_PIECE = -3, 1 << 20  # malloc.h; a packed tile of a picture has as much and more
+SMALL_MODES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2}  # bytes per pixel; all others have 4
+M_MMAP_THRESHOLD, LARGE_PIECE = -3, 1 << 20  # malloc.h; a packed tile of an image has as much and more
 WEBP = 16  # bytes a pixel of libwebp: two canvases for animations, what was decoded, and the copy that Pillow is given
 
 
 def give_back_large_pieces() -> None:
     """Let memory of more than LARGE_PIECE bytes go back to the system when it is freed. By itself glibc keeps what was
-    freed once, for every thread anew: hundreds of megabytes after a few large pictures."""
+    freed once, for every thread anew: hundreds of megabytes after a few large images."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, LARGE_PIECE)
@@ -49,47 +49,47 @@ class Memory:
                 self._changed.notify_all()
 
 
-def needed(picture: Image.Image, content: bytes) -> int:
-    """Bytes that Pillow and `read_picture` hold at the most for a picture of which only the header was read.
+def needed(image: Image.Image, content: bytes) -> int:
+    """Bytes that Pillow and `read_image` hold at the most for an image of which only the header was read.
 
     Args:
         content: of its file.
     """
-    pixels, own = picture.width * picture.height, SMALL_MODES.get(picture.mode, 4)
-    turned = _may_be_turned(picture)
-    decoding = own + (own if turned and picture.format == "TIFF" else 0)  # which Pillow turns at once
-    grey = (own < 4 and not (picture.mode == "P" or has_alpha(picture))) or picture.mode in ("I", "F")
+    pixels, own = image.width * image.height, SMALL_MODES.get(image.mode, 4)
+    turned = _may_be_turned(image)
+    decoding = own + (own if turned and image.format == "TIFF" else 0)  # which Pillow turns at once
+    grey = (own < 4 and not (image.mode == "P" or has_alpha(image))) or image.mode in ("I", "F")
     packed, result = (1, 1) if grey else (3, 4)
-    if is_8_bit(picture) and not turned:
+    if is_8_bit(image) and not turned:
         packed = 0
-    steps = [decoding * pixels + _of_decoder(picture, content)]
+    steps = [decoding * pixels + _of_decoder(image, content)]
     steps += [(own + packed) * pixels, (packed + result) * pixels] if packed else []
     return max(*steps, 5 * pixels)  # grey and colour at once, as far as the network takes the other one
 
 
-def _may_be_turned(picture: Image.Image) -> bool:
+def _may_be_turned(image: Image.Image) -> bool:
     """By the header: a PNG can tell it after its pixels, and Pillow would decode them all to look there."""
-    if picture.format == "PNG" and "exif" not in picture.info:
+    if image.format == "PNG" and "exif" not in image.info:
         return True
-    return bool(picture.getexif().get(ExifTags.Base.Orientation, 1) != 1)
+    return bool(image.getexif().get(ExifTags.Base.Orientation, 1) != 1)
 
 
-def _of_decoder(picture: Image.Image, content: bytes) -> int:
+def _of_decoder(image: Image.Image, content: bytes) -> int:
     """Bytes that a decoder has for itself."""
-    pixels = picture.width * picture.height
-    if picture.format == "WEBP":
+    pixels = image.width * image.height
+    if image.format == "WEBP":
         return WEBP * pixels
-    if picture.format in ("JPEG", "MPO") and comes_in_scans(content):  # libjpeg keeps all coefficients, of 2 bytes
-        layers = [(across, down) for _, across, down, _ in getattr(picture, "layer", ())]
+    if image.format in ("JPEG", "MPO") and comes_in_scans(content):  # libjpeg keeps all coefficients, of 2 bytes
+        layers = [(across, down) for _, across, down, _ in getattr(image, "layer", ())]
         most = max((across for across, _ in layers), default=1) * max((down for _, down in layers), default=1)
         return 2 * pixels * sum(across * down for across, down in layers) // most
-    if picture.format == "TIFF":  # libtiff reads a strip or a tile at a time
-        tags = getattr(picture, "tag_v2", {})
-        columns = tags.get(TILEWIDTH, picture.width)
-        rows = min(tags.get(TILELENGTH) or tags.get(ROWSPERSTRIP, picture.height), picture.height)
+    if image.format == "TIFF":  # libtiff reads a strip or a tile at a time
+        tags = getattr(image, "tag_v2", {})
+        columns = tags.get(TILEWIDTH, image.width)
+        rows = min(tags.get(TILELENGTH) or tags.get(ROWSPERSTRIP, image.height), image.height)
         bits = max(tags.get(BITSPERSAMPLE, (8,))) * tags.get(SAMPLESPERPIXEL, 1)
         return min(int(columns) * int(rows), 4 * pixels) * int(bits) // 8
-    if picture.format == "BMP":  # what is compressed is put together in Python
+    if image.format == "BMP":  # what is compressed is put together in Python
         return 2 * pixels
     return 0
 

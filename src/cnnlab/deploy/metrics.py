@@ -16,7 +16,7 @@ class Metrics:
         self._requests: Counter[tuple[str, int]] = Counter()
         self._times: dict[str, list[int]] = {}  # per path: requests in each bucket, the last one without a bound
         self._seconds: Counter[str] = Counter()
-        self._batches = self._pictures = 0
+        self._batches = self._images = 0
 
     def request(self, path: str, status: int, seconds: float) -> None:
         with self._lock:
@@ -28,11 +28,11 @@ class Metrics:
     def batch(self, size: int) -> None:
         with self._lock:
             self._batches += 1
-            self._pictures += size
+            self._images += size
 
     def text(self, waiting: int) -> str:
         """Args:
-        waiting: pictures in the queue now.
+        waiting: images in the queue now.
         """
         with self._lock:
             lines = ["# HELP cnnlab_requests_total Answers sent.", "# TYPE cnnlab_requests_total counter"]
@@ -48,8 +48,8 @@ class Metrics:
                 lines.append(f'cnnlab_request_seconds_count{{path="{path}"}} {total}')
             for name, kind, meaning, value in (
                 ("cnnlab_batches_total", "counter", "Batches computed.", self._batches),
-                ("cnnlab_batch_pictures_total", "counter", "Pictures in them.", self._pictures),
-                ("cnnlab_queue_pictures", "gauge", "Pictures that wait.", waiting),
+                ("cnnlab_batch_pictures_total", "counter", "Images in them.", self._images),
+                ("cnnlab_queue_pictures", "gauge", "Images that wait.", waiting),
             ):
                 lines += [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}", f"{name} {value}"]
         return "\n".join(lines) + "\n"

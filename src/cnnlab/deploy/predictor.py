@@ -1,4 +1,4 @@
-"""A trained run that answers: pictures in, classes and probabilities out."""
+"""A trained run that answers: images in, classes and probabilities out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cnnlab.runs.opened import opened_run
 from cnnlab.runs.weights import load_model
 from cnnlab.tasks.decision import SINGLE_LABEL, DecisionRule
 
-Picture = str | Path | bytes | Image.Image | np.ndarray
+ImageLike = str | Path | bytes | Image.Image | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Prediction:
 
 
 class Predictor:
-    """Classifies pictures with the best weights of a run, or with an export of them, through the run's own preprocess.
+    """Classifies images with the best weights of a run, or with an export of them, through the run's own preprocess.
 
     Nothing in it changes after it is made, so any number of threads may ask one Predictor.
 
@@ -113,24 +113,24 @@ class Predictor:
         rule = DecisionRule.of(model.facts, model.facts.get("thresholds"))
         return cls(model, model.facts["classes"], preprocess, torch.device("cpu"), rule)
 
-    def predict(self, pictures: Picture | Iterable[Picture], batch_size: int = 64) -> list[Prediction]:
-        """Paths, bytes, Pillow pictures or (H, W[, 3]) uint8 arrays → one prediction each, in order.
+    def predict(self, images: ImageLike | Iterable[ImageLike], batch_size: int = 64) -> list[Prediction]:
+        """Paths, bytes, Pillow images or (H, W[, 3]) uint8 arrays → one prediction each, in order.
 
         Raises:
-            DataError: a picture that cannot be read, by its name.
+            DataError: an image that cannot be read, by its name.
         """
-        single = isinstance(pictures, str | Path | bytes | Image.Image | np.ndarray)
-        items: list[Any] = [pictures] if single else list(pictures)  # type: ignore[arg-type]
+        single = isinstance(images, str | Path | bytes | Image.Image | np.ndarray)
+        items: list[Any] = [images] if single else list(images)  # type: ignore[arg-type]
         answers: list[Prediction] = []
         for first in range(0, len(items), batch_size):
-            images = torch.stack([self._read(item) for item in items[first : first + batch_size]])
-            rows = self.probabilities(images)
+            batch = torch.stack([self._read(item) for item in items[first : first + batch_size]])
+            rows = self.probabilities(batch)
             answers += [self._answer(*pair) for pair in zip(rows, self.rule.chosen(rows), strict=True)]
         return answers
 
     @torch.inference_mode()
     def probabilities(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) preprocessed pictures → (B, K) probabilities, on the processor.
+        """(B, C, H, W) preprocessed images → (B, K) probabilities, on the processor.
 
         Raises ModelError where one is no number.
         """
@@ -139,20 +139,20 @@ class Predictor:
         if logits.ndim == 4 and logits.shape[2:] == (1, 1):  # a fully-convolutional form, asked about one window
             logits = logits.flatten(1)
         if logits.ndim != 2:
-            raise ModelError("this model classifies every pixel; it has no one class for a picture.")
+            raise ModelError("this model classifies every pixel; it has no single class for an image.")
         return self.rule.probabilities(check_answers(logits)).cpu()
 
-    def _read(self, picture: Picture) -> Tensor:
+    def _read(self, image: ImageLike) -> Tensor:
         try:
-            if isinstance(picture, np.ndarray):
-                shaped = picture.ndim == 2 or (picture.ndim == 3 and picture.shape[2] == 3)
-                if picture.dtype != np.uint8 or not shaped or not picture.size:
-                    raise DataError(f"an array must be (H, W) or (H, W, 3) uint8, got {picture.shape} {picture.dtype}")
-                picture = Image.fromarray(picture)
-            return self.preprocess(picture)
+            if isinstance(image, np.ndarray):
+                shaped = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
+                if image.dtype != np.uint8 or not shaped or not image.size:
+                    raise DataError(f"an array must be (H, W) or (H, W, 3) uint8, got {image.shape} {image.dtype}")
+                image = Image.fromarray(image)
+            return self.preprocess(image)
         except DataError as error:
-            name = picture if isinstance(picture, str | Path) else f"the {type(picture).__name__}"
-            raise DataError(f"{name} cannot be read as a picture: {error}.") from None
+            name = image if isinstance(image, str | Path) else f"the {type(image).__name__}"
+            raise DataError(f"{name} cannot be read as an image: {error}.") from None
 
     def _answer(self, row: Tensor, chosen: Tensor) -> Prediction:
         """(K,) probabilities, and (K,) bool which classes they give."""

@@ -3,7 +3,7 @@
 Weights get 7 bits since x86 processors without VNNI add pairs of products of 8-bit numbers into 16 bits, which
 overflow: the same file would be right on one processor and wrong on another.
 
-Scales are found once, from the range that each activation takes on the calibration pictures; weights have one scale a
+Scales are found once, from the range that each activation takes on the calibration images; weights have one scale a
 channel (Jacob et al. 2018, Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
 Inference, section 3; Krishnamoorthi 2018, section 3.1).
 """
@@ -23,7 +23,7 @@ from torch import Tensor
 from cnnlab.deploy.convert import with_facts
 from cnnlab.deploy.exported import missing_extra
 
-BATCH = 16  # calibration pictures at once: all activations of a batch are kept
+BATCH = 16  # calibration images at once: all activations of a batch are kept
 
 
 def to_int8(content: bytes, images: Tensor, facts: dict[str, Any]) -> bytes:
@@ -31,7 +31,7 @@ def to_int8(content: bytes, images: Tensor, facts: dict[str, Any]) -> bytes:
 
     Args:
         content: from `to_onnx`.
-        images: (n, C, H, W) preprocessed pictures, a few hundred, to calibrate on.
+        images: (n, C, H, W) preprocessed images, a few hundred, to calibrate on.
         facts: what the file is to say of itself.
 
     Raises:
@@ -50,7 +50,7 @@ def to_int8(content: bytes, images: Tensor, facts: dict[str, Any]) -> bytes:
     except ImportError:
         raise missing_extra("export") from None
 
-    class Pictures(CalibrationDataReader):  # type: ignore[misc]
+    class Images(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self.batches = iter(torch.split(images.contiguous(), BATCH))
 
@@ -65,7 +65,7 @@ def to_int8(content: bytes, images: Tensor, facts: dict[str, Any]) -> bytes:
         quantize_static(
             ready,
             done,
-            Pictures(),
+            Images(),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QUInt8,  # × int8 weights: the pair that x86 has instructions for

@@ -1,4 +1,4 @@
-"""A class for every pixel of picture files: masks, and overlays for people."""
+"""A class for every pixel of image files: masks, and overlays for people."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cnnlab.data.decode import find_pictures, read_picture, seen_box
+from cnnlab.data.decode import find_images, read_image, seen_box
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.device import choose_device
 from cnnlab.errors import DataError
+from cnnlab.explain.images import each_image, output_folder
 from cnnlab.explain.overlay import class_colours, paint_classes
-from cnnlab.explain.pictures import each_picture, output_folder
 from cnnlab.finite import check_answers
 from cnnlab.runs.files import write_whole
 from cnnlab.runs.folder import RunFolder, open_folder
 from cnnlab.runs.opened import opened_run
 from cnnlab.runs.weights import load_model
 
-UNSEEN = 255  # in a mask: the model's layout cuts this part of the picture off
+UNSEEN = 255  # in a mask: the model's layout cuts this part of the image off
 
 
 @dataclass(frozen=True)
 class Segmented:
-    """One picture: the share of the pixels that the model saw in each class, and the two files."""
+    """One image: the share of the pixels that the model saw in each class, and the two files."""
 
-    picture: str
+    image: str
     shares: dict[str, float]
     mask: Path
     overlay: Path
 
     def facts(self) -> dict[str, Any]:
         files = {"mask": str(self.mask), "overlay": str(self.overlay)}
-        return {"picture": self.picture, "shares": self.shares} | files
+        return {"picture": self.image, "shares": self.shares} | files
 
 
 class Segmenter:
@@ -48,18 +48,19 @@ class Segmenter:
         self.device = choose_device(device)
         self.model, card = load_model(open_folder(run), self.device, trust_code)
         if card.get("task") != "segmentation":
-            raise DataError(f"the model of {run} answers once a picture, not for every pixel; use cnnlab.Predictor.")
+            raise DataError(f"the model of {run} answers once per image, not for every pixel; use cnnlab.Predictor.")
         self.classes: list[str] = card["classes"]
         self.preprocess = Preprocess.from_dict(card["preprocess"])
 
     @torch.inference_mode()
-    def segment(self, picture: str | Path | bytes | Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """One picture → (H, W) uint8 numbers of classes; UNSEEN where the model does not look (data.fit=crop).
+    def segment(self, image: str | Path | bytes | Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """One image → (H, W) uint8 numbers of classes; UNSEEN where the model does not look (data.fit=crop).
 
         Raises:
             DataError: it cannot be read.
         """
-        image = picture if isinstance(picture, Image.Image) else read_picture(picture)
+        if not isinstance(image, Image.Image):
+            image = read_image(image)
         logits = check_answers(self.model(self.preprocess(image)[None].to(self.device)))
         answer = logits.argmax(1)[0].byte().cpu().numpy()
         left, top, right, bottom = seen_box(image, self.preprocess.layout)
@@ -69,29 +70,29 @@ class Segmenter:
         return whole
 
 
-def write_picture(file: Path, picture: Image.Image) -> None:
+def write_image(file: Path, image: Image.Image) -> None:
     """Write a PNG. Raises RunError."""
     stream = io.BytesIO()
-    picture.save(stream, "PNG")
+    image.save(stream, "PNG")
     write_whole(file, stream.getvalue())
 
 
-def segment_pictures(
+def segment_images(
     run: str | Path,
     paths: Sequence[str],
     out: str | Path | None = None,
     device: str = "auto",
     trust_code: bool = False,
 ) -> Iterator[Segmented]:
-    """Write <name>-mask.png (a palette picture of the numbers of classes) and <name>-overlay.png for each picture.
+    """Write <name>-mask.png (a palette image of the numbers of classes) and <name>-overlay.png for each image.
 
     Args:
         out: folder for the files; None: `predict` in the run folder.
 
     Raises:
-        CnnlabError: what is wrong with the run; after the last picture, those that could not be read.
+        CnnlabError: what is wrong with the run; after the last image, those that could not be read.
     """
-    names = list(find_pictures(paths))
+    names = list(find_images(paths))
     with opened_run(run, writes=True) as folder:
         yield from _segment(RunFolder(folder), names, out, Segmenter(folder, device, trust_code))
 
@@ -99,20 +100,20 @@ def segment_pictures(
 def _segment(
     folder: RunFolder, names: Sequence[str], out: str | Path | None, segmenter: Segmenter
 ) -> Iterator[Segmented]:
-    """See `segment_pictures`."""
+    """See `segment_images`."""
     colours = class_colours(len(segmenter.classes))
 
     def segment(name: str, file: Path) -> Segmented:
-        picture = read_picture(name)
-        classes = segmenter.segment(picture)
+        image = read_image(name)
+        classes = segmenter.segment(image)
         mask = Image.fromarray(classes).convert("P")
         mask.putpalette(colours.flatten().tolist())
-        write_picture(file, mask)
-        pixels = np.asarray(picture.convert("RGB"))
+        write_image(file, mask)
+        pixels = np.asarray(image.convert("RGB"))
         beside = file.with_name(file.name.replace("-mask.png", "-overlay.png"))
-        write_picture(beside, Image.fromarray(paint_classes(pixels, np.where(classes == UNSEEN, 0, classes), colours)))
+        write_image(beside, Image.fromarray(paint_classes(pixels, np.where(classes == UNSEEN, 0, classes), colours)))
         seen = classes[classes != UNSEEN]
         counts = np.bincount(seen, minlength=len(segmenter.classes)) / seen.size
         return Segmented(name, dict(zip(segmenter.classes, counts.round(6).tolist(), strict=True)), file, beside)
 
-    yield from each_picture(names, output_folder(folder, out, "predict"), "-mask.png", segment)
+    yield from each_image(names, output_folder(folder, out, "predict"), "-mask.png", segment)

@@ -23,8 +23,8 @@ from cnnlab.deploy.predictor import Predictor
 from cnnlab.errors import CnnlabError, ModelError
 from cnnlab.explain import Localizer, activation_maps
 from cnnlab.explain.cam import method_of
+from cnnlab.explain.images import class_number, find_objects
 from cnnlab.explain.object_scale import UNMEASURED, ObjectScale
-from cnnlab.explain.pictures import class_number, find_objects
 from cnnlab.finite import check_answers
 from cnnlab.models.folding import fold_batch_norm
 from cnnlab.models.summary import summarise
@@ -36,14 +36,14 @@ from cnnlab.tasks.decision import SINGLE_LABEL, DecisionRule
 MAX_BYTES = 10_000_000  # of an upload
 MAX_PIXELS = 50_000_000  # what a telephone takes; 200 MB while it is decoded
 SAMPLES = 24
-SHOWN = 1024  # pixels of the longer side of a picture that is sent
+SHOWN = 1024  # pixels of the longer side of an image that is sent
 OVERLAY = 448  # pixels of the longer side of a map that is sent
-LOCALIZED = 1_000_000  # pixels of a picture that objects are looked for on, at the most
+LOCALIZED = 1_000_000  # pixels of an image that objects are looked for on, at the most
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One picture of the test split: a PNG file and its true class."""
+class SampleImage:
+    """One image of the test split: a PNG file and its true class."""
 
     content: bytes
     label: str
@@ -56,7 +56,7 @@ class Service:
         model: in evaluation mode, on the processor.
         card: what `load_run` gives beside it.
         test: the content of test.json, None if the run was not tested.
-        samples: pictures to try.
+        samples: images to try.
         rule: how answers become classes.
     """
 
@@ -65,7 +65,7 @@ class Service:
         model: nn.Module,
         card: dict[str, Any],
         test: dict[str, Any] | None,
-        samples: list[Sample],
+        samples: list[SampleImage],
         rule: DecisionRule = SINGLE_LABEL,
         scale: ObjectScale = UNMEASURED,
     ) -> None:
@@ -74,7 +74,7 @@ class Service:
         layout = self.preprocess.layout
         self.shape = (layout.channels, layout.height, layout.width)
         if check_answers(model(torch.zeros(1, *self.shape))).ndim != 2:
-            raise ModelError("this model classifies every pixel; the demonstration is for classes of whole pictures.")
+            raise ModelError("this model classifies every pixel; the demonstration is for classes of whole images.")
         folded = fold_batch_norm(model, torch.randn(2, *self.shape))
         self.predictor = Predictor(folded, self.classes, self.preprocess, torch.device("cpu"), rule)
         self.samples = samples
@@ -93,9 +93,9 @@ class Service:
         rule, scale = folder.decision_rule(card), ObjectScale.of(folder)
         return cls(model, card, folder.test_metrics(), samples_of(folder, card), rule, scale)
 
-    def probabilities(self, pictures: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-        """B pictures as `preprocess.pixels` gives them → (B, K)."""
-        images = self.preprocess.normalise(torch.from_numpy(np.stack(pictures)))
+    def probabilities(self, pixels: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        """B images as `preprocess.pixels` gives them → (B, K)."""
+        images = self.preprocess.normalise(torch.from_numpy(np.stack(pixels)))
         return self.predictor.probabilities(images).numpy()
 
     def top(self, row: np.ndarray[Any, Any], count: int) -> list[dict[str, Any]]:
@@ -105,18 +105,18 @@ class Service:
         return [{"label": self.classes[number], "probability": value} for number, value in pairs]
 
     def labels(self, row: np.ndarray[Any, Any]) -> list[str]:
-        """(K,) probabilities → the classes that the picture is given, likeliest first."""
+        """(K,) probabilities → the classes that the image is given, likeliest first."""
         chosen = self.predictor.rule.chosen(torch.from_numpy(row)[None])[0]
         return [self.classes[number] for number in np.argsort(-row, kind="stable").tolist() if chosen[number]]
 
-    def explain(self, picture: Image.Image, target: str | None) -> dict[str, Any]:
-        """An activation map as a transparent picture to lay over the part `seen` of a picture of `size`.
+    def explain(self, image: Image.Image, target: str | None) -> dict[str, Any]:
+        """An activation map as a transparent image to lay over the part `seen` of an image of `size`.
 
         Raises ModelError for a class that does not exist or a model without a feature map.
         """
         if self._method is None:
             raise ModelError("this model has no feature map, so it cannot tell where it looks.")
-        images = self.preprocess(picture)[None]
+        images = self.preprocess(image)[None]
         row = self.predictor.probabilities(images)[0]
         number = int(row.argmax()) if target is None else class_number(target, self.classes)
         with self._looking:
@@ -125,21 +125,21 @@ class Service:
             "label": self.classes[int(row.argmax())],
             "target": self.classes[number],
             "method": {"cam": "CAM", "gradcam": "Grad-CAM"}[self._method],
-            "size": list(picture.size),
-            "seen": list(kept_box(picture.size, self.preprocess.layout)),
+            "size": list(image.size),
+            "seen": list(kept_box(image.size, self.preprocess.layout)),
             "overlay": data_uri(coloured(heat)),
         }
 
-    def localize(self, picture: Image.Image) -> dict[str, Any]:
-        """Objects on a picture, surest first, boxes as [left, top, right, bottom] in its pixels.
+    def localize(self, image: Image.Image) -> dict[str, Any]:
+        """Objects on an image, surest first, boxes as [left, top, right, bottom] in its pixels.
 
         Raises ModelError for a model without a fully-convolutional form.
         """
         if self._localizer is None:
             raise ModelError("this model has no fully-convolutional form, so it cannot tell where objects are.")
         with self._looking:
-            objects, _, _ = find_objects(self._localizer, picture, self.preprocess, self.classes, LOCALIZED)
-        return {"size": list(picture.size), "objects": objects}
+            objects, _, _ = find_objects(self._localizer, image, self.preprocess, self.classes, LOCALIZED)
+        return {"size": list(image.size), "objects": objects}
 
     def _describe(self, card: dict[str, Any], test: dict[str, Any] | None) -> dict[str, Any]:
         layout, summary = self.preprocess.layout, facts(summarise(self._model, self.shape))
@@ -182,17 +182,17 @@ def _method(model: nn.Module) -> str | None:
         return None
 
 
-def samples_of(folder: RunFolder, card: dict[str, Any]) -> list[Sample]:
-    """Pictures of the run's test split, of all classes in turn; none where the set is not on this machine."""
+def samples_of(folder: RunFolder, card: dict[str, Any]) -> list[SampleImage]:
+    """Images of the run's test split, of all classes in turn; none where the set is not on this machine."""
     config = read_config(folder)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, download=False))
     try:
         data = build_data(config, torch.device("cpu"), preprocess=Preprocess.from_dict(card["preprocess"]))
-        members, labels = data.split.test, data.pictures.labels
+        members, labels = data.split.test, data.images.labels
         order = members[np.argsort(labels[members], kind="stable")]
         chosen = order[np.linspace(0, len(order) - 1, min(SAMPLES, len(order))).astype(int)]
         return [
-            Sample(png(data.pictures.load_image(int(i))), ", ".join(data.pictures.class_names_of(int(i))))
+            SampleImage(png(data.images.load_image(int(i))), ", ".join(data.images.class_names_of(int(i))))
             for i in chosen
         ]
     except CnnlabError:
@@ -200,7 +200,7 @@ def samples_of(folder: RunFolder, card: dict[str, Any]) -> list[Sample]:
 
 
 def coloured(heat: np.ndarray[Any, Any]) -> Image.Image:
-    """(h, w) map in [0, 1] → RGBA picture, see-through where the map is 0."""
+    """(h, w) map in [0, 1] → RGBA image, see-through where the map is 0."""
     from matplotlib import colormaps
 
     factor = max(1, OVERLAY // max(heat.shape))
@@ -211,13 +211,13 @@ def coloured(heat: np.ndarray[Any, Any]) -> Image.Image:
     return Image.fromarray(np.rint(255 * pixels).astype(np.uint8))
 
 
-def png(picture: Image.Image) -> bytes:
-    """A PNG file of a picture, which is shrunk to SHOWN pixels on its longer side: a copy could take 200 MB."""
-    picture.thumbnail((SHOWN, SHOWN))
+def png(image: Image.Image) -> bytes:
+    """A PNG file of an image, which is shrunk to SHOWN pixels on its longer side: a copy could take 200 MB."""
+    image.thumbnail((SHOWN, SHOWN))
     stream = io.BytesIO()
-    picture.save(stream, "PNG")
+    image.save(stream, "PNG")
     return stream.getvalue()
 
 
-def data_uri(picture: Image.Image) -> str:
-    return "data:image/png;base64," + base64.b64encode(png(picture)).decode()
+def data_uri(image: Image.Image) -> str:
+    return "data:image/png;base64," + base64.b64encode(png(image)).decode()

@@ -41,11 +41,11 @@ def check_train(config: Config) -> None:
         raise ConfigError(f"unknown data {config.data.name!r}.{nearest(config.data.name, CATALOG)}")
     if config.data.name == "folder" and not is_remote(config.data.root):
         raise ConfigError(
-            f"the job cannot see data.root={config.data.root!r}: copy the pictures into a bucket and name that."
+            f"the job cannot read data.root={config.data.root!r}: copy the images to a bucket and give its address."
         )
     source = config.init.source
     if source is not None and not is_remote(source) and not source.startswith(("torchvision:", "wandb:")):
-        raise ConfigError(f"the job cannot see init.from={source!r}: copy that run into a bucket and name it there.")
+        raise ConfigError(f"the job cannot read init.from={source!r}: copy that run to a bucket and give its address.")
     if config.logger.wandb and config.logger.wandb_mode == "online":
         raise ConfigError(
             "logger.wandb needs a key, which must not stand in a job's specification; set logger.wandb_mode=offline."
@@ -68,9 +68,9 @@ def vertex_job(
         image: address of the container image.
         machine: type of machine; None takes one that fits the accelerator.
         accelerator: one of it, such as NVIDIA_L4; None trains on the processor.
-        spot: take a machine that may be taken away, for less.
+        spot: take a cheaper machine that can be preempted.
         service_account: email of the account that the job acts as; None leaves that to Vertex AI.
-        disk: GB for the copy of the data, decoded pictures and the run.
+        disk: GB for the copy of the data, decoded images and the run.
 
     Raises:
         ConfigError: no image, or no machine known for the accelerator.

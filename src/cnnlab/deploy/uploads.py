@@ -15,7 +15,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from cnnlab.data.decode import FORMATS, read_picture
+from cnnlab.data.decode import FORMATS, read_image
 from cnnlab.deploy.memory import Memory, needed
 from cnnlab.deploy.service import MAX_BYTES, MAX_PIXELS
 from cnnlab.errors import DataError
@@ -23,7 +23,7 @@ from cnnlab.errors import DataError
 MAX_HELD = 128_000_000  # bytes of all uploads that are being read or wait for their turn
 MAX_SECONDS = 20.0  # for the whole body to arrive
 IN_MEMORY = 1 << 16  # bytes of an upload; what is longer lies in a temporary file, so that slow ones take no memory
-DECODING = 7 * MAX_PIXELS  # bytes of all pictures that are being decoded: one of the largest, whatever its mode
+DECODING = 7 * MAX_PIXELS  # bytes of all images that are being decoded: one of the largest, whatever its mode
 FIELD = "picture"
 
 
@@ -64,7 +64,7 @@ class Uploads:
 
     @asynccontextmanager
     async def received(self, request: Request) -> AsyncIterator[IO[bytes]]:
-        """Within, the picture of a request: the field `picture` of a form, or the body itself. Raises Refused."""
+        """Within, the image of a request: the field `picture` of a form, or the body itself. Raises Refused."""
         with tempfile.SpooledTemporaryFile(self._spool) as file:
             size = await self._read(request, file)
             try:
@@ -85,7 +85,7 @@ class Uploads:
 
     async def _read(self, request: Request, file: IO[bytes]) -> int:
         """The body into a file; gives its size, which is held from now on. Raises Refused."""
-        too_large = Refused(413, f"The picture is larger than {MAX_BYTES // 1_000_000} MB; send a smaller one.")
+        too_large = Refused(413, f"The image is larger than {MAX_BYTES // 1_000_000} MB; send a smaller one.")
         announced = request.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > MAX_BYTES:
             raise too_large
@@ -126,30 +126,30 @@ class Uploads:
         if isinstance(error, TimeoutError) and body.given_up:
             return _crowded()
         if isinstance(error, TimeoutError):
-            return Refused(408, f"The picture did not arrive within {MAX_SECONDS:.0f} seconds.")
+            return Refused(408, f"The image did not arrive within {MAX_SECONDS:.0f} seconds.")
         if isinstance(error, ClientDisconnect):
-            return Refused(400, "The connection was closed before the picture had arrived.")
+            return Refused(400, "The connection was closed before the image had arrived.")
         if isinstance(error, OSError):  # the disk is full
             return _crowded()
         return error
 
     @contextmanager
     def decoded(self, file: IO[bytes]) -> Iterator[Image.Image]:
-        """Within, the upright "L" or "RGB" picture of a file; its size is looked at before a pixel is decoded. Waits
-        while other pictures take the memory that it needs. Raises Refused."""
+        """Within, the upright "L" or "RGB" image of a file; its size is looked at before a pixel is decoded. Waits
+        while other images take the memory that it needs. Raises Refused."""
         content = file.read()
         need = checked(content)
         with self.memory.take(need):
             try:
-                picture = read_picture(content)
+                image = read_image(content)
             except (DataError, MemoryError) as error:
-                raise Refused(422, f"This cannot be read as a picture: {_reason(error)}.") from None
+                raise Refused(422, f"This cannot be read as an image: {_reason(error)}.") from None
             del content
-            yield picture
+            yield image
 
 
 def _crowded() -> Refused:
-    return Refused(503, "Too many pictures are being sent at once; try again in a moment.", 1)
+    return Refused(503, "Too many images are being sent at once; try again in a moment.", 1)
 
 
 def _has_disk() -> bool:
@@ -174,20 +174,20 @@ async def _field(request: Request, body: IO[bytes]) -> AsyncIterator[IO[bytes]]:
     try:
         form = await _Form(request.headers, stream(), max_files=1, max_fields=8).parse()
     except (MultiPartException, KeyError, ValueError, UnicodeError):
-        raise Refused(400, "The form cannot be read; send one file in the field picture.") from None
+        raise Refused(400, "The form cannot be read; send one file in the field image.") from None
     try:
-        picture = form.get(FIELD)
-        if not isinstance(picture, UploadFile):
+        image = form.get(FIELD)
+        if not isinstance(image, UploadFile):
             raise Refused(400, f"The form has no file in the field {FIELD}.")
-        yield picture.file
+        yield image.file
     finally:
         await form.close()
 
 
 def checked(content: bytes) -> int:
-    """Bytes of memory that the decoding of a picture takes, by its header. Raises Refused for what may not be."""
+    """Bytes of memory that the decoding of an image takes, by its header. Raises Refused for what may not be."""
     if not content:
-        raise Refused(422, "The file is empty; send a picture.")
+        raise Refused(422, "The file is empty; send an image.")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
             width, height = opened.size
@@ -195,7 +195,7 @@ def checked(content: bytes) -> int:
     except Image.DecompressionBombError:
         raise _too_many("too many", MAX_PIXELS) from None
     except Exception:  # a damaged file can make a decoder raise nearly anything
-        raise Refused(422, f"This is not a picture that can be read ({', '.join(FORMATS)}).") from None
+        raise Refused(422, f"This is not an image that can be read ({', '.join(FORMATS)}).") from None
     pixels = width * height
     if pixels > MAX_PIXELS:
         raise _too_many(f"{width} × {height}", MAX_PIXELS)
@@ -205,7 +205,7 @@ def checked(content: bytes) -> int:
 
 
 def _too_many(size: str, most: int, how: str = "") -> Refused:
-    return Refused(413, f"The picture has {size} pixels{how}; at most {most // 1_000_000} million are taken.")
+    return Refused(413, f"The image has {size} pixels{how}; at most {most // 1_000_000} million are allowed.")
 
 
 def _reason(error: BaseException) -> str:

@@ -1,1 +1,1 @@
-"""Figures from a run and a split."""
+"""Metrics from a run and a split."""

@@ -1,4 +1,4 @@
-"""Whether a probability can be taken at its word, and the one number that mends most of it: the temperature."""
+"""Whether predicted probabilities match the accuracy, and the one number that corrects most of it: the temperature."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnnlab.evaluation.metrics import ECE_BINS, bin_of, calibration_error, debiased_calibration_error, picture_losses
+from cnnlab.evaluation.metrics import ECE_BINS, bin_of, calibration_error, debiased_calibration_error, image_losses
 
 STEPS = 60  # a dozen are enough, unless Newton's steps lead out of the bracket
 RANGE = 100.0  # temperatures are sought from 1/100 to 100
@@ -17,7 +17,7 @@ RANGE = 100.0  # temperatures are sought from 1/100 to 100
 
 @dataclass(frozen=True)
 class Temperature:
-    """What logits are divided by before the softmax, None where there is none, and the pictures it was fitted on."""
+    """What logits are divided by before the softmax, None where there is none, and the images it was fitted on."""
 
     value: float | None
     n: int
@@ -27,7 +27,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> Temperature:
     """The temperature that minimises the cross-entropy of logits / T (Guo et al. 2017, section 4.2).
 
     The cross-entropy is convex in 1/T: Newton's method within a bracket finds its only minimum. There is none where
-    every picture is answered right, as it then falls for ever with T, and none without pictures.
+    every image is classified correctly, as it then falls with T without end, and none without images.
 
     Args:
         logits: (n, K) float of the validation split; labels: (n,) int64.
@@ -50,31 +50,31 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> Temperature:
     return Temperature(1 / factor, len(labels))
 
 
-def calibration_figures(logits: Tensor, labels: Tensor, temperature: Temperature) -> dict[str, Any]:
+def calibration_metrics(logits: Tensor, labels: Tensor, temperature: Temperature) -> dict[str, Any]:
     """How well confidence meets accuracy, as it is and with the temperature.
 
     Args:
         logits: (n, K) float of the split that is tested; labels: (n,) int64.
 
     Returns:
-        temperature and n of the validation pictures it was fitted on; before and after (None without a temperature):
+        temperature and n of the validation images it was fitted on; before and after (None without a temperature):
         loss, ece, ece_debiased, and bins of the confidence (low edge, n, mean confidence, accuracy; the last two None
         if empty).
     """
-    after = None if temperature.value is None else _figures(logits.double() / temperature.value, labels)
+    after = None if temperature.value is None else _metrics(logits.double() / temperature.value, labels)
     return {
         "temperature": temperature.value,
         "n": temperature.n,
-        "before": _figures(logits.double(), labels),
+        "before": _metrics(logits.double(), labels),
         "after": after,
     }
 
 
-def _figures(logits: Tensor, labels: Tensor) -> dict[str, Any]:
+def _metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     best = logits.softmax(1).max(1)
     right = best.indices == labels
     return {
-        "loss": picture_losses(logits, labels).mean().item(),
+        "loss": image_losses(logits, labels).mean().item(),
         "ece": calibration_error(best.values, right),
         "ece_debiased": debiased_calibration_error(best.values, right),
         "bins": reliability(best.values, right),

@@ -1,4 +1,4 @@
-"""One split through a model that gives each image one label: figures, and a row per image."""
+"""One split through a model that gives each image one label: metrics, and a row per image."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from cnnlab.config import TestConfig
 from cnnlab.data.data import Data
 from cnnlab.data.loader import Loader
 from cnnlab.errors import CnnlabError, ConfigError
-from cnnlab.evaluation.calibration import Temperature, calibration_figures, fit_temperature
-from cnnlab.evaluation.hardest import hardest_pictures
+from cnnlab.evaluation.calibration import Temperature, calibration_metrics, fit_temperature
+from cnnlab.evaluation.hardest import hardest_images
 from cnnlab.evaluation.intervals import difference_interval, mean_interval_of_skewed, metric_intervals, paired_change
-from cnnlab.evaluation.metrics import accuracy_figures, classification_figures, picture_losses
+from cnnlab.evaluation.metrics import accuracy_metrics, classification_metrics, image_losses
 from cnnlab.evaluation.outputs import PLAIN, ImageOutputs
 from cnnlab.evaluation.views import average_views
 from cnnlab.finite import check_answers
@@ -36,7 +36,7 @@ class LabelOutputs(ImageOutputs):
 
     @property
     def losses(self) -> Tensor:
-        return picture_losses(self.logits, self.labels)
+        return image_losses(self.logits, self.labels)
 
     @property
     def wrong(self) -> Tensor:
@@ -54,16 +54,16 @@ class LabelOutputs(ImageOutputs):
 
     def against(self, before: Mapping[str, Any]) -> dict[str, Any]:
         """`own_test`: the accuracy before, how much larger this one is (negative: it fell), and its 95 % interval."""
-        return accuracy_change(self.figures, before)
+        return accuracy_change(self.metrics, before)
 
 
-def accuracy_change(figures: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+def accuracy_change(metrics: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
     """See `LabelOutputs.against`."""
-    right, known = (round(part["accuracy"] * part["n"]) for part in (figures, before))
+    right, known = (round(part["accuracy"] * part["n"]) for part in (metrics, before))
     change = {
         "accuracy": before["accuracy"],
-        "difference": figures["accuracy"] - before["accuracy"],
-        "interval": list(difference_interval((right, figures["n"]), (known, before["n"]))),
+        "difference": metrics["accuracy"] - before["accuracy"],
+        "interval": list(difference_interval((right, metrics["n"]), (known, before["n"]))),
     }
     return {"own_test": change}
 
@@ -76,9 +76,9 @@ def evaluate_classification(
     settings: TestConfig = PLAIN,
     known: Mapping[str, Any] | None = None,
 ) -> LabelOutputs:
-    """Logits and figures of a model over one split.
+    """Logits and metrics of a model over one split.
 
-    The figures are those of the pictures as they are, as `predict` and an export answer; what further views give stands
+    The metrics are those of the images as they are, as `predict` and an export answer; what further views give stands
     beside them, under `views`, and what a temperature gives, under `calibration`.
 
     Args:
@@ -93,24 +93,24 @@ def evaluate_classification(
     else:
         calibration = known.get("calibration") or {}
         temperature = Temperature(calibration.get("temperature"), calibration.get("n", 0))
-    figures = {
+    metrics = {
         "split": split,
-        **classification_figures(logits, labels, classes),
+        **classification_metrics(logits, labels, classes),
         "intervals": metric_intervals(logits, labels),
         **({"metrics": own_metrics(settings.metrics, logits, labels)} if settings.metrics else {}),
-        "calibration": calibration_figures(logits, labels, temperature),
-        "hardest": hardest_pictures(logits, labels, names, classes),
+        "calibration": calibration_metrics(logits, labels, temperature),
+        "hardest": hardest_images(logits, labels, names, classes),
     }
     if settings.views != "none":
-        figures["views"] = views_figures(model, loader, logits, labels, settings)
+        metrics["views"] = views_metrics(model, loader, logits, labels, settings)
         if split != "val" and data.val.count:
             validation = data.evaluation_loader("val")
             answers, truth = (value.cpu() for value in forward_all(model, validation))
-            figures["views"]["validation"] = views_figures(model, validation, answers, truth, settings)["change"]
-    return LabelOutputs(figures, names, logits, labels, classes)
+            metrics["views"]["validation"] = views_metrics(model, validation, answers, truth, settings)["change"]
+    return LabelOutputs(metrics, names, logits, labels, classes)
 
 
-def views_figures(
+def views_metrics(
     model: nn.Module, loader: Loader, logits: Tensor, labels: Tensor, settings: TestConfig
 ) -> dict[str, Any]:
     """loss and accuracy with further views, and under `change` how much larger the accuracy is than without, with its
@@ -120,7 +120,7 @@ def views_figures(
     return {
         "views": settings.views,
         "share": settings.share,
-        **accuracy_figures(averaged, labels),
+        **accuracy_metrics(averaged, labels),
         "change": {"accuracy": change, "interval": list(interval)},
     }
 

@@ -26,7 +26,7 @@ class ComparedRun:
 
     @property
     def state(self) -> str:
-        """ "" for a sound run; else what to know before its figures are read."""
+        """ "" for a sound run; else what to know before its metrics are read."""
         if not self.finished:
             return f"unfinished, {len(self.history)} of {self.config.trainer.epochs} epochs"
         return "at chance" if self.test is not None and at_chance(self.test) else ""
@@ -54,14 +54,14 @@ def runs_below(path: str) -> list[str]:
     return begun or [str(folder)]
 
 
-def compare_runs(folders: Mapping[str, Path], picture: str | Path) -> list[ComparedRun]:
-    """Read the runs and draw their curves into `picture`.
+def compare_runs(folders: Mapping[str, Path], plot: str | Path) -> list[ComparedRun]:
+    """Read the runs and draw their curves into `plot`.
 
     Args:
         folders: the run folders by the names that the runs are shown under.
 
     Raises:
-        RunError: a folder that is no run or has no epoch yet, or a picture that cannot be written.
+        RunError: a folder that is no run or has no epoch yet, or a plot that cannot be written.
     """
     runs = []
     for name, path in folders.items():
@@ -72,7 +72,7 @@ def compare_runs(folders: Mapping[str, Path], picture: str | Path) -> list[Compa
         facts = read_config(folder), history, folder.read_card(), folder.test_metrics()
         runs.append(ComparedRun(name, *facts, folder.report.exists()))
     try:
-        plot_curves({run.name: run.history for run in runs}, picture)
+        plot_curves({run.name: run.history for run in runs}, plot)
     except (OSError, ValueError) as error:
-        raise RunError(f"cannot write the picture {picture}: {error}; give another file with --out.") from None
+        raise RunError(f"cannot write the plot {plot}: {error}; give another file with --out.") from None
     return runs

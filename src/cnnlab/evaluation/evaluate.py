@@ -21,12 +21,12 @@ from cnnlab.data.build import build_data
 from cnnlab.data.data import Data
 from cnnlab.data.own import import_dataset
 from cnnlab.data.preprocess import Preprocess
-from cnnlab.data.sources.base import PictureSet
+from cnnlab.data.sources.base import ImageSet
 from cnnlab.data.sources.folder import SPLIT_NAMES, subfolders
 from cnnlab.device import choose_device
 from cnnlab.errors import ConfigError, DataError, RunError, nearest
 from cnnlab.evaluation.classification import evaluate_classification
-from cnnlab.evaluation.metrics import accuracy_figures, score_interval
+from cnnlab.evaluation.metrics import accuracy_metrics, score_interval
 from cnnlab.evaluation.multilabel import evaluate_multilabel
 from cnnlab.evaluation.outputs import PLAIN, Evaluator, Outputs, refuse_views
 from cnnlab.evaluation.segmentation import evaluate_segmentation
@@ -58,12 +58,12 @@ def evaluate(
     model: nn.Module | None = None,
     **keys: Any,
 ) -> dict[str, Any]:
-    """Evaluate the best weights of a run, from the run folder and the pictures alone.
+    """Evaluate the best weights of a run, from the run folder and the images alone.
 
     Args:
         run: the run folder.
         split: train, val or test.
-        data_root: where the pictures are now; another set with the same classes is tested as a whole.
+        data_root: where the images are now; another set with the same classes is tested as a whole.
         device: auto, cpu, cuda, cuda:N or mps.
         trust_code: see `load_run`.
         views: none, mirror, shift or mirror_shift, see `test.views`; None takes what the run was configured with.
@@ -74,11 +74,11 @@ def evaluate(
 
     Returns:
         The content of test.json. For the run's own test split, test.json and predictions.csv are written too;
-        for any other, evaluation-<split>.json and predictions-<split>.csv. Figures of another set also have own_test,
+        for any other, evaluation-<split>.json and predictions-<split>.csv. Metrics of another set also have own_test,
         see `LabelOutputs.against`.
 
     Raises:
-        RunError, DataError: no weights, or pictures that are not those of the run.
+        RunError, DataError: no weights, or images that are not those of the run.
     """
     if split not in ("train", "val", "test"):
         raise ConfigError(f"split must be train, val or test, got {split!r}.")
@@ -105,7 +105,7 @@ def _evaluate(
     if isinstance(data, Data):
         if keys or data_root is not None:
             raise ConfigError("data.* keys and data_root= are for a set by name, and this data is loaded already.")
-        pictures, own = as_in_run(data, folder, card, split)
+        images, own = as_in_run(data, folder, card, split)
     else:
         changes = dict(keys) | ({"root": str(data_root)} if data_root is not None else {})
         changes |= {"name": data} if data is not None else {}
@@ -113,16 +113,16 @@ def _evaluate(
             import_dataset(data if data is not None else read_config(folder).data.name)
         if trust_code:
             load_code(read_config(folder))
-        pictures, own = data_of_run(folder, card, place, split, changes)
-    if not own and not len(pictures.split[split]):
+        images, own = data_of_run(folder, card, place, split, changes)
+    if not own and not len(images.split[split]):
         raise DataError(f"the other set has no {split} split of its own; test on all of it with --split test.")
     suffix = "" if own and split == "test" else f"-{split}" if own else f"-{split}-{file_name(data)}"
-    settings = pictures.config.test if views is None else dataclasses.replace(pictures.config.test, views=views)
-    outputs = evaluate_split(net, pictures, split, settings, known_of_run(folder, pictures, own))
+    settings = images.config.test if views is None else dataclasses.replace(images.config.test, views=views)
+    outputs = evaluate_split(net, images, split, settings, known_of_run(folder, images, own))
     if not own and (before := folder.test_metrics()) is not None:
-        outputs.figures.update(outputs.against(before))
+        outputs.metrics.update(outputs.against(before))
     write_outputs(folder, outputs, suffix)
-    return outputs.figures
+    return outputs.metrics
 
 
 def evaluate_split(
@@ -167,14 +167,14 @@ def evaluate_any(
 def run_test(folder: RunFolder, model: nn.Module, data: Data) -> Outputs:
     """The test at the end of a run: evaluate the test split and write test.json and predictions.csv.
 
-    Where training adapted to another domain, `target` holds the figures of that one's test split.
+    Where training adapted to another domain, `target` holds the metrics of that one's test split.
     """
     outputs = evaluate_split(model, data, "test", data.config.test)
-    if data.target is not None and data.target.test.count:
-        logits, labels = (value.cpu() for value in forward_all(model, data.target.evaluation_loader("test")))
-        outputs.figures["target"] = {
-            "data": data.target.config.data.name,
-            **accuracy_figures(logits, labels),
+    if data.target_domain is not None and data.target_domain.test.count:
+        logits, labels = (value.cpu() for value in forward_all(model, data.target_domain.evaluation_loader("test")))
+        outputs.metrics["target"] = {
+            "data": data.target_domain.config.data.name,
+            **accuracy_metrics(logits, labels),
             "n": len(labels),
         }
     write_outputs(folder, outputs)
@@ -182,7 +182,7 @@ def run_test(folder: RunFolder, model: nn.Module, data: Data) -> Outputs:
 
 
 def file_name(data: str | Data | None) -> str:
-    """What a file of figures on another set is called."""
+    """What a file of metrics on another set is called."""
     return data.replace(":", ".") if isinstance(data, str) else "other"
 
 
@@ -242,7 +242,7 @@ def write_outputs(folder: RunFolder, outputs: Outputs, suffix: str = "") -> None
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(outputs.table())
     write_whole(folder.path / f"predictions{suffix}.csv", text.getvalue())
-    write_json(folder.path / (f"evaluation{suffix}.json" if suffix else "test.json"), outputs.figures)
+    write_json(folder.path / (f"evaluation{suffix}.json" if suffix else "test.json"), outputs.metrics)
 
 
 def data_of_run(
@@ -252,17 +252,17 @@ def data_of_run(
     split: str = "test",
     changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[Data, bool]:
-    """The pictures that a run was made from, with its split and its preprocess.
+    """The images that a run was made from, with its split and its preprocess.
 
     Args:
-        changes: `data.*` keys that are other than the run's: root for the same pictures elsewhere or for another set,
+        changes: `data.*` keys that are other than the run's: root for the same images elsewhere or for another set,
             name for another set.
 
     Returns:
         The data, and whether they are the run's own (its split's hash holds) or, with `changes`, another set.
 
     Raises:
-        DataError: the run's pictures have changed since, or another set has other classes.
+        DataError: the run's images have changed since, or another set has other classes.
     """
     config = read_config(folder)
     preprocess = Preprocess.from_dict(card["preprocess"])
@@ -288,7 +288,7 @@ def data_of_run(
             raise
     if not changes:
         raise RunError(
-            f"the pictures of the {split} split are not those that {folder.path} was made from: some were changed,"
+            f"the images of the {split} split are not those that {folder.path} was made from: some were changed,"
             " added or removed. Restore them, or pass --data-root to test on the new set."
         )
     try:
@@ -335,8 +335,8 @@ def as_other_set(
             raise DataError(
                 f"the other set has other classes than the model, {name!r} among them; use one with the same classes."
             )
-        data.pictures = numbered_as(data.pictures, classes)
-    if data.pictures.official is None or "test" not in data.pictures.official:
+        data.images = numbered_as(data.images, classes)
+    if data.images.official is None or "test" not in data.images.official:
         if data.in_batches:
             return data.all_to_test()
         everything = data.index.ok.nonzero()[0]
@@ -354,9 +354,9 @@ def tested_root(data: DataConfig) -> str:
     return str(part) if part is not None and subfolders(part) else data.root
 
 
-def numbered_as(pictures: PictureSet, classes: Sequence[str]) -> PictureSet:
+def numbered_as(images: ImageSet, classes: Sequence[str]) -> ImageSet:
     """The same set, its labels numbered as in `classes`, which has all of its own."""
-    numbers = np.array([list(classes).index(name) for name in pictures.classes])
-    other = copy.copy(pictures)
-    other.labels, other.classes = numbers[pictures.labels], list(classes)
+    numbers = np.array([list(classes).index(name) for name in images.classes])
+    other = copy.copy(images)
+    other.labels, other.classes = numbers[images.labels], list(classes)
     return other

@@ -1,4 +1,4 @@
-"""The pictures that a model finds hardest, by name."""
+"""The images that a model finds hardest, by name."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnnlab.evaluation.metrics import picture_losses
+from cnnlab.evaluation.metrics import image_losses
 
 COUNT = 20
 
 
-def hardest_pictures(
+def hardest_images(
     logits: Tensor, labels: Tensor, names: Sequence[str], classes: Sequence[str], count: int = COUNT
 ) -> dict[str, list[dict[str, Any]]]:
     """Those with the highest loss, and those with the smallest margin between the two best classes.
@@ -26,7 +26,7 @@ def hardest_pictures(
         the same with second, the class that nearly won, and margin, the difference of the two probabilities.
     """
     probabilities = logits.double().softmax(1)
-    losses = picture_losses(logits, labels)
+    losses = image_losses(logits, labels)
     best = probabilities.topk(min(2, len(classes)))
     margins = best.values[:, 0] - best.values[:, -1]
 

@@ -1,4 +1,4 @@
-"""How far a figure can be trusted: intervals of 95 % over the images that it was measured on."""
+"""95 % confidence intervals of the metrics, over the images that they were measured on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cnnlab.evaluation.metrics import (
     ECE_BINS,
     bin_of,
     calibration_error,
-    picture_losses,
+    image_losses,
     ranks,
     score_interval,
     wilson_interval,
@@ -36,7 +36,7 @@ def metric_intervals(logits: Tensor, labels: Tensor) -> dict[str, list[float]]:
     """
     best = logits.double().softmax(1).max(1)
     guesses = logits.argmax(1)
-    low, high = mean_interval_of_skewed(picture_losses(logits, labels))
+    low, high = mean_interval_of_skewed(image_losses(logits, labels))
     top5 = int((ranks(logits, labels) < 5).sum())
     found = {
         "loss": (max(0.0, low), high),
@@ -179,9 +179,9 @@ def calibration_interval(confidence: Tensor, correct: Tensor) -> tuple[float, fl
     """95 % interval of the calibration error that infinitely many such images would have in the same bins.
 
     The measured error is larger than the true one by chance, most where that is 0: of a bin whose gap may have either
-    sign, chance can only add. Upper end: no gap is larger than its measured size and its error in the worse direction,
+    sign, noise only adds. Upper end: no gap is larger than its measured size and its error in the worse direction,
     in quadrature over the bins (each bin's error from Wilson's interval of its accuracy). Lower end: less the 97.5 %
-    quantile of what chance adds, with the sign of a bin's error where its gap's sign is certain, without elsewhere.
+    quantile of what noise adds, with the sign of a bin's error where its gap's sign is certain, without elsewhere.
 
     Args:
         confidence: (n,) float64, probability of the class that was answered; correct: (n,) bool.

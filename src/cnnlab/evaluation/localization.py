@@ -29,14 +29,14 @@ def match_boxes(found: Sequence[Box], true: Sequence[Box], least: float = HIT) -
     return matches
 
 
-def localization_figures(answers: Sequence[Localization], canvases: Sequence[Canvas]) -> dict[str, Any]:
-    """Figures of localization on pictures whose boxes are known.
+def localization_metrics(answers: Sequence[Localization], canvases: Sequence[Canvas]) -> dict[str, Any]:
+    """Metrics of localization on images whose boxes are known.
 
     Returns:
-        pointing: share of pictures whose strongest place of the heat map lies in a true box (Zhang et al. 2016);
-        corloc: share of pictures whose surest box hits a true one (Deselaers et al. 2012);
+        pointing: share of images whose strongest place of the heat map lies in a true box (Zhang et al. 2016);
+        corloc: share of images whose surest box hits a true one (Deselaers et al. 2012);
         precision, recall, f1: of all boxes at an intersection over union of 0.5, whatever their class;
-        named: share of the hits with the right class; n pictures and objects; 95 % Wilson intervals of the shares.
+        named: share of the hits with the right class; n images and objects; 95 % Wilson intervals of the shares.
     """
     pointed = first = hits = named = boxes = objects = 0
     for answer, canvas in zip(answers, canvases, strict=True):

@@ -1,4 +1,4 @@
-"""Figures of a classifier from its logits. scikit-learn is their oracle in the tests: it takes seconds to import."""
+"""Metrics of a classifier from its logits. scikit-learn is their oracle in the tests: it takes seconds to import."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def score_interval(share: float, count: float, z: float = 1.959964) -> tuple[flo
     return max(0.0, min(low, share)), min(1.0, max(high, share))  # at 0 and 1 they differ by rounding
 
 
-def classification_figures(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+def classification_metrics(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, Any]:
     """What test.json holds.
 
     Args:
@@ -38,8 +38,8 @@ def classification_figures(logits: Tensor, labels: Tensor, classes: Sequence[str
 
     Returns:
         loss (cross-entropy), accuracy and its 95 % interval, mean_class_accuracy (the mean recall of the classes that
-        have pictures), top5_accuracy, topk_accuracy (by k as text, for each k below the number of classes), macro_f1,
-        ece (15 bins, Guo et al. 2017; chance makes it too high), ece_debiased, n, per_class (class, n, precision,
+        have images), top5_accuracy, topk_accuracy (by k as text, for each k below the number of classes), macro_f1,
+        ece (15 bins, Guo et al. 2017; biased upwards), ece_debiased, n, per_class (class, n, precision,
         recall, f1), confusion_matrix (rows true, columns predicted) and most_confused (true, predicted, n; the most
         frequent first).
     """
@@ -52,7 +52,7 @@ def classification_figures(logits: Tensor, labels: Tensor, classes: Sequence[str
     f1 = 2 * hits / (true + guessed).clamp_min(1)
     rank = ranks(logits, labels)
     return {
-        **accuracy_figures(logits, labels),
+        **accuracy_metrics(logits, labels),
         "mean_class_accuracy": recall[true > 0].mean().item(),
         "top5_accuracy": (rank < 5).double().mean().item(),
         "topk_accuracy": {str(top): (rank < top).double().mean().item() for top in TOP_K if top < k},
@@ -81,8 +81,8 @@ def ranks(logits: Tensor, labels: Tensor) -> Tensor:
     return ((logits > own) | ((logits == own) & earlier)).sum(1)
 
 
-def picture_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """(n,) cross-entropy of each picture, float64."""
+def image_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """(n,) cross-entropy of each image, float64."""
     return F.cross_entropy(logits.double(), labels, reduction="none")
 
 
@@ -102,7 +102,7 @@ def calibration_error(confidence: Tensor, correct: Tensor, bins: int = ECE_BINS)
 
 
 def debiased_calibration_error(confidence: Tensor, correct: Tensor, bins: int = ECE_BINS) -> float:
-    """The calibration error less what chance alone adds to it (in the manner of Kumar et al. 2019, section 4.3).
+    """The calibration error minus its bias (in the manner of Kumar et al. 2019, section 4.3).
 
     The gap of a bin is known up to a normal error, whose standard deviation follows from the confidences. The mean of
     a folded normal variable lies above the size of the true gap, most where that is 0. The true gap's square is taken
@@ -120,7 +120,7 @@ def debiased_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 
     return max(0.0, (gaps.abs() - (folded - true)).sum().item())
 
 
-def accuracy_figures(logits: Tensor, labels: Tensor) -> dict[str, Any]:
+def accuracy_metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     """loss, accuracy and its 95 % interval."""
     correct = int((logits.argmax(1) == labels).sum())
     return {

@@ -63,7 +63,7 @@ class MultiLabelOutputs(ImageOutputs):
 
     def against(self, before: Mapping[str, Any]) -> dict[str, Any]:
         """`own_test`, see `LabelOutputs.against`; the accuracy is that of exact matches."""
-        return accuracy_change(self.figures, before)
+        return accuracy_change(self.metrics, before)
 
 
 def evaluate_multilabel(
@@ -80,7 +80,7 @@ def evaluate_multilabel(
         known: test.json of the run, whose thresholds are used; None fits them on the validation split of the data.
 
     Returns:
-        In `figures`: loss, accuracy (images whose classes are all right), mean_ap (mean over the classes of the average
+        In `metrics`: loss, accuracy (images whose classes are all correct), mean_ap (mean over the classes of average
         precision), label_accuracy (of all yes and no, 1 less the Hamming loss), micro_f1 and macro_f1, their 95 %
         intervals over the images, n images, thresholds (values, and the number of images that they were fitted on) and
         per_class (class, n, precision, recall, f1, f1_interval, ap, threshold).
@@ -99,19 +99,19 @@ def evaluate_multilabel(
         if not are_thresholds(thresholds, data.classes):
             raise RunError("test.json is damaged: its thresholds are no numbers from 0 to 1 per class; test it again.")
     rule = DecisionRule(tuple(thresholds))
-    figures = {
+    metrics = {
         "split": split,
         "task": task.name,
         "loss": losses.mean().item(),
-        **multi_label_figures(logits, targets, rule, data.classes),
+        **multi_label_metrics(logits, targets, rule, data.classes),
         **({"metrics": own_metrics(settings.metrics, logits, targets)} if settings.metrics else {}),
         "thresholds": {"values": list(rule.thresholds or ()), "n": fitted},
     }
-    figures["intervals"]["loss"] = list(mean_interval_of_skewed(losses))
-    return MultiLabelOutputs(figures, names, logits, targets, data.classes, rule, losses)
+    metrics["intervals"]["loss"] = list(mean_interval_of_skewed(losses))
+    return MultiLabelOutputs(metrics, names, logits, targets, data.classes, rule, losses)
 
 
-def multi_label_figures(logits: Tensor, targets: Tensor, rule: DecisionRule, classes: Sequence[str]) -> dict[str, Any]:
+def multi_label_metrics(logits: Tensor, targets: Tensor, rule: DecisionRule, classes: Sequence[str]) -> dict[str, Any]:
     """What test.json holds, less the loss; see `evaluate_multilabel`.
 
     Args:

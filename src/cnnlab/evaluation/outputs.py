@@ -17,9 +17,9 @@ PLAIN = TestConfig()
 
 @dataclass(frozen=True)
 class Outputs:
-    """Figures of a split, the content of test.json, and the names of its images, in order."""
+    """Metrics of a split, the content of test.json, and the names of its images, in order."""
 
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
     names: list[str]
 
     def table(self) -> Iterator[Sequence[object]]:
@@ -28,7 +28,7 @@ class Outputs:
         yield from ([name] for name in self.names)
 
     def against(self, before: Mapping[str, Any]) -> dict[str, Any]:
-        """What further figures say of another set than the run's own, whose test gave `before`."""
+        """What further metrics say of another set than the run's own, whose test gave `before`."""
         return {}
 
 

@@ -1,4 +1,4 @@
-"""Curves of several runs in one picture."""
+"""Curves of several runs in one plot."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def plot_curves(histories: Histories, path: str | Path | None = None) -> Figure:
 
     Args:
         histories: a name for the legend → the rows of a run's metrics.jsonl, as `run.history` has them.
-        path: also save the picture there, as PNG, SVG or PDF.
+        path: also save the plot there, as PNG, SVG or PDF.
 
     Example:
         >>> cnnlab.plot_curves({"mlp": first.history, "vgg": second.history})

@@ -1,4 +1,4 @@
-"""One split through a model that classifies every pixel: figures, and a row per image."""
+"""One split through a model that classifies every pixel: metrics, and a row per image."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from cnnlab.tasks import Task
 from cnnlab.tasks.segmentation import PixelMetrics, iou, mean_iou
 from cnnlab.training.forward import measure
 
-TOLERANCE = 0.0075  # of the picture's diagonal: so far apart two boundaries still match (Csurka et al. 2013, section 3)
+TOLERANCE = 0.0075  # of the image's diagonal: so far apart two boundaries still match (Csurka et al. 2013, section 3)
 ROW = ("pixel_accuracy", "mean_iou", "dice", "boundary_f1")
 
 
 @dataclass(frozen=True)
 class PixelOutputs(Outputs):
-    """With ROW's figures of each image."""
+    """With ROW's metrics of each image."""
 
     rows: Sequence[tuple[float, ...]]
 
@@ -52,37 +52,37 @@ class SplitMetrics(PixelMetrics):
 def evaluate_segmentation(
     task: Task, model: nn.Module, data: Data, split: str, settings: TestConfig = PLAIN, known: object = None
 ) -> PixelOutputs:
-    """Figures of a split, and a row per image.
+    """Metrics of a split, and a row per image.
 
     Returns:
-        In `figures`: loss (cross-entropy and Dice as in training), accuracy (of pixels), mean_iou, dice (mean over the
+        In `metrics`: loss (cross-entropy and Dice as in training), accuracy (of pixels), mean_iou, dice (mean over the
         classes), boundary_f1 (mean over images and their classes), each of accuracy and mean_iou with a 95 % interval
         (over the images), n images, per_class (class, n pixels, precision, recall, f1 = Dice, iou) and
         confusion_matrix (pixels, rows true).
     """
     refuse_views(settings)
     classes = data.classes
-    metrics = measure(model, data.evaluation_loader(split), SplitMetrics(len(classes), data.config.trainer.dice))
-    each, whole = metrics.each, metrics.matrix
-    rows = [(*_row(matrix), boundary) for matrix, boundary in zip(each, metrics.boundaries, strict=True)]
+    measured = measure(model, data.evaluation_loader(split), SplitMetrics(len(classes), data.config.trainer.dice))
+    each, whole = measured.each, measured.matrix
+    rows = [(*_row(matrix), boundary) for matrix, boundary in zip(each, measured.boundaries, strict=True)]
     accuracy, overlap = _intervals(each)
-    figures = {
+    metrics = {
         "split": split,
         "task": task.name,
-        **metrics.compute(),
+        **measured.compute(),
         "accuracy_interval": accuracy,
         "mean_iou_interval": overlap,
         "dice": _f1(whole).nanmean().item(),
-        "boundary_f1": float(np.nanmean(metrics.boundaries)),
+        "boundary_f1": float(np.nanmean(measured.boundaries)),
         "n": len(each),
         "per_class": per_class(whole, classes),
         "confusion_matrix": whole.tolist(),
     }
-    return PixelOutputs(figures, data.names(split), rows)
+    return PixelOutputs(metrics, data.names(split), rows)
 
 
 def per_class(matrix: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """A row a class, from (K, K) pixels; what is not defined is None."""
+    """One row per class, from (K, K) pixels; what is not defined is None."""
     hits = matrix.diagonal().double()
     columns = (matrix.sum(1), hits / matrix.sum(0), hits / matrix.sum(1), _f1(matrix), iou(matrix))
     return [
@@ -117,7 +117,7 @@ def _intervals(each: Tensor) -> tuple[list[float], list[float]]:
 
 
 def boundary_f1(guesses: Tensor, masks: Tensor, num_classes: int, tolerance: int | None = None) -> Tensor:
-    """(B,) F1 of the boundaries, the mean over the classes that are in the picture or the answer.
+    """(B,) F1 of the boundaries, the mean over the classes that are in the image or the answer.
 
     A boundary pixel of a class is one with a neighbour of another class. It is matched if the other's boundary of that
     class passes within `tolerance` pixels, along rows and columns (Csurka et al. 2013).

@@ -1,4 +1,4 @@
-"""Figures as a terminal shows them."""
+"""Metrics as a terminal shows them."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def result_table(
     history: Sequence[Mapping[str, Any]], best_epoch: int, test: Mapping[str, Any] | None, val_count: int | None = None
 ) -> Table:
     """What a training ends with: the best epoch on validation, of `val_count` images, and the test."""
-    headings = [(name, "right") for name in ("loss", "accuracy", "95 % interval", "pictures")]
+    headings = [(name, "right") for name in ("loss", "accuracy", "95 % interval", "images")]
     table = plain_table(("", "left"), *headings)
     row = next(row for row in history if row["epoch"] == best_epoch)
     if row["val_loss"] is not None:
         count = "" if val_count is None else f"{val_count:,}"
-        figures = number(row["val_loss"]), percent(row["val_accuracy"])
-        table.add_row(f"validation, epoch {best_epoch}", *figures, "", count)
+        values = number(row["val_loss"]), percent(row["val_accuracy"])
+        table.add_row(f"validation, epoch {best_epoch}", *values, "", count)
     if test is not None:
         interval = interval_text(test["accuracy_interval"])
         table.add_row("test", number(test["loss"]), percent(test["accuracy"]), interval, f"{test['n']:,}")
@@ -54,87 +54,87 @@ def result_table(
     return table
 
 
-def figures_text(figures: Mapping[str, Any]) -> str:
+def metrics_text(metrics: Mapping[str, Any]) -> str:
     """What `cnnlab test` prints."""
-    return TEXTS.get(figures.get("task", "classification"), _plain_text)(figures)
+    return TEXTS.get(metrics.get("task", "classification"), _plain_text)(metrics)
 
 
-def _classification_text(figures: Mapping[str, Any]) -> str:
-    bounds = {"accuracy": figures["accuracy_interval"], **figures["intervals"]}
-    several = {key: value for key, value in figures["topk_accuracy"].items() if key not in ("1", "5")}
+def _classification_text(metrics: Mapping[str, Any]) -> str:
+    bounds = {"accuracy": metrics["accuracy_interval"], **metrics["intervals"]}
+    several = {key: value for key, value in metrics["topk_accuracy"].items() if key not in ("1", "5")}
     further = "accuracy of " * bool(several) + ", ".join(f"top-{k} {percent(v)}" for k, v in several.items())
-    top5 = "5" in figures["topk_accuracy"]  # of five classes or fewer the true one is always among five
+    top5 = "5" in metrics["topk_accuracy"]  # of five classes or fewer the true one is always among five
 
     def line(label: str, key: str, write: Callable[[float], str], note: str = "") -> str:
         interval = "–".join(write(bound).removesuffix(" %") for bound in bounds[key])
-        return f"  {label:<12}{write(figures[key]):>9}  {interval:<15}  {note}".rstrip()
+        return f"  {label:<12}{write(metrics[key]):>9}  {interval:<15}  {note}".rstrip()
 
     return "\n".join(
         [
-            f"{figures['split']} split, {figures['n']:,} pictures",
+            f"{metrics['split']} split, {metrics['n']:,} images",
             f"{'':<25}95 % interval",
             line("accuracy", "accuracy", percent),
             line("classes", "mean_class_accuracy", percent, "mean accuracy over the classes"),
             *([line("top-5", "top5_accuracy", percent, further)] if top5 else []),
             line("macro F1", "macro_f1", number),
             line("loss", "loss", number),
-            line("ECE", "ece", number, f"expected calibration error, 15 bins{_without_chance(figures)}"),
-            *(_own_metric(name, **one) for name, one in figures.get("metrics", {}).items()),
-            _temperature(figures["calibration"]),
-            *(_views(figures["views"]) if "views" in figures else []),
-            *([f"  {fall_text(figures['own_test'])}"] if "own_test" in figures else []),
+            line("ECE", "ece", number, f"expected calibration error, 15 bins{_debiased(metrics)}"),
+            *(_own_metric(name, **one) for name, one in metrics.get("metrics", {}).items()),
+            _temperature(metrics["calibration"]),
+            *(_views(metrics["views"]) if "views" in metrics else []),
+            *([f"  {fall_text(metrics['own_test'])}"] if "own_test" in metrics else []),
         ]
     )
 
 
-def _segmentation_text(figures: Mapping[str, Any]) -> str:
-    intervals = [interval_text(figures[f"{key}_interval"]) for key in ("accuracy", "mean_iou")]
+def _segmentation_text(metrics: Mapping[str, Any]) -> str:
+    intervals = [interval_text(metrics[f"{key}_interval"]) for key in ("accuracy", "mean_iou")]
     return "\n".join(
         [
-            f"{figures['split']} split, {figures['n']:,} pictures",
-            f"  pixels       {percent(figures['accuracy'])}  (right; 95 % interval {intervals[0]})",
-            f"  mean IoU     {percent(figures['mean_iou'])}  (95 % interval {intervals[1]})",
-            f"  Dice         {number(figures['dice'])}  (mean over the classes)",
-            f"  boundary F1  {number(figures['boundary_f1'])}",
-            f"  loss         {number(figures['loss'])}",
+            f"{metrics['split']} split, {metrics['n']:,} images",
+            f"  pixels       {percent(metrics['accuracy'])}  (right; 95 % interval {intervals[0]})",
+            f"  mean IoU     {percent(metrics['mean_iou'])}  (95 % interval {intervals[1]})",
+            f"  Dice         {number(metrics['dice'])}  (mean over the classes)",
+            f"  boundary F1  {number(metrics['boundary_f1'])}",
+            f"  loss         {number(metrics['loss'])}",
         ]
     )
 
 
-def _multi_label_text(figures: Mapping[str, Any]) -> str:
-    bounds = {key: figures[f"{key}_interval"] for key in ("accuracy", "mean_ap")} | figures["intervals"]
-    fitted = figures["thresholds"]["n"]
+def _multi_label_text(metrics: Mapping[str, Any]) -> str:
+    bounds = {key: metrics[f"{key}_interval"] for key in ("accuracy", "mean_ap")} | metrics["intervals"]
+    fitted = metrics["thresholds"]["n"]
     rows = [
         ("mean AP", "mean_ap", "average precision, mean over the classes"),
-        ("micro F1", "micro_f1", "over all pictures and classes"),
+        ("micro F1", "micro_f1", "over all images and classes"),
         ("macro F1", "macro_f1", "mean over the classes"),
-        ("exact", "accuracy", "pictures whose classes are all right"),
+        ("exact", "accuracy", "images whose classes are all correct"),
         ("loss", "loss", ""),
     ]
-    lines = [f"{figures['split']} split, {figures['n']:,} pictures", f"{'':<25}95 % interval"]
+    lines = [f"{metrics['split']} split, {metrics['n']:,} images", f"{'':<25}95 % interval"]
     for label, key, note in rows:
         write = number if key == "loss" else percent
         interval = "–".join(write(bound).removesuffix(" %") for bound in bounds[key])
-        lines.append(f"  {label:<12}{write(figures[key]):>9}  {interval:<15}  {note}".rstrip())
-    lines += [_own_metric(name, **one) for name, one in figures.get("metrics", {}).items()]
+        lines.append(f"  {label:<12}{write(metrics[key]):>9}  {interval:<15}  {note}".rstrip())
+    lines += [_own_metric(name, **one) for name, one in metrics.get("metrics", {}).items()]
     lines.append(
-        f"  thresholds of the classes fitted on {fitted:,} validation pictures"
+        f"  thresholds of the classes fitted on {fitted:,} validation images"
         if fitted
-        else "  thresholds are 0.5: none were fitted on validation pictures"
+        else "  thresholds are 0.5: none were fitted on validation images"
     )
-    return "\n".join([*lines, *([f"  {fall_text(figures['own_test'])}"] if "own_test" in figures else [])])
+    return "\n".join([*lines, *([f"  {fall_text(metrics['own_test'])}"] if "own_test" in metrics else [])])
 
 
 def _own_metric(name: str, value: float, interval: Sequence[float]) -> str:
     return f"  {name.split(':')[-1]:<12}{number(value):>9}  {'–'.join(number(bound) for bound in interval)}"
 
 
-def _plain_text(figures: Mapping[str, Any]) -> str:
-    interval = interval_text(figures["accuracy_interval"])
-    others = {key: value for key, value in figures.items() if isinstance(value, float) and key != "accuracy"}
+def _plain_text(metrics: Mapping[str, Any]) -> str:
+    interval = interval_text(metrics["accuracy_interval"])
+    others = {key: value for key, value in metrics.items() if isinstance(value, float) and key != "accuracy"}
     return "\n".join(
-        [f"{figures['split']} split, {figures['n']:,} pictures"]
-        + [f"  {'accuracy':<12}{percent(figures['accuracy']):>9}  (95 % interval {interval})"]
+        [f"{metrics['split']} split, {metrics['n']:,} images"]
+        + [f"  {'accuracy':<12}{percent(metrics['accuracy']):>9}  (95 % interval {interval})"]
         + [f"  {key.replace('_', ' '):<12}{number(value):>9}" for key, value in others.items()]
     )
 
@@ -146,8 +146,8 @@ TEXTS = {  # by the task's name
 }
 
 
-def _without_chance(figures: Mapping[str, Any]) -> str:
-    return f"; {number(figures['ece_debiased'])} less what chance adds" if "ece_debiased" in figures else ""
+def _debiased(metrics: Mapping[str, Any]) -> str:
+    return f"; {number(metrics['ece_debiased'])} debiased" if "ece_debiased" in metrics else ""
 
 
 def _temperature(calibration: Mapping[str, Any]) -> str:
@@ -157,13 +157,13 @@ def _temperature(calibration: Mapping[str, Any]) -> str:
     after = calibration["after"]
     return (
         f"{heading}{number(calibration['temperature']):>9}  with it, loss {number(after['loss'])} and ECE"
-        f" {number(after['ece'])}; fitted on {calibration['n']:,} validation pictures"
+        f" {number(after['ece'])}; fitted on {calibration['n']:,} validation images"
     )
 
 
-def no_temperature(pictures: int) -> str:
+def no_temperature(images: int) -> str:
     """Why none could be fitted."""
-    return "every validation picture is answered right" if pictures else "there is no validation split to fit it on"
+    return "every validation image is classified correctly" if images else "there is no validation split to fit it on"
 
 
 def _views(views: Mapping[str, Any]) -> list[str]:
@@ -210,9 +210,9 @@ def comparison_table(runs: Sequence[ComparedRun]) -> Table:
     described = [(run.config.data.name, str(run.config.model["name"])) for run in runs]
     differing = [i for i in range(2) if len({words[i] for words in described}) > 1]
     words = [("run", "left"), *((("data", "model")[i], "left") for i in differing)]
-    figures = [(name, "right") for name in ("epochs", "val", "test", "95 % interval", "time", "images/s")]
+    numbers = [(name, "right") for name in ("epochs", "val", "test", "95 % interval", "time", "images/s")]
     states = [("state", "left")] if any(run.state for run in runs) else []
-    table = plain_table(*words, *states, *figures)
+    table = plain_table(*words, *states, *numbers)
     table.padding = (0, 2, 0, 0)
     name = table.columns[0]
     name.no_wrap, name.overflow, name.min_width = False, "fold", min(16, max(len(run.name) for run in runs))
@@ -233,7 +233,7 @@ def comparison_table(runs: Sequence[ComparedRun]) -> Table:
 
 
 def print_whole(table: Table, fold: bool = True) -> None:
-    """Print a table at the terminal's width, or wider where figures (with `fold` false: names too) would be cut."""
+    """Print a table at the terminal's width, or wider where numbers (with `fold` false: names too) would be cut."""
     console = plain_console()
     for column in table.columns:
         if column.no_wrap:  # rich would take the longest word for the least width, and cut "98.21 %" to "98.21"

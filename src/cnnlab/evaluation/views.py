@@ -1,4 +1,4 @@
-"""Test-time views: the same picture mirrored and shifted, and the mean of what the model says of each."""
+"""Test-time views: the same image mirrored and shifted, and the mean of what the model says of each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cnnlab.models.folding import fold_batch_norm
 
 
 def views_of(images: Tensor, kind: str) -> list[tuple[float, Tensor]]:
-    """The further views of (B, C, H, W) pictures and their weights; the picture itself has the rest, 1 − their sum.
+    """The further views of (B, C, H, W) images and their weights; the image itself has the rest, 1 − their sum.
 
     mirror: left and right exchanged, 1/2. shift: by one pixel up and left, and down and right, 1/4 each, the border
     repeated. mirror_shift: all of these and the mirrored shifts (K. Jordan 2024, section 3.5).
@@ -30,12 +30,12 @@ def views_of(images: Tensor, kind: str) -> list[tuple[float, Tensor]]:
 
 @torch.inference_mode()
 def average_views(model: nn.Module, loader: Loader, logits: Tensor, kind: str, share: float = 1.0) -> Tensor:
-    """(n, K) mean log-probabilities over the views of every picture of the split, in its order.
+    """(n, K) mean log-probabilities over the views of every image of the split, in its order.
 
     Args:
-        logits: (n, K) of the pictures themselves, as `forward_all` gives them.
+        logits: (n, K) of the images themselves, as `forward_all` gives them.
         kind: mirror, shift or mirror_shift.
-        share: of the pictures that get further views: those whose two best classes are closest to each other.
+        share: of the images that get further views: those whose two best classes are closest to each other.
     """
     answers = logits.log_softmax(1)
     best = answers.topk(min(2, answers.shape[1])).values

@@ -3,9 +3,9 @@
 from cnnlab.explain.cam import activation_maps, cam, gradcam, layercam
 from cnnlab.explain.faithfulness import deletion_insertion
 from cnnlab.explain.fcn import FullyConvolutional
+from cnnlab.explain.images import explain_images, localize_images
 from cnnlab.explain.localize import Found, Localization, Localizer
 from cnnlab.explain.overlay import overlay
-from cnnlab.explain.pictures import explain_pictures, localize_pictures
 
 __all__ = [
     "Found",
@@ -15,9 +15,9 @@ __all__ = [
     "activation_maps",
     "cam",
     "deletion_insertion",
-    "explain_pictures",
+    "explain_images",
     "gradcam",
     "layercam",
-    "localize_pictures",
+    "localize_images",
     "overlay",
 ]

@@ -4,7 +4,7 @@
     gradcam   Selvaraju et al. 2017, eqs. 1 and 2: weighted by the mean gradient of the logit
     layercam  Jiang et al. 2021, eqs. 5 and 6: weighted place by place by the positive gradient; sharp in earlier layers
 
-What speaks against the class is cut off (ReLU) in all three, so for a head of a global average and one linear layer cam
+Negative evidence is cut off (ReLU) in all three, so for a head of a global average and one linear layer cam
 and gradcam are the same but for a factor.
 """
 
@@ -45,17 +45,17 @@ def cam(model: nn.Module, images: Tensor, target: Target = None) -> Tensor:
 def activation_maps(
     model: nn.Module, images: Tensor, method: str = "auto", target: Target = None, layer: str | None = None
 ) -> Tensor:
-    """Where the model sees a class, as large as the pictures.
+    """Where the model sees a class, as large as the images.
 
     Args:
-        images: (B, C, H, W) preprocessed pictures.
+        images: (B, C, H, W) preprocessed images.
         method: cam, gradcam, layercam, or auto: cam where the head allows it, else gradcam.
-        target: number of the class, one for all pictures or (B,) of them; None: the class that the model answers.
+        target: number of the class, one for all images or (B,) of them; None: the class that the model answers.
         layer: dotted name of the layer whose map is weighted; None: the model's last feature map.
 
     Returns:
         (B, H, W) float32 in [0, 1], bilinearly enlarged; the largest value of each map is 1, or it is 0 throughout
-        where nothing speaks for the class.
+        where there is no evidence for the class.
 
     Raises:
         ModelError: a model without a feature map, a class or layer that does not exist, or cam for another head.
@@ -88,7 +88,7 @@ def raw_maps(
     with evaluation_mode(model), torch.enable_grad(), replace_output(model, name) as outputs:
         logits = check_answers(model(images.detach().clone()))
         if not outputs:
-            raise ModelError(f"layer {name!r} takes no part in the forward pass.")
+            raise ModelError(f"layer {name!r} is not used in the forward pass.")
         features, classes = outputs[-1], targets_of(logits, target)
         if method == "cam":
             return _weighted(features.detach(), weights[classes])
@@ -132,18 +132,18 @@ def last_layer(model: nn.Module) -> str:
 def targets_of(logits: Tensor, target: Target) -> Tensor:
     """(B,) numbers of classes. Raises ModelError for one that does not exist."""
     if logits.ndim != 2:
-        raise ModelError("this model classifies every pixel; activation maps are for classes of whole pictures.")
+        raise ModelError("this model classifies every pixel; activation maps are for classes of whole images.")
     if target is None:
         return logits.argmax(1)
     count, classes = logits.shape
     try:
         numbers = torch.as_tensor(target, device=logits.device)
     except (TypeError, ValueError, RuntimeError):
-        raise ModelError(f"target must be a whole number, or one for each picture, got {target!r}.") from None
+        raise ModelError(f"target must be a whole number, or one for each image, got {target!r}.") from None
     if numbers.is_floating_point() or numbers.dtype == torch.bool or numbers.ndim > 1:
-        raise ModelError(f"target must be a whole number, or one for each picture, got {target!r}.")
+        raise ModelError(f"target must be a whole number, or one for each image, got {target!r}.")
     if numbers.ndim == 1 and len(numbers) != count:
-        raise ModelError(f"target has {len(numbers)} classes for {count} pictures.")
+        raise ModelError(f"target has {len(numbers)} classes for {count} images.")
     numbers = numbers.long().expand(count)
     for number in numbers.tolist():
         if not 0 <= number < classes:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cnnlab.explain.hooks import evaluation_mode
 from cnnlab.tasks.decision import SINGLE_LABEL, DecisionRule
 
-BLUR = 0.1  # standard deviation of the blur that insertion begins with, in sides of the picture
+BLUR = 0.1  # standard deviation of the blur that insertion begins with, in sides of the image
 BATCH = 64
 
 
@@ -42,8 +42,8 @@ def deletion_insertion(
     if maps.shape != (count, height, width) or len(targets) != count or steps < 1:
         raise ValueError(f"maps {tuple(maps.shape)} and {len(targets)} targets do not fit images {tuple(images.shape)}")
     generator = torch.Generator().manual_seed(0)
-    chance = torch.rand(height * width, generator=generator)
-    shuffled = chance.argsort()
+    noise = torch.rand(height * width, generator=generator)
+    shuffled = noise.argsort()
     order = maps.flatten(1).cpu()[:, shuffled].argsort(dim=1, descending=True, stable=True)
     rank = torch.empty_like(order).scatter_(1, shuffled[order], torch.arange(height * width).expand(count, -1))
     rank = rank.view(count, 1, height, width).to(images.device)

@@ -1,4 +1,4 @@
-"""A classifier as a convolution over pictures of any size: it answers at every place (Long et al. 2015, section 3)."""
+"""A classifier as a convolution over images of any size: it answers at every place (Long et al. 2015, section 3)."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class FullyConvolutional(nn.Module):
 
     Args:
         model: a trained classifier with a feature map; its layers are used, not copied, but for those of the head.
-        shape: (C, h, w) of the pictures it was trained with.
+        shape: (C, h, w) of the images it was trained with.
 
     Attributes:
         window: (h, w) in pixels; stride: pixels from one window to the next.
         places: (rows, columns) of the feature map that one window covers.
-        fields: along height and width, what each position of the feature map sees of the picture.
+        fields: along height and width, what each position of the feature map sees of the image.
 
-    Shapes: (B, C, H, W), H ≥ h, W ≥ w → (B, K, n, m). For a picture of h × w the answer is 1 × 1 and the classifier's
+    Shapes: (B, C, H, W), H ≥ h, W ≥ w → (B, K, n, m). For an image of h × w the answer is 1 × 1 and the classifier's
     own. On a larger one, a window is seen with what surrounds it, where the classifier would see padding.
 
     Raises:
@@ -57,7 +57,7 @@ class FullyConvolutional(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[2] < self.window[0] or x.shape[3] < self.window[1]:
             raise ModelError(
-                f"a picture of {x.shape[2]}×{x.shape[3]} pixels is smaller than the {self.window[0]}×{self.window[1]}"
+                f"an image of {x.shape[2]}×{x.shape[3]} pixels is smaller than the {self.window[0]}×{self.window[1]}"
                 " that the model was trained with; enlarge it."
             )
         return self.head(self.model.forward_features(x))
@@ -84,7 +84,7 @@ class FullyConvolutional(nn.Module):
 
     def dense(self, x: Tensor, stride: int) -> Tensor:
         """`forward` at a smaller stride: what the dilated form of the net computes, by shift and stitch (Long et al.
-        2015, section 3.2). The picture is shifted by `stride` pixels and again, and the answers are interlaced, so it
+        2015, section 3.2). The image is shifted by `stride` pixels and again, and the answers are interlaced, so it
         works for every model; `self.stride` must be a multiple of `stride`.
 
         Returns:
@@ -107,12 +107,12 @@ def layer_fields(model: nn.Module, shape: tuple[int, int, int], layer: str) -> t
     """Along height and width: the pixels that each position of a layer's map sees.
 
     Raises:
-        ModelError: no such layer, or one whose positions cannot be told apart.
+        ModelError: no such layer, or one whose positions cannot be distinguished.
     """
     modes: list[TraceMode] = []
 
-    def watch(picture: Tensor) -> TraceMode:
-        modes.append(TraceMode(picture, lambda operation: None))
+    def watch(image: Tensor) -> TraceMode:
+        modes.append(TraceMode(image, lambda operation: None))
         return modes[0]
 
     meta_model, outputs = to_meta_device(model), []
@@ -121,5 +121,5 @@ def layer_fields(model: nn.Module, shape: tuple[int, int, int], layer: str) -> t
     traced = modes[0].traced(outputs[-1]) if outputs else None
     fields = traced.fields if traced is not None and traced.is_map else (None, None)
     if fields[0] is None or fields[1] is None:
-        raise ModelError(f"layer {layer!r} of {type(model).__name__} has no places that see a part of the picture.")
+        raise ModelError(f"layer {layer!r} of {type(model).__name__} has no positions with a local receptive field.")
     return fields[0], fields[1]

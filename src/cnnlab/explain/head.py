@@ -67,7 +67,7 @@ def head_layers(model: nn.Module) -> list[nn.Module]:
     """
     if not isinstance(model, Classifier):
         raise ModelError(
-            f"{type(model).__name__} is no cnnlab.Classifier: its features and its head cannot be told apart."
+            f"{type(model).__name__} is no cnnlab.Classifier: its features and its head cannot be separated."
         )
     _ = model.feature_info  # says it for a model without a feature map
     kind = type(model).__name__
@@ -132,7 +132,7 @@ def as_convolutions(layers: list[nn.Module], height: int, width: int) -> nn.Sequ
     pooling is linear and goes into the convolution after it.
 
     Args:
-        layers: from `head_layers`; height, width: of the feature map of a picture of the size the model was made for.
+        layers: from `head_layers`; height, width: of the feature map of an image of the size the model was made for.
 
     Raises:
         ModelError: a layer for which there is no such form.

@@ -1,15 +1,15 @@
 """Where the objects are, from a network that was only taught what they are.
 
-1. The fully-convolutional form gives the evidence of every place for every class. What it gives for a plain picture of
-   the same size, in the median colour, is taken off, so that a picture of background alone is silent up to its border.
-2. Where most of a picture is plain, the map of the first stage tells object from background nearly to the pixel: how
+1. The fully-convolutional form gives the evidence of every place for every class. What it gives for a plain image of
+   the same size, in the median colour, is taken off, so that an image of background alone is silent up to its border.
+2. Where most of an image is plain, the map of the first stage tells object from background nearly to the pixel: how
    far its features are from the background's. Its product with the evidence is the heat map. On photographs the first
    stage sees structure everywhere; there the evidence alone is the heat map.
 3. Connected parts above a threshold become boxes; the receptive fields say which pixels a place stands for.
 4. Each box, with a margin, goes through the classifier: it names the object, and the evidence that the box adds over
-   plain background must be large enough. On a plain picture the box is first drawn tight around the pixels that differ
+   plain background must be large enough. On a plain image the box is first drawn tight around the pixels that differ
    from the background; the margin is what the objects of the run's own images have (`object_scale.py`).
-5. The same on the picture at half the size, a quarter, …, for larger objects; of overlapping boxes the first one stays.
+5. The same on the image at half the size, a quarter, …, for larger objects; of overlapping boxes the first one stays.
 6. A photograph that the classifier knows as a whole shows one object first of all: that class, with a box around the
    largest part of its activation map above a fifth of the largest value (Zhou et al. 2016, section 3).
 """
@@ -51,7 +51,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels; r
 
 @dataclass(frozen=True)
 class Found:
-    """One object: its box in pixels of the picture, the number of its class, and how sure that is.
+    """One object: its box in pixels of the image, the number of its class, and how sure that is.
 
     `probability` is the classifier's for the box; `evidence`, in logits, is what the class gains over plain background.
     """
@@ -64,7 +64,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Localization:
-    """The objects, surest first, and the heat map (H, W) in [0, 1] at the size of the picture."""
+    """The objects, surest first, and the heat map (H, W) in [0, 1] at the size of the image."""
 
     objects: list[Found]
     heat: Tensor
@@ -94,11 +94,11 @@ class _Map:
 
 
 class Localizer:
-    """Finds objects of the classes of a trained classifier on pictures of any size.
+    """Finds objects of the classes of a trained classifier on images of any size.
 
     Args:
-        model: the classifier; shape: (C, h, w) of the pictures it was trained with; rule: that of its answers.
-        scale: what the objects are like in these pictures; see `measure_objects`.
+        model: the classifier; shape: (C, h, w) of the images it was trained with; rule: that of its answers.
+        scale: what the objects are like in these images; see `measure_objects`.
 
     Raises:
         ModelError: a model without a feature map, or a head without a fully-convolutional form; of a call: an image
@@ -122,12 +122,12 @@ class Localizer:
 
     def __call__(self, image: Tensor) -> Localization:
         """Args:
-        image: (C, H, W) normalised as the run's pictures are, of any size that is not below the net's stride.
+        image: (C, H, W) normalised as the run's images are, of any size that is not below the net's stride.
         """
         height, width = image.shape[1:]
         if min(height, width) < self.net.stride:
             raise ModelError(
-                f"a picture of {height}×{width} pixels is smaller than the {self.net.stride} pixels from one place of"
+                f"an image of {height}×{width} pixels is smaller than the {self.net.stride} pixels from one place of"
                 " the net's map to the next; give a larger one."
             )
         image = image.detach().float().cpu()
@@ -148,7 +148,7 @@ class Localizer:
                 boxes, warm = self._boxes(scaled)
                 if warm is not None:
                     heat = torch.maximum(heat, _resize(warm[None], height, width)[0])
-                boxes = [_in_picture(box, factors, height, width) for box in boxes]
+                boxes = [_in_image(box, factors, height, width) for box in boxes]
                 boxes = boxes if ink is None else [_tightened(box, ink) for box in boxes]
                 new = [box for box in boxes if not any(_same(box, found.box) for found in objects)]
                 objects += self._name(image, new)
@@ -160,7 +160,7 @@ class Localizer:
         return Localization(objects, heat / heat.max() if heat.max() > 0 else heat)
 
     def _as_a_whole(self, image: Tensor) -> tuple[Found, Tensor] | None:
-        """What the classifier says of the whole picture, if it is sure, and the map (H, W) of that class in [0, 1]."""
+        """What the classifier says of the whole image, if it is sure, and the map (H, W) of that class in [0, 1]."""
         view = _resize(image, *self.shape[1:])[None]
         colour = view.flatten(2).median(dim=2).values[:, :, None, None]
         logits, plain = check_answers(self.model(torch.cat([view, colour.expand(view.shape)])).float())
@@ -175,18 +175,18 @@ class Localizer:
             return None
         places = _Map(heat, (0.0, 0.0), (1.0, 1.0))
         box = _parts(places, heat, WHOLE_THRESHOLD, 0.0, 0)[0]
-        edges = _in_picture(box, (1.0, 1.0), *image.shape[1:])
+        edges = _in_image(box, (1.0, 1.0), *image.shape[1:])
         return Found(edges, label, probabilities[label].item(), gain), heat
 
     def _scales(self, height: int, width: int) -> list[float]:
-        """1, 1/2, 1/4, … down to where the picture is one window; above 1 for a picture smaller than that."""
+        """1, 1/2, 1/4, … down to where the image is one window; above 1 for an image smaller than that."""
         largest = min(height / self.shape[1], width / self.shape[2])
         if largest < 1:
             return [1 / largest]
         return [0.5**i for i in range(int(np.log2(largest)) + 1)]
 
     def _boxes(self, image: Tensor) -> tuple[list[Box], Tensor | None]:
-        """Boxes in pixels of this picture, and its heat map in [0, 1] (None: silence)."""
+        """Boxes in pixels of this image, and its heat map in [0, 1] (None: silence)."""
         margins = [side // 2 for side in self.shape[1:]]
         wide = F.pad(image[None], (margins[1], margins[1], margins[0], margins[0]), mode="replicate")
         logits, features = self._maps(wide)
@@ -219,7 +219,7 @@ class Localizer:
         return logits, recorded[self.first][0].float() if self.first is not None else torch.empty(0)
 
     def _plain(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """`_maps` of a picture of the same size in the median colour; the last one is kept."""
+        """`_maps` of an image of the same size in the median colour; the last one is kept."""
         colour = images.flatten(2).median(dim=2).values[:, :, None, None]
         key = (images.shape, tuple(colour.flatten().tolist()))
         if self._last is None or self._last[0] != key:
@@ -259,13 +259,13 @@ class Localizer:
         return found
 
     def _framed(self, image: Tensor, box: Box) -> Tensor:
-        """The box in the middle of a picture as the classifier knows them, with what is around it."""
+        """The box in the middle of an image as the classifier knows them, with what is around it."""
         left, top, right, bottom = box
         high, wide = self.shape[1:]
         unit = max((bottom - top) / high, (right - left) / wide) / self.scale.fill  # pixels per pixel of the view
         y = (top + bottom) / 2 + (torch.arange(high) + 0.5 - high / 2) * unit - 0.5
         x = (left + right) / 2 + (torch.arange(wide) + 0.5 - wide / 2) * unit - 0.5
-        if unit > 1:  # antialias: shrink the picture first
+        if unit > 1:  # antialias: shrink the image first
             image = _resize(image, max(1, round(image.shape[1] / unit)), max(1, round(image.shape[2] / unit)))
             y, x = (y + 0.5) / unit - 0.5, (x + 0.5) / unit - 0.5
         rows, columns = (2 * (v + 0.5) / n - 1 for v, n in ((y, image.shape[1]), (x, image.shape[2])))
@@ -310,7 +310,7 @@ def _resize(images: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(images[None], (height, width), mode="bilinear", antialias=True)[0]
 
 
-def _in_picture(box: Box, factors: tuple[float, float], height: int, width: int) -> Box:
+def _in_image(box: Box, factors: tuple[float, float], height: int, width: int) -> Box:
     left, top, right, bottom = box
     return (
         min(max(left / factors[1], 0.0), width - 1.0),

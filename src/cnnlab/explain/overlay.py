@@ -1,4 +1,4 @@
-"""An activation map laid over its picture."""
+"""An activation map laid over its image."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from PIL import Image
 
 COLOURS = "inferno"
 PAINT = 0.55  # of the colour of a class of pixels
-OPACITY = 0.7  # where the map is 1; the picture alone where it is 0
+OPACITY = 0.7  # where the map is 1; the image alone where it is 0
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-def overlay(picture: Pixels, heat: np.ndarray[Any, Any]) -> Pixels:
-    """Blend a map into a picture: the stronger the map, the more of its colour.
+def overlay(image: Pixels, heat: np.ndarray[Any, Any]) -> Pixels:
+    """Blend a map into an image: the stronger the map, the more of its colour.
 
     Args:
-        picture: (H, W) or (H, W, 3) uint8; its colours are turned to grey, so that all colour is the map's.
-        heat: (h, w) in [0, 1], enlarged to the picture.
+        image: (H, W) or (H, W, 3) uint8; its colours are turned to grey, so that all colour is the map's.
+        heat: (h, w) in [0, 1], enlarged to the image.
 
     Returns:
         (H, W, 3) uint8.
     """
     from matplotlib import colormaps  # here, not above: a quarter of a second
 
-    if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or heat.ndim != 2:
-        raise ValueError(f"picture must be (H, W[, 3]) uint8 and heat (h, w), got {picture.shape} and {heat.shape}")
-    height, width = picture.shape[:2]
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or heat.ndim != 2:
+        raise ValueError(f"image must be (H, W[, 3]) uint8 and heat (h, w), got {image.shape} and {heat.shape}")
+    height, width = image.shape[:2]
     grown = Image.fromarray(np.asarray(heat, dtype=np.float32)).resize((width, height), Image.Resampling.BILINEAR)
     strength = np.clip(np.asarray(grown), 0, 1)
-    grey = np.asarray(Image.fromarray(picture).convert("L"), dtype=np.float64)[..., None]
+    grey = np.asarray(Image.fromarray(image).convert("L"), dtype=np.float64)[..., None]
     colour = 255 * colormaps[COLOURS](strength)[..., :3]
-    share = OPACITY * np.sqrt(strength)[..., None]
-    blended: Pixels = np.rint(grey * (1 - share) + colour * share).astype(np.uint8)
+    opacity = OPACITY * np.sqrt(strength)[..., None]
+    blended: Pixels = np.rint(grey * (1 - opacity) + colour * opacity).astype(np.uint8)
     return blended
 
 
@@ -55,8 +55,8 @@ def class_colours(count: int) -> Pixels:
     return np.rint(255 * np.array([(0.0, 0.0, 0.0), *colours])).astype(np.uint8)
 
 
-def paint_classes(picture: Pixels, classes: np.ndarray[Any, Any], colours: Pixels) -> Pixels:
-    """Blend the colour of each pixel's class into a picture (H, W, 3); class 0 stays as it is."""
-    share = np.where(classes > 0, PAINT, 0.0)[..., None]
-    painted: Pixels = np.rint(picture * (1 - share) + colours[classes] * share).astype(np.uint8)
+def paint_classes(image: Pixels, classes: np.ndarray[Any, Any], colours: Pixels) -> Pixels:
+    """Blend the colour of each pixel's class into an image (H, W, 3); class 0 stays as it is."""
+    opacity = np.where(classes > 0, PAINT, 0.0)[..., None]
+    painted: Pixels = np.rint(image * (1 - opacity) + colours[classes] * opacity).astype(np.uint8)
     return painted

@@ -1,4 +1,4 @@
-"""What one picture becomes on its way through the network."""
+"""What one image becomes on its way through the network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def stage_maps(model: nn.Module, image: Tensor) -> list[tuple[str, Tensor]]:
     """Feature maps after each stage of a model.
 
     Args:
-        image: (C, H, W) preprocessed picture.
+        image: (C, H, W) preprocessed image.
 
     Returns:
         Names of the stages with their (F, h, w) maps, from the input on; stages without a map are left out. Empty for

@@ -314,7 +314,7 @@ def load(net: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 @contextmanager
 def silence_ends_a_connection() -> Iterator[None]:
-    """torch.hub waits for ever where a network swallows what is sent."""
+    """torch.hub waits forever where a network swallows what is sent."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENCE)
     try:

@@ -171,7 +171,7 @@ def find_model(name: str) -> Callable[..., nn.Module]:
         )
     if name not in MODELS and ":" in name:
         raise ModelError(
-            f"{name} is code outside of cnnlab, which is run only where you trust it: pass --trust-code on the command"
+            f"{name} is code outside of cnnlab, which is run only if you trust it: pass --trust-code on the command"
             " line, or trust_code=True in Python."
         )
     if name not in MODELS:

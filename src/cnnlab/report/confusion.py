@@ -1,7 +1,7 @@
 """The confusion matrix: a table of counts for few classes, a heat map as SVG for many, and the worst pairs for both.
 
-A cell is shaded by the square root of its share of the row (of all pictures that truly are of that class), so that one
-picture in a hundred still shows, and two runs compare by eye.
+A cell is shaded by the square root of its share of the row (of all images that truly are of that class), so that one
+image in a hundred still shows, and two runs compare by eye.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CELL = 12  # SVG units
 
 
 @dataclass(frozen=True)
-class Cell:
+class MatrixCell:
     """One count of the matrix, with its shade in [0, 1] and its meaning in words."""
 
     count: int
@@ -53,7 +53,7 @@ def in_words(true: str, predicted: str, count: int) -> str:
     return f"{true}: {count} right" if true == predicted else f"{true} → {predicted}: {count}"
 
 
-def table_rows(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> list[tuple[str, list[Cell]]]:
+def table_rows(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> list[tuple[str, list[MatrixCell]]]:
     """Return (true class, its cells) in the order of `classes`."""
     counts = as_counts(matrix, classes)
     shade = shades(counts)
@@ -61,7 +61,7 @@ def table_rows(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> list[
         (
             true,
             [
-                Cell(
+                MatrixCell(
                     count=int(counts[row, column]),
                     shade=round(float(shade[row, column]), 3),
                     right=row == column,
@@ -75,7 +75,7 @@ def table_rows(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> list[
 
 
 def majority_share(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> float | None:
-    """Return the accuracy of always answering with the most common class, None without pictures."""
+    """Return the accuracy of always answering with the most common class, None without images."""
     totals = as_counts(matrix, classes).sum(axis=1)
     return float(totals.max() / totals.sum()) if totals.sum() else None
 
@@ -138,6 +138,4 @@ def axis_titles(side: int) -> str:
 def summary(counts: np.ndarray[Any, np.dtype[np.int64]]) -> str:
     total, right = int(counts.sum()), int(np.trace(counts))
     share = percent(right / total) if total else "none"
-    return (
-        f"Confusion matrix of {len(counts)} classes: {right:,} of {total:,} pictures on the diagonal ({share} right)."
-    )
+    return f"Confusion matrix of {len(counts)} classes: {right:,} of {total:,} images on the diagonal ({share} right)."

@@ -12,20 +12,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture and what the model said of it."""
+    """One image and what the model said of it."""
 
     image: np.ndarray[Any, Any]  # (H, W) or (H, W, 3) uint8, as the model saw it
     name: str  # path or index
     true: str | Sequence[str]  # its class, or its classes where it may have several or none
     probabilities: np.ndarray[Any, Any]  # (num_classes,); of one class per image they sum to 1
-    overlay: np.ndarray[Any, Any] | None = None  # (H, W, 3) uint8: the picture under its activation map
+    overlay: np.ndarray[Any, Any] | None = None  # (H, W, 3) uint8: the image under its activation map
     loss: float | None = None
     answered: Sequence[str] | None = None  # the classes that it was given; None: the likeliest
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What one picture became after a part of the network."""
+    """What one image became after a part of the network."""
 
     name: str
     shape: tuple[int, ...]  # (channels, height, width)
@@ -34,7 +34,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Area:
-    """Areas under the curves of some pictures: their mean, standard deviation, and half of its 95 % interval."""
+    """Areas under the curves of some images: their mean, standard deviation, and half of its 95 % interval."""
 
     mean: float
     spread: float
@@ -43,7 +43,7 @@ class Area:
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """Deletion and insertion of activation maps beside random ones, over the same `n` pictures.
+    """Deletion and insertion of activation maps beside random ones, over the same `n` images.
 
     `better`: in how many of them the activation map had the smaller area of deletion, and the larger one of insertion.
     """
@@ -51,7 +51,7 @@ class Faithfulness:
     n: int
     steps: int
     maps: tuple[Area, Area]  # deletion, insertion
-    chance: tuple[Area, Area]
+    random: tuple[Area, Area]
     better: tuple[int, int]
 
 
@@ -70,11 +70,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture whose pixels were classified: (H, W, 3) uint8 each, and its figures in words."""
+    """One image whose pixels were classified: (H, W, 3) uint8 each, and its metrics in words."""
 
     name: str
-    figures: str
-    picture: np.ndarray[Any, Any]
+    metrics: str
+    image: np.ndarray[Any, Any]
     truth: np.ndarray[Any, Any]
     answer: np.ndarray[Any, Any]
     error: np.ndarray[Any, Any]  # white where the answer is wrong
@@ -82,14 +82,14 @@ class Scene:
 
 @dataclass(frozen=True)
 class Insight:
-    """What the network does with pictures.
+    """What the network does with images.
 
     Attributes:
         mistakes: the wrong answers with the highest loss, the worst first.
         method: of the activation maps, None where there are none; `without_maps` says why.
         legend: CSS colours of a map from 0 to 1.
-        scenes: pictures whose pixels were classified, the worst first; `colours` are the CSS colours of the classes.
-        traced: the picture whose `stages` are shown.
+        scenes: images whose pixels were classified, the worst first; `colours` are the CSS colours of the classes.
+        traced: the image whose `stages` are shown.
     """
 
     mistakes: Sequence[Sample] = ()

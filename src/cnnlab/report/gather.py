@@ -23,21 +23,21 @@ from cnnlab.models.table import extent_text, shape_text, short_bytes, short_coun
 from cnnlab.models.trace import ArithmeticMismatch
 from cnnlab.report.content import Area, Faithfulness, Insight, Layer, Sample, Stage
 from cnnlab.report.gather_pixels import gather_scenes
-from cnnlab.report.pictures import BOX
+from cnnlab.report.images import BOX
 
 SAMPLES = 24
 MISTAKES = 12
 CHANNELS = 16  # of a stage
 LEGEND = 11  # colours
-PIXELS = 400_000  # of the pictures whose maps are made at once
+PIXELS = 400_000  # of the images whose maps are made at once
 STEPS = 10  # of deletion and insertion
-JUDGED = (8, 32)  # pictures, fewest and most, that deletion and insertion are measured on
+JUDGED = (8, 32)  # images, fewest and most, that deletion and insertion are measured on
 COST = 4.5e11  # multiply-adds that this may take on a processor: about a quarter of a minute
 NAMES = {"cam": "CAM", "gradcam": "Grad-CAM"}
 
 
 def gather(model: nn.Module, data: Data, outputs: Outputs | None) -> tuple[list[Sample], Insight]:
-    """Sample pictures of the test split and what lies behind the answers; nothing of what the model cannot give.
+    """Sample images of the test split and what lies behind the answers; nothing of what the model cannot give.
 
     Args:
         outputs: of the test split; None where there is none.
@@ -47,7 +47,7 @@ def gather(model: nn.Module, data: Data, outputs: Outputs | None) -> tuple[list[
         summary = summarise(model, shape)
     except (ModelError, ArithmeticMismatch):  # a model of the user's own can look at numbers, and there are none then
         summary = Summary(shape)
-    gathered = GATHERERS.get(outputs.figures.get("task", "classification")) if outputs is not None else None
+    gathered = GATHERERS.get(outputs.metrics.get("task", "classification")) if outputs is not None else None
     samples, insight = gathered(model, data, outputs, summary) if gathered is not None else ([], Insight())
     return samples, dataclasses.replace(insight, layers=layer_rows(summary), totals=totals_of(summary))
 
@@ -57,7 +57,7 @@ def gather_labels(
 ) -> tuple[list[Sample], Insight]:
     """Samples, the worst mistakes, where the network looks, and what its stages see."""
     chosen, worst = sample_places(outputs, data.config.seed), worst_places(outputs)
-    images = pictures_at(data, [*chosen, *worst])
+    images = images_at(data, [*chosen, *worst])
     try:
         method = method_of(model)
         maps = maps_of(model, images)
@@ -86,11 +86,11 @@ GATHERERS: dict[str, Callable[..., tuple[list[Sample], Insight]]] = {  # by the 
 }
 
 
-# ---- pictures
+# ---- images
 
 
 def sample_places(outputs: ImageOutputs, seed: int) -> list[int]:
-    """Places in the split, in order, drawn by chance; half of them wrongly answered if there are so many."""
+    """Places in the split, in order, a random sample; half of them misclassified if there are so many."""
     missed = outputs.wrong.numpy()
     random = np.random.Generator(np.random.PCG64(seed))
     wrong = random.permutation(np.flatnonzero(missed))[: SAMPLES // 2]
@@ -105,13 +105,13 @@ def worst_places(outputs: ImageOutputs) -> list[int]:
 
 
 def traced_place(outputs: ImageOutputs, places: Sequence[int]) -> int:
-    """Number among `places` of the first picture that is answered right, else of the first."""
+    """Number among `places` of the first image that is classified correctly, else of the first."""
     right = (~outputs.wrong)[list(places)].int()
     return int(right.argmax())
 
 
-def pictures_at(data: Data, places: Sequence[int]) -> Tensor:
-    """(B, C, H, W) test pictures as the model sees them, on its device."""
+def images_at(data: Data, places: Sequence[int]) -> Tensor:
+    """(B, C, H, W) test images as the model sees them, on its device."""
     numbers = data.split.test[np.asarray(places, dtype=np.int64)]
     return next(data.evaluation_loader(numbers, len(places)).epoch()).images
 
@@ -124,40 +124,40 @@ def as_samples(
     several = outputs.rule.multi_label
     samples = []
     for row, place in enumerate(places):
-        picture = shown[row, :, :, 0] if shown.shape[3] == 1 else shown[row]
+        image = shown[row, :, :, 0] if shown.shape[3] == 1 else shown[row]
         true = [data.classes[number] for number in outputs.true_classes(place)]
         answered = [data.classes[number] for number in chosen[place].nonzero()[:, 0].tolist()]
         samples.append(
             Sample(
-                image=picture,
+                image=image,
                 name=outputs.names[place],
                 true=true if several else true[0],
                 answered=answered if several else None,
                 probabilities=probabilities[place].numpy(),
-                overlay=None if maps is None else overlay(enlarged(picture), maps[row].cpu().numpy()),
+                overlay=None if maps is None else overlay(enlarged(image), maps[row].cpu().numpy()),
                 loss=losses[place].item(),
             )
         )
     return samples
 
 
-def enlarged(picture: np.ndarray) -> np.ndarray:
-    """A small picture with each pixel as a square, so that the map over it can be smooth."""
-    factor = max(1, BOX // max(picture.shape[:2]))
-    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+def enlarged(image: np.ndarray) -> np.ndarray:
+    """A small image with each pixel as a square, so that the map over it can be smooth."""
+    factor = max(1, BOX // max(image.shape[:2]))
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 # ---- where the network looks, and what it sees
 
 
 def maps_of(model: nn.Module, images: Tensor) -> Tensor:
-    """(B, H, W) maps of the classes that the model answers, some pictures at a time: gradients take memory."""
+    """(B, H, W) maps of the classes that the model answers, some images at a time: gradients take memory."""
     size = max(1, PIXELS // (images.shape[2] * images.shape[3]))
     return torch.cat([activation_maps(model, part) for part in torch.split(images, size)])
 
 
 def faithfulness(model: nn.Module, data: Data, outputs: ImageOutputs, multiply_adds: int) -> Faithfulness:
-    """Deletion and insertion over test pictures drawn by chance; fewer of them where a large model is slow."""
+    """Deletion and insertion over random test images; fewer of them where a large model is slow."""
     passes = 4 * (STEPS + 1)  # two curves of two kinds of map
     fewest, most = JUDGED
     count = most
@@ -165,7 +165,7 @@ def faithfulness(model: nn.Module, data: Data, outputs: ImageOutputs, multiply_a
         count = min(most, max(fewest, int(COST / (passes * multiply_adds))))
     random = np.random.Generator(np.random.PCG64(data.config.seed))
     places = random.permutation(len(outputs.logits))[:count]
-    images, targets = pictures_at(data, places.tolist()), outputs.logits.argmax(1)[torch.from_numpy(places)]
+    images, targets = images_at(data, places.tolist()), outputs.logits.argmax(1)[torch.from_numpy(places)]
     height, width = images.shape[2:]
     rivals = (maps_of(model, images), random_maps(len(images), height, width, data.config.seed))
     ours, theirs = (deletion_insertion(model, images, maps, targets, STEPS, outputs.rule) for maps in rivals)
@@ -173,7 +173,7 @@ def faithfulness(model: nn.Module, data: Data, outputs: ImageOutputs, multiply_a
         n=len(images),
         steps=STEPS,
         maps=(area(ours["deletion"]), area(ours["insertion"])),
-        chance=(area(theirs["deletion"]), area(theirs["insertion"])),
+        random=(area(theirs["deletion"]), area(theirs["insertion"])),
         better=(
             int((ours["deletion"] < theirs["deletion"]).sum()),
             int((ours["insertion"] > theirs["insertion"]).sum()),
@@ -217,9 +217,9 @@ def totals_of(summary: Summary) -> dict[str, str]:
     if not summary.layers:
         return {}
     return {
-        "picture": shape_text(summary.input),
+        "input": shape_text(summary.input),
         "parameters": f"{summary.parameters:,} ({short_bytes(summary.parameter_bytes)})",
-        "multiply-adds": f"{short_count(summary.multiply_adds)} a picture",
+        "multiply-adds": f"{short_count(summary.multiply_adds)} per image",
         "receptive field": extent_text(summary.receptive_field),
-        "activations": f"{short_bytes(summary.activation_bytes)} a picture",
+        "activations": f"{short_bytes(summary.activation_bytes)} per image",
     }

@@ -1,4 +1,4 @@
-"""What the page shows of a network that classifies pixels: picture, truth, answer and error side by side."""
+"""What the page shows of a network that classifies pixels: image, truth, answer and error side by side."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cnnlab.explain.overlay import class_colours, paint_classes
 from cnnlab.models.summary import Summary
 from cnnlab.report.content import Insight, Sample, Scene
 
-WORST, OTHERS = 6, 6  # scenes: those of the lowest mean IoU, and others by chance
+WORST, OTHERS = 6, 6  # scenes: those of the lowest mean IoU, and random others
 
 
 @torch.inference_mode()
@@ -28,20 +28,20 @@ def gather_scenes(
     numbers = data.split.test[places]
     batch = next(data.evaluation_loader(numbers, len(places)).epoch())
     answers, truths = model(batch.images).argmax(1).cpu().numpy(), batch.targets.cpu().numpy()
-    pictures = data.preprocess.denormalise(batch.images).cpu().numpy()
+    images = data.preprocess.denormalise(batch.images).cpu().numpy()
     colours = class_colours(data.num_classes)
     scenes = []
-    for place, picture, truth, answer in zip(places, pictures, truths, answers, strict=True):
-        figures = dict(zip(ROW, outputs.rows[place], strict=True))
+    for place, image, truth, answer in zip(places, images, truths, answers, strict=True):
+        metrics = dict(zip(ROW, outputs.rows[place], strict=True))
         wrong = (truth != answer)[..., None].repeat(3, 2)
         scenes.append(
             Scene(
                 name=outputs.names[place],
-                figures=f"mean IoU {100 * figures['mean_iou']:.1f} %, pixels {100 * figures['pixel_accuracy']:.1f} %",
-                picture=picture,
-                truth=paint_classes(picture, truth, colours),
-                answer=paint_classes(picture, answer, colours),
-                error=np.where(wrong, np.uint8(255), picture // 4),
+                metrics=f"mean IoU {100 * metrics['mean_iou']:.1f} %, pixels {100 * metrics['pixel_accuracy']:.1f} %",
+                image=image,
+                truth=paint_classes(image, truth, colours),
+                answer=paint_classes(image, answer, colours),
+                error=np.where(wrong, np.uint8(255), image // 4),
             )
         )
     return [], Insight(scenes=scenes, colours=[f"rgb({r}, {g}, {b})" for r, g, b in colours.tolist()])

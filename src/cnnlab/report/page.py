@@ -24,7 +24,7 @@ MAX_SAMPLES = 100  # a photograph of 256 pixels is about 25 kB on the page
 
 @dataclass(frozen=True)
 class Fact:
-    """One figure of the header: what it is, the figure, and what it rests on."""
+    """One value of the header: its label, the value, and what it was measured on."""
 
     label: str
     value: str
@@ -109,23 +109,23 @@ def headline(report: Report) -> dict[str, Any]:
         view = view_of(report)
         return {
             "label": f"Validation {view.label}",
-            "value": percent(best_row(report).get(f"val_{view.figure}")),
-            "sentence": "Not tested yet. The best epoch was chosen on this figure, so it flatters the model.",
+            "value": percent(best_row(report).get(f"val_{view.metric}")),
+            "sentence": "Not tested yet. The best epoch was chosen by this value, so it is too optimistic.",
             "strip": None,
         }
     test = report.test
     view = view_of(report)
-    accuracy, pictures = finite(test.get(view.figure)), finite(test.get("n"))
-    digits = 2 if (pictures or 0) >= 10_000 else 1
-    interval = as_interval(test.get(f"{view.figure}_interval"))
+    accuracy, images = finite(test.get(view.metric)), finite(test.get("n"))
+    digits = 2 if (images or 0) >= 10_000 else 1
+    interval = as_interval(test.get(f"{view.metric}_interval"))
     baseline = view.baseline(report)
     parts = []
     if interval:
         parts.append(f"95{SPACE}% interval {percent(interval[0], digits)} to {percent(interval[1], digits)}.")
-    if pictures is not None:
-        parts.append(view.sentence(accuracy, pictures))
+    if images is not None:
+        parts.append(view.sentence(accuracy, images))
     if baseline is not None:
-        parts.append(f"{view.baseline_of} (the upright tick) would score {percent(baseline)}.")
+        parts.append(f"{view.baseline_of} (the vertical tick) would score {percent(baseline)}.")
     split = str(test.get("split") or "test")
     named_split = {"test": "Test", "val": "Validation", "train": "Training"}.get(split)
     return {
@@ -137,13 +137,13 @@ def headline(report: Report) -> dict[str, Any]:
 
 
 def _val_note(report: Report) -> str:
-    """What the validation accuracy rests on: "best epoch, 3; n = 120 pictures"."""
+    """What the validation accuracy rests on: "best epoch, 3; n = 120 images"."""
     n = (report.split.get("sizes") or {}).get("val")
-    return f"best epoch, {report.best_epoch}" + (f"; n = {count(n)} pictures" if n else "")
+    return f"best epoch, {report.best_epoch}" + (f"; n = {count(n)} images" if n else "")
 
 
 def facts(report: Report) -> list[Fact]:
-    """Return the smaller figures of the header, those of the test first. One that is unknown is left out."""
+    """Return the smaller values of the header, those of the test first. One that is unknown is left out."""
     test, best, view = report.test or {}, best_row(report), view_of(report)
     seconds = [value for row in report.history if (value := finite(row.get("seconds"))) is not None]
     speeds = [value for row in report.history if (value := finite(row.get("images_per_second"))) is not None]
@@ -164,15 +164,15 @@ def facts(report: Report) -> list[Fact]:
         ),
         *(
             Fact(f"Validation {label}", percent(best.get(f"val_{key}")), _val_note(report))
-            for key, label in {view.figure: view.label, "accuracy": view.accuracy}.items()
+            for key, label in {view.metric: view.label, "accuracy": view.accuracy}.items()
         ),
         *(
-            [tested("Top-5 accuracy", "top5_accuracy", "true class among five answers")]
+            [tested("Top-5 accuracy", "top5_accuracy", "true class among the five most probable")]
             if len(report.classes) > 5
             else []
         ),
         Fact(
-            "With further views",
+            "With test-time augmentation",
             percent(views.get("accuracy")),
             str(views.get("views", "")).replace("_", " and "),
             between(views.get("accuracy_interval"), percent),
@@ -186,12 +186,12 @@ def facts(report: Report) -> list[Fact]:
         Fact(
             "Exact matches",
             percent(test.get("accuracy") if "mean_ap" in test else None),
-            "pictures whose classes are all right",
+            "images whose classes are all correct",
             between(test.get("accuracy_interval"), percent),
         ),
-        tested("Micro F1", "micro_f1", "over all pictures and classes"),
+        tested("Micro F1", "micro_f1", "over all images and classes"),
         Fact("Dice", percent(test.get("dice")), "mean over the classes"),
-        Fact("Boundary F1", percent(test.get("boundary_f1")), "mean over pictures and classes"),
+        Fact("Boundary F1", percent(test.get("boundary_f1")), "mean over images and classes"),
         tested("Mean class accuracy", "mean_class_accuracy", "mean recall over the classes"),
         tested("Macro F1", "macro_f1", "mean over the classes"),
         tested(
@@ -204,7 +204,7 @@ def facts(report: Report) -> list[Fact]:
             Fact(name.split(":")[-1], number(one["value"], 3), "your metric", between(one["interval"], as_number))
             for name, one in (test.get("metrics") or {}).items()
         ),
-        tested("Calibration error", "ece", f"confidence against accuracy, 0 is best{_without_chance(test)}"),
+        tested("Calibration error", "ece", f"confidence against accuracy, 0 is best{_debiased(test)}"),
         Fact("Epochs", count(len(report.history)), f"of {planned} planned" if planned else ""),
         Fact("Training time", duration(sum(seconds) if seconds else None), "all epochs"),
         Fact("Images per second", count(median(speeds) if speeds else None), "median of the epochs"),
@@ -220,10 +220,10 @@ def as_number(value: Any) -> str:
     return number(value, 3)
 
 
-def _without_chance(test: Mapping[str, Any]) -> str:
-    """The calibration error less what chance adds to it; folders of older runs do not have it."""
+def _debiased(test: Mapping[str, Any]) -> str:
+    """The calibration error debiased to it; folders of older runs do not have it."""
     value = finite(test.get("ece_debiased"))
-    return "" if value is None else f"; {percent(value)} less what chance adds"
+    return "" if value is None else f"; {percent(value)} debiased"
 
 
 def commands(report: Report) -> list[tuple[str, str]]:

@@ -18,12 +18,12 @@ Bin = Mapping[str, Any]  # low, n, confidence, accuracy
 
 
 def reliability_diagram(identifier: str, title: str, bins: Sequence[Bin]) -> str:
-    """Draw the bins of the confidence, which are of equal width from 0 to 1; one without pictures stays blank.
+    """Draw the bins of the confidence, which are of equal width from 0 to 1; one without images stays blank.
 
     Args:
         identifier: prefix of the element ids, unique on the page.
 
-    Returns an empty string where no bin holds a picture.
+    Returns an empty string where no bin holds an image.
     """
     full = [one for one in bins if finite(one.get("accuracy")) is not None and one["n"]]
     if not full:
@@ -54,7 +54,7 @@ def reliability_diagram(identifier: str, title: str, bins: Sequence[Bin]) -> str
 
 def in_words(one: Bin, bins: int) -> str:
     return (
-        f"Confidence {edges(one, bins)}: {count(one['n'])} picture{'s' if one['n'] != 1 else ''},"
+        f"Confidence {edges(one, bins)}: {count(one['n'])} image{'s' if one['n'] != 1 else ''},"
         f" mean confidence {percent(one['confidence'])}, accuracy {percent(one['accuracy'])}."
     )
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 MAX_FILTERS = 64  # the strongest units of the first layer
-MAX_NAMES = 1000  # quarantined pictures listed by name
+MAX_NAMES = 1000  # quarantined images listed by name
 LOSS_LOG_FROM = 100.0  # a loss that spans two decades is drawn on a logarithmic axis
 
 
@@ -26,7 +26,7 @@ def best_row(report: Report) -> Mapping[str, Any]:
 
 
 def split_view(split: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the sizes with their shares, the pictures set aside with the reasons counted, and the other settings."""
+    """Return the sizes with their shares, the images set aside with the reasons counted, and the other settings."""
     sizes = {key: int(value or 0) for key, value in (split.get("sizes") or {}).items()}
     total = sum(sizes.values())
     names = {"train": "training", "val": "validation", "test": "test"}
@@ -61,7 +61,7 @@ def curves(report: Report) -> list[tuple[str, Markup, str]]:
     marked = float(report.best_epoch)
     view = view_of(report)
     accuracy = view.accuracy.capitalize()
-    figure = one("validation", f"val_{view.figure}") if view.figure != "accuracy" else []
+    metric = one("validation", f"val_{view.metric}") if view.metric != "accuracy" else []
     drawn = [
         (
             "Loss",
@@ -75,8 +75,8 @@ def curves(report: Report) -> list[tuple[str, Markup, str]]:
         ),
         (
             view.label[:1].upper() + view.label[1:],
-            charts.line_chart("figure", view.label, epochs, figure, write=percentage, marked_epoch=marked),
-            "On the validation images; the epoch that is kept is chosen by it.",
+            charts.line_chart("metric", view.label, epochs, metric, write=percentage, marked_epoch=marked),
+            "On the validation split; the best epoch is chosen by this metric.",
         ),
         (
             "Learning rate",
@@ -88,7 +88,7 @@ def curves(report: Report) -> list[tuple[str, Markup, str]]:
             charts.line_chart(
                 "gradient", "Norm of the gradient", epochs, one("norm", "gradient_norm"), log_from=LOSS_LOG_FROM
             ),
-            "Norm of all parameters’ gradient, before any clipping: mean over steps of the epoch.",
+            "Norm of the gradient of all parameters before clipping; mean over the steps of the epoch.",
         ),
     ]
     return [(heading, markup(svg), caption) for heading, svg, caption in drawn if svg]
@@ -121,13 +121,13 @@ def true_classes(sample: Sample) -> list[str]:
 
 
 def sample_view(sample: Sample, classes: Sequence[str]) -> dict[str, Any]:
-    from cnnlab.report import pictures
+    from cnnlab.report import images
 
     true = true_classes(sample)
-    answers = pictures.top_answers(sample.probabilities, list(classes), true)
+    answers = images.top_answers(sample.probabilities, list(classes), true)
     return {
-        "picture": pictures.as_picture(sample.image),
-        "overlay": None if sample.overlay is None else pictures.as_picture(sample.overlay),
+        "image": images.embed(sample.image),
+        "overlay": None if sample.overlay is None else images.embed(sample.overlay),
         "loss": sample.loss,
         "name": sample.name,
         "true": ", ".join(true) or "none",
@@ -160,19 +160,19 @@ def calibration_view(test: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def scenes_view(insight: Insight, classes: Sequence[str]) -> dict[str, Any] | None:
-    """Pictures whose pixels were classified, each with truth, answer and error; None where there are none."""
-    from cnnlab.report import pictures
+    """Images whose pixels were classified, each with truth, answer and error; None where there are none."""
+    from cnnlab.report import images
 
     if not insight.scenes:
         return None
     rows = [
         (
             scene.name,
-            scene.figures,
+            scene.metrics,
             [
-                (title, pictures.as_picture(image))
+                (title, images.embed(image))
                 for title, image in (
-                    ("picture", scene.picture),
+                    ("image", scene.image),
                     ("truth", scene.truth),
                     ("answer", scene.answer),
                     ("errors", scene.error),
@@ -191,8 +191,8 @@ def maps_view(insight: Insight) -> dict[str, Any]:
     if judged is not None:
         measures = (("Deletion", "lower is better", 0), ("Insertion", "higher is better", 1))
         for name, direction, place in measures:
-            ours, chance = in_numbers(judged.maps[place]), in_numbers(judged.chance[place])
-            rows.append((name, direction, ours, chance, judged.better[place]))
+            ours, random = in_numbers(judged.maps[place]), in_numbers(judged.random[place])
+            rows.append((name, direction, ours, random, judged.better[place]))
     return {
         "method": insight.method,
         "without": insight.without_maps.rstrip("."),
@@ -211,10 +211,10 @@ def in_numbers(area: Area) -> tuple[str, str]:
 def stages_view(insight: Insight) -> dict[str, Any] | None:
     if insight.traced is None or not insight.stages:
         return None
-    from cnnlab.report import pictures
+    from cnnlab.report import images
 
     return {
-        "picture": pictures.as_picture(insight.traced.image),
+        "image": images.embed(insight.traced.image),
         "name": insight.traced.name,
         "true": ", ".join(true_classes(insight.traced)) or "none",
         "sheets": [
@@ -223,7 +223,7 @@ def stages_view(insight: Insight) -> dict[str, Any] | None:
                 "shape": "×".join(map(str, stage.shape)),
                 "shown": len(stage.maps),
                 "channels": stage.shape[0],
-                "picture": pictures.channel_grid(stage.maps),
+                "image": images.channel_grid(stage.maps),
             }
             for stage in insight.stages
         ],
@@ -231,17 +231,17 @@ def stages_view(insight: Insight) -> dict[str, Any] | None:
 
 
 def filters_view(weights: np.ndarray[Any, Any] | None) -> dict[str, Any] | None:
-    """The strongest units as one sheet; None where the weights are no pictures of one or three channels."""
+    """The strongest units as one sheet; None where the weights are not images of one or three channels."""
     import numpy as np
 
-    from cnnlab.report import pictures
+    from cnnlab.report import images
 
     if weights is None or weights.shape[1] not in (1, 3) or not np.isfinite(weights).all():
         return None
     strength = np.square(weights).sum(axis=(1, 2, 3))
     chosen = np.sort(np.argsort(-strength, kind="stable")[:MAX_FILTERS])
     return {
-        "picture": pictures.weight_grid(weights[chosen]),
+        "image": images.weight_grid(weights[chosen]),
         "shown": len(chosen),
         "units": len(weights),
         "size": f"{weights.shape[2]}×{weights.shape[3]}",

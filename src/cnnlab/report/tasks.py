@@ -15,28 +15,27 @@ class TaskView:
     """How the result of a task is shown.
 
     Attributes:
-        figure: the key of test.json that stands in large; `label` says it in words.
+        metric: the key of test.json of the main result; `label` is its name on the page.
         accuracy: what the accuracy of this task is called.
         counted: what the confusion matrix counts; `loss`: what the loss is.
-        sentence: figure and number of images → what the figure rests on.
-        baseline: figure of what knows nothing of the images (`baseline_of` says what that is); None where it says
-            nothing.
+        sentence: value and number of images → what the value was measured on.
+        baseline: value of a classifier that ignores the images (`baseline_of` describes it); None where there is none.
     """
 
-    figure: str = "accuracy"
+    metric: str = "accuracy"
     label: str = "accuracy"
     accuracy: str = "accuracy"
-    counted: str = "pictures"
+    counted: str = "images"
     loss: str = ""
-    sentence: Callable[[float | None, float], str] = lambda figure, n: f"n = {count(n)} pictures."
+    sentence: Callable[[float | None, float], str] = lambda value, n: f"n = {count(n)} images."
     baseline: Callable[[Report], float | None] = lambda report: None
-    baseline_of: str = "Always answering the most common class"
+    baseline_of: str = "Always predicting the most common class"
 
 
 def _right(accuracy: float | None, n: float) -> str:
     if accuracy is None or not n:
-        return f"n = {count(n)} pictures."
-    return f"n = {count(n)} pictures, {count(accuracy * n)} of them right."
+        return f"n = {count(n)} images."
+    return f"n = {count(n)} images, {count(accuracy * n)} of them correct."
 
 
 def _majority_share(report: Report) -> float | None:
@@ -45,7 +44,7 @@ def _majority_share(report: Report) -> float | None:
 
 
 def _mean_prevalence(report: Report) -> float | None:
-    """Mean over the classes of the share of images that have one: the average precision of a ranking by chance."""
+    """Mean over the classes of the share of images that have one: the average precision of a random ranking."""
     test = report.test or {}
     counts = [row.get("n") for row in test.get("per_class") or []]
     n = finite(test.get("n"))
@@ -53,23 +52,23 @@ def _mean_prevalence(report: Report) -> float | None:
 
 
 VIEWS = {
-    "classification": TaskView(loss="cross-entropy per picture", sentence=_right, baseline=_majority_share),
+    "classification": TaskView(loss="cross-entropy per image", sentence=_right, baseline=_majority_share),
     "multilabel": TaskView(
-        figure="mean_ap",
+        metric="mean_ap",
         label="mean average precision",
         accuracy="exact matches",
         loss="binary cross-entropy, mean over the classes",
-        sentence=lambda _, n: f"Mean over the classes of the area under precision and recall; n = {count(n)} pictures.",
+        sentence=lambda _, n: f"Area under the precision-recall curve, mean over the classes; n = {count(n)} images.",
         baseline=_mean_prevalence,
-        baseline_of="Ranking the pictures by chance",
+        baseline_of="Ranking the images at random",
     ),
     "segmentation": TaskView(
-        figure="mean_iou",
+        metric="mean_iou",
         label="mean IoU",
         accuracy="pixel accuracy",
         counted="pixels",
         loss="cross-entropy and Dice",
-        sentence=lambda _, n: f"Mean over the classes of intersection over union; n = {count(n)} pictures.",
+        sentence=lambda _, n: f"Mean over the classes of intersection over union; n = {count(n)} images.",
     ),
 }
 
@@ -79,5 +78,5 @@ def view_of(report: Report) -> TaskView:
     if report.test is not None:
         return VIEWS.get(report.test.get("task", "classification"), TaskView())
     columns = report.history[-1] if report.history else {}
-    others = (view for view in VIEWS.values() if view.figure != "accuracy" and f"val_{view.figure}" in columns)
+    others = (view for view in VIEWS.values() if view.metric != "accuracy" and f"val_{view.metric}" in columns)
     return next(others, VIEWS["classification"])

@@ -41,7 +41,7 @@ def write_report(
             split={key: value for key, value in split.items() if key not in ("members", "classes")},
             history=history,
             best_epoch=card["epoch"],
-            test=outputs.figures if outputs else None,
+            test=outputs.metrics if outputs else None,
             samples=samples,
             filters=None if filters is None else filters.float().cpu().numpy(),
             insight=insight,

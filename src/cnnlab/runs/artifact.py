@@ -76,6 +76,6 @@ def _around_offline(path: Path) -> Path:
     if not (folder / "config.yaml").exists():
         raise RunError(
             f"{path} lies in no run folder. What its artifact holds is on the machine that trained: give that run"
-            " folder, or bring it up with `wandb sync` and give wandb:ENTITY/PROJECT/ARTIFACT:ALIAS."
+            " folder, or upload it with `wandb sync` and give wandb:ENTITY/PROJECT/ARTIFACT:ALIAS."
         )
     return folder

@@ -66,7 +66,7 @@ def _leads_elsewhere(entry: os.DirEntry[str], root: str) -> str:
     if not entry.is_file(follow_symlinks=False):
         return "is neither a file nor a folder; delete it"
     if entry.name.endswith(".lock") and has_second_name(Path(entry.path)) and entry.stat().st_size:
-        return "is a lock that is another file too, and a lock may be emptied; delete it"
+        return "is a lock with a second hard link, and a lock may be emptied; delete it"
     return ""
 
 

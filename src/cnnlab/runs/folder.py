@@ -119,7 +119,7 @@ class RunFolder:
             raise RunError(f"{str(self.path)[:80]!r} cannot be a folder's name; choose another run.dir.")
         if self.config.exists():
             raise RunError(
-                f"{self.path} already holds a run; go on with it by `cnnlab resume {self.path}`,"
+                f"{self.path} already holds a run; resume it with `cnnlab resume {self.path}`,"
                 " or choose another run.dir."
             )
         if self.path.is_file():

@@ -18,7 +18,7 @@ def refuse_other_run(config: Config, folder: Path) -> None:
         if theirs[part] != ours[part]:
             raise RunError(
                 f"{config.run.dir} holds a run with another {part} than this{_difference(part, theirs, ours)}; choose"
-                f" another run.dir, or go on with that one by `cnnlab resume {config.run.dir}`."
+                f" another run.dir, or resume that one with `cnnlab resume {config.run.dir}`."
             )
 
 

@@ -46,7 +46,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and card of a weights file. Raises RunError if it is missing, truncated or not ours."""
     if not path.exists():
         raise RunError(
-            f"{path} is missing: this run has no weights yet. Train it on with `cnnlab resume {path.parents[1]}`."
+            f"{path} is missing: this run has no weights yet. Continue it with `cnnlab resume {path.parents[1]}`."
         )
     try:
         with safe_open(path, framework="pt") as file:

@@ -201,7 +201,7 @@ def define(
     for key, values in {**axes, **search}.items():
         labels = [value.label for value in values] if isinstance(values, tuple) else []
         if len(set(labels)) < len(labels):
-            raise ConfigError(f"the axis {key} has a value twice: {', '.join(labels)}.")
+            raise ConfigError(f"the axis {key} has the same value twice: {', '.join(labels)}.")
     if search or "trials" in own:
         both = {**axes, **search}
         order = [*base.axes, *base.search, *(word.split("=")[0] for word in rest)]
@@ -254,7 +254,7 @@ def _refuse_code(definition: Definition, given: Sequence[str], file: str) -> Non
         said = any(one.lstrip("+").startswith(f"{key}=") and value in _parts(one.partition("=")[2]) for one in given)
         if key in ("data", "model", *NAMES_OF_CODE) and ":" in value and not said:
             raise ConfigError(
-                f"{word} of {file} is code, and a file runs none by itself; where you trust it say {word} yourself, or"
+                f"{word} of {file} is code, and no file runs code by itself; if you trust it, give {word} yourself, or"
                 " pass --trust-code (trust_code=True in Python)."
             )
 

@@ -51,7 +51,7 @@ class RunQueue:
                 continue
             self.waiting.remove(run)
             if run.after in self.failed:
-                self.failed[run.folder] = f"not begun: {run.after.name if run.after else ''} is not there"
+                self.failed[run.folder] = f"not started: {run.after.name if run.after else ''} is not there"
                 continue
             self.attempts[run.hash] += 1
             return run

@@ -124,7 +124,7 @@ def plan(definition: Definition) -> list[PlannedRun]:
         if one.hash in seen:
             other = seen[one.hash].combination.label
             raise ConfigError(
-                f"{one.combination.label!r} and {other!r} are the same run: an axis changes nothing that counts."
+                f"{one.combination.label!r} and {other!r} are the same run: an axis does not change the training."
             )
         seen[one.hash] = one
     return planned

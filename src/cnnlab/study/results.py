@@ -27,7 +27,7 @@ MOST = 12  # sentences that a person reads
 
 @dataclass(frozen=True)
 class Row:
-    """One finished run: its metrics by column, its curve, and which test images it answered right.
+    """One finished run: its metrics by column, its curve, and which test images it classified correctly.
 
     `tested_on`: the set that they are of; images of two sets are never the same one, whatever their names.
     """
@@ -137,7 +137,7 @@ def _read(run: PlannedRun, test_on: Sequence[str]) -> Row:
 
 
 def _answers(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names of the test images, and whether each was answered right; of pixels, mean IoU of the image."""
+    """Names of the test images, and whether each was classified correctly; of pixels, mean IoU of the image."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
             lines = csv.reader(file)

@@ -15,11 +15,11 @@ from cnnlab.study.search_results import (
     Search,
     TrialResult,
     cells,
+    conclusions,
     headings,
     judged_by,
     spaces,
     summary,
-    verdicts,
 )
 from cnnlab.study.space import Range
 
@@ -50,7 +50,7 @@ def render(search: Search, facts: Sequence[tuple[str, str]], command: str) -> st
         test=None if test is None else percent(test[key], 2),
         test_name=f"test {COLUMNS.get(key, key)}",
         interval="" if test is None else formatting.between(test[f"{key}_interval"], lambda v: percent(v, 2)),
-        sentences=verdicts(search)[1:],
+        sentences=conclusions(search)[1:],
         train=shlex.join(search.command),
         way=way_chart(search),
         importances=importance_chart(search),

@@ -104,7 +104,7 @@ class Search:
         """Raise RunError if trials could not be done. One that diverged or was pruned is a result."""
         bad = [one for one in self.trials if one.state == "failed"]
         if bad:
-            raise RunError(f"{len(bad)} of the trials could not be done; {bad[0].run.name}: {bad[0].why}")
+            raise RunError(f"{len(bad)} of the trials failed; {bad[0].run.name}: {bad[0].why}")
         if self.untested:
             raise RunError(f"the best trial could not be tested: {self.untested}")
 
@@ -120,7 +120,7 @@ def objective(row: Mapping[str, Any]) -> float:
     return float(value) if value is not None and math.isfinite(value) else 0.0
 
 
-def verdicts(search: Search) -> list[str]:
+def conclusions(search: Search) -> list[str]:
     """The result in sentences."""
     if search.best is None:
         return []
@@ -141,12 +141,12 @@ def verdicts(search: Search) -> list[str]:
     if len(tested) > 1:
         numbers = ", ".join(map(str, tested))
         found.append(
-            f"The test split was looked at for trials {numbers}: more trials came after a test, and its result no"
+            f"The test split was used for trials {numbers}: more trials came after a test, and its result no"
             " longer stands for images that nobody chose by."
         )
     if (search.definition.jobs or 1) > 1 or search.definition.launcher != "local":
         found.append(
-            "Trials ran side by side: what one tries depends on which have ended before it, so the same call elsewhere"
+            "Trials ran in parallel: what one tries depends on which have ended before it, so the same call elsewhere"
             " may try others."
         )
     return found
@@ -242,7 +242,7 @@ def markdown(search: Search, facts: Sequence[tuple[str, str]], command: str) -> 
     definition = search.definition
     lines = [f"# {search.title}", ""]
     lines += [definition.about, ""] if definition.about else []
-    lines += [f"{summary(search)}.", "", *(f"- {sentence}" for sentence in verdicts(search)), ""]
+    lines += [f"{summary(search)}.", "", *(f"- {sentence}" for sentence in conclusions(search)), ""]
     if search.best is not None:
         lines += ["```", shlex.join(search.command), "```", ""]
     top = headings(search)

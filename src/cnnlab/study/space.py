@@ -90,7 +90,7 @@ def range_from_yaml(key: str, given: Mapping[str, Any]) -> Range:
     """{low: 0.001, high: 1, log: true} → a range."""
     for name in given:
         if name not in KEYS:
-            raise ConfigError(f"the range of {key} knows no {name!r}.{nearest(str(name), KEYS)}")
+            raise ConfigError(f"the range of {key} has no {name!r}.{nearest(str(name), KEYS)}")
     numbers: dict[str, float] = {}
     for name in ("low", "high", "step"):
         value = given.get(name)

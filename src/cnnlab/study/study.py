@@ -57,7 +57,7 @@ class Study:
         bad = {folder: why for folder, why in self.failed.items() if "is not finite at step" not in why}
         if bad:
             folder, why = next(iter(bad.items()))
-            raise RunError(f"{len(bad)} of the runs could not be done; {folder.name}: {why}")
+            raise RunError(f"{len(bad)} of the runs failed; {folder.name}: {why}")
 
 
 def run_study(

@@ -105,7 +105,7 @@ def sentence(one: Difference) -> str:
     low, high = (f"{100 * bound:.1f}".replace("-", "−") for bound in one.interval)
     seeds = f"n = {one.seeds}"
     if one.seeds == 1:
-        seeds = "one seed: the interval covers the choice of test images alone, and these two networks"
+        seeds = "one seed: the interval covers only the sampling of the test images, for these two networks"
     if not one.paired:
         seeds += ", not on the same test images"
     facts = f"(95 % interval {low} to {high}, {seeds})"

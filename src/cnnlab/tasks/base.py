@@ -47,7 +47,7 @@ def mean_loss(total: Tensor, weight: Tensor) -> Loss:
 
 @dataclass(frozen=True)
 class Metric:
-    """The figure of the validation split that chooses the best epoch.
+    """The metric of the validation split that chooses the best epoch.
 
     Attributes:
         name: as in metrics.jsonl without `val_`; higher: whether more of it is better.
@@ -67,8 +67,8 @@ class Metric:
         """
         if row[self.column] is None:
             return -math.inf, -float(row["val_loss"])
-        figure = float(row[self.column])
-        return figure if self.higher else -figure, -float(row["val_loss"])
+        value = float(row[self.column])
+        return value if self.higher else -value, -float(row["val_loss"])
 
 
 class Accumulator(Protocol):

@@ -62,11 +62,11 @@ class Classification:
 
     def mismatch(self, shape: Sequence[int], image_size: tuple[int, int]) -> str:
         if len(shape) == 4:
-            return "this model classifies every pixel, and the set has one label a picture; choose another model."
+            return "this model classifies every pixel, and the set has one label per image; choose another model."
         if tuple(shape[1:]) == (self.num_classes,):
             return ""
         return (
-            f"the model gives {tuple(shape[1:])} numbers a picture for {self.num_classes} classes;"
+            f"the model gives {tuple(shape[1:])} numbers per image for {self.num_classes} classes;"
             f" build it with num_classes={self.num_classes}."
         )
 

@@ -86,7 +86,7 @@ def refuse_mean(losses: Tensor) -> None:
     """Raise ConfigError where `losses_of` has but a mean, and each image's loss is to be weighed."""
     if losses.stride() == (0,):
         raise ConfigError(
-            "mixup, cutmix and class weights weigh the loss of each picture, and loss= gives their mean; let it"
+            "mixup, cutmix and class weights weigh the loss of each image, and loss= gives their mean; let it"
             " give (B,), as with reduction='none'."
         )
 

@@ -38,19 +38,19 @@ class Segmentation:
 
     def __init__(self, config: TrainerConfig, num_classes: int, device: torch.device) -> None:
         if config.loss != "cross_entropy":
-            raise ConfigError(f"trainer.loss={config.loss} is for classes of pictures; for pixels use cross_entropy.")
+            raise ConfigError(f"trainer.loss={config.loss} is for classes of images; for pixels use cross_entropy.")
         if config.class_weights == "balanced":
-            raise ConfigError("trainer.class_weights=balanced counts pictures; for pixels give a number a class.")
+            raise ConfigError("trainer.class_weights=balanced counts images; for pixels give one number per class.")
         self.num_classes, self.smoothing, self.dice = num_classes, config.label_smoothing, config.dice
         self.weights = given_weights(config.class_weights, num_classes, device)
 
     def mismatch(self, shape: Sequence[int], image_size: tuple[int, int]) -> str:
         if len(shape) != 4:
-            return "this set has a class for every pixel, and the model answers once a picture; use model=unet."
+            return "this set has a class for every pixel, and the model answers once per image; use model=unet."
         if tuple(shape[1:]) == (self.num_classes, *image_size):
             return ""
         return (
-            f"the model gives {tuple(shape[1:])} numbers a picture for {self.num_classes} classes and"
+            f"the model gives {tuple(shape[1:])} numbers per image for {self.num_classes} classes and"
             f" {image_size[0]}×{image_size[1]} pixels; it must answer at every pixel."
         )
 

@@ -92,17 +92,17 @@ class NotebookTracker:
         assert self.started is not None
         inside = self.step.step / self.started.steps_per_epoch if self.step else 0.0
         done = (self.rows[-1]["epoch"] if self.rows else self.started.epoch) + inside
-        share = min(1.0, done / self.started.epochs)
+        fraction = min(1.0, done / self.started.epochs)
         here = max(1e-9, done - self.started.epoch)
         left = (time.monotonic() - self.began) / here * (self.started.epochs - done)
-        words = f"epoch {min(self.started.epochs, int(done) + (share < 1))} of {self.started.epochs}"
+        words = f"epoch {min(self.started.epochs, int(done) + (fraction < 1))} of {self.started.epochs}"
         if self.step:
             words += f", loss {number(self.step.loss)}, {self.step.images_per_second:,.0f} images/s"
-        words += f", {duration(left)} left" if share < 1 and done > self.started.epoch else ""
+        words += f", {duration(left)} left" if fraction < 1 and done > self.started.epoch else ""
         return (
             '<div style="display:flex;align-items:center;gap:8px;margin:4px 0">'
             '<div style="width:240px;height:10px;border:1px solid #8888;border-radius:5px;overflow:hidden">'
-            f'<div style="width:{100 * share:.1f}%;height:100%;background:{TRAIN}"></div></div>'
+            f'<div style="width:{100 * fraction:.1f}%;height:100%;background:{TRAIN}"></div></div>'
             f"<span>{html.escape(words)}</span></div>"
         )
 

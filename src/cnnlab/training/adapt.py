@@ -119,7 +119,7 @@ def new_adversary(config: AdaptConfig, model: nn.Module, shape: tuple[int, int, 
 
 def check_target(data: Data) -> None:
     """Raise ConfigError unless the target set has the classes of the source, and images to learn from."""
-    target = data.target
+    target = data.target_domain
     if target is not None and (data.multi_label or target.multi_label):
         raise ConfigError("adapt.method is for one label per image, and here an image may have several; leave it out.")
     if target is not None and target.classes != data.classes:

@@ -105,12 +105,12 @@ def check_fit(model: nn.Module, data: Data, task: Task) -> None:
 
 def _try_out(model: nn.Module, channels: int, sizes: set[tuple[int, int]], data: Data) -> Any:
     """The logits of two images of the evaluated size, after a training batch of each of the sizes."""
-    ghost = copy.deepcopy(model).cpu().train()
+    probe = copy.deepcopy(model).cpu().train()
     count = min(2, data.train.batch_size)  # what batch norm cannot do with two images it cannot do with more
     with torch.no_grad():
         for height, width in sorted(sizes):
-            ghost(torch.full((count, channels, height, width), 0.5))
-        return ghost.eval()(torch.full((2, channels, *data.image_size), 0.5))
+            probe(torch.full((count, channels, height, width), 0.5))
+        return probe.eval()(torch.full((2, channels, *data.image_size), 0.5))
 
 
 def ends_in_softmax(model: nn.Module, data: Data, config: Config) -> bool:
@@ -135,7 +135,7 @@ def classes_of(model: nn.Module, images: Tensor) -> int:
         reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise ConfigError(
             f"the model does not take the first batch, images {tuple(images.shape)} ({type(error).__name__}: {reason});"
-            " change the one or the other."
+            " change one of them."
         ) from error
 
 

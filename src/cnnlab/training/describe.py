@@ -12,7 +12,7 @@ from cnnlab.models.registry import OWN_MODULE, default_arguments, model_spec
 
 def describe_run(model: nn.Module, data: Data) -> dict[str, str]:
     name, arguments = model_spec(model)
-    target = data.target
+    target = data.target_domain
     height, width = data.image_size
     of_data = ("in_channels", "num_classes", "image_size")
     defaults = {} if name == OWN_MODULE else default_arguments(name)
@@ -35,7 +35,7 @@ def limits_of(model: nn.Module, data: Data) -> list[str]:
     """What a run on objects of the user's own cannot do, in words."""
     objects = {"data": data.config.data.name == OWN_SET, "network": model_spec(model)[0] == OWN_MODULE}
     given = " and ".join(what for what, is_object in objects.items() if is_object)
-    limits = [f"no command opens this {given} again: no resume, test or export later"] if given else []
+    limits = [f"no command can rebuild this {given}: no resume, test or export later"] if given else []
     if data.in_batches:
-        limits.append("batches as they come: no decoded store, no augment.*, and predict needs your transform")
+        limits.append("batches as given: no decoded store, no augment.*, and predict needs your transform")
     return limits

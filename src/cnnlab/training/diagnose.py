@@ -22,7 +22,7 @@ Row = Mapping[str, Any]  # a line of metrics.jsonl
 
 FEW_STEPS = 200  # below them hardly anything is learned from scratch
 FAR = 3.0  # a learning rate so many times above the usual one is probably the fault, and so many times 10 below it
-LITTLE = 0.1  # of the way from chance to all right: less is hardly anything learned
+LITTLE = 0.1  # of the way from chance level to 100 %: less is hardly anything learned
 WORD = r"(?:trainer|optimizer|model|init|augment)(?:\.\w+)?=[^\s,)]+"  # a setting in what a hint says to try
 APART = 0.15  # accuracy on training images above that on validation images that is called overfitting
 
@@ -82,10 +82,10 @@ def ranking_by_chance(data: Data, counts: Sequence[float]) -> float | None:
 
 def class_counts(data: Data, part: str) -> list[float]:
     """Images of each class in a split; taken for equal where only the user's own code knows the labels."""
-    classes = len(data.pictures.classes)
+    classes = len(data.images.classes)
     if data.in_batches:
         return [len(data.split[part]) / classes] * classes
-    return data.pictures.class_counts(data.split[part]).tolist()
+    return data.images.class_counts(data.split[part]).tolist()
 
 
 def diagnose(history: Sequence[Row], setup: Setup) -> list[Hint]:
@@ -136,7 +136,7 @@ def _hints(history: Sequence[Row], setup: Setup) -> list[Hint]:
     if not any(_learned(accuracy, counts) for accuracy, counts in pairs):
         better = "hardly" if any(_above_chance(accuracy, counts) for accuracy, counts in pairs) else "no"
         share = f"{100 * max(setup.counts) / sum(setup.counts):.1f} % of the images"
-        text = f"The network is {better} better than always answering the most common class ({share})"
+        text = f"The network is {better} better than always predicting the most common class ({share})"
         return [_cause_of_chance(text, history, setup)]
     hints = []
     if validated and _learned(*pairs[0]) and (hint := _apart(history, setup)):
@@ -152,15 +152,15 @@ def _diagnose_ranking(history: Sequence[Row], setup: Setup, by_chance: float) ->
     known = [row["val_mean_ap"] for row in history if row.get("val_mean_ap") is not None]
     finished = len(history) >= setup.config.trainer.epochs
     if known and max(known) < by_chance + LITTLE * (1 - by_chance):
-        figures = f"mean average precision {100 * max(known):.1f} %, by chance {100 * by_chance:.1f} %"
-        text = f"The network hardly ranks images better than chance does ({figures})"
+        values = f"mean average precision {100 * max(known):.1f} %, chance level {100 * by_chance:.1f} %"
+        text = f"The network hardly ranks images better than chance ({values})"
         return [_cause_of_chance(text, history, setup)]
     hint = _too_short(history, setup) if finished else None
     return [hint] if hint else []
 
 
 def early_hint(history: Sequence[Row], setup: Setup) -> Hint | None:
-    """A hint for a training that goes on, once: where it should have left chance behind, and has not."""
+    """A hint for a training that goes on, once: where it should be above chance level, and is not."""
     epochs, done = setup.config.trainer.epochs, len(history)
 
     def due(epoch: int) -> bool:
@@ -212,16 +212,16 @@ def _cause_of_chance(text: str, history: Sequence[Row], setup: Setup) -> Hint:
         if wrong:
             return Hint("chance", f"{text}: {why}.", fix)
     if steps < FEW_STEPS:
-        return _more_steps("chance", f"{text}: it has taken {steps} steps.", setup)
+        return _more_steps("chance", f"{text}: it has taken only {steps} steps.", setup)
     uneven = max(setup.counts) / sum(setup.counts) > 1.5 / len(setup.counts)
     if uneven and config.trainer.class_weights is None and not config.trainer.balanced_sampling:
         why = "the classes are far from equally frequent"
-        return Hint("chance", f"{text}: {why}.", "trainer.class_weights=balanced, and judge by the mean over classes")
+        return Hint("chance", f"{text}: {why}.", "trainer.class_weights=balanced, and judge by the mean class accuracy")
     first, last = (history[i]["train_loss"] for i in (0, -1))
     lower = f"optimizer.lr={float(config.optimizer.get('lr') or usual_rate(config) or 0.01) / 10:g}"
     if last > 1.2 * math.log(max(2, len(setup.counts))) or (len(history) > 1 and last > first):
         return Hint("chance", f"{text}: its training loss does not fall ({first:.2f} to {last:.2f}).", lower)
-    return Hint("chance", f"{text}.", f"{lower}, and see whether images and labels belong together{_look(config)}")
+    return Hint("chance", f"{text}.", f"{lower}, and check that images and labels match{_look(config)}")
 
 
 def _look(config: Config, *more: str) -> str:
@@ -249,11 +249,11 @@ def _wrong_settings(setup: Setup) -> Iterator[tuple[bool, str, str]]:
             f"{key}={most / 10:g}",
         )
     clip = trainer.grad_clip
-    why = f"trainer.grad_clip={clip} leaves next to nothing of a gradient"
+    why = f"trainer.grad_clip={clip} clips nearly all of a gradient"
     yield clip is not None and clip < 0.01, why, "trainer.grad_clip=1"
     weights = trainer.class_weights
     lopsided = isinstance(weights, Sequence) and not isinstance(weights, str) and max(weights) > 100 * min(weights)
-    yield lopsided, "trainer.class_weights counts some classes hardly at all", "trainer.class_weights=null"
+    yield lopsided, "trainer.class_weights gives some classes hardly any weight", "trainer.class_weights=null"
     rate, usual = float(config.optimizer.get("lr") or 0), usual_rate(config)
     if rate and usual is not None:
         use = f"optimizer.lr={usual:g}"
@@ -274,8 +274,8 @@ def _apart(history: Sequence[Row], setup: Setup) -> Hint | None:
     error = math.sqrt(max(last["val_accuracy"] * (1 - last["val_accuracy"]), 0.25 / n) / n)
     if not _above_chance(last["val_accuracy"], setup.val_counts):
         seen = (
-            f"{100 * last['train_accuracy']:.0f} % of the training images are answered right, and validation images no"
-            " better than by chance"
+            f"{100 * last['train_accuracy']:.0f} % of the training images are classified correctly, and the"
+            " validation images no better than by chance"
         )
         if last["val_loss"] > 2 * uniform:
             text = (
@@ -284,13 +284,13 @@ def _apart(history: Sequence[Row], setup: Setup) -> Hint | None:
             )
             return _more_steps("diverged", text, setup)
         if last["step"] < FEW_STEPS:
-            return _more_steps("few_steps", f"{seen}: it has taken {last['step']} steps, which are few.", setup)
-        text = f"{seen}: the two splits differ, or the network learns by heart."
-        return Hint("diverged", text, f"more images, and see what is in the two{_look(config, '--check')}")
+            return _more_steps("few_steps", f"{seen}: it has taken only {last['step']} steps.", setup)
+        text = f"{seen}: the two splits differ, or the network memorizes the training images."
+        return Hint("diverged", text, f"more images, and check both splits{_look(config, '--check')}")
     if gap <= max(APART, 1.96 * error):
         return None
     text = (
-        f"Overfitting: {100 * last['train_accuracy']:.0f} % of the training images are answered right, and"
+        f"Overfitting: {100 * last['train_accuracy']:.0f} % of the training images are classified correctly, and"
         f" {100 * last['val_accuracy']:.0f} % of the validation images."
     )
     augments = config.data.name in options("data") and config.augment.name != "strong"
@@ -306,7 +306,7 @@ def _too_short(history: Sequence[Row], setup: Setup) -> Hint | None:
     """The training ended before it had learned what it could."""
     last = history[-1]
     if last["step"] < FEW_STEPS and last["train_accuracy"] < 0.9:
-        return _more_steps("few_steps", f"The run took {last['step']} steps in all, which are few.", setup)
+        return _more_steps("few_steps", f"The run took only {last['step']} steps in all.", setup)
     late = [row for row in history if row["epoch"] > 0.8 * len(history)]
     falls = len(late) > 1 and late[-1]["train_loss"] < 0.95 * late[0]["train_loss"]
     mixed = setup.config.augment.mixup or setup.config.augment.cutmix or setup.config.trainer.label_smoothing

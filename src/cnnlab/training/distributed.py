@@ -124,7 +124,7 @@ class Group:
                 f"the batches of a DataLoader cannot be shared by {self.size} processes; give a Dataset, or set"
                 " trainer.devices=1."
             )
-        for loader in (data.train, *([data.target.train] if data.target else [])):
+        for loader in (data.train, *([data.target_domain.train] if data.target_domain else [])):
             if loader.batch_size < self.size:
                 raise ConfigError(
                     f"a batch of {loader.batch_size} cannot be shared by {self.size} processes; raise"

@@ -21,13 +21,13 @@ def rate_factor(schedule: ScheduleConfig, step: int, total: int, steps_per_epoch
     """
     rise = round(schedule.warmup * total)
     if step < rise:
-        share = (step + 1) / rise
-        return (1 - math.cos(math.pi * share)) / 2 if schedule.name == "onecycle" else share
-    share = (step - rise) / max(1, total - rise)  # 0 … below 1
+        progress = (step + 1) / rise
+        return (1 - math.cos(math.pi * progress)) / 2 if schedule.name == "onecycle" else progress
+    progress = (step - rise) / max(1, total - rise)  # 0 … below 1
     if schedule.name == "constant":
         return 1.0
     if schedule.name == "multistep":
         passed = (step >= one * (total if one < 1 else steps_per_epoch) for one in schedule.milestones)
         return schedule.gamma ** sum(passed)
-    fall = 1 - share if schedule.name == "linear" else (1 + math.cos(math.pi * share)) / 2
+    fall = 1 - progress if schedule.name == "linear" else (1 + math.cos(math.pi * progress)) / 2
     return schedule.final + (1 - schedule.final) * fall

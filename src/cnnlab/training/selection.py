@@ -45,7 +45,7 @@ def is_kept(row: Row, history: Sequence[Row], metric: Metric, images: int) -> bo
     values = [one[metric.column] for one in history if math.isfinite(one["val_loss"])]
     known = [value for value in values if value is not None]
     if row[metric.column] is None or not known or not metric.higher or not all(0 <= value <= 1 for value in known):
-        return False  # how far chance moves it is not known
+        return False  # how far it varies by chance is not known
     return bool(row[metric.column] >= tolerated(max(known), images))
 
 

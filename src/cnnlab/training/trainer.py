@@ -105,7 +105,7 @@ def train(
                     raise _stopped(trainer)
             trackers.log(trainer.end_epoch())
             if hint := early_hint(trainer.state.history, setup):
-                trackers.log(Noted(f"{hint} The run goes on; Ctrl-C stops it, and nothing is lost.", True))
+                trackers.log(Noted(f"{hint} Training continues; Ctrl-C stops it, and nothing is lost.", True))
         if group.any(guard.requested or should_stop()):  # while the last epoch was validated: the test can wait
             raise _stopped(trainer)
     for parameter in trainer.thawed:
@@ -127,16 +127,16 @@ def _stopped(trainer: Trainer) -> Interrupted:
     path, config = trainer.folder.path, trainer.config
     if config.data.name == OWN_SET or config.model["name"] == OWN_MODULE or config.trainer.loss == "own":
         return Interrupted(
-            f"stopped; the best weights so far are in {path}: cnnlab.load_run gives them back. What was given as an"
-            " object no command can open again, so that this run cannot be resumed."
+            f"stopped; the best weights so far are in {path}: load them with cnnlab.load_run. The run cannot be"
+            " resumed, because no command can rebuild objects that were given from Python."
         )
-    return Interrupted(f"stopped; everything is saved. Go on with `{resume_command(path, config)}`.")
+    return Interrupted(f"stopped; everything is saved. Resume with `{resume_command(path, config)}`.")
 
 
 def balancing_weights(data: Data) -> np.ndarray[Any, Any]:
     """(n,) sampling weight of each training image, by which every class is drawn equally often."""
     counts = np.array(data.class_counts())
-    return 1 / counts[data.pictures.labels[data.split.train]]  # type: ignore[no-any-return]
+    return 1 / counts[data.images.labels[data.split.train]]  # type: ignore[no-any-return]
 
 
 @contextmanager
@@ -228,9 +228,9 @@ class Trainer:
         last_batch = self.steps_per_epoch * self.accumulate
         batches = self._batches(self.state.epoch, self.state.batch)
         others: Iterator[Batch] | None = None  # of the target domain; a step gets the same ones in every run
-        if self.data.target is not None:
+        if self.data.target_domain is not None:
             start = self.state.epoch * last_batch + self.state.batch
-            others = endless(self.data.target.train, start, self.settings.epochs, self.group.shard)
+            others = endless(self.data.target_domain.train, start, self.settings.epochs, self.group.shard)
         while self.state.batch < last_batch:
             self.state.rate = set_rate(self.optimizer, self.rate_factor())
             seed_step(self.config.seed, self.state.step, self.group.rank)
@@ -458,9 +458,7 @@ class Trainer:
             return
         wrong = wrong or "the state of another process"
         if not self.state.step:
-            raise ModelError(
-                f"{wrong} is not finite before the first step; see to the weights that the model begins with."
-            )
+            raise ModelError(f"{wrong} is not finite before the first step; check the initial weights of the model.")
         self._stop_non_finite(wrong, self.state.step)
 
     def _non_finite(self, state: dict[str, Any]) -> str:
@@ -473,10 +471,10 @@ class Trainer:
     def _stop_non_finite(self, what: str, step: int) -> NoReturn:
         rate = float(self.optimizer.defaults["lr"])
         raise NonFiniteLoss(
-            f"{what} is not finite at step {step} (epoch {self.state.epoch + 1}); the last good state stays in"
-            f" {self.folder.state}. Go on from it at a lower rate (optimizer.lr is {rate:.3g}):"
+            f"{what} is not finite at step {step} (epoch {self.state.epoch + 1}); the last good checkpoint is in"
+            f" {self.folder.state}. Resume from it with a lower rate (optimizer.lr is {rate:.3g}):"
             f" {resume_command(self.folder.path, self.config)} optimizer.lr={rate / 10:.3g}, or with"
-            " trainer.grad_clip=1; where its weights have grown too large already, start a new run with that."
+            " trainer.grad_clip=1; if its weights are already too large, start a new run with that."
         )
 
     def _stop_out_of_memory(self, images: Tensor) -> NoReturn:
@@ -590,7 +588,7 @@ class Trainer:
             raise RunError(f"{self.folder.state} does not fit this run: {wrong}; restore it from a copy.")
         if wrong := self._non_finite(OLDER | state):  # earlier versions saved it
             raise RunError(
-                f"nothing can go on from {self.folder.state}: {wrong} in it is not finite. Start a new run with a lower"
+                f"cannot resume from {self.folder.state}: {wrong} in it is not finite. Start a new run with a lower"
                 " optimizer.lr or trainer.grad_clip=1."
             )
         self.model.load_state_dict(state["model"])

@@ -1,4 +1,4 @@
-"""One file a source. `open_pictures` is the only door."""
+"""One file a source. `open_images` is the only door."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import dataclasses
 
 from cnnlab.config import DataConfig
 from cnnlab.data.catalog import CATALOG, has_root
-from cnnlab.data.sources.base import PictureSet
+from cnnlab.data.sources.base import ImageSet
 from cnnlab.errors import DataError, nearest
 from cnnlab.files import given_path, is_remote
 from cnnlab.values import are_names
 
 
-def open_pictures(config: DataConfig) -> PictureSet:
-    """The set of pictures that `data.name` and `data.root` name; nothing is decoded yet.
+def open_images(config: DataConfig) -> ImageSet:
+    """The set of images that `data.name` and `data.root` name; nothing is decoded yet.
 
     Raises:
         DataError: an unknown name, missing or damaged files, or a tree that is no data set.
     """
-    pictures = _open_anywhere(config)
-    if not are_names(list(pictures.classes)):
-        wrong = next(name for name in pictures.classes if not are_names([name]))
-        raise DataError(f"the class name {wrong!r} holds characters that cannot be shown; rename its folder.")
-    return pictures
+    images = _open_anywhere(config)
+    if not are_names(list(images.classes)):
+        wrong = next(name for name in images.classes if not are_names([name]))
+        raise DataError(f"the class name {wrong!r} contains characters that cannot be printed; rename its folder.")
+    return images
 
 
-def _open_anywhere(config: DataConfig) -> PictureSet:
+def _open_anywhere(config: DataConfig) -> ImageSet:
     if not is_remote(config.root) or config.name not in CATALOG or not has_root(config.name):
         return _open(config)
     from cnnlab.data.remote import local_root
@@ -37,7 +37,7 @@ def _open_anywhere(config: DataConfig) -> PictureSet:
         raise DataError(str(error).replace(str(copy), config.root)) from None
 
 
-def _open(config: DataConfig) -> PictureSet:
+def _open(config: DataConfig) -> ImageSet:
     root = given_path(config.root, "data.root")
     if config.name == "digits":
         from cnnlab.data.sources.digits import open_digits
@@ -76,7 +76,7 @@ def _open(config: DataConfig) -> PictureSet:
 
     if config.name == OWN_SET:
         raise DataError(
-            "the pictures of this run were given from Python as objects, which no file can name; test there, with"
+            "the images of this run were given from Python as objects, which no file can name; test there, with"
             " cnnlab.evaluate(RUN, data=...), or train with data=package.module:Class, which can be opened again."
         )
     raise DataError(f"unknown data {config.name!r}.{nearest(config.name, CATALOG)}")

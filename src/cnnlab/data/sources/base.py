@@ -1,4 +1,4 @@
-"""What every source of pictures gives: names, labels, classes, official splits, and one picture at a time."""
+"""What every source of images gives: names, labels, classes, official splits, and one image at a time."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from cnnlab.data.decode import read_picture
+from cnnlab.data.decode import read_image
 from cnnlab.errors import DataError
 
 
-class PictureSet(Dataset[tuple[Image.Image, Any]]):
-    """A map-style data set of (picture, label).
+class ImageSet(Dataset[tuple[Image.Image, Any]]):
+    """A map-style data set of (image, label).
 
     Attributes:
         classes: class names; a label is an index into them.
         labels: (n,) int64; of a multi-label set the stratum of each image, see `strata_of`.
         multi_hot: (n, K) uint8 of 0 and 1, which classes each image has, if it may have several or none; else None.
-        names: one name a picture, unique: its path below the root, or its number.
+        names: one name per image, unique: its path below the root, or its number.
         official: (n,) "train", "val" or "test" where the set has official splits, else None.
         mode: "L" or "RGB".
-        size: (height, width) in pixels if all pictures are known to share it, else None.
+        size: (height, width) in pixels if all images are known to share it, else None.
         array: (n, H, W) or (n, H, W, 3) uint8 if the set is one array in memory, else None.
         masks: (n, H, W) uint8 class of each pixel if the set is an array and its pixels have classes, else None.
         pixel_classes: names of the classes of pixels if these are what is to be learned, else None.
@@ -49,11 +49,11 @@ class PictureSet(Dataset[tuple[Image.Image, Any]]):
     notes: Sequence[str] = ()
 
     def load_image(self, index: int) -> Image.Image:
-        """Picture number `index`, upright, "L" or "RGB". Raises DataError if it cannot be read."""
+        """Image number `index`, upright, "L" or "RGB". Raises DataError if it cannot be read."""
         raise NotImplementedError
 
     def load_mask(self, index: int) -> Image.Image:
-        """The class of each pixel, "L", as large as the picture. Raises DataError if it cannot be read."""
+        """The class of each pixel, "L", as large as the image. Raises DataError if it cannot be read."""
         assert self.masks is not None
         return Image.fromarray(self.masks[index])
 
@@ -89,18 +89,18 @@ class PictureSet(Dataset[tuple[Image.Image, Any]]):
         raise NotImplementedError
 
     def decode(self, data: bytes, index: int) -> Image.Image:
-        """Picture from what `read_bytes` gave."""
+        """Image from what `read_bytes` gave."""
         raise NotImplementedError
 
     def fingerprint(self) -> str:
-        """Hex digest that changes whenever a picture does."""
+        """Hex digest that changes whenever an image does."""
         raise NotImplementedError
 
 
 def strata_of(multi_hot: np.ndarray) -> np.ndarray:
     """(n, K) of 0 and 1 → (n,) int64: the rarest class that each image has, K where it has none.
 
-    A split that keeps the share of each stratum keeps that of the rare classes, which chance would miss.
+    A split that is stratified by these keeps the share of the rare classes, which a random one may miss.
     """
     counts = np.where(multi_hot > 0, multi_hot.sum(0, dtype=np.int64), len(multi_hot) + 1)
     return np.where(multi_hot.any(1), counts.argmin(1), multi_hot.shape[1]).astype(np.int64)
@@ -115,8 +115,8 @@ def check_multi_hot(multi_hot: np.ndarray, count: int, classes: Sequence[str]) -
         )
 
 
-class ArraySet(PictureSet):
-    """Pictures that are one uint8 array."""
+class ArraySet(ImageSet):
+    """Images that are one uint8 array."""
 
     def __init__(
         self, images: np.ndarray, labels: np.ndarray, classes: Sequence[str], official: np.ndarray | None = None
@@ -132,7 +132,7 @@ class ArraySet(PictureSet):
             len(labels) and not 0 <= self.labels.min() <= self.labels.max() < len(classes)
         ):
             raise DataError(
-                f"{len(images):,} pictures of {len(classes)} classes but {len(labels):,} labels up to"
+                f"{len(images):,} images of {len(classes)} classes but {len(labels):,} labels up to"
                 f" {labels.max(initial=0):.0f}: a file of the set is damaged; fetch it again."
             )
 
@@ -151,7 +151,7 @@ class ArraySet(PictureSet):
         assert self.array is not None
         if masks.dtype != np.uint8 or masks.shape != self.array.shape[:3]:
             raise DataError(
-                f"masks must be uint8 of the pictures' shape {self.array.shape[:3]}, got {masks.shape} {masks.dtype}."
+                f"masks must be uint8 of the images' shape {self.array.shape[:3]}, got {masks.shape} {masks.dtype}."
             )
         if pixel_classes is not None and masks.max(initial=0) >= len(pixel_classes):
             raise DataError(
@@ -179,8 +179,8 @@ class ArraySet(PictureSet):
         return digest.hexdigest()
 
 
-class FileSet(PictureSet):
-    """Pictures that are one file each, below `root`."""
+class FileSet(ImageSet):
+    """Images that are one file each, below `root`."""
 
     def __init__(
         self,
@@ -213,7 +213,7 @@ class FileSet(PictureSet):
             raise DataError(error.strerror or type(error).__name__) from None
 
     def decode(self, data: bytes, index: int) -> Image.Image:
-        return read_picture(data)
+        return read_image(data)
 
     def fingerprint(self) -> str:
         """Of place, names, sizes and times of change: the content of each file is hashed while it is decoded."""

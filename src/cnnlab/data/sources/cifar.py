@@ -11,7 +11,7 @@ from cnnlab.data.sources.download import torchvision_set
 
 
 def open_cifar(name: str, root: Path, download: bool) -> ArraySet:
-    """`name` is "cifar10" or "cifar100"; 50,000 training and 10,000 test pictures of 32×32 pixels."""
+    """`name` is "cifar10" or "cifar100"; 50,000 training and 10,000 test images of 32×32 pixels."""
     import torchvision.datasets
 
     dataset = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]

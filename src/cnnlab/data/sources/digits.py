@@ -13,7 +13,7 @@ FILES = Path(__file__).parent / "files"  # of whom they are stands in its README
 
 
 def open_digits() -> ArraySet:
-    """1,797 grey pictures of 8×8 pixels, values 0…16 stretched to 0…255."""
+    """1,797 grey images of 8×8 pixels, values 0…16 stretched to 0…255."""
     text = gzip.decompress((FILES / "digits.csv.gz").read_bytes())
     table = np.fromstring(text.replace(b"\n", b","), dtype=np.float64, sep=",").reshape(-1, 65)  # 64 pixels, the label
     images = np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)

@@ -30,7 +30,7 @@ SETS = {"mnist": ("MNIST", DIGIT_CLASSES), "fashion_mnist": ("FashionMNIST", FAS
 
 
 def open_mnist(name: str, root: Path, download: bool) -> ArraySet:
-    """`name` is "mnist" or "fashion_mnist"; 60,000 training and 10,000 test pictures of 28×28 pixels."""
+    """`name` is "mnist" or "fashion_mnist"; 60,000 training and 10,000 test images of 28×28 pixels."""
     folder, classes = SETS[name]
     raw = root / folder / "raw"
     files = [raw / f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
@@ -45,7 +45,7 @@ def open_mnist(name: str, root: Path, download: bool) -> ArraySet:
     parts = ((train_images, train_labels), (test_images, test_labels))
     same_size = train_images.shape[1:] == test_images.shape[1:]
     if not same_size or any(i.ndim != 3 or labels.ndim != 1 or len(i) != len(labels) for i, labels in parts):
-        raise DataError(f"the files in {raw} do not fit each other; delete them and fetch them again.")
+        raise DataError(f"the files in {raw} do not match; delete them and download them again.")
     official = np.repeat(["train", "test"], [len(train_images), len(test_images)])
     images = np.concatenate([train_images, test_images])
     return ArraySet(images, np.concatenate([train_labels, test_labels]), classes, official)

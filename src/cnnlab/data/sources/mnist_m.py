@@ -1,6 +1,6 @@
 """MNIST-M: the digits of MNIST over photographs (Ganin et al. 2016, Domain-Adversarial Training, section 5.2.4).
 
-Each picture is |patch − digit|, channel by channel, with a patch of 28×28 pixels cut from a photograph at random and
+Each image is |patch − digit|, channel by channel, with a patch of 28×28 pixels cut from a photograph at random and
 the digit as a stencil: 255 wherever there is ink. Labels and the official split are those of MNIST.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cnnlab.data.decode import find_pictures, read_picture
+from cnnlab.data.decode import find_images, read_image
 from cnnlab.data.sources.base import ArraySet
 from cnnlab.data.sources.digits import FILES
 from cnnlab.data.sources.mnist import open_mnist
@@ -23,12 +23,12 @@ TEST_SHARE = 5  # every fifth photograph is behind test digits alone
 
 
 def open_mnist_m(root: Path, backgrounds: str | None, download: bool, pixels: str | None = None) -> ArraySet:
-    """70,000 pictures of 28×28×3 with the mask of the digit's ink, 1 where it is.
+    """70,000 images of 28×28×3 with the mask of the digit's ink, 1 where it is.
 
     Args:
         root: where MNIST lies.
         backgrounds: folder of photographs; None: the two that come with cnnlab.
-        pixels: None: a class a picture; "ink": pixels are background or digit; "digits": background or one of ten.
+        pixels: None: a class per image; "ink": pixels are background or digit; "digits": background or one of ten.
 
     Raises:
         DataError: no MNIST, fewer than two photographs, or one that is smaller than a digit.
@@ -48,7 +48,7 @@ def open_mnist_m(root: Path, backgrounds: str | None, download: bool, pixels: st
 def read_photographs(folder: str | None, side: int) -> list[np.ndarray]:
     """(H, W, 3) uint8 photographs, by name."""
     if folder is None:
-        return [np.asarray(read_picture(FILES / name)) for name in ("china.jpg", "flower.jpg")]
+        return [np.asarray(read_image(FILES / name)) for name in ("china.jpg", "flower.jpg")]
     if is_remote(folder):
         from cnnlab.data.remote import local_root
 
@@ -56,7 +56,7 @@ def read_photographs(folder: str | None, side: int) -> list[np.ndarray]:
     place = given_path(folder, "data.backgrounds")
     if not place.is_dir():
         raise DataError(f"data.backgrounds={folder!r} is no folder; give one with photographs, or leave it out.")
-    names = sorted(find_pictures([str(place)]))
+    names = sorted(find_images([str(place)]))
     if len(names) < 2:
         raise DataError(
             f"{folder} holds {len(names)} photograph; two are needed at least, one behind the training digits and one"
@@ -65,15 +65,15 @@ def read_photographs(folder: str | None, side: int) -> list[np.ndarray]:
     photographs = []
     for name in names:
         try:
-            picture = read_picture(name).convert("RGB")
+            image = read_image(name).convert("RGB")
         except DataError as error:
             raise DataError(f"the background {name} cannot be read ({error}); replace or delete it.") from None
-        if min(picture.size) < side:
-            size = f"{picture.width}×{picture.height}"
+        if min(image.size) < side:
+            size = f"{image.width}×{image.height}"
             raise DataError(
-                f"the background {name} has {size} pixels, less than the {side}×{side} of a digit; delete it."
+                f"the background {name} has {size} pixels, fewer than the {side}×{side} of a digit; delete it."
             )
-        photographs.append(np.asarray(picture))
+        photographs.append(np.asarray(image))
     return photographs
 
 
@@ -87,7 +87,7 @@ def blend(
         photographs: (H, W, 3) uint8 each; every fifth, at least the last, is for test digits, the others for the rest.
 
     Returns:
-        (n, h, w, 3) uint8 pictures and (n, h, w) uint8 masks, 1 where there is ink.
+        (n, h, w, 3) uint8 images and (n, h, w) uint8 masks, 1 where there is ink.
     """
     apart = np.arange(len(photographs)) % TEST_SHARE == TEST_SHARE - 1
     apart[-1] = apart[-1] or not apart.any()

@@ -21,7 +21,7 @@ TRIMAP[[2, 1, 3]] = (0, 1, 2)
 class OxfordPets(FileSet):
     """Map-style data set over ROOT/oxford-iiit-pet, torchvision's layout: images/*.jpg and annotations/.
 
-    The classes of pixels are background, pet, and the border between them; the breed is the class of a picture.
+    The classes of pixels are background, pet, and the border between them; the breed is the class of an image.
     """
 
     def __init__(self, root: Path, download: bool) -> None:
@@ -35,7 +35,7 @@ class OxfordPets(FileSet):
             torchvision_set(torchvision.datasets.OxfordIIITPet, "oxford_pets", root, download)
         rows = [(part, *row) for part, path in zip(("train", "test"), lists, strict=True) for row in read_list(path)]
         if not rows:
-            raise DataError(f"{lists[0]} names no picture; fetch the set again.")
+            raise DataError(f"{lists[0]} names no image; fetch the set again.")
         numbers = sorted({label for _, _, label in rows})
         breeds = {label: name.rsplit("_", 1)[0] for _, name, label in rows}
         labels = np.array([numbers.index(label) for _, _, label in rows])
@@ -51,12 +51,12 @@ class OxfordPets(FileSet):
     def load_mask(self, index: int) -> Image.Image:
         path = self._trimap(index)
         try:
-            with Image.open(path, formats=("PNG",)) as picture:
-                values = np.asarray(picture)
+            with Image.open(path, formats=("PNG",)) as image:
+                values = np.asarray(image)
         except Exception as error:  # a damaged file can make a decoder raise nearly anything
             raise DataError(f"its trimap {path.name} cannot be read ({error})") from None
         if values.ndim != 2 or values.dtype != np.uint8:
-            raise DataError(f"its trimap {path.name} is no picture of one channel and 8 bits")
+            raise DataError(f"its trimap {path.name} is not an image of one channel and 8 bits")
         classes = TRIMAP[values]
         if classes.max(initial=0) == 255:
             odd = int(values[classes == 255][0])
@@ -82,6 +82,6 @@ def read_list(path: Path) -> list[tuple[str, int]]:
         if not words or line.startswith("#"):
             continue
         if len(words) < 2 or not words[1].isdecimal() or "/" in words[0] or "\\" in words[0]:
-            raise DataError(f"{path} has a line that names no picture and breed: {line[:60]!r}; fetch the set again.")
+            raise DataError(f"{path} has a line that names no image and breed: {line[:60]!r}; fetch the set again.")
         rows.append((words[0], int(words[1])))
     return rows

@@ -1,4 +1,4 @@
-// The page: where a picture comes from, what the model says of it, and what the model is.
+// The page: where an image comes from, the prediction, and the model.
 
 import * as engine from "./engine.js";
 import { Pad } from "./pad.js";
@@ -33,13 +33,13 @@ function say(error) {
   if (error?.status === 401) { by("login").hidden = false; by("token").focus(); }
 }
 
-// ---- the picture
+// ---- the image
 
 function mode(name) {
   if (state.mode === "camera" && name !== "camera") stopCamera();
   state.mode = name;
   by("hint").hidden = name !== "none";
-  by("view").hidden = name !== "picture";
+  by("view").hidden = name !== "image";
   by("pad").hidden = by("clear").hidden = name !== "draw";
   by("video").hidden = by("shoot").hidden = name !== "camera";
   by("looks").hidden = ["draw", "camera"].includes(name) || !(state.card.explains || state.card.localizes);
@@ -49,7 +49,7 @@ function mode(name) {
 
 async function take(blob, name, truth = "") {
   if (state.card && blob.size > state.card.limits.bytes) {
-    say({ status: 413, message: `The picture is larger than ${state.card.limits.bytes / 1e6} MB; choose a smaller one.` });
+    say({ status: 413, message: `The image is larger than ${state.card.limits.bytes / 1e6} MB; choose a smaller one.` });
     return;
   }
   Object.assign(state, { blob, name, truth, target: null });
@@ -71,7 +71,7 @@ async function ask(show) {
     if (show) {
       const bitmap = await bitmapOf(blob, signal);
       if (!current()) return;
-      mode("picture");
+      mode("image");
       view.show(bitmap);
     }
     await look(signal, current);
@@ -86,20 +86,20 @@ async function bitmapOf(blob, signal) {
   try {
     return await createImageBitmap(blob);
   } catch {
-    return createImageBitmap(await engine.picture(blob, signal)); // a format that the browser does not know
+    return createImageBitmap(await engine.image(blob, signal)); // a format that the browser does not know
   }
 }
 
 // The map and the boxes, where they are wanted.
 async function look(signal, current) {
   by("note").textContent = state.truth && `True class: ${state.truth}.`;
-  if (state.mode !== "picture" || !state.blob) return;
+  if (state.mode !== "image" || !state.blob) return;
   const { card } = state;
   if (card.explains && by("map").checked) {
     const answer = await engine.explain(state.blob, state.target, signal);
     if (!current()) return;
     await view.lay(answer);
-    by("note").textContent += ` The map shows what speaks for ${answer.target} (${answer.method}).`;
+    by("note").textContent += ` The map shows the evidence for ${answer.target} (${answer.method}).`;
   } else view.lay(null);
   if (card.localizes && by("boxes").checked) {
     const answer = await engine.localize(state.blob, signal);
@@ -121,16 +121,16 @@ async function again() {
 }
 
 function answered(answer) {
-  if (state.card.thresholds) by("verdict").replaceChildren(answer.labels.join(", ") || make("span", { className: "none" }, "no class"));
-  else by("verdict").replaceChildren(answer.label, make("span", { className: "share" }, percent(answer.probability)));
+  if (state.card.thresholds) by("prediction").replaceChildren(answer.labels.join(", ") || make("span", { className: "none" }, "no class"));
+  else by("prediction").replaceChildren(answer.label, make("span", { className: "share" }, percent(answer.probability)));
   const buttons = answer.top.map((one) => {
     const fill = make("span", { className: "fill" });
     fill.style.transform = `scaleX(${one.probability})`;
     const button = make("button", { type: "button", disabled: !state.card.explains },
       make("span", {}, one.label), make("span", {}, percent(one.probability)), fill);
-    if (state.card.explains) button.title = `Show what speaks for ${one.label}`;
+    if (state.card.explains) button.title = `Show the evidence for ${one.label}`;
     button.addEventListener("click", () => {
-      if (state.mode !== "picture") return;
+      if (state.mode !== "image") return;
       state.target = one.label;
       by("map").checked = true;
       for (const other of by("bars").querySelectorAll("button")) other.setAttribute("aria-pressed", other === button);
@@ -141,13 +141,13 @@ function answered(answer) {
   by("bars").replaceChildren(...buttons);
   by("times").textContent = `${answer.milliseconds.toFixed(1)} ms ${engine.where === "server" ? "on the server" : "in this browser"}`;
   const said = state.card.thresholds ? answer.labels.join(", ") || "no class" : `${answer.label}, ${percent(answer.probability)}`;
-  by("view").setAttribute("aria-label", `${state.name || "The picture"}: ${said}`);
+  by("view").setAttribute("aria-label", `${state.name || "The image"}: ${said}`);
 }
 
 // ---- pad and camera
 
 async function drawn() {
-  const blob = await pad.picture(Math.min(state.card.input.width, state.card.input.height) < 16 ? .95 : .72);
+  const blob = await pad.image(Math.min(state.card.input.width, state.card.input.height) < 16 ? .95 : .72);
   if (blob) take(blob, "drawing");
 }
 
@@ -160,13 +160,13 @@ function startDrawing() {
 }
 
 function unanswered() {
-  by("verdict").replaceChildren(make("span", { className: "none" }, "none yet"));
+  by("prediction").replaceChildren(make("span", { className: "none" }, "none yet"));
   by("bars").replaceChildren();
   by("note").textContent = by("times").textContent = "";
 }
 
 async function startCamera() {
-  if (state.mode === "camera") { mode(state.blob ? "picture" : "none"); return; }
+  if (state.mode === "camera") { mode(state.blob ? "image" : "none"); return; }
   try {
     state.stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
   } catch {
@@ -180,7 +180,7 @@ async function startCamera() {
   try {
     await by("video").play();
     by("shoot").disabled = false;
-  } catch { /* another picture came before the first frame */ }
+  } catch { /* another image came before the first frame */ }
 }
 
 function stopCamera() {
@@ -192,7 +192,7 @@ async function shoot() {
   const video = by("video"), canvas = document.createElement("canvas");
   canvas.width = video.videoWidth; canvas.height = video.videoHeight;
   canvas.getContext("2d").drawImage(video, 0, 0);
-  mode("picture");
+  mode("image");
   take(await new Promise((done) => canvas.toBlob(done, "image/png")), "photograph");
 }
 
@@ -205,8 +205,8 @@ function describe(card) {
   const right = card.accuracy;
   const digits = right && right.n >= 10000 ? 2 : 1;
   by("subject").textContent = `${count(card.classes.length)} classes` + (right
-    ? ` · ${percent(right.value, digits)} of ${count(right.n)} test pictures right` : " · not tested yet");
-  const facts = [["Parameters", count(card.parameters), ""], ["Multiply-adds", short(card.multiply_adds), "for one picture"],
+    ? ` · ${percent(right.value, digits)} of ${count(right.n)} test images correct` : " · not tested yet");
+  const facts = [["Parameters", count(card.parameters), ""], ["Multiply-adds", short(card.multiply_adds), "for one image"],
     ["Input", shape([card.input.channels, card.input.height, card.input.width]), "channels, height, width"],
     ["Receptive field", field(card.receptive_field), "pixels"]];
   if (right) facts.unshift(["Test accuracy", percent(right.value, digits),
@@ -216,12 +216,12 @@ function describe(card) {
   by("layers").replaceChildren(...card.layers.map((row) => make("tr", {}, make("td", {}, row.name), make("td", {}, row.kind),
     make("td", {}, shape(row.output)), ...[row.parameters ? count(row.parameters) : "–",
       row.multiply_adds ? short(row.multiply_adds) : "–", String(field(row.receptive_field))]
-      .map((text) => make("td", { className: "figure" }, text)))));
+      .map((text) => make("td", { className: "number" }, text)))));
   by("map-row").hidden = !card.explains;
   by("box-row").hidden = !card.localizes;
   by("draw").hidden = card.input.channels !== 1;
   by("try").hidden = by("card").hidden = false;
-  by("footer").replaceChildren("Pictures are not kept. ", ...(engine.where === "server"
+  by("footer").replaceChildren("Images are not kept. ", ...(engine.where === "server"
     ? [make("a", { href: "docs" }, "The same from a program")] : ["They do not leave this browser."]));
 }
 
@@ -287,6 +287,6 @@ for (const name of ["dragover", "dragleave", "drop"]) {
 }
 document.addEventListener("paste", (event) => {
   const file = [...event.clipboardData.files][0];
-  if (file && state.card) take(file, "pasted picture");
+  if (file && state.card) take(file, "pasted image");
 });
 start();

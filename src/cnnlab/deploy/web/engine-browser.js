@@ -25,14 +25,14 @@ export async function load() {
   return card;
 }
 
-// (K,) probabilities of a picture file.
+// (K,) probabilities of an image file.
 export async function probabilities(blob) {
   const { layout } = card.preprocess;
   let values;
   try {
     values = await prepare(blob, card.preprocess);
   } catch {
-    throw new Problem(422, "This cannot be read as a picture by this browser.");
+    throw new Problem(422, "This cannot be read as an image by this browser.");
   }
   const images = new ort.Tensor("float32", values, [1, layout.mode === "L" ? 1 : 3, layout.height, layout.width]);
   const turn = running.then(() => session.run({ images })); // one at a time
@@ -57,4 +57,4 @@ export async function predict(blob) {
 export const samples = async () => card.sample_files;
 export const sample = async (one) => (await get(one.file)).blob();
 export const setToken = () => {};
-export async function picture() { throw new Problem(422, "This cannot be read as a picture by this browser."); }
+export async function image() { throw new Problem(422, "This cannot be read as an image by this browser."); }

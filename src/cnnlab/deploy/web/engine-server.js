@@ -36,7 +36,7 @@ function send(path, blob, signal) {
 export const load = async () => (await ask("model")).json();
 export const predict = async (blob, signal) => (await send("predict", blob, signal)).json();
 export const localize = async (blob, signal) => (await send("localize", blob, signal)).json();
-export const picture = async (blob, signal) => (await send("picture", blob, signal)).blob();
+export const image = async (blob, signal) => (await send("picture", blob, signal)).blob();
 export const samples = async () => (await ask("samples")).json();
 export const sample = async (one) => (await ask(`samples/${one.number}`)).blob();
 

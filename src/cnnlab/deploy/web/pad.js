@@ -1,4 +1,4 @@
-// A pad to draw on, and the picture that the network is to see of it.
+// A pad to draw on, and the image that the network is to see of it.
 
 const SIDE = 280;
 
@@ -50,9 +50,9 @@ export class Pad {
     this.drawing = false;
   }
 
-  // What was drawn, as the pictures of MNIST are made: its longer side takes `fill` of the picture, and its centre of
+  // What was drawn, as the images of MNIST are made: its longer side takes `fill` of the image, and its centre of
   // mass lies in the middle. Null for an empty pad.
-  async picture(fill) {
+  async image(fill) {
     const pixels = this.pen.getImageData(0, 0, SIDE, SIDE).data;
     const box = { left: SIDE, top: SIDE, right: -1, bottom: -1 };
     let mass = 0, sumX = 0, sumY = 0;

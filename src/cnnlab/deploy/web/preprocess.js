@@ -3,7 +3,7 @@
 
 const BITS = 22;
 
-// A picture file → {width, height, channels: [Uint8Array …]}: "L" or "RGB", upright, on white.
+// An image file → {width, height, channels: [Uint8Array …]}: "L" or "RGB", upright, on white.
 export async function decode(blob, mode) {
   const bitmap = await createImageBitmap(blob, { premultiplyAlpha: "none", colorSpaceConversion: "none" });
   const { width, height } = bitmap;
@@ -71,10 +71,10 @@ function middle(side, length) {
   return [Math.fround(left), Math.fround(Math.min(side, left + length))];
 }
 
-// A picture file → Float32Array (channels, height, width), as the network takes it.
+// An image file → Float32Array (channels, height, width), as the network takes it.
 export async function prepare(blob, { layout, mean, std }) {
-  const picture = await decode(blob, layout.mode);
-  const { width, height } = picture;
+  const image = await decode(blob, layout.mode);
+  const { width, height } = image;
   let box = [0, 0, width, height];
   if (layout.fit === "crop") {
     const scale = Math.min(width / layout.width, height / layout.height);
@@ -82,8 +82,8 @@ export async function prepare(blob, { layout, mean, std }) {
     box = [left, top, right, bottom];
   }
   const same = width === layout.width && height === layout.height;
-  const area = layout.width * layout.height, values = new Float32Array(picture.channels.length * area);
-  picture.channels.forEach((channel, c) => {
+  const area = layout.width * layout.height, values = new Float32Array(image.channels.length * area);
+  image.channels.forEach((channel, c) => {
     const pixels = same ? channel : resized(channel, width, height, box, layout.width, layout.height);
     for (let i = 0; i < area; i++) values[c * area + i] = (pixels[i] / 255 - mean[c]) / std[c];
   });

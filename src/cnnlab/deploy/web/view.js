@@ -1,4 +1,4 @@
-// The picture on the stage, with its map and its boxes.
+// The image on the stage, with its map and its boxes.
 
 export class View {
   constructor(canvas) {

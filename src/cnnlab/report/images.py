@@ -1,4 +1,4 @@
-"""A sample picture as a data URI, and the answers the model gave for it."""
+"""A sample image as a data URI, and the answers the model gave for it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL import Image
 
-BOX = 128  # CSS pixels: the longest side of a picture on the page
+BOX = 128  # CSS pixels: the longest side of an image on the page
 SHEET = 560  # CSS pixels: the longest side of a sheet of weights
 TILE = 64  # CSS pixels: the longest side of a channel of a stage
 COLUMNS = 4
-MAX_LOSSLESS_SIDE = 64  # a larger picture is a photograph: JPEG is a tenth of PNG
+MAX_LOSSLESS_SIDE = 64  # a larger image is a photograph: JPEG is a tenth of PNG
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Picture:
+class EmbeddedImage:
     """An image for the page: its data URI and its size in CSS pixels; `crisp` when every pixel is to stay a square."""
 
     uri: str
@@ -40,28 +40,28 @@ class Picture:
     crisp: bool
 
 
-def as_picture(image: np.ndarray[Any, Any]) -> Picture:
+def embed(image: np.ndarray[Any, Any]) -> EmbeddedImage:
     """Encode a (H, W) or (H, W, 3) uint8 image. Small ones grow by a whole factor, large ones shrink to `BOX`."""
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
         raise ValueError(f"a sample image must be (H, W) or (H, W, 3) uint8, got {image.shape} {image.dtype}")
-    from PIL import Image  # here, not above: a page without pictures does without Pillow
+    from PIL import Image  # here, not above: a page without images does without Pillow
 
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    longest = max(picture.size)
+    shown = Image.fromarray(np.ascontiguousarray(image))
+    longest = max(shown.size)
     if longest > 2 * BOX:
-        picture.thumbnail((2 * BOX, 2 * BOX))
-        longest = max(picture.size)
+        shown.thumbnail((2 * BOX, 2 * BOX))
+        longest = max(shown.size)
     factor = BOX // longest if longest <= BOX else BOX / longest
-    return Picture(
-        uri=data_uri(picture, lossless=longest <= MAX_LOSSLESS_SIDE),
-        width=max(1, round(picture.width * factor)),
-        height=max(1, round(picture.height * factor)),
+    return EmbeddedImage(
+        uri=data_uri(shown, lossless=longest <= MAX_LOSSLESS_SIDE),
+        width=max(1, round(shown.width * factor)),
+        height=max(1, round(shown.height * factor)),
         crisp=longest <= MAX_LOSSLESS_SIDE,
     )
 
 
-def weight_grid(weights: np.ndarray[Any, Any]) -> Picture:
-    """(units, C, h, w) weights, C being 1 or 3, as one picture: each unit on a scale of its own, grey is zero."""
+def weight_grid(weights: np.ndarray[Any, Any]) -> EmbeddedImage:
+    """(units, C, h, w) weights, C being 1 or 3, as one image: each unit on a scale of its own, grey is zero."""
     from PIL import Image
 
     units, channels, height, width = weights.shape
@@ -73,17 +73,17 @@ def weight_grid(weights: np.ndarray[Any, Any]) -> Picture:
     for unit, tile in enumerate(tiles):
         top, left = unit // columns * (height + 1), unit % columns * (width + 1)
         sheet[top : top + height, left : left + width] = np.rint(tile).astype(np.uint8).transpose(1, 2, 0)
-    picture = Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
-    if max(picture.size) > 2 * SHEET:  # units as large as photographs
-        picture.thumbnail((2 * SHEET, 2 * SHEET))
-        longest = max(picture.size)
-        width, height = (round(side * SHEET / longest) for side in picture.size)
-        return Picture(data_uri(picture, lossless=False), width, height, crisp=False)
-    factor = max(1, SHEET // max(picture.size))
-    return Picture(data_uri(picture, lossless=True), picture.width * factor, picture.height * factor, crisp=True)
+    image = Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
+    if max(image.size) > 2 * SHEET:  # units as large as photographs
+        image.thumbnail((2 * SHEET, 2 * SHEET))
+        longest = max(image.size)
+        width, height = (round(side * SHEET / longest) for side in image.size)
+        return EmbeddedImage(data_uri(image, lossless=False), width, height, crisp=False)
+    factor = max(1, SHEET // max(image.size))
+    return EmbeddedImage(data_uri(image, lossless=True), image.width * factor, image.height * factor, crisp=True)
 
 
-def channel_grid(maps: np.ndarray[Any, Any]) -> Picture:
+def channel_grid(maps: np.ndarray[Any, Any]) -> EmbeddedImage:
     """(k, h, w) channels as one sheet: each from its lowest value, black, to its highest, white."""
     from PIL import Image
 
@@ -100,15 +100,15 @@ def channel_grid(maps: np.ndarray[Any, Any]) -> Picture:
     for number, tile in enumerate(tiles):
         place = number % columns * (size[0] + 2), number // columns * (size[1] + 2)
         sheet.paste(Image.fromarray(tile).resize(size, filtering), place)
-    return Picture(data_uri(sheet, lossless=True), sheet.width, sheet.height, crisp=True)
+    return EmbeddedImage(data_uri(sheet, lossless=True), sheet.width, sheet.height, crisp=True)
 
 
-def data_uri(picture: Image.Image, lossless: bool) -> str:
+def data_uri(image: Image.Image, lossless: bool) -> str:
     buffer = io.BytesIO()
     if lossless:
-        picture.save(buffer, "PNG", optimize=True)
+        image.save(buffer, "PNG", optimize=True)
     else:
-        picture.save(buffer, "JPEG", quality=88)
+        image.save(buffer, "JPEG", quality=88)
     return f"data:image/{'png' if lossless else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 

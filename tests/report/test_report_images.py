@@ -1,4 +1,4 @@
-"""Sample pictures: pixels survive the encoding, sizes fit the box, answers are ranked."""
+"""Sample images: pixels survive the encoding, sizes fit the box, answers are ranked."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnlab.report.pictures import BOX, Picture, as_picture, channel_grid, top_answers
+from cnnlab.report.images import BOX, EmbeddedImage, channel_grid, embed, top_answers
 
 
-def decoded(picture: Picture) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(picture.uri.split(",")[1]))))
+def decoded(image: EmbeddedImage) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(image.uri.split(",")[1]))))
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (28, 28), (32, 32, 3), (64, 48, 3)])
-def test_small_picture_keeps_every_pixel_and_grows_by_a_whole_factor(shape: tuple[int, ...]) -> None:
+def test_small_image_keeps_every_pixel_and_grows_by_a_whole_factor(shape: tuple[int, ...]) -> None:
     image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    picture = as_picture(image)
-    assert np.array_equal(decoded(picture), image)
-    assert picture.crisp
-    assert picture.height % shape[0] == 0 and picture.width % shape[1] == 0
-    assert BOX / 2 < max(picture.width, picture.height) <= BOX
+    shown = embed(image)
+    assert np.array_equal(decoded(shown), image)
+    assert shown.crisp
+    assert shown.height % shape[0] == 0 and shown.width % shape[1] == 0
+    assert BOX / 2 < max(shown.width, shown.height) <= BOX
 
 
 def test_photograph_is_shrunk_into_the_box_in_proportion() -> None:
-    picture = as_picture(np.full((256, 128, 3), 90, dtype=np.uint8))
-    assert (picture.width, picture.height, picture.crisp) == (BOX // 2, BOX, False)
-    assert abs(int(decoded(picture)[0, 0, 0]) - 90) <= 2
+    image = embed(np.full((256, 128, 3), 90, dtype=np.uint8))
+    assert (image.width, image.height, image.crisp) == (BOX // 2, BOX, False)
+    assert abs(int(decoded(image)[0, 0, 0]) - 90) <= 2
 
 
-def test_huge_picture_does_not_make_a_huge_page() -> None:
+def test_huge_image_does_not_make_a_huge_page() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (2000, 1500, 3), dtype=np.uint8)
-    assert len(as_picture(noise).uri) < 150_000
+    assert len(embed(noise).uri) < 150_000
 
 
 @pytest.mark.parametrize(("shape", "dtype"), [((8, 8), "float32"), ((3, 8, 8), "uint8"), ((8,), "uint8")])
 def test_other_shapes_and_types_are_refused(shape: tuple[int, ...], dtype: str) -> None:
     with pytest.raises(ValueError, match="uint8, got"):
-        as_picture(np.zeros(shape, dtype=dtype))
+        embed(np.zeros(shape, dtype=dtype))
 
 
 def test_answers_are_the_five_most_probable_and_then_the_true_one() -> None:
@@ -68,6 +68,6 @@ def test_each_channel_goes_from_black_to_white() -> None:
 def test_channels_of_any_size_make_a_small_sheet(count: int, side: int) -> None:
     maps = np.random.default_rng(0).normal(size=(count, side, side))
     maps[0, 0, 0] = np.inf
-    picture = channel_grid(maps)
-    assert picture.width <= 4 * 66 and picture.height <= 4 * 66
-    assert decoded(picture).shape == (picture.height, picture.width)
+    image = channel_grid(maps)
+    assert image.width <= 4 * 66 and image.height <= 4 * 66
+    assert decoded(image).shape == (image.height, image.width)

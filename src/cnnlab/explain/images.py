@@ -1,4 +1,4 @@
-"""Maps and boxes for picture files: what `cnnlab explain` and `cnnlab localize` write."""
+"""Maps and boxes for image files: what `cnnlab explain` and `cnnlab localize` write."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cnnlab.data.decode import arrange, find_pictures, read_picture, seen_part
+from cnnlab.data.decode import arrange, find_images, read_image, seen_part
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.device import choose_device
 from cnnlab.errors import DataError, ModelError, RunError, nearest
@@ -29,15 +29,15 @@ from cnnlab.runs.folder import RunFolder
 from cnnlab.runs.opened import opened_run
 from cnnlab.runs.weights import load_model
 
-LARGEST = 2_000_000  # pixels of a picture to localize on; a larger one is shrunk, and the answer says so
+LARGEST = 2_000_000  # pixels of an image to localize on; a larger one is shrunk, and the answer says so
 SHOWN = 1024  # pixels of the longer side of what is drawn
 
 
 @dataclass(frozen=True)
 class Explained:
-    """One picture: what the model answers, the class whose map was drawn, and the file."""
+    """One image: what the model answers, the class whose map was drawn, and the file."""
 
-    picture: str
+    image: str
     label: str
     probability: float
     target: str
@@ -47,19 +47,19 @@ class Explained:
 
 @dataclass(frozen=True)
 class Located:
-    """One picture: its objects, each {label, probability, evidence, box: [left, top, right, bottom] in pixels}."""
+    """One image: its objects, each {label, probability, evidence, box: [left, top, right, bottom] in pixels}."""
 
-    picture: str
+    image: str
     objects: list[dict[str, Any]]
     file: Path
-    shrunk: float = 1.0  # the side that was looked at over the picture's own
+    shrunk: float = 1.0  # the side that was looked at over the image's own
 
     def facts(self) -> dict[str, Any]:
-        facts = {"picture": self.picture, "shrunk": round(self.shrunk, 4), "objects": self.objects}
+        facts = {"picture": self.image, "shrunk": round(self.shrunk, 4), "objects": self.objects}
         return facts | {"file": str(self.file)}
 
 
-def explain_pictures(
+def explain_images(
     run: str | Path,
     paths: Sequence[str],
     method: str = "auto",
@@ -69,19 +69,19 @@ def explain_pictures(
     device: str = "auto",
     trust_code: bool = False,
 ) -> Iterator[Explained]:
-    """Draw the activation map of each picture beside it, one PNG a picture.
+    """Draw the activation map of each image beside it, one PNG an image.
 
     Args:
-        paths: files, or folders with pictures anywhere below.
+        paths: files, or folders with images anywhere below.
         method, layer: see `activation_maps`.
         target: name or number of a class; None: what the model answers.
         out: folder for the files; None: `explain` in the run folder.
 
     Raises:
-        CnnlabError: before the first picture, what is wrong with the run, the class or the layer.
-        DataError: after the last one, the pictures that could not be read.
+        CnnlabError: before the first image, what is wrong with the run, the class or the layer.
+        DataError: after the last one, the images that could not be read.
     """
-    names = list(find_pictures(paths))
+    names = list(find_images(paths))
     place = choose_device(device)
     with opened_run(run, writes=True) as folder:
         yield from _explain(RunFolder(folder), names, method, target, layer, out, place, trust_code)
@@ -97,7 +97,7 @@ def _explain(
     place: torch.device,
     trust_code: bool,
 ) -> Iterator[Explained]:
-    """See `explain_pictures`."""
+    """See `explain_images`."""
     model, card = load_model(folder, place, trust_code)
     rule = folder.decision_rule(card)
     classes, preprocess = card["classes"], Preprocess.from_dict(card["preprocess"])
@@ -107,14 +107,14 @@ def _explain(
     activation_maps(model, torch.zeros(1, *shape, device=place), method, number, layer)  # says now what is wrong
 
     def explain(name: str, file: Path) -> Explained:
-        picture = read_picture(name)
-        images = preprocess(picture)[None].to(place)
+        image = read_image(name)
+        images = preprocess(image)[None].to(place)
         with torch.inference_mode():
             probabilities = rule.probabilities(check_answers(model(images).float()))[0].cpu()
         answer = int(probabilities.argmax())
         chosen = answer if number is None else number
         heat = activation_maps(model, images, method, chosen, layer)[0].cpu().numpy()
-        shown = seen_part(picture, preprocess.layout)
+        shown = seen_part(image, preprocess.layout)
         shown.thumbnail((SHOWN, SHOWN))
         title = f"{classes[answer]} {100 * float(probabilities[answer]):.1f} %"
         if chosen != answer:
@@ -125,24 +125,24 @@ def _explain(
 
     parts = [method, *([layer] if layer else []), *([classes[number]] if number is not None else [])]
     ending = "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts)
-    yield from each_picture(names, output_folder(folder, out, "explain"), f"-{ending}.png", explain)
+    yield from each_image(names, output_folder(folder, out, "explain"), f"-{ending}.png", explain)
 
 
 NAMES = {"cam": "CAM", "gradcam": "Grad-CAM", "layercam": "Layer-CAM"}
 
 
-def localize_pictures(
+def localize_images(
     run: str | Path, paths: Sequence[str], out: str | Path | None = None, trust_code: bool = False
 ) -> Iterator[Located]:
-    """Draw the boxes and the heat map of each picture, one PNG and one JSON file a picture; arguments and errors as for
-    `explain_pictures`."""
-    names = list(find_pictures(paths))
+    """Draw the boxes and the heat map of each image, one PNG and one JSON file per image; arguments and errors as for
+    `explain_images`."""
+    names = list(find_images(paths))
     with opened_run(run, writes=True) as folder:
         yield from _localize(RunFolder(folder), names, out, trust_code)
 
 
 def _localize(folder: RunFolder, names: Sequence[str], out: str | Path | None, trust_code: bool) -> Iterator[Located]:
-    """See `localize_pictures`."""
+    """See `localize_images`."""
     model, card = load_model(folder, "cpu", trust_code)
     classes, preprocess = card["classes"], Preprocess.from_dict(card["preprocess"])
     layout = preprocess.layout
@@ -150,38 +150,38 @@ def _localize(folder: RunFolder, names: Sequence[str], out: str | Path | None, t
     localizer = Localizer(model, shape, folder.decision_rule(card), ObjectScale.of(folder))
 
     def localize(name: str, file: Path) -> Located:
-        picture = read_picture(name)
+        image = read_image(name)
         try:
-            objects, heat, factor = find_objects(localizer, picture, preprocess, classes)
-        except ModelError as error:  # of this picture: the others can still be done
+            objects, heat, factor = find_objects(localizer, image, preprocess, classes)
+        except ModelError as error:  # of this image: the others can still be done
             raise DataError(str(error).rstrip(".")) from None
-        shown = picture.copy()
+        shown = image.copy()
         shown.thumbnail((SHOWN, SHOWN))
-        scale = shown.width / picture.width
+        scale = shown.width / image.width
         draw_boxes(np.asarray(shown), heat.numpy(), objects, scale, file)
-        facts = {"picture": name, "size": list(picture.size), "shrunk": round(factor, 4), "objects": objects}
+        facts = {"picture": name, "size": list(image.size), "shrunk": round(factor, 4), "objects": objects}
         write_json(file.with_suffix(".json"), facts)
         return Located(name, objects, file, factor)
 
-    yield from each_picture(names, output_folder(folder, out, "localize"), ".png", localize)
+    yield from each_image(names, output_folder(folder, out, "localize"), ".png", localize)
 
 
 def find_objects(
-    localizer: Localizer, picture: Image.Image, preprocess: Preprocess, classes: Sequence[str], largest: int = LARGEST
+    localizer: Localizer, image: Image.Image, preprocess: Preprocess, classes: Sequence[str], largest: int = LARGEST
 ) -> tuple[list[dict[str, Any]], Tensor, float]:
-    """Objects on an upright picture, surest first, as in `Located`.
+    """Objects on an upright image, surest first, as in `Located`.
 
     Args:
-        largest: pixels; a larger picture is shrunk to that.
+        largest: pixels; a larger image is shrunk to that.
 
     Returns:
-        The objects, the heat map (h, w) in [0, 1], and how far the picture was shrunk: 1 is not at all.
+        The objects, the heat map (h, w) in [0, 1], and how far the image was shrunk: 1 is not at all.
     """
-    factor = min(1.0, (largest / (picture.width * picture.height)) ** 0.5)
-    width, height = (max(1, round(side * factor)) for side in picture.size)
+    factor = min(1.0, (largest / (image.width * image.height)) ** 0.5)
+    width, height = (max(1, round(side * factor)) for side in image.size)
     layout = dataclasses.replace(preprocess.layout, height=height, width=width, fit="squash")
-    across, down = picture.width / width, picture.height / height  # not 1/factor, which leads beyond the picture
-    found = localizer(preprocess.normalise(torch.from_numpy(arrange(picture, layout))[None])[0])
+    across, down = image.width / width, image.height / height  # not 1/factor, which leads beyond the image
+    found = localizer(preprocess.normalise(torch.from_numpy(arrange(image, layout))[None])[0])
     objects = [
         {
             "label": classes[one.label],
@@ -200,29 +200,29 @@ def class_number(name: str, classes: Sequence[str]) -> int:
         return list(classes).index(name)
     if name.isdecimal() and int(name) < len(classes):
         return int(name)
-    raise ModelError(f"the model knows no class {name!r}.{nearest(name, classes)}")
+    raise ModelError(f"the model has no class {name!r}.{nearest(name, classes)}")
 
 
 def output_folder(folder: RunFolder, out: str | Path | None, name: str) -> Path:
     return folder.path / name if out is None else Path(out)
 
 
-def each_picture(names: Sequence[str], folder: Path, ending: str, work: Callable[[str, Path], Any]) -> Iterator[Any]:
-    """The good pictures one by one; then the bad ones, by name, as one error. No empty folder is left behind."""
+def each_image(names: Sequence[str], folder: Path, ending: str, work: Callable[[str, Path], Any]) -> Iterator[Any]:
+    """The good images one by one; then the bad ones, by name, as one error. No empty folder is left behind."""
     new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot make the folder {folder} ({error.strerror}); give another one with --out.") from None
     try:
-        yield from _each_picture(names, folder, ending, work)
+        yield from _each_image(names, folder, ending, work)
     finally:
         if new:
             with contextlib.suppress(OSError):  # something is in it
                 folder.rmdir()
 
 
-def _each_picture(names: Sequence[str], folder: Path, ending: str, work: Callable[[str, Path], Any]) -> Iterator[Any]:
+def _each_image(names: Sequence[str], folder: Path, ending: str, work: Callable[[str, Path], Any]) -> Iterator[Any]:
     bad: list[str] = []
     taken: set[str] = set()
     for name in names:
