@@ -11,7 +11,7 @@ from cnnlab.errors import DeviceError
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto" → the first of cuda, mps, cpu that is there.
+    """ "auto" → the accelerator that torch finds here (cuda, mps, …), or cpu.
 
     Raises:
         DeviceError: the named device is not on this machine.
@@ -19,7 +19,7 @@ def choose_device(name: str) -> torch.device:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
         raise DeviceError(f"device must be auto, cpu, cuda, cuda:N or mps, got {name!r}.")
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
