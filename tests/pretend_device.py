@@ -15,14 +15,15 @@ of torch comes to `_dispatch`, which computes it on what is wrapped and wraps th
 
 - an operation on tensors of both devices raises `MixedDevices`, where a GPU would raise too;
 - an operation is counted as one launch of a kernel, except for views, which launch none;
+- an operation whose kernel adds in any order raises while torch.use_deterministic_algorithms asks for others;
 - what makes the processor wait for the device (`item()`, `nonzero()`, a blocking copy, …) is counted with the innermost
   line of cnnlab that caused it.
 
 With `float64=False` the device has no float64, as Apple's GPUs (MPS).
 
-What it does not show: what autocast casts (here it casts nothing), which kernels of a GPU have no deterministic form,
-memory, streams, compiled graphs, and how long anything takes. FakeTensorMode is not enough for this: it lets an index,
-a generator and the step count of a fused optimizer lie on another device.
+What it does not show: what autocast casts (here it casts nothing), the rounding of a GPU, memory, streams, compiled
+graphs, and how long anything takes. FakeTensorMode is not enough for this: it lets an index, a generator and the step
+count of a fused optimizer lie on another device.
 
 It stands on an API of torch that may change without notice. The module says so and does nothing where it is missing or
 where torch is not the version it was written for: then `WHY_NOT` has the reason, and tests skip with it.
@@ -74,6 +75,20 @@ WAITS = {  # the size of the result, or the result itself, has to be known to th
     aten.unique_consecutive.default: "unique_consecutive",
     aten.bincount.default: "bincount",
     aten.repeat_interleave.Tensor: "repeat_interleave",
+}
+
+
+NOT_DETERMINISTIC = {  # on CUDA, as the documentation of torch.use_deterministic_algorithms lists them
+    "aten::_adaptive_avg_pool2d_backward",
+    "aten::adaptive_max_pool2d_backward",
+    "aten::cumsum",
+    "aten::grid_sampler_2d_backward",
+    "aten::nll_loss2d_forward",
+    "aten::reflection_pad2d_backward",
+    "aten::replication_pad2d_backward",
+    "aten::scatter_add",
+    "aten::scatter_add_",
+    "aten::upsample_bilinear2d_backward",
 }
 
 
@@ -136,7 +151,7 @@ def _register() -> None:
             return [torch.bfloat16, torch.float16]
 
     getattr(backend_registration, SETUP)(NAME, backend_module=Module())
-    library = torch.library.Library("_", "IMPL")  # noqa: TOR901  # it lives as long as the process
+    library = torch.library.Library("_", "IMPL")  # it lives as long as the process
     library.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     _register.library = library  # type: ignore[attr-defined]
 
@@ -148,6 +163,8 @@ class PretendTensor(Tensor):
 
     @staticmethod
     def __new__(cls, inner: Tensor) -> PretendTensor:
+        if inner.dtype == torch.float64 and _device is not None and not _device.float64:
+            raise TypeError(f"the device has no float64, which is made at {_where()}")
         made = Tensor._make_wrapper_subclass(
             cls,
             inner.size(),
@@ -209,13 +226,14 @@ def _dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if func is aten.copy_.default:
         here = isinstance(args[0], PretendTensor)
     _check_devices(func, args, kwargs, tensors, ours)
-    _check_types(func, kwargs, here)
+    if func._schema.name in NOT_DETERMINISTIC and torch.are_deterministic_algorithms_enabled():
+        raise RuntimeError(f"{func._schema.name} at {_where()} has no deterministic implementation on a GPU")
     _count(func, args, kwargs, tensors, ours, here)
     inner_kwargs = tree_map(_unwrap, kwargs)
     result = func(*tree_map(_unwrap, args), **inner_kwargs)
     if not here:
         return result
-    inference = torch.is_inference_mode_enabled() and not (_is_view(func) and not ours[0].is_inference())
+    inference = torch.is_inference_mode_enabled() and not (ours and _is_view(func) and not ours[0].is_inference())
     with torch.inference_mode(inference):  # a view of a normal tensor is one too, wherever it is taken
         wrapped = tree_map(lambda one: PretendTensor(one) if isinstance(one, Tensor) else one, result)
     if (func._schema.is_mutable or func.is_view) and len(ours) == len(tensors):
@@ -254,12 +272,6 @@ def _check_devices(
         raise MixedDevices(f"{func} at {_where()}: {', '.join(shapes)}")
 
 
-def _check_types(func: Any, kwargs: dict[str, Any], here: bool) -> None:
-    """Raise TypeError for float64 on a device that has none."""
-    if here and _device is not None and not _device.float64 and kwargs.get("dtype") in (torch.float64,):
-        raise TypeError(f"{func} at {_where()}: the device has no float64")
-
-
 def _count(
     func: Any,
     args: tuple[Any, ...],
@@ -284,7 +296,8 @@ def _count(
 
 
 def _is_view(func: Any) -> bool:
-    return func.is_view or any(one.alias_info is not None and not one.alias_info.is_write for one in func._schema.returns)
+    aliases = (one.alias_info for one in func._schema.returns)
+    return func.is_view or any(alias is not None and not alias.is_write for alias in aliases)
 
 
 def _waits(what: str) -> None:

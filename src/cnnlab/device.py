@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -32,6 +36,40 @@ def choose_device(name: str) -> torch.device:
             "device mps, but torch finds no Metal GPU here; use auto (trainer.device=auto, --device auto)."
         )
     return device
+
+
+def sum_type(device: torch.device) -> torch.dtype:
+    """In which long sums are taken: float64, or float32 where there is no float64, as on Apple's GPUs."""
+    return torch.float64 if device.type in ("cpu", "cuda") else torch.float32
+
+
+_lock = threading.Lock()
+_before: list[str] = []  # the settings before the first of the threads that are within `exact_float32`
+_threads = 0
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Within, CUDA takes float32 as it is; TF32, which drops 13 of its 23 bits in products, is for training alone.
+
+    So a run answers the same on a GPU, on a processor and exported. Any number of threads may be within at once.
+    """
+    global _threads
+    settings: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv]  # type: ignore[attr-defined]
+    with _lock:
+        _threads += 1
+        if _threads == 1:
+            _before[:] = [setting.fp32_precision for setting in settings]
+            for setting in settings:
+                setting.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        with _lock:
+            _threads -= 1
+            if _threads == 0:
+                for setting, before in zip(settings, _before, strict=True):
+                    setting.fp32_precision = before
 
 
 # oneDNN's names, from the least to the most, and what torch calls the same.

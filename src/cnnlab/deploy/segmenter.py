@@ -14,7 +14,7 @@ from PIL import Image
 
 from cnnlab.data.decode import find_pictures, read_picture, seen_box
 from cnnlab.data.preprocess import Preprocess
-from cnnlab.device import choose_device
+from cnnlab.device import choose_device, exact_float32
 from cnnlab.errors import DataError
 from cnnlab.explain.overlay import class_colours, paint_classes
 from cnnlab.explain.pictures import each_picture, output_folder
@@ -51,6 +51,7 @@ class Segmenter:
         self.preprocess = Preprocess.from_dict(card["preprocess"])
 
     @torch.inference_mode()
+    @exact_float32()
     def segment(self, picture: str | Path | bytes | Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """One picture → (H, W) uint8 numbers of classes; UNSEEN where the model does not look (data.fit=crop).
 

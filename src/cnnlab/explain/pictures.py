@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cnnlab.data.decode import arrange, find_pictures, read_picture, seen_part
 from cnnlab.data.preprocess import Preprocess
-from cnnlab.device import choose_device
+from cnnlab.device import choose_device, exact_float32
 from cnnlab.errors import DataError, ModelError, RunError, nearest
 from cnnlab.explain.cam import activation_maps, chosen_method
 from cnnlab.explain.draw import draw_boxes, draw_map
@@ -95,7 +95,7 @@ def explain_pictures(
     def explain(name: str, file: Path) -> Explained:
         picture = read_picture(name)
         images = preprocess(picture)[None].to(place)
-        with torch.inference_mode():
+        with torch.inference_mode(), exact_float32():
             probabilities = rule.probabilities(check_answers(model(images).float()))[0].cpu()
         answer = int(probabilities.argmax())
         chosen = answer if number is None else number

@@ -129,6 +129,7 @@ class Muon(torch.optim.Optimizer):
             "betas": tuple(betas),
             "eps": eps,
             "orthogonal": orthogonal,
+            "fused": True,  # AdamW's part is; load_state_dict then puts the count of steps beside its parameter
         }
         super().__init__(params, defaults)
 
@@ -172,10 +173,9 @@ class Muon(torch.optim.Optimizer):
 
     def _step_adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         """torch's own, over this optimizer's state."""
-        fused = all(p.device.type in ("cpu", "cuda", "mps") for p in parameters)
         for p in parameters:
             if not self.state[p]:
-                step = torch.zeros((), device=p.device if fused else "cpu")
+                step = torch.zeros((), device=p.device)
                 self.state[p].update(step=step, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
         adamw(
             parameters,
@@ -184,7 +184,7 @@ class Muon(torch.optim.Optimizer):
             exp_avg_sqs=[self.state[p]["exp_avg_sq"] for p in parameters],
             max_exp_avg_sqs=[],
             state_steps=[self.state[p]["step"] for p in parameters],
-            fused=fused,
+            fused=True,
             amsgrad=False,
             beta1=group["betas"][0],
             beta2=group["betas"][1],
