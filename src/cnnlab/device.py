@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import threading
@@ -41,6 +42,16 @@ def choose_device(name: str) -> torch.device:
 def sum_type(device: torch.device) -> torch.dtype:
     """In which long sums are taken: float64, or float32 where there is no float64, as on Apple's GPUs."""
     return torch.float64 if device.type in ("cpu", "cuda") else torch.float32
+
+
+@functools.lru_cache(maxsize=256)
+def constant(values: tuple[float, ...], device: torch.device, times: int = 1) -> torch.Tensor:
+    """(times · n,) float32, the values again and again. It is made once: a copy to a GPU would wait for all it does.
+
+    Nobody may change it.
+    """
+    with torch.inference_mode(False):  # what is made for a test may be used in training
+        return torch.tensor(values, device=device).repeat(times)
 
 
 _lock = threading.Lock()

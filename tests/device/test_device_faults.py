@@ -62,7 +62,7 @@ def train(folder: Path, *words: str) -> Run:
 
 
 def train_watched(folder: Path, *words: str, epochs: int = 1) -> Run:
-    data = cnnlab.load_data("digits", limit=40, batch_size=12, augment="none")
+    data = cnnlab.load_data("digits", limit=40, batch_size=12, augment="none", device="auto")
     fixed = ["logger=none", "trainer.ema=null", "optimizer=sgd", "optimizer.lr=0.05"]
     overrides = [*fixed, *(words if any("precision" in word for word in words) else ["trainer.precision=fp32", *words])]
     return cnnlab.fit(cnnlab.create_model("watched"), data, epochs=epochs, dir=folder, overrides=overrides)

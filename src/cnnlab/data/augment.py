@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cnnlab.config import AugmentConfig
-from cnnlab.device import exact_float32
+from cnnlab.device import constant, exact_float32
 
 # What F.interpolate(mode="bilinear", antialias=True) calls. It writes straight into its place: a copy for each picture
 # would wake the other threads in vain.
@@ -224,7 +224,7 @@ def grey(images: Tensor) -> Tensor:
     """(B, 3, H, W) → (B, 1, H, W) luma of ITU-R BT.601."""
     if images.shape[1] == 1:
         return images
-    weights = images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    weights = constant((0.299, 0.587, 0.114), images.device).to(images.dtype).view(1, 3, 1, 1)
     return (images * weights).sum(1, keepdim=True)
 
 

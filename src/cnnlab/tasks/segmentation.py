@@ -59,8 +59,9 @@ class Segmentation:
         """Cutmix has mixed the targets as it did the images, so that `share` says nothing here."""
         logits = logits.float()
         total = F.cross_entropy(logits, targets, self.weights, label_smoothing=self.smoothing, reduction="sum")
-        weight = torch.tensor(targets.numel()) if self.weights is None else self.weights[targets].sum()
-        parts = [torch.stack([total, weight.to(total)])]
+        pixels = torch.full_like(total, targets.numel())
+        weight = pixels if self.weights is None else self.weights[targets].sum()
+        parts = [torch.stack([total, weight])]
         if self.dice:
             parts.append(dice_sums(logits, targets).flatten())
 
