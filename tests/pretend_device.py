@@ -292,7 +292,18 @@ def _count(
     elif func in INDEXING and any(one.dtype == torch.bool for one in tree_leaves(args[1]) if isinstance(one, Tensor)):
         _waits("index by a mask")
     if _device is not None and not _is_view(func) and func._schema.name not in ALLOCATIONS:
-        _device.launches[func._schema.name] += 1
+        _device.launches[func._schema.name] += _kernels(func, args)
+
+
+def _kernels(func: Any, args: tuple[Any, ...]) -> int:
+    """1, but of an operation on lists one for each of their tensors, unless those of all lists lie in memory alike."""
+    lists = [a for a in args if isinstance(a, list | tuple) and a and isinstance(a[0], Tensor)]
+    if not func._schema.name.startswith("aten::_foreach_"):
+        return 1
+    together = list(zip(*lists, strict=False))
+    alike = all((one.shape, one.stride()) == (first.shape, first.stride()) for first, *rest in together for one in rest)
+    dense = all(aten.is_non_overlapping_and_dense(one.inner) for ones in together for one in ones)
+    return 1 if alike and dense else len(lists[0])
 
 
 def _is_view(func: Any) -> bool:
