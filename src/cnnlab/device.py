@@ -39,6 +39,11 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def device_name(device: torch.device) -> str:
+    """What `choose_device` makes that device of, on other machines too: "auto" for the accelerator that it finds."""
+    return "auto" if device.type != "cpu" and device == choose_device("auto") else str(device)
+
+
 def sum_type(device: torch.device) -> torch.dtype:
     """In which long sums are taken: float64, or float32 where there is no float64, as on Apple's GPUs."""
     return torch.float64 if device.type in ("cpu", "cuda") else torch.float32

@@ -19,6 +19,7 @@ from cnnlab.data.augment import Augmentation
 from cnnlab.data.decode import Layout
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.data.render import render
+from cnnlab.deterministic import FORMS, average_pool, cross_entropy, max_pool
 from cnnlab.device import exact_float32
 from cnnlab.errors import NonFiniteLoss, OutOfMemory
 from cnnlab.experiment import Run, run_experiment
@@ -26,7 +27,6 @@ from cnnlab.explain.head import as_convolutions
 from cnnlab.models.registry import MODELS
 from cnnlab.runs.folder import RunFolder
 from cnnlab.runs.state import load_state
-from cnnlab.training.deterministic import FORMS, average_pool, cross_entropy, max_pool
 from cnnlab.training.distributed import joined
 from cnnlab.training.muon import Muon
 from cnnlab.training.trainer import _ran_out_of_memory

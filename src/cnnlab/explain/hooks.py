@@ -11,9 +11,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from cnnlab.deterministic import deterministic_forms
 from cnnlab.device import exact_float32
 from cnnlab.errors import ModelError, nearest
-from cnnlab.training.deterministic import deterministic_forms
 
 
 def find_layer(model: nn.Module, name: str) -> nn.Module:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from cnnlab.data.loader import WHOLE, Loader
+from cnnlab.deterministic import deterministic_forms
 from cnnlab.device import exact_float32
 from cnnlab.models.folding import fold_batch_norm
 from cnnlab.tasks import Accumulator
-from cnnlab.training.deterministic import deterministic_forms
 
 Metrics = TypeVar("Metrics", bound=Accumulator)
 

@@ -16,6 +16,7 @@ from cnnlab.config import Config
 from cnnlab.data.batch import Batch
 from cnnlab.data.data import Data
 from cnnlab.data.own import OWN_SET
+from cnnlab.deterministic import deterministic_forms
 from cnnlab.errors import ConfigError, Interrupted, ModelError, NonFiniteLoss, OutOfMemory, RunError
 from cnnlab.finite import infinite_buffers, non_finite
 from cnnlab.models.registry import OWN_MODULE, model_spec
@@ -31,7 +32,6 @@ from cnnlab.training.adapt import Learners, check_target, endless, new_adversary
 from cnnlab.training.average import WeightAverage
 from cnnlab.training.build import resume_command
 from cnnlab.training.convolution import fix_convolutions
-from cnnlab.training.deterministic import deterministic_forms
 from cnnlab.training.diagnose import Setup, diagnose, early_hint
 from cnnlab.training.distributed import ALONE, Group
 from cnnlab.training.forward import measure
