@@ -33,7 +33,7 @@ FAMILIES = {
     "vgg": ["model=vgg", "model.width=4", "trainer.ema=0.9", "trainer.accumulate=2"],
     "resnet": ["model=resnet", "model.depth=8", "model.width=4", "optimizer=muon", "augment=strong"],
     "speednet": ["recipe=speedrun", "data=digits", "model.widths=[4,4]"],
-    "resnet18": ["model=resnet18", "model.width=16", "trainer.class_weights=balanced", "trainer.balanced_sampling=true"],
+    "resnet18": ["model=resnet18", "model.width=16", "trainer.class_weights=balanced"],
 }
 
 
