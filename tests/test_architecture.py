@@ -36,6 +36,7 @@ FLOORS = {
     "tracking": 2,
     "config": 1,
     "geometry": 1,
+    "deterministic": 1,
     "device": 1,
     "remote": 1,
     "figure": 1,

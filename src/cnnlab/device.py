@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -11,7 +16,7 @@ from cnnlab.errors import DeviceError
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto" → the first of cuda, mps, cpu that is there.
+    """ "auto" → the accelerator that torch finds here (cuda, mps, …), or cpu.
 
     Raises:
         DeviceError: the named device is not on this machine.
@@ -19,7 +24,7 @@ def choose_device(name: str) -> torch.device:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
         raise DeviceError(f"device must be auto, cpu, cuda, cuda:N or mps, got {name!r}.")
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
@@ -32,6 +37,55 @@ def choose_device(name: str) -> torch.device:
             "device mps, but torch finds no Metal GPU here; use auto (trainer.device=auto, --device auto)."
         )
     return device
+
+
+def device_name(device: torch.device) -> str:
+    """What `choose_device` makes that device of, on other machines too: "auto" for the accelerator that it finds."""
+    return "auto" if device.type != "cpu" and device == choose_device("auto") else str(device)
+
+
+def sum_type(device: torch.device) -> torch.dtype:
+    """In which long sums are taken: float64, or float32 where there is no float64, as on Apple's GPUs."""
+    return torch.float64 if device.type in ("cpu", "cuda") else torch.float32
+
+
+@functools.lru_cache(maxsize=256)
+def constant(values: tuple[float, ...], device: torch.device, times: int = 1) -> torch.Tensor:
+    """(times · n,) float32, the values again and again. It is made once: a copy to a GPU would wait for all it does.
+
+    Nobody may change it.
+    """
+    with torch.inference_mode(False):  # what is made for a test may be used in training
+        return torch.tensor(values, device=device).repeat(times)
+
+
+_lock = threading.Lock()
+_before: list[str] = []  # the settings before the first of the threads that are within `exact_float32`
+_threads = 0
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Within, CUDA takes float32 as it is; TF32, which drops 13 of its 23 bits in products, is for training alone.
+
+    So a run answers the same on a GPU, on a processor and exported. Any number of threads may be within at once.
+    """
+    global _threads
+    settings: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv]  # type: ignore[attr-defined]
+    with _lock:
+        _threads += 1
+        if _threads == 1:
+            _before[:] = [setting.fp32_precision for setting in settings]
+            for setting in settings:
+                setting.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        with _lock:
+            _threads -= 1
+            if _threads == 0:
+                for setting, before in zip(settings, _before, strict=True):
+                    setting.fp32_precision = before
 
 
 # oneDNN's names, from the least to the most, and what torch calls the same.

@@ -14,7 +14,7 @@ from cnnlab.data.build import build_data, build_own, target_config
 from cnnlab.data.data import Data
 from cnnlab.data.own import OWN_SET, OwnData, Source
 from cnnlab.data.recommend import batch_for, epochs_for, follows_from_set, is_said
-from cnnlab.device import choose_device
+from cnnlab.device import choose_device, device_name
 from cnnlab.errors import ConfigError
 from cnnlab.experiment import Run, Session
 from cnnlab.models.plain import describe_plain, is_built
@@ -90,7 +90,9 @@ def fit(
             augment=data.config.augment,
             seed=data.config.seed,
             trainer=dataclasses.replace(
-                composed.config.trainer, batch_size=data.config.trainer.batch_size, device=str(data.train.device)
+                composed.config.trainer,
+                batch_size=data.config.trainer.batch_size,
+                device=device_name(data.train.device),
             ),
         )
     elif isinstance(data, str):

@@ -26,6 +26,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+import torch
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -64,9 +65,9 @@ def train_together(config: Config, progress: Progress, command: Sequence[str], r
     folder = begin_run(config)
     folder.refuse_if_taken()
     group = Group(size=config.trainer.devices, local_size=config.trainer.devices)
-    device = device_of(config.trainer.device, group)
+    device_of(config.trainer.device, group)  # says what is wrong
     import_code(config)  # the user's own word names it, and the model
-    data = build_data(config, device, progress, processes=config.trainer.devices)
+    data = build_data(config, torch.device("cpu"), progress, processes=config.trainer.devices)
     group.check_shards(data)
     build_model(config, data, trust_code=True)
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(folder.path)))

@@ -6,6 +6,7 @@ and for a torch newer than that: run it again, benchmarks/convolutions.py too, a
 - without_compiler, MetaMode, build_optimizers_without_compiler: torch imports its compiler, which takes a second, to
   mark functions as not to be compiled.
 - bare_step: `optimizer.step` runs hooks, and its fused forms copy channels-last filters on processors.
+- copy_optimizer: copies of some optimizers cannot step where there is an accelerator.
 - replace_convolution, restore_convolutions: what `nn.Conv2d.forward` calls (training/convolution.py has the reasons).
 - batch_statistics, batch_norm_gradients, SyncBatchNorm, shares_memory, end_with_launcher: functions of torch that have
   no public name.
@@ -13,6 +14,7 @@ and for a torch newer than that: run it again, benchmarks/convolutions.py too, a
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 import signal
@@ -101,6 +103,14 @@ def bare_step(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
             step()
 
     return without_copies
+
+
+def copy_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The same with parameters of its own. Where there is an accelerator, a step asks whether a warning was given,
+    which copies do not know, and then for settings that not every optimizer has."""
+    twin: Any = copy.deepcopy(optimizer)
+    twin._warned_capturable_if_run_uncaptured = True
+    return twin  # type: ignore[no-any-return]
 
 
 class _MemoryOrder(TorchFunctionMode):

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cnnlab.config import AugmentConfig
+from cnnlab.device import constant, exact_float32
 
 # What F.interpolate(mode="bilinear", antialias=True) calls. It writes straight into its place: a copy for each image
 # would wake the other threads in vain.
@@ -100,7 +101,9 @@ def reflect(position: Tensor, size: int) -> Tensor:
 
 
 def resized_crop(images: Tensor, rows: Tensor, boxes: Tensor, flip: Tensor, height: int, width: int) -> Tensor:
-    """Cut a box out of each image and resize it to height × width, antialiased on the processor.
+    """Cut a box of whole pixels out of each image and resize it to height × width, antialiased.
+
+    Wherever the images lie, the result is the same but for single levels that are rounded the other way.
 
     Args:
         images: (N, H, W, 1 or 4) uint8.
@@ -111,7 +114,7 @@ def resized_crop(images: Tensor, rows: Tensor, boxes: Tensor, flip: Tensor, heig
     """
     _, full_height, full_width, channels = images.shape
     if images.device.type != "cpu":
-        return _sampled_crop(images.index_select(0, rows), boxes, flip, height, width)
+        return _batched_crop(images.index_select(0, rows), boxes, flip, height, width)
     out = torch.empty(len(rows), height, width, channels, dtype=torch.uint8)
     places = out.permute(0, 3, 1, 2)
     pixels = torch.tensor([full_height, full_width, full_height, full_width])
@@ -126,17 +129,46 @@ def resized_crop(images: Tensor, rows: Tensor, boxes: Tensor, flip: Tensor, heig
     return out
 
 
-def _sampled_crop(images: Tensor, boxes: Tensor, flip: Tensor, height: int, width: int) -> Tensor:
-    """`resized_crop` as one batched sampling, for accelerators."""
-    top, left, tall, wide = boxes.unbind(1)
-    matrix = boxes.new_zeros(len(boxes), 2, 3)
-    matrix[:, 0, 0] = torch.where(flip, -wide, wide)
-    matrix[:, 0, 2] = 2 * left + wide - 1
-    matrix[:, 1, 1] = tall
-    matrix[:, 1, 2] = 2 * top + tall - 1
-    grid = F.affine_grid(matrix, [len(boxes), 1, height, width], align_corners=False)
-    sampled = F.grid_sample(images.permute(0, 3, 1, 2).float(), grid, padding_mode="border", align_corners=False)
-    return sampled.round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+def _batched_crop(images: Tensor, boxes: Tensor, flip: Tensor, height: int, width: int) -> Tensor:
+    """`resized_crop` of (B, H, W, C) as two products of matrices, for accelerators: across, then down, rounded after
+    each, as it is done on the processor."""
+    count, full_height, full_width, channels = images.shape
+    across = _resize_weights(*_extent(boxes, 1, full_width), full_width, width)
+    across = torch.where(flip[:, None, None], across.flip(1), across)
+    down = _resize_weights(*_extent(boxes, 0, full_height), full_height, height)
+    columns = images.transpose(1, 2).to(torch.float32).reshape(count, full_width, -1)
+    with exact_float32():
+        columns = _to_levels(across @ columns).view(count, width, full_height, channels)
+        rows = _to_levels(down @ columns.transpose(1, 2).reshape(count, full_height, -1))
+    return rows.to(torch.uint8).view(count, height, width, channels)
+
+
+def _resize_weights(low: Tensor, extent: Tensor, full: int, size: int) -> Tensor:
+    """(B, size, full): how much each of `full` pixels counts for each of `size` when a window is resized to that.
+
+    The triangle filter of F.interpolate(mode="bilinear", antialias=True).
+
+    Args:
+        low, extent: (B,) where the window begins, and its pixels.
+    """
+    scale = (extent / size)[:, None, None]
+    centre = scale * (torch.arange(size, device=low.device)[:, None] + 0.5)  # (B, size, 1)
+    pixel = torch.arange(full, device=low.device) - low[:, None, None]  # (B, 1, full), 0 where the window begins
+    weights = (1 - (pixel + 0.5 - centre).abs() / scale.clamp_min(1)).clamp_min(0)
+    weights = weights * ((pixel >= 0) & (pixel < extent[:, None, None]))
+    return weights / weights.sum(2, keepdim=True)
+
+
+def _to_levels(values: Tensor) -> Tensor:
+    """Whole numbers from 0 to 255, a half rounded up."""
+    return (values + 0.5).floor_().clamp_(0, 255)
+
+
+def _extent(boxes: Tensor, axis: int, full: int) -> tuple[Tensor, Tensor]:
+    """(B,) first pixel and number of pixels of (B, 4) boxes along an axis of `full` pixels: 0 height, 1 width."""
+    low = (boxes[:, axis] * full).round().clamp(max=full - 1)
+    extent = (boxes[:, axis + 2] * full).round().clamp_min(1)
+    return low, torch.minimum(extent, full - low)
 
 
 def nearest_crop(masks: Tensor, rows: Tensor, boxes: Tensor, flip: Tensor, height: int, width: int) -> Tensor:
@@ -151,10 +183,7 @@ def nearest_crop(masks: Tensor, rows: Tensor, boxes: Tensor, flip: Tensor, heigh
     full = masks.shape[1:]
     places = []
     for axis, side in enumerate((height, width)):
-        low = (boxes[:, axis] * full[axis]).round()  # whole pixels, as the image's window has them
-        extent = (boxes[:, axis + 2] * full[axis]).round().clamp_min(1)
-        low = torch.minimum(low, torch.full_like(low, full[axis] - 1))
-        extent = torch.minimum(extent, full[axis] - low)
+        low, extent = _extent(boxes, axis, full[axis])  # whole pixels, as the image's window has them
         steps = (torch.arange(side, device=masks.device) + 0.5) / side
         places.append((low[:, None] + (extent[:, None] * steps).floor()).long())
     y, x = places
@@ -168,7 +197,8 @@ def affine(images: Tensor, matrices: Tensor, padding_mode: str, mode: str = "bil
     Args:
         mode: bilinear, or nearest for classes.
     """
-    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
+    with exact_float32():  # a product of matrices, whose pixels TF32 would move
+        grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
     beyond = "zeros" if padding_mode == "zero" else "reflection"
     return F.grid_sample(images, grid, mode=mode, padding_mode=beyond, align_corners=False)
 
@@ -194,7 +224,7 @@ def grey(images: Tensor) -> Tensor:
     """(B, 3, H, W) → (B, 1, H, W) luma of ITU-R BT.601."""
     if images.shape[1] == 1:
         return images
-    weights = images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    weights = constant((0.299, 0.587, 0.114), images.device).to(images.dtype).view(1, 3, 1, 1)
     return (images * weights).sum(1, keepdim=True)
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from cnnlab.data.decode import Layout, arrange, read_image, upright
+from cnnlab.device import constant
 from cnnlab.errors import DataError
 
 
@@ -66,7 +67,7 @@ class Preprocess:
         count, height, width, channels = pixels.shape
         times = 1 if channels == 1 else width  # long rows, for vector instructions
         rows = pixels.view(count * height * width // times, times * channels).to(torch.float32)
-        scale, shift = (torch.tensor(v, device=stored.device).repeat(times) for v in self.scale_and_shift())
+        scale, shift = (constant(tuple(v), stored.device, times) for v in self.scale_and_shift())
         return rows.mul_(scale).add_(shift).view(pixels.shape).permute(0, 3, 1, 2)
 
     def scale_and_shift(self) -> tuple[list[float], list[float]]:
@@ -75,7 +76,7 @@ class Preprocess:
 
     def denormalise(self, images: Tensor) -> Tensor:
         """(B, C, H, W) float → (B, H, W, C) uint8, for showing."""
-        mean, std = (torch.tensor(v, device=images.device) for v in (self.mean, self.std))
+        mean, std = (constant(v, images.device) for v in (self.mean, self.std))
         pixels = images.float().permute(0, 2, 3, 1) * std + mean
         return (pixels * 255).round().clamp(0, 255).to(torch.uint8)
 

@@ -23,6 +23,7 @@ from cnnlab.data.augment import (
     take_pixels,
 )
 from cnnlab.data.preprocess import Preprocess, without_padding
+from cnnlab.device import constant
 
 Draws = dict[str, Tensor]
 
@@ -110,5 +111,5 @@ def _float_stage(
     for name in colour:
         change = {"brightness": brightness, "contrast": contrast, "saturation": saturation}[name]
         images = change(images, draws[name].to(taken.device))
-    scale, shift = (torch.tensor(v, device=taken.device)[:, None, None] for v in preprocess.scale_and_shift())
+    scale, shift = (constant(tuple(v), taken.device)[:, None, None] for v in preprocess.scale_and_shift())
     return images.mul_(scale * 255).add_(shift)

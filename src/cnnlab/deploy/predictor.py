@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.deploy.exported import read_export
 from cnnlab.deploy.opened import opened_export
-from cnnlab.device import choose_device
+from cnnlab.device import choose_device, exact_float32
 from cnnlab.errors import DataError, DeviceError, ModelError
 from cnnlab.finite import check_answers
 from cnnlab.representation import as_html, as_text
@@ -129,6 +129,7 @@ class Predictor:
         return answers
 
     @torch.inference_mode()
+    @exact_float32()
     def probabilities(self, images: Tensor) -> Tensor:
         """(B, C, H, W) preprocessed images → (B, K) probabilities, on the processor.
 

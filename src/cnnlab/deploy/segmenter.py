@@ -14,7 +14,7 @@ from PIL import Image
 
 from cnnlab.data.decode import find_images, read_image, seen_box
 from cnnlab.data.preprocess import Preprocess
-from cnnlab.device import choose_device
+from cnnlab.device import choose_device, exact_float32
 from cnnlab.errors import DataError
 from cnnlab.explain.images import each_image, output_folder
 from cnnlab.explain.overlay import class_colours, paint_classes
@@ -53,6 +53,7 @@ class Segmenter:
         self.preprocess = Preprocess.from_dict(card["preprocess"])
 
     @torch.inference_mode()
+    @exact_float32()
     def segment(self, image: str | Path | bytes | Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """One image → (H, W) uint8 numbers of classes; UNSEEN where the model does not look (data.fit=crop).
 

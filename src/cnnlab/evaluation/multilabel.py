@@ -87,7 +87,7 @@ def evaluate_multilabel(
     """
     refuse_views(settings)
     answers = forward_all(model, data.evaluation_loader(split))
-    losses = losses_of(task.plain_loss, *answers).double().cpu()
+    losses = losses_of(task.plain_loss, *answers).cpu().double()
     logits, targets = (value.cpu() for value in answers)
     check_answers(logits)
     names = data.names(split)

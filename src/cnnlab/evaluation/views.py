@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnlab.data.loader import Loader
+from cnnlab.device import exact_float32
 from cnnlab.models.folding import fold_batch_norm
 
 
@@ -29,6 +30,7 @@ def views_of(images: Tensor, kind: str) -> list[tuple[float, Tensor]]:
 
 
 @torch.inference_mode()
+@exact_float32()
 def average_views(model: nn.Module, loader: Loader, logits: Tensor, kind: str, share: float = 1.0) -> Tensor:
     """(n, K) mean log-probabilities over the views of every image of the split, in its order.
 

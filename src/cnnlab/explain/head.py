@@ -161,8 +161,10 @@ def as_convolutions(layers: list[nn.Module], height: int, width: int) -> nn.Sequ
             height, width = (_pooled(layer, side, axis) for axis, side in enumerate((height, width)))
             done.append(copy.deepcopy(layer))
         elif isinstance(layer, nn.BatchNorm1d) and height == width == 1:
-            norm = nn.BatchNorm2d(layer.num_features, layer.eps, affine=layer.affine)
-            norm.load_state_dict(layer.state_dict())
+            state = layer.state_dict()
+            place = next((value.device for value in state.values()), None)
+            norm = nn.BatchNorm2d(layer.num_features, layer.eps, affine=layer.affine, device=place)
+            norm.load_state_dict(state)
             done.append(norm.eval())
         elif isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) == height == width == 1:
             done.append(_PlaceNorm(layer))

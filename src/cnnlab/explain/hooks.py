@@ -11,6 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from cnnlab.deterministic import deterministic_forms
+from cnnlab.device import exact_float32
 from cnnlab.errors import ModelError, nearest
 
 
@@ -78,11 +80,12 @@ def record_outputs(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str,
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Within, dropout and batch norm behave as in a test; every module is as before afterwards."""
+    """Within, dropout and batch norm behave as in a test, and float32 is exact; afterwards all is as before."""
     learning = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        yield
+        with exact_float32(), deterministic_forms():
+            yield
     finally:
         for module in learning:
             module.training = True

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cnnlab.data.decode import arrange, find_images, read_image, seen_part
 from cnnlab.data.preprocess import Preprocess
-from cnnlab.device import choose_device
+from cnnlab.device import choose_device, exact_float32
 from cnnlab.errors import DataError, ModelError, RunError, nearest
 from cnnlab.explain.cam import activation_maps, chosen_method
 from cnnlab.explain.draw import draw_boxes, draw_map
@@ -109,7 +109,7 @@ def _explain(
     def explain(name: str, file: Path) -> Explained:
         image = read_image(name)
         images = preprocess(image)[None].to(place)
-        with torch.inference_mode():
+        with torch.inference_mode(), exact_float32():
             probabilities = rule.probabilities(check_answers(model(images).float()))[0].cpu()
         answer = int(probabilities.argmax())
         chosen = answer if number is None else number

@@ -117,6 +117,7 @@ class Localizer:
         self.net = FullyConvolutional(model, shape)
         self.rule, self.scale = rule, scale
         self.model, self.shape = model, shape
+        self.device = next(model.parameters()).device  # only the network computes there
         self.first, self.fine = _first_map(model, shape)
         self._last: tuple[object, tuple[Tensor, Tensor]] | None = None
 
@@ -163,13 +164,13 @@ class Localizer:
         """What the classifier says of the whole image, if it is sure, and the map (H, W) of that class in [0, 1]."""
         view = _resize(image, *self.shape[1:])[None]
         colour = view.flatten(2).median(dim=2).values[:, :, None, None]
-        logits, plain = check_answers(self.model(torch.cat([view, colour.expand(view.shape)])).float())
+        logits, plain = self._answers(torch.cat([view, colour.expand(view.shape)]))
         probabilities, gain = self.rule.probabilities(logits[None])[0], (logits - plain).abs().max().item()
         label = int(probabilities.argmax())
         if probabilities[label] < LEAST_SURE or gain < LEAST_EVIDENCE:
             return None
         with torch.enable_grad():
-            seen = activation_maps(self.model, view, target=label).detach()
+            seen = activation_maps(self.model, view.to(self.device), target=label).detach().cpu()
         heat = _resize(seen, *image.shape[1:])[0]
         if heat.max() <= 0:
             return None
@@ -211,12 +212,16 @@ class Localizer:
         whole = _Map(torch.empty(image.shape[1:]), (0.0, 0.0), (1.0, 1.0))
         return boxes, _Map(heat / heat.max(), used.start, used.jump).at(whole)
 
+    def _answers(self, images: Tensor) -> Tensor:
+        """(B, C, h, w) → (B, K) logits, on the processor."""
+        return check_answers(self.model(images.to(self.device)).float()).cpu()
+
     def _maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(1, C, H, W) → the class maps (K, h, w), and what the first stage gives (empty without one)."""
         names = [self.first] if self.first is not None else []
         with record_outputs(self.model, names) as recorded:
-            logits = check_answers(self.net.class_maps(images).float())[0]
-        return logits, recorded[self.first][0].float() if self.first is not None else torch.empty(0)
+            logits = check_answers(self.net.class_maps(images.to(self.device)).float())[0].cpu()
+        return logits, recorded[self.first][0].float().cpu() if self.first is not None else torch.empty(0)
 
     def _plain(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """`_maps` of an image of the same size in the median colour; the last one is kept."""
@@ -248,7 +253,7 @@ class Localizer:
             return []
         plain = image.flatten(1).median(dim=1).values[:, None, None].expand(self.shape)
         views = torch.stack([plain, *(self._framed(image, box) for box in boxes)])
-        logits = check_answers(self.model(views).float())
+        logits = self._answers(views)
         gains = logits[1:] - logits[0]
         found = []
         for box, answer, gain in zip(boxes, self.rule.probabilities(logits[1:]), gains, strict=True):

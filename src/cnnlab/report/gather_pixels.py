@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from cnnlab.data.data import Data
+from cnnlab.device import exact_float32
 from cnnlab.evaluation.segmentation import ROW, PixelOutputs
 from cnnlab.explain.overlay import class_colours, paint_classes
 from cnnlab.models.summary import Summary
@@ -16,6 +17,7 @@ WORST, OTHERS = 6, 6  # scenes: those of the lowest mean IoU, and random others
 
 
 @torch.inference_mode()
+@exact_float32()
 def gather_scenes(
     model: nn.Module, data: Data, outputs: PixelOutputs, summary: Summary
 ) -> tuple[list[Sample], Insight]:

@@ -124,7 +124,6 @@ def worker_main(pipe: connection.Connection, log: Path, device: str | None = Non
         if isinstance(request, StopRequest):  # it came after the end of its run
             continue
         pipe.send(execute_request(request, Reporter(pipe), device, lambda: _stop_requested(pipe)))
-        gc.collect()
 
 
 def _stop_requested(pipe: connection.Connection) -> bool:
@@ -162,7 +161,17 @@ def execute_request(
         traceback.print_exc()
         sys.stderr.flush()
         return RunResult("crashed", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+    finally:
+        _free_memory()
     return RunResult("done", untested=untested)
+
+
+def _free_memory() -> None:
+    """Leave nothing of a run in the memory of the machine or the GPU: the next one may need all of it."""
+    from cnnlab.training.precision import give_back_freed_memory
+
+    gc.collect()
+    give_back_freed_memory()
 
 
 def _train(request: RunRequest, reporter: Reporter, device: str | None, should_stop: Callable[[], bool]) -> bool:
@@ -175,8 +184,8 @@ def _train(request: RunRequest, reporter: Reporter, device: str | None, should_s
 
     config = from_dict(request.config)
     trainer = config.trainer
-    if device is not None and trainer.device == "auto":
-        trainer = dataclasses.replace(trainer, device=device)
+    if device is not None and trainer.device in ("auto", "cuda"):
+        torch.cuda.set_device(device)  # config.yaml does not name it: a resume may find other GPUs
     threads = trainer.threads or request.threads
     config = dataclasses.replace(config, trainer=dataclasses.replace(trainer, threads=threads))
     torch.set_num_threads(threads)

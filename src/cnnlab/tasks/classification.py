@@ -110,7 +110,7 @@ class LabelMetrics:
         if not self.logits:  # of several processes one may have no image of a small split
             return torch.zeros(3, dtype=torch.float64)
         logits, labels = torch.cat(self.logits), torch.cat(self.labels)
-        loss = losses_of(self.loss, logits.float(), labels).double().sum()
+        loss = losses_of(self.loss, logits.float(), labels).cpu().double().sum()
         return torch.tensor([loss.item(), count_correct(logits, labels).item(), len(labels)], dtype=torch.float64)
 
 

@@ -110,10 +110,10 @@ class RankingMetrics:
 
     def compute(self) -> dict[str, float | None]:
         logits, targets = self._all()
-        loss = losses_of(self.task.plain_loss, logits, targets).double()  # on the device, where a loss may have tensors
+        loss = losses_of(self.task.plain_loss, logits, targets)  # on the device, where a loss may have tensors
         logits, targets = logits.cpu(), targets.cpu()
         return {
-            "loss": loss.mean().item(),
+            "loss": loss.cpu().double().mean().item(),
             "accuracy": exact_matches(logits.sigmoid() >= THRESHOLD, targets).double().mean().item(),
             "mean_ap": mean_of_known(average_precision(logits, targets)),
         }

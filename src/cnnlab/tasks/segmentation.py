@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cnnlab.config import Config, TrainerConfig
 from cnnlab.data.data import Data
+from cnnlab.device import sum_type
 from cnnlab.errors import ConfigError
 from cnnlab.tasks.base import Loss, Metric, Processes, given_weights
 from cnnlab.tasks.losses import LossFunction
@@ -58,8 +59,9 @@ class Segmentation:
         """Cutmix has mixed the targets as it did the images, so that `share` says nothing here."""
         logits = logits.float()
         total = F.cross_entropy(logits, targets, self.weights, label_smoothing=self.smoothing, reduction="sum")
-        weight = torch.tensor(targets.numel()) if self.weights is None else self.weights[targets].sum()
-        parts = [torch.stack([total, weight.to(total)])]
+        pixels = torch.full_like(total, targets.numel())
+        weight = pixels if self.weights is None else self.weights[targets].sum()
+        parts = [torch.stack([total, weight])]
         if self.dice:
             parts.append(dice_sums(logits, targets).flatten())
 
@@ -70,7 +72,7 @@ class Segmentation:
         return Loss(torch.cat(parts), value)
 
     def count_correct(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return (logits.argmax(1) == targets).double().mean(dim=(1, 2)).sum()
+        return (logits.argmax(1) == targets).to(sum_type(logits.device)).mean(dim=(1, 2)).sum()
 
     def metrics(self) -> PixelMetrics:
         return PixelMetrics(self.num_classes, self.dice)

@@ -66,7 +66,7 @@ class DomainAdversary(nn.Module):
         logits = model.forward_head(seen)
         maps = torch.cat([seen, model.forward_features(target)])
         guesses = self.layers(reverse_gradient(as_vectors(maps), strength)).float()[:, 0]
-        truth = torch.cat([torch.zeros(len(source)), torch.ones(len(target))]).to(guesses)
+        truth = (torch.arange(len(guesses), device=guesses.device) >= len(source)).to(guesses.dtype)
         return logits, F.binary_cross_entropy_with_logits(guesses, truth)
 
 

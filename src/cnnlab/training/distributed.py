@@ -13,6 +13,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -31,6 +32,7 @@ from cnnlab.training.exchange import LARGEST, Exchange
 from cnnlab.training.synchronise import SynchronisedBatchNorm
 
 T = TypeVar("T")
+WAIT = timedelta(minutes=5)  # that a process waits for the others on GPUs, before it takes one of them for lost
 
 
 class Group:
@@ -217,7 +219,7 @@ def joined(device: str) -> Iterator[Group]:
     group = Group(rank, size, local_rank, local_size, os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0")
     if device_of(device, group).type == "cuda":
         torch.cuda.set_device(local_rank)
-        dist.init_process_group("nccl")
+        dist.init_process_group("nccl", device_id=torch.device("cuda", local_rank), timeout=WAIT)
         group.host = dist.new_group(backend="gloo")
     else:
         dist.init_process_group("gloo")

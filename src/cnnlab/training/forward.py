@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from cnnlab.data.loader import WHOLE, Loader
+from cnnlab.deterministic import deterministic_forms
+from cnnlab.device import exact_float32
 from cnnlab.models.folding import fold_batch_norm
 from cnnlab.tasks import Accumulator
 
@@ -18,7 +20,8 @@ Metrics = TypeVar("Metrics", bound=Accumulator)
 def measure(model: nn.Module, loader: Loader, metrics: Metrics, shard: tuple[int, int] = WHOLE) -> Metrics:
     """Take the answers to every image of a split, or of a process's shard of it, into `metrics`, which is returned."""
     for logits, targets in forward_each(model, loader, shard):
-        metrics.update(logits, targets)
+        with deterministic_forms():
+            metrics.update(logits, targets)
     return metrics
 
 
@@ -38,7 +41,7 @@ def forward_each(model: nn.Module, loader: Loader, shard: tuple[int, int] = WHOL
     quick: nn.Module | None = None
     try:
         for batch in loader.epoch(shard=shard):
-            with torch.inference_mode():
+            with torch.inference_mode(), exact_float32():
                 quick = quick or fold_batch_norm(model, batch.images[:2])
                 logits = quick(batch.images).float()
             yield logits, batch.targets

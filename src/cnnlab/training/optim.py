@@ -70,7 +70,7 @@ def create_optimizer(
     if arguments.get("differentiable"):
         raise ConfigError("optimizer.differentiable=true has no use here: nothing differentiates through a step.")
     own_choice = {"fused", "foreach"} & set(arguments)
-    if "fused" in allowed and not own_choice and device.type in ("cpu", "cuda"):
+    if "fused" in allowed and not own_choice and device.type != "mps":
         arguments["fused"] = True
     scales = {"other_lr_scale": other_scale, "backbone_lr_scale": backbone_scale}
     for key, value in {**arguments, "weight_decay": decay, **scales}.items():

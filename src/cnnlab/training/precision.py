@@ -29,7 +29,7 @@ def choose_precision(name: str, device: torch.device, model: nn.Module) -> str:
     Raises:
         DeviceError: fp16 without a CUDA GPU.
     """
-    if name == "fp16" and device.type != "cuda":
+    if name == "fp16" and device.type in ("cpu", "mps"):
         raise DeviceError(
             f"trainer.precision=fp16 needs a CUDA GPU, and this run uses {device.type}; use bf16 or auto."
         )
@@ -77,6 +77,8 @@ def prepare_process(config: TrainerConfig, threads: int | None = None) -> None:
     if torch.are_deterministic_algorithms_enabled() != config.deterministic:
         torch.use_deterministic_algorithms(config.deterministic)  # imports the compiler, which takes a second
     torch.backends.cudnn.benchmark = not config.deterministic
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS adds in any order
 
 
 @contextlib.contextmanager
@@ -126,7 +128,9 @@ def keep_freed_memory() -> None:
 
 
 def give_back_freed_memory() -> None:
-    """Return to the system what glibc kept. No-op elsewhere."""
+    """Return to the system what glibc kept, and to the accelerator what torch kept. No-op elsewhere."""
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
     if sys.platform.startswith("linux"):
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL("libc.so.6").malloc_trim(0)

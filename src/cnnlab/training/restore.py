@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from cnnlab.runs.schema import EPOCH, NUMBER, Each, Maybe, validate
 from cnnlab.runs.state import differs
-from cnnlab.torch_patches import bare_step
+from cnnlab.torch_patches import bare_step, copy_optimizer
 from cnnlab.values import overgrown
 
 States = dict[int, dict[str, Any]]  # by number of the parameter: what the optimizer remembers of it
@@ -56,7 +55,7 @@ def wrong_counters(counters: dict[str, int], epochs_done: int, steps_per_epoch: 
 
 def first_states(optimizer: torch.optim.Optimizer) -> States:
     """What the optimizer remembers after a step over gradients of zero: the form of what it can have saved."""
-    twin = copy.deepcopy(optimizer)  # with parameters of its own
+    twin = copy_optimizer(optimizer)
     for group in twin.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,25 +10,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cnnlab.device import sum_type
+
 COUNTERS = ("epoch", "step", "batch", "stale", "rate")
 
 
 @dataclass
 class Sums:
-    """Running sums over the steps of the epoch so far; `norm` and `norms` over those whose gradient was measured."""
+    """Running sums over the steps of the epoch so far; `norm` and `norms` over those whose gradient was measured.
+
+    `lost` counts the images of batches whose loss overflowed in float16, and is not in `loss`.
+    """
 
     loss: Tensor
     correct: Tensor
     norm: Tensor
     norms: Tensor
+    lost: Tensor
     count: int = 0
     seconds: float = 0.0
 
     @classmethod
     def zero(cls, device: torch.device) -> Sums:
-        """Float64 scalars on the device, so that no step has to wait for it."""
-        zero = torch.zeros((), dtype=torch.float64, device=device if device.type != "mps" else "cpu")
-        return cls(zero.clone(), zero.clone(), zero.clone(), zero.clone())
+        """Scalars on the device, so that no step has to wait for it."""
+        zero = torch.zeros((), dtype=sum_type(device), device=device)
+        return cls(zero.clone(), zero.clone(), zero.clone(), zero.clone(), zero.clone())
+
+    def whole_loss(self) -> float:
+        """The loss of all images, where those that were lost count as the mean of the others; NaN where all were."""
+        loss, lost = self.loss.item(), self.lost.item()
+        if not lost:
+            return loss
+        return loss * self.count / (self.count - lost) if lost < self.count else math.nan
 
 
 @dataclass
@@ -56,7 +70,7 @@ class TrainingState:
         sums = self.sums
         return {
             "counters": {name: getattr(self, name) for name in COUNTERS},
-            "sums": [sums.loss.item(), sums.correct.item(), sums.count, sums.seconds],
+            "sums": [sums.whole_loss(), sums.correct.item(), sums.count, sums.seconds],
             "norms": [sums.norm.item(), sums.norms.item()],
             "history": self.history,
             "best": self.best,

@@ -16,6 +16,7 @@ from cnnlab.config import Config
 from cnnlab.data.batch import Batch
 from cnnlab.data.data import Data
 from cnnlab.data.own import OWN_SET
+from cnnlab.deterministic import deterministic_forms
 from cnnlab.errors import ConfigError, Interrupted, ModelError, NonFiniteLoss, OutOfMemory, RunError
 from cnnlab.finite import infinite_buffers, non_finite
 from cnnlab.models.registry import OWN_MODULE, model_spec
@@ -49,6 +50,14 @@ STEP_EVENTS_A_SECOND = 5
 STEPS_A_NORM = 8  # the norm of the gradient is taken once in so many steps: of a tiny model it costs 5 % of one
 FINITE = ("model", "average", "optimizer", "adversary", "sums", "norms")  # parts of the state
 BY_CONTENT = ("optimizer", "history", "best")  # parts of a state whose form depends on how far the training is
+NO_MEMORY = (  # in the words of glibc, GPUs, oneDNN, cuBLAS and cuDNN
+    "can't allocate memory",
+    "out of memory",
+    "could not create a primitive",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "DEVICE_ALLOCATION_FAILED",
+)
 OLDER = {"norms": [0.0, 0.0], "threads": 1, "processes": 1}  # for states that had no such part yet
 
 
@@ -118,9 +127,7 @@ def train(
 def _ran_out_of_memory(error: Exception) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return any(
-        words in str(error) for words in ("can't allocate memory", "out of memory", "could not create a primitive")
-    )
+    return any(words in str(error) for words in NO_MEMORY)
 
 
 def _stopped(trainer: Trainer) -> Interrupted:
@@ -209,7 +216,9 @@ class Trainer:
         self.compiled = alone and choose_compile(self.settings.compile, self.device, model, shape, images)
         ours = type(model).__module__.startswith("cnnlab.")  # a class of the user's may leave layers unused
         all_learn = ours and config.init.unfreeze_epoch is None
-        self.forward: Any = torch.compile(self.learner) if self.compiled else group.wrap(self.learner, all_learn)
+        self.forward: Any = (
+            torch.compile(self.learner, dynamic=False) if self.compiled else group.wrap(self.learner, all_learn)
+        )
         self.state = TrainingState(Sums.zero(self.device))
         self.gradients: dict[str, Gradient] = {}
         self.note: Noted | None = None
@@ -234,17 +243,18 @@ class Trainer:
         while self.state.batch < last_batch:
             self.state.rate = set_rate(self.optimizer, self.rate_factor())
             seed_step(self.config.seed, self.state.step, self.group.rank)
-            of_step = [next(batches) for _ in range(self.accumulate)]
-            domain = [next(others).images for _ in of_step] if others is not None else None
+            of_step: list[Batch] = []
             full = False
             try:
+                of_step = [next(batches) for _ in range(self.accumulate)]
+                domain = [next(others).images for _ in of_step] if others is not None else None
                 self.train_step(of_step, domain)
             except (MemoryError, RuntimeError) as error:
                 if not _ran_out_of_memory(error):
                     raise
                 full = True  # what the step has left is freed with the error
             if full:
-                self._stop_out_of_memory(of_step[0].images)
+                self._stop_out_of_memory(of_step[0].images if of_step else None)
             now = time.monotonic()
             self.state.sums.seconds += now - began
             began = now
@@ -281,7 +291,7 @@ class Trainer:
             self._renew_statistics(batches, domain)
             return
         for number, batch in enumerate(batches, 1):
-            with self.group.batch(self.forward, last=number == len(batches)):
+            with self.group.batch(self.forward, last=number == len(batches)), deterministic_forms():
                 logits, loss = self._forward_loss(batch, domain[number - 1] if domain is not None else None)
                 self._count(loss.detach(), logits.detach(), batch)
                 if self.device.type == "cpu" and not math.isfinite(loss.item()):
@@ -330,8 +340,12 @@ class Trainer:
     def _count(self, loss: Tensor, logits: Tensor, batch: Batch) -> None:
         """Add the metrics of one batch to the sums: its loss over all processes, and the logits of this one."""
         count = len(batch.images) if self.group.size == 1 else self.data.train.batch_size  # of all processes together
+        if self.scaler.is_enabled():  # an overflow in float16, whose step the scaler skips
+            self.state.sums.lost += count * ~loss.isfinite()
+            loss = loss.nan_to_num(0, 0, 0)
         self.state.sums.loss += loss * count
-        self.state.sums.correct += self.group.total(self.task.count_correct(logits, batch.targets).double())
+        correct = self.task.count_correct(logits, batch.targets)
+        self.state.sums.correct += self.group.total(correct.to(self.state.sums.correct.dtype))
         self.state.sums.count += count
 
     def _forward_loss(self, batch: Batch, domain: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -401,7 +415,16 @@ class Trainer:
         if not self.data.val.count:
             return {"val_loss": None, "val_accuracy": None}
         loader = self.data.evaluation_loader("val")
-        metrics = measure(self.best_model, loader, self.task.metrics(), self.group.shard)
+        try:
+            metrics = measure(self.best_model, loader, self.task.metrics(), self.group.shard)
+        except (MemoryError, RuntimeError) as error:
+            if not _ran_out_of_memory(error):
+                raise
+            count = loader.batch_size
+            raise OutOfMemory(
+                f"there is not enough memory to validate {count} images at once; take a smaller model or smaller"
+                " images."
+            ) from None
         if self.group.size > 1:
             metrics.merge(self.group)
         return {f"val_{name}": value for name, value in metrics.compute().items()}
@@ -426,11 +449,13 @@ class Trainer:
 
     def _forward(self, images: Tensor) -> Tensor:
         """Through the compiled model; where `auto` chose to compile and the compiler fails, plainly from then on."""
-        if not self.compiled or self.settings.compile is True or self.state.step:
+        if not self.compiled or self.settings.compile is True:
             return self.forward(images)  # type: ignore[no-any-return]
         try:
             return self.forward(images)  # type: ignore[no-any-return]
-        except Exception as error:  # the compiler's errors have no common class
+        except Exception as error:  # the compiler's errors have no common class, and each size is compiled anew
+            if _ran_out_of_memory(error):
+                raise
             self.forward, self.compiled = self.model, False
             self.note = Noted(f"torch.compile failed here ({type(error).__name__}); training goes on without it.", True)
             return self.model(images)  # type: ignore[no-any-return]
@@ -446,7 +471,7 @@ class Trainer:
 
     def _training_metrics(self) -> tuple[float, float]:
         count = max(1, self.state.sums.count)
-        return self.state.sums.loss.item() / count, self.state.sums.correct.item() / count
+        return self.state.sums.whole_loss() / count, self.state.sums.correct.item() / count
 
     def _throughput(self) -> float:
         return self.state.sums.count / max(1e-9, self.state.sums.seconds)
@@ -477,9 +502,12 @@ class Trainer:
             " trainer.grad_clip=1; if its weights are already too large, start a new run with that."
         )
 
-    def _stop_out_of_memory(self, images: Tensor) -> NoReturn:
-        """Say which batch would fit; the last saved state stays as it is."""
-        fix, size = "halve trainer.batch_size, or take a smaller model or smaller images", len(images) // 2
+    def _stop_out_of_memory(self, images: Tensor | None) -> NoReturn:
+        """Say which batch would fit; the last saved state stays as it is. None: not even the images did."""
+        fix = "halve trainer.batch_size, or take a smaller model or smaller images"
+        if images is None:
+            raise OutOfMemory(f"there is not enough memory for the images of a batch; {fix}.") from None
+        size = len(images) // 2
         while size:
             self.optimizer.zero_grad()
             give_back_freed_memory()

@@ -1,0 +1,77 @@
+"""What a training step asks of an accelerator: it never waits for it, and launches few kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cnnlab.config import resolve
+from cnnlab.data.build import build_data
+from cnnlab.device import choose_device
+from cnnlab.runs.folder import RunFolder
+from cnnlab.training import trainer
+from cnnlab.training.build import build_model
+from cnnlab.training.precision import prepare_process
+from cnnlab.training.trainer import Trainer
+from pretend_device import WHY_NOT, Device, pretended
+from small_sets import write_pets
+
+pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
+
+SMALL = ["data=digits", "data.limit=40", "trainer.batch_size=6", "trainer.precision=fp32", "logger=none"]
+PETS = ["data=oxford_pets", "data.image_size=32", "data.limit=null", "trainer.batch_size=2"]
+PETS += ["model.width=4", "model.depth=2", "augment.mixup=0"]
+SPEEDRUN = ["recipe=speedrun", "data=digits", "data.image_size=32", "data.channels=3", "trainer.batch_size=6"]
+RESNET = ["model=resnet", "model.depth=20", "model.width=4", "optimizer=muon", "augment=light"]
+FIRST_STEPS = 3  # steps before the one that is counted: optimizers begin in the first, norms are taken in some
+
+
+def counts_of_a_step(words: list[str], folder: Path) -> Device:
+    """Of a whole step, its batch included."""
+    with pretended() as device:
+        config = resolve([*SMALL, "trainer.epochs=1", *words, f"run.dir={folder}"]).config
+        prepare_process(config.trainer)
+        data = build_data(config, choose_device("auto"), lambda done, total: None)
+        run = Trainer(build_model(config, data), data, config, RunFolder(folder))
+        steps = run.train_epoch()
+        for _ in range(FIRST_STEPS):
+            next(steps)
+        device.clear()
+        next(steps)
+        return device
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"data.root={write_pets(tmp_path_factory.mktemp('pets'), 24)}"
+
+
+@pytest.fixture(autouse=True)
+def no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is shown while a run trains is fetched a few times a second, between two steps."""
+    monkeypatch.setattr(trainer, "STEP_EVENTS_A_SECOND", 1e-9)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["model=vgg", "model.width=4", "augment=strong", "data.channels=3", "trainer.grad_clip=1"],
+        ["model=lenet", "augment.crop=resized", "trainer.class_weights=balanced", "trainer.ema=0.9"],
+        ["model=vgg", "model.width=4", "adapt.method=dann", "adapt.data=digits", "adapt.hidden=8"],
+        ["data=multi_digits", "model=lenet", "trainer.accumulate=2", "trainer.batch_size=3"],
+        ["model=mlp", "model.hidden=[8]", "trainer.precision=fp16", "augment.cutmix=1"],
+        [*PETS, "augment=light", "trainer.dice=1"],
+        [*PETS, "augment=strong", "trainer.class_weights=[1,2,1]"],
+    ],
+)
+def test_a_step_never_waits_for_the_device(words: list[str], pets: str, tmp_path: Path) -> None:
+    words = [*words, pets] if words[: len(PETS)] == PETS else words
+    assert counts_of_a_step(words, tmp_path / "run").synchronisations == {}
+
+
+@pytest.mark.parametrize(("words", "most"), [(SPEEDRUN, 250), (RESNET, 480)], ids=["speedrun", "resnet20"])
+def test_a_step_launches_few_kernels_and_waits_for_none(words: list[str], most: int, tmp_path: Path) -> None:
+    device = counts_of_a_step(words, tmp_path / "run")
+    assert device.synchronisations == {}
+    assert device.launches.total() <= most
