@@ -22,6 +22,7 @@ from buckets import Bucket, WatchedFileSystem, emulator, watched
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # what is compared bit by bit is compared on the processor
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"  # before numpy and torch are loaded: the tests' tensors are tiny
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # two threads that share a core with another worker's: seconds, not minutes
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
 
 LONGEST = 300.0  # seconds for a command, so that a busy machine fails no test
