@@ -26,6 +26,23 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # two threads that share a core with 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
 
 LONGEST = 300.0  # seconds for a command, so that a busy machine fails no test
+BEGIN_WITH = [  # a worker takes a file at a time: a long one that began last would leave the others idle
+    "labs/test_labs.py",
+    "study/test_study_runs.py",
+    "test_docs.py",
+    "training/test_training_distributed.py",
+    "deploy/test_export.py",
+    "tracking/test_tracking.py",
+    "evaluation/test_evaluation_runs.py",
+    "study/test_search.py",
+    "test_golden.py",
+    "training/test_training_diagnose.py",
+    "runs/test_runs_addresses.py",
+    "runs/test_runs_remote.py",
+    "deploy/test_web.py",
+    "training/test_training_resume.py",
+    "test_faults.py",
+]
 TINY = ["data.limit=60", "trainer.epochs=2", "trainer.batch_size=20", "model.width=4", "trainer.precision=fp32"]
 
 # Loads everything once and forks for each command, so that a command costs a few milliseconds instead of seconds.
@@ -42,11 +59,16 @@ import cnnlab.processes, cnnlab.study.worker, cnnlab.study.study, multiprocessin
 import multiprocessing.spawn, torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler as elastic
 cnnlab.config.compose()  # what Hydra and Jinja work out once
 cnnlab.report.page.template()
+cnnlab.data.sources.digits.open_digits()
 PIL.Image.init()
 if importlib.util.find_spec("optuna"):
     import optuna, sqlalchemy.dialects.sqlite, cnnlab.study.search, cnnlab.study.search_page
     optuna.storages.RDBStorage, optuna.importance.FanovaImportanceEvaluator, optuna.samplers.TPESampler
-LATER = {"export": ["onnxruntime", "onnxscript", "torch.onnx._internal.exporter._core", "cnnlab.deploy.export"]}
+LATER = {  # what only a command with this word needs
+    "export": ["onnxruntime", "onnxscript", "torch.onnx._internal.exporter._core", "cnnlab.deploy.export"],
+    "logger=wandb": ["wandb"],
+    "logger.wandb=true": ["wandb"],
+}
 
 def fork_python(words, environment=None, keep=(), session=False):
     "What `exec` of a new interpreter with these words would be, without loading everything again."
@@ -100,7 +122,7 @@ for line in sys.stdin:
         pid, status = os.waitpid(job["wait"], os.WNOHANG)
         print(json.dumps(os.waitstatus_to_exitcode(status) if pid else None), flush=True)
         continue
-    for name in LATER.pop(next(iter(job["arguments"]), ""), ()):
+    for name in [name for word in job["arguments"] for name in LATER.pop(word, ())]:
         if importlib.util.find_spec(name.partition(".")[0]):
             importlib.import_module(name)
     pid = os.fork()
@@ -127,6 +149,13 @@ for line in sys.stdin:
         os._exit(code)  # taking all the modules down would take two seconds
     print(pid, flush=True)
 """
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first."""
+    here = Path(__file__).parent
+    places = {here / name: place for place, name in enumerate(BEGIN_WITH)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @dataclass(frozen=True)
