@@ -22,34 +22,113 @@ from buckets import Bucket, WatchedFileSystem, emulator, watched
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # what is compared bit by bit is compared on the processor
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"  # before numpy and torch are loaded: the tests' tensors are tiny
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # two threads that share a core with another worker's: seconds, not minutes
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
 
 LONGEST = 300.0  # seconds for a command, so that a busy machine fails no test
+BEGIN_WITH = [  # a worker takes a file at a time: a long one that began last would leave the others idle
+    "labs/test_labs.py",
+    "study/test_study_runs.py",
+    "test_docs.py",
+    "training/test_training_distributed.py",
+    "deploy/test_export.py",
+    "tracking/test_tracking.py",
+    "evaluation/test_evaluation_runs.py",
+    "study/test_search.py",
+    "test_golden.py",
+    "training/test_training_diagnose.py",
+    "runs/test_runs_addresses.py",
+    "runs/test_runs_remote.py",
+    "deploy/test_web.py",
+    "training/test_training_resume.py",
+    "test_faults.py",
+]
 TINY = ["data.limit=60", "trainer.epochs=2", "trainer.batch_size=20", "model.width=4", "trainer.precision=fp32"]
 
 # Loads everything once and forks for each command, so that a command costs a few milliseconds instead of seconds.
-# Each child is a process of its own, with its own signals, standard streams and exit code.
+# Each child is a process of its own, with its own signals, standard streams and exit code. The workers of a study and
+# the processes of a run are forked likewise, from the command that starts them.
 SERVER = """
-import json, os, sys, traceback
+import atexit, json, logging, multiprocessing.util, os, signal, subprocess, sys, traceback
 import torch, rich.console, rich.progress, matplotlib.figure, hydra, jinja2
 import torch.utils.tensorboard, torchvision.datasets, cnnlab.cli, cnnlab.experiment, cnnlab.deploy.predictor
 import cnnlab.evaluation.compare, cnnlab.data.describe, cnnlab.data.show, cnnlab.tracking.tensorboard
 import numpy.random, torch.optim, importlib.util, PIL.Image, cnnlab.data.sources.digits
 import cnnlab.config, cnnlab.report.confusion, cnnlab.report.page, cnnlab.report.reliability
+import cnnlab.processes, cnnlab.study.worker, cnnlab.study.study, multiprocessing.popen_spawn_posix
+import multiprocessing.spawn, torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler as elastic
 cnnlab.config.compose()  # what Hydra and Jinja work out once
 cnnlab.report.page.template()
+cnnlab.data.sources.digits.open_digits()
 PIL.Image.init()
 if importlib.util.find_spec("optuna"):
     import optuna, sqlalchemy.dialects.sqlite, cnnlab.study.search, cnnlab.study.search_page
     optuna.storages.RDBStorage, optuna.importance.FanovaImportanceEvaluator, optuna.samplers.TPESampler
+LATER = {  # what only a command with this word needs
+    "export": ["onnxruntime", "onnxscript", "torch.onnx._internal.exporter._core", "cnnlab.deploy.export"],
+    "logger=wandb": ["wandb"],
+    "logger.wandb=true": ["wandb"],
+}
+
+def fork_python(words, environment=None, keep=(), session=False):
+    "What `exec` of a new interpreter with these words would be, without loading everything again."
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        if session:
+            os.setsid()
+        if environment is not None:
+            os.environ.clear()
+            os.environ.update(environment)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for number in map(int, os.listdir("/proc/self/fd")):
+            if number > 2 and number != nothing and number not in keep:
+                os.dup2(nothing, number)  # not closed: what still knows the number must not close what takes it next
+        for number in signal.valid_signals():
+            if callable(signal.getsignal(number)):
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        atexit._clear()
+        logging.disable(logging.NOTSET)
+        if words[1:3] == ["-m", "cnnlab.processes"]:
+            sys.argv = words[2:]
+            cnnlab.processes.main()
+        sys.argv = words[words.index("-c") :]
+        exec(sys.argv.pop(1), {"__name__": "__main__"})
+        code = 0
+    except SystemExit as leave:
+        code = leave.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code or 0)
+
+class Forked(subprocess.Popen):
+    def _execute_child(self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, *others):
+        self.pid, self._child_created = fork_python(list(args), env, session=True), True
+
+def spawn(path, words, keep, real=multiprocessing.util.spawnv_passfds):
+    words = [os.fsdecode(word) for word in words]
+    return fork_python(words, keep=keep) if "--multiprocessing-fork" in words else real(path, words, keep)
+
 for line in sys.stdin:
     job = json.loads(line)
     if "wait" in job:
         pid, status = os.waitpid(job["wait"], os.WNOHANG)
         print(json.dumps(os.waitstatus_to_exitcode(status) if pid else None), flush=True)
         continue
+    for name in [name for word in job["arguments"] for name in LATER.pop(word, ())]:
+        if importlib.util.find_spec(name.partition(".")[0]):
+            importlib.import_module(name)
     pid = os.fork()
     if pid == 0:
+        if not job["new_interpreters"]:
+            multiprocessing.util.spawnv_passfds, elastic.Popen = spawn, Forked
         if job["session"]:
             os.setsid()
         for number, name in enumerate(job["streams"]):
@@ -70,6 +149,13 @@ for line in sys.stdin:
         os._exit(code)  # taking all the modules down would take two seconds
     print(pid, flush=True)
 """
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first."""
+    here = Path(__file__).parent
+    places = {here / name: place for place, name in enumerate(BEGIN_WITH)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @dataclass(frozen=True)
@@ -166,8 +252,10 @@ class CommandLine:
         stdin: bytes = b"",
         environment: dict[str, str] | None = None,
         session: bool = False,
+        new_interpreters: bool = False,
     ) -> Running:
-        """With a `session` of its own, all that it starts can be killed with it."""
+        """With a `session` of its own, all that it starts can be killed with it. With `new_interpreters`, the processes
+        that it starts load everything themselves, as they do at a user's."""
         self.number += 1
         given, out, err = (self.folder / f"{self.number}.{name}" for name in ("in", "out", "err"))
         given.write_bytes(stdin)
@@ -177,7 +265,7 @@ class CommandLine:
         if sys.platform == "linux":
             streams = [str(given), str(out), str(err)]
             job = {"arguments": words, "streams": streams, "environment": settings, "folder": str(place)}
-            job["session"] = session
+            job |= {"session": session, "new_interpreters": new_interpreters}
             pid = self._ask(job)
             assert pid is not None
             return Running(pid, lambda: self._ask({"wait": pid}), out, err)
