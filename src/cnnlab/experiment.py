@@ -42,8 +42,9 @@ from cnnlab.tracking.notebook import curves
 from cnnlab.training.build import build_model, ends_in_softmax, import_code, initialise
 from cnnlab.training.describe import describe_run
 from cnnlab.training.distributed import ALONE, Group, device_of, joined, threads_of
+from cnnlab.training.loop import borrowed, never, train
 from cnnlab.training.precision import prepare_process, threads_for
-from cnnlab.training.trainer import Trainer, borrowed, never, train
+from cnnlab.training.trainer import Trainer
 
 Progress = Callable[[int, int], None]
 

@@ -28,8 +28,8 @@ from cnnlab.models.registry import MODELS
 from cnnlab.runs.folder import RunFolder
 from cnnlab.runs.state import load_state
 from cnnlab.training.distributed import joined
+from cnnlab.training.memory import ran_out_of_memory
 from cnnlab.training.muon import Muon
-from cnnlab.training.trainer import _ran_out_of_memory
 from pretend_device import NAME, WHY_NOT, Device, pretended
 from small_sets import write_pets
 
@@ -365,8 +365,8 @@ def test_too_little_memory_to_validate_is_one_line(device: Device, tmp_path: Pat
     ],
 )
 def test_libraries_that_are_refused_memory_are_understood(words: str) -> None:
-    assert _ran_out_of_memory(RuntimeError(words))
-    assert not _ran_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
+    assert ran_out_of_memory(RuntimeError(words))
+    assert not ran_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
 
 
 def test_a_worker_of_a_study_frees_the_gpu_and_names_none_in_the_config(

@@ -1,43 +1,46 @@
-"""The training loop. `train` tells the story; `Trainer` holds what a resume must restore, and does the steps."""
+"""One run in progress: its steps, its epochs, and what a resume must restore. `loop.train` tells the story."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cnnlab.config import Config
 from cnnlab.data.batch import Batch
 from cnnlab.data.data import Data
-from cnnlab.data.own import OWN_SET
 from cnnlab.deterministic import deterministic_forms
-from cnnlab.errors import ConfigError, Interrupted, ModelError, NonFiniteLoss, OutOfMemory, RunError
+from cnnlab.errors import ModelError, NonFiniteLoss, OutOfMemory, RunError
 from cnnlab.finite import infinite_buffers, non_finite
-from cnnlab.models.registry import OWN_MODULE, model_spec
+from cnnlab.models.registry import model_spec
 from cnnlab.models.transfer import frozen_stages
 from cnnlab.runs.folder import RunFolder, read_environment
-from cnnlab.runs.state import differs, load_state, save_state
+from cnnlab.runs.state import differs, save_state
 from cnnlab.runs.weights import save_weights
 from cnnlab.tasks import Loss, mean_loss, task_of
 from cnnlab.tasks.losses import LossFunction
-from cnnlab.torch_patches import bare_step, restore_convolutions
-from cnnlab.tracking.base import EpochEnded, Gradient, Noted, Started, Stepped, Trackers
-from cnnlab.training.adapt import Learners, check_target, endless, new_adversary, reversal_strength
+from cnnlab.torch_patches import bare_step
+from cnnlab.tracking.base import EpochEnded, Gradient, Noted, Started, Stepped
+from cnnlab.training.adapt import Learners, endless, reversal_strength
 from cnnlab.training.average import WeightAverage
 from cnnlab.training.build import resume_command
-from cnnlab.training.convolution import fix_convolutions
-from cnnlab.training.diagnose import Setup, diagnose, early_hint
 from cnnlab.training.distributed import ALONE, Group
 from cnnlab.training.forward import measure
 from cnnlab.training.gradients import gradient_norm, layer_gradients
-from cnnlab.training.interrupt import InterruptGuard
-from cnnlab.training.optim import add_parameters, create_optimizer, set_rate
+from cnnlab.training.memory import ran_out_of_memory
+from cnnlab.training.optim import set_rate
+from cnnlab.training.parts import (
+    balancing_weights,
+    build_adversary,
+    build_forward,
+    build_optimizer,
+    check_training,
+    place_model,
+)
 from cnnlab.training.precision import Precision, choose_compile, choose_precision, give_back_freed_memory
 from cnnlab.training.reproduce import seed_step
 from cnnlab.training.restore import first_states, restore_optimizer, wrong_counters, wrong_history, wrong_optimizer
@@ -50,113 +53,7 @@ STEP_EVENTS_A_SECOND = 5
 STEPS_A_NORM = 8  # the norm of the gradient is taken once in so many steps: of a tiny model it costs 5 % of one
 FINITE = ("model", "average", "optimizer", "adversary", "sums", "norms")  # parts of the state
 BY_CONTENT = ("optimizer", "history", "best")  # parts of a state whose form depends on how far the training is
-NO_MEMORY = (  # in the words of glibc, GPUs, oneDNN, cuBLAS and cuDNN
-    "can't allocate memory",
-    "out of memory",
-    "could not create a primitive",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "DEVICE_ALLOCATION_FAILED",
-)
 OLDER = {"norms": [0.0, 0.0], "threads": 1, "processes": 1}  # for states that had no such part yet
-
-
-def never() -> bool:
-    """A `should_stop` that lets the training go on."""
-    return False
-
-
-def train(
-    trainer: Trainer,
-    trackers: Trackers,
-    facts: dict[str, str],
-    resumed: bool,
-    by_fit: bool = False,
-    should_stop: Callable[[], bool] = never,
-) -> list[dict[str, Any]]:
-    """Train to the last epoch, from the state in the run folder if `resumed`.
-
-    Every epoch: train, validate, keep the weights that selection.py chooses, save the state, tell the trackers.
-
-    Args:
-        by_fit: the run is one of `cnnlab.fit`, and hints name its arguments.
-        should_stop: asked after each step.
-
-    Returns:
-        The history, one row per epoch, as in metrics.jsonl.
-
-    Raises:
-        Interrupted: Ctrl-C, SIGTERM or `should_stop`; the state is saved.
-        NonFiniteLoss: the loss, a weight or what the optimizer keeps is no number any more; the state in the folder
-            stays the last one that was finite.
-    """
-    folder = trainer.folder
-    group = trainer.group
-    if resumed:
-        state = group.from_first(lambda: load_state(folder.state))
-        trainer.restore(state)
-        for kind, now in (("threads", torch.get_num_threads()), ("processes", group.size)):
-            before = state.get(kind, 1)
-            if before != now:
-                trackers.log(Noted(f"resumed with {now} {kind} instead of {before}: the last digits may differ.", True))
-    setup = Setup.of(trainer.data, trainer.config, by_fit)
-    trackers.log(trainer.started(facts))
-    with InterruptGuard() as guard:
-        while not trainer.finished:
-            for event in trainer.train_epoch():
-                if event is not None:
-                    trackers.log(event)
-                due = trainer.seconds_since_save > 60 * trainer.settings.checkpoint_minutes
-                stop, due = group.any_of_each(guard.requested or should_stop(), due)
-                if stop or due:
-                    trainer.save()
-                if stop:
-                    raise _stopped(trainer)
-            trackers.log(trainer.end_epoch())
-            if hint := early_hint(trainer.state.history, setup):
-                trackers.log(Noted(f"{hint} Training continues; Ctrl-C stops it, and nothing is lost.", True))
-        if group.any(guard.requested or should_stop()):  # while the last epoch was validated: the test can wait
-            raise _stopped(trainer)
-    for parameter in trainer.thawed:
-        parameter.requires_grad_()  # the report asks for gradients
-    for hint in diagnose(trainer.state.history, setup):
-        trackers.log(Noted(str(hint), True))
-    return trainer.state.history
-
-
-def _ran_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return any(words in str(error) for words in NO_MEMORY)
-
-
-def _stopped(trainer: Trainer) -> Interrupted:
-    path, config = trainer.folder.path, trainer.config
-    if config.data.name == OWN_SET or config.model["name"] == OWN_MODULE or config.trainer.loss == "own":
-        return Interrupted(
-            f"stopped; the best weights so far are in {path}: load them with cnnlab.load_run. The run cannot be"
-            " resumed, because no command can rebuild objects that were given from Python."
-        )
-    return Interrupted(f"stopped; everything is saved. Resume with `{resume_command(path, config)}`.")
-
-
-def balancing_weights(data: Data) -> np.ndarray[Any, Any]:
-    """(n,) sampling weight of each training image, by which every class is drawn equally often."""
-    counts = np.array(data.class_counts())
-    return 1 / counts[data.images.labels[data.split.train]]  # type: ignore[no-any-return]
-
-
-@contextmanager
-def borrowed(model: nn.Module) -> Iterator[None]:
-    """Within, a model is trained. Then it is given back, whatever happened: it computes as torch does, and the
-    parameters that learned before may learn again."""
-    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        yield
-    finally:
-        restore_convolutions(model)
-        for parameter in learned:
-            parameter.requires_grad_()
 
 
 class Trainer:
@@ -174,35 +71,19 @@ class Trainer:
         group: Group = ALONE,
         own_loss: LossFunction | None = None,
     ) -> None:
-        self.config, self.settings, self.folder, self.data = config, config.trainer, folder, data
-        self.group = group
+        check_training(config, data, group)
+        self.config, self.settings, self.folder, self.data, self.group = config, config.trainer, folder, data, group
         self.device = data.train.device
-        self.model = model.to(self.device)
-        if self.settings.channels_last:
-            self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.device.type == "cpu":
-            fix_convolutions(self.model)
-        self.precision = Precision(choose_precision(self.settings.precision, self.device, model), self.device)
-        if self.settings.early_stopping is not None and not data.val.count:
-            raise ConfigError(
-                "trainer.early_stopping watches the validation split, and it is empty; raise data.val_fraction."
-            )
         self.task = task_of(config, data, own_loss)
+        self.model = place_model(model, self.settings, self.device)
+        self.precision = Precision(choose_precision(self.settings.precision, self.device, model), self.device)
         self.weights = balancing_weights(data) if self.settings.balanced_sampling else None
         self.frozen = frozen_stages(self.model, config.init.freeze)
         self.thawed = [p for stage in self.frozen for p in stage.parameters() if p.requires_grad]
         if config.init.unfreeze_epoch is None:  # else the optimizer has to know them all
             self._set_modes()
-        later = [p for stage in self.frozen for p in stage.parameters()]
-        self.optimizer = create_optimizer(config.optimizer, self.model, self.device, later)
-        check_target(data)
-        group.check_shards(data)
-        self.adversary = new_adversary(config.adapt, model, (data.in_channels, *data.image_size))
-        self.learner: nn.Module = self.model
-        if self.adversary is not None:
-            self.adversary.to(self.device)
-            add_parameters(self.optimizer, list(self.adversary.parameters()))
-            self.learner = Learners(model, self.adversary)  # type: ignore[arg-type]  # new_adversary has looked
+        self.adversary = build_adversary(config, model, data)
+        self.optimizer = build_optimizer(config, self.model, self.frozen, self.adversary)
         self.optimizer_step = bare_step(self.optimizer)
         self.scaler = torch.GradScaler(self.device.type, enabled=self.precision.name == "fp16")
         self.masks = infinite_buffers(self.model)
@@ -210,15 +91,9 @@ class Trainer:
         self.accumulate = min(self.settings.accumulate, len(data.train))
         self.steps_per_epoch = len(data.train) // self.accumulate
         self.total_steps = self.steps_per_epoch * self.settings.epochs
-        images = self.total_steps * self.accumulate * data.train.batch_size
-        shape = (data.in_channels, *data.image_size)
-        alone = group.size == 1 and self.adversary is None
-        self.compiled = alone and choose_compile(self.settings.compile, self.device, model, shape, images)
-        ours = type(model).__module__.startswith("cnnlab.")  # a class of the user's may leave layers unused
-        all_learn = ours and config.init.unfreeze_epoch is None
-        self.forward: Any = (
-            torch.compile(self.learner, dynamic=False) if self.compiled else group.wrap(self.learner, all_learn)
-        )
+        self.compiled = self._is_compiled()
+        self.learner: nn.Module = Learners(model, self.adversary) if self.adversary is not None else self.model  # type: ignore[arg-type]
+        self.forward = build_forward(self.learner, model, self.compiled, config, group)
         self.state = TrainingState(Sums.zero(self.device))
         self.gradients: dict[str, Gradient] = {}
         self.note: Noted | None = None
@@ -250,7 +125,7 @@ class Trainer:
                 domain = [next(others).images for _ in of_step] if others is not None else None
                 self.train_step(of_step, domain)
             except (MemoryError, RuntimeError) as error:
-                if not _ran_out_of_memory(error):
+                if not ran_out_of_memory(error):
                     raise
                 full = True  # what the step has left is freed with the error
             if full:
@@ -418,7 +293,7 @@ class Trainer:
         try:
             metrics = measure(self.best_model, loader, self.task.metrics(), self.group.shard)
         except (MemoryError, RuntimeError) as error:
-            if not _ran_out_of_memory(error):
+            if not ran_out_of_memory(error):
                 raise
             count = loader.batch_size
             raise OutOfMemory(
@@ -430,6 +305,12 @@ class Trainer:
         return {f"val_{name}": value for name, value in metrics.compute().items()}
 
     # ---- details
+
+    def _is_compiled(self) -> bool:
+        images = self.total_steps * self.accumulate * self.data.train.batch_size
+        shape = (self.data.in_channels, *self.data.image_size)
+        alone = self.group.size == 1 and self.adversary is None
+        return alone and choose_compile(self.settings.compile, self.device, self.model, shape, images)
 
     def _set_modes(self) -> None:
         """Everything learns but the frozen stages: they take no gradient, and their batch norm stays as it is."""
@@ -454,7 +335,7 @@ class Trainer:
         try:
             return self.forward(images)  # type: ignore[no-any-return]
         except Exception as error:  # the compiler's errors have no common class, and each size is compiled anew
-            if _ran_out_of_memory(error):
+            if ran_out_of_memory(error):
                 raise
             self.forward, self.compiled = self.model, False
             self.note = Noted(f"torch.compile failed here ({type(error).__name__}); training goes on without it.", True)
@@ -515,7 +396,7 @@ class Trainer:
                 with self.precision.autocast():
                     self.model(images[: size + size // 4]).float().sum().backward()  # a step needs more than this
             except (MemoryError, RuntimeError) as again:
-                if not _ran_out_of_memory(again):
+                if not ran_out_of_memory(again):
                     raise
                 size //= 2
                 continue
