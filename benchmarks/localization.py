@@ -20,7 +20,9 @@ from cnnlab.data.canvases import Canvas, digit_canvases
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.evaluation.localization import localization_metrics
 from cnnlab.explain import Localizer
+from cnnlab.explain.object_scale import ObjectScale
 from cnnlab.runs.environment import describe
+from cnnlab.runs.folder import open_folder
 
 SEED = 2026
 
@@ -34,7 +36,8 @@ def main() -> None:
     data = cnnlab.load_data("mnist", root=root)
     test = data.split.test
     digits, labels = data.test.pixels[test][..., 0].numpy(), data.images.labels[test]
-    localizer = Localizer(model, (1, preprocess.layout.height, preprocess.layout.width))
+    shape = (1, preprocess.layout.height, preprocess.layout.width)
+    localizer = Localizer(model, shape, scale=ObjectScale.of(open_folder(run)))
     machine = describe()
     print(f"{machine['machine']}\n{machine['versions']}\n")
     print(f"{card['model']['name']}, seed {SEED}, n = {count} canvases a row\n")
