@@ -188,7 +188,7 @@ class Session:
         """The run in words, as it begins."""
         facts = describe_run(trainer.model, trainer.data)
         if address := address_of(self.folder.path):
-            facts["goes to"] = address
+            facts["uploads to"] = address
         if self.folder.init.exists():
             begun = read_record(self.folder.init, INIT)
             facts["weights"] = f"from {begun['source']}: {begun['summary']}"

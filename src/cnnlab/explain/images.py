@@ -236,5 +236,6 @@ def _each_image(names: Sequence[str], folder: Path, ending: str, work: Callable[
         except DataError as error:
             bad.append(f"{name} ({error})")
     if bad:
-        done = f"; the other {len(names) - len(bad)} are done" if len(names) > len(bad) else ""
+        rest = len(names) - len(bad)
+        done = "" if not rest else "; the other one is done" if rest == 1 else f"; the other {rest} are done"
         raise DataError(f"not done: {', '.join(bad)}{done}. Fix or leave out what is named.")

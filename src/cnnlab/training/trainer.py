@@ -410,7 +410,7 @@ class Trainer:
         batch = next(self._batches(0))
         images = self.data.preprocess.denormalise(batch.images[:32]).cpu().numpy()
         names = self.data.label_names(batch)[:32]
-        facts = facts | {"computes": self.describe()}
+        facts = facts | {"device": self.describe()}
         return Started(
             str(self.folder.path),
             facts,
