@@ -37,7 +37,7 @@ def main() -> None:
     test = data.split.test
     digits, labels = data.test.pixels[test][..., 0].numpy(), data.images.labels[test]
     shape = (1, preprocess.layout.height, preprocess.layout.width)
-    localizer = Localizer(model, shape, scale=ObjectScale.of(open_folder(run)))
+    localizer = Localizer(model, shape, scale=ObjectScale.of(open_folder(run), 1))
     machine = describe()
     print(f"{machine['machine']}\n{machine['versions']}\n")
     print(f"{card['model']['name']}, seed {SEED}, n = {count} canvases a row\n")

@@ -19,13 +19,30 @@ from torch.utils.data import Dataset
 
 from cnnlab.config import DataConfig
 from cnnlab.data.sources import open_images
+from cnnlab.data.sources.mnist_m import read_photographs
 from cnnlab.data.split import NAMES, make_split
 from cnnlab.errors import DataError
 from cnnlab.representation import as_html, as_text
 
-__all__ = ["CIFAR10", "CIFAR100", "MNIST", "MNISTM", "Caltech101", "Digits", "FashionMNIST", "Folder", "OxfordPets"]
+__all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "MNIST",
+    "MNISTM",
+    "Caltech101",
+    "Digits",
+    "FashionMNIST",
+    "Folder",
+    "OxfordPets",
+    "sample_photographs",
+]
 
 Transform = Callable[[Any], Any]
+
+
+def sample_photographs() -> list[np.ndarray]:
+    """The two photographs that come with cnnlab, (H, W, 3) uint8: those that `data=mnist_m` is made from by default."""
+    return read_photographs(None, 0)
 
 
 class _Images(Dataset[tuple[Any, Any]]):

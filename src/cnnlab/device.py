@@ -21,7 +21,7 @@ def choose_device(name: str) -> torch.device:
     Raises:
         DeviceError: the named device is not on this machine.
     """
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", name):
         raise DeviceError(f"device must be auto, cpu, cuda, cuda:N or mps, got {name!r}.")
     if name == "auto":
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
@@ -60,7 +60,7 @@ def constant(values: tuple[float, ...], device: torch.device, times: int = 1) ->
 
 
 _lock = threading.Lock()
-_before: list[str] = []  # the settings before the first of the threads that are within `exact_float32`
+_before: list[Any] = []  # the settings before the first of the threads that are within `exact_float32`
 _threads = 0
 
 
@@ -68,24 +68,27 @@ _threads = 0
 def exact_float32() -> Iterator[None]:
     """Within, CUDA takes float32 as it is; TF32, which drops 13 of its 23 bits in products, is for training alone.
 
-    So a run answers the same on a GPU, on a processor and exported. Any number of threads may be within at once.
+    So a run answers the same on a GPU, on a processor and exported. Any number of threads may be within at once. It
+    sets what libraries and models still read (`allow_tf32`): torch refuses that once the newer names were set.
     """
     global _threads
-    settings: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv]  # type: ignore[attr-defined]
     with _lock:
         _threads += 1
         if _threads == 1:
-            _before[:] = [setting.fp32_precision for setting in settings]
-            for setting in settings:
-                setting.fp32_precision = "ieee"
+            _before[:] = [torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32]
+            _set_tf32("highest", False)
     try:
         yield
     finally:
         with _lock:
             _threads -= 1
             if _threads == 0:
-                for setting, before in zip(settings, _before, strict=True):
-                    setting.fp32_precision = before
+                _set_tf32(*_before)
+
+
+def _set_tf32(products: str, convolutions: bool) -> None:
+    torch.set_float32_matmul_precision(products)
+    torch.backends.cudnn.allow_tf32 = convolutions
 
 
 # oneDNN's names, from the least to the most, and what torch calls the same.

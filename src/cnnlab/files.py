@@ -76,6 +76,13 @@ def given_path(text: str | Path, what: str) -> Path:
     return path
 
 
+def given_output(text: str | Path, what: str = "--out") -> Path:
+    """A file or folder of this machine to write to, as `given_path`. Raises ConfigError for an address, and for ""."""
+    if is_remote(text) or not str(text):
+        raise ConfigError(f"{what}={str(text)!r} is no file or folder of this machine; results are written to one.")
+    return given_path(text, what)
+
+
 def write_whole(path: Path, data: bytes | str) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new one and nothing between.
 

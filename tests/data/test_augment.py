@@ -188,7 +188,7 @@ def test_the_crop_for_accelerators_gives_the_same_pixels(size: tuple[int, int]) 
     assert batched.dtype == torch.uint8 and batched.shape == ours.shape
     difference = (batched.int() - ours.int()).abs()
     assert difference.max() <= 1
-    assert difference.float().mean() < 0.03
+    assert difference.float().mean() < 0.05
 
 
 # affine

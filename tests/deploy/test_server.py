@@ -179,7 +179,7 @@ def test_an_image_comes_back_upright_for_browsers_that_do_not_know_its_format(cl
 
 def test_the_interface_is_described(client: TestClient) -> None:
     described = client.get("/openapi.json").json()
-    words = "predict explain localize image model samples samples/{number} health metrics"
+    words = "predict explain localize picture model samples samples/{number} health metrics"
     assert set(described["paths"]) == {f"/{word}" for word in words.split()}
     fields = described["components"]["schemas"]["PredictResponse"]["properties"]
     assert set(client.post("/predict", content=digit(0)).json()) == set(fields)

@@ -342,7 +342,7 @@ def test_of_two_machines_on_one_run_the_later_one_goes_on(
     with pytest.raises(RunError, match="another machine trains"):
         start(address, "trainer.epochs=6")
     assert watched_files.contents()[state] == b"of another machine"
-    assert "Uploads from this machine stop" in capsys.readouterr().err
+    assert "Nothing more goes up from here" in capsys.readouterr().err
 
 
 def test_a_copy_is_brought_up_to_date_and_another_run_takes_its_place(

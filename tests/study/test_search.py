@@ -129,7 +129,7 @@ def test_a_space_from_yaml(tmp_path: Path) -> None:
     [
         ("search: {a.b: {low: 1}}", "the range of a.b needs a number for high, got None"),
         ("search: {a.b: {low: 1, high: x}}", "needs a number for high, got 'x'"),
-        ("search: {a.b: {low: 1, high: 2, logg: true}}", "knows no 'logg'. Did you mean 'log'?"),
+        ("search: {a.b: {low: 1, high: 2, logg: true}}", "has no 'logg'. Did you mean 'log'?"),
         ("search: {a.b: {low: 1, high: 2, log: 3}}", "log must be true or false, got 3"),
         ("search: {a.b: {low: 2, high: 1}}", "must rise"),
         ("search: {a.b: []}", "the axis a.b is empty"),

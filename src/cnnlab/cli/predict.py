@@ -12,6 +12,7 @@ from cnnlab import streams
 from cnnlab.cli.arguments import RUN, add_device, add_trust_code, refuse_ignored
 from cnnlab.cli.printing import print_json, print_line
 from cnnlab.errors import ConfigError, DataError, one_line
+from cnnlab.files import given_output
 
 if TYPE_CHECKING:
     from cnnlab.deploy.predictor import Prediction, Predictor
@@ -124,10 +125,10 @@ def _keep_answers(
     from cnnlab.deploy.answers import sort_into, write_answers
 
     if options.out is not None:
-        write_answers(Path(options.out), answers, multi_label)
+        write_answers(given_output(options.out), answers, multi_label)
         print(one_line(f"answers  {options.out}  ({len(answers):,} images)"), file=stream)
     if options.sort is not None:
-        for name, count in sort_into(Path(options.sort), answers):
+        for name, count in sort_into(given_output(options.sort, "--sort"), answers):
             print(one_line(f"sorted   {Path(options.sort) / name}  ({count:,} images)"), file=stream)
 
 

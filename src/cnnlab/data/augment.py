@@ -124,7 +124,7 @@ def resized_crop(images: Tensor, rows: Tensor, boxes: Tensor, flip: Tensor, heig
         window = images[row : row + 1, top : top + max(1, tall), left : left + max(1, wide)].permute(0, 3, 1, 2)
         _resize(window, [height, width], False, None, None, out=places[i : i + 1])
     mirrored = flip.nonzero()[:, 0]
-    words = out if channels == 1 else out.view(torch.int32)  # a word a pixel
+    words = out if channels == 1 else out.view(torch.int32)  # a word per pixel
     words[mirrored] = words[mirrored].flip(2)
     return out
 

@@ -62,7 +62,7 @@ class BatchLoader(Loader):
         self.next_epoch = 0
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
         if isinstance(self.source, DataLoader):
             return len(self.source)
         whole, rest = divmod(self.count, self.batch_size)

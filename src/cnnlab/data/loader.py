@@ -122,7 +122,7 @@ class Loader:
         }
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
         whole, rest = divmod(len(self.numbers), self.batch_size)
         return max(1, whole) if self.shuffle else whole + (rest > 0)
 

@@ -27,6 +27,8 @@ from cnnlab.imports import import_named, names_code
 from cnnlab.values import are_names
 
 OWN_SET = "own"  # data.name of a set that was given as an object
+WRAPPED = 20  # Subsets and the like around a Dataset
+MOST_NUMBERED = 100_000  # classes that are numbers
 PROBED = 8  # items that are read twice
 IN_MEMORY = 2**30  # bytes of images of one size that are kept as one array
 DATASETS: dict[str, Callable[..., Any]] = {}  # "package.module:Class" → what was imported for it
@@ -54,13 +56,13 @@ class OwnData:
     title: str = ""
 
     def __post_init__(self) -> None:
-        for part, source in self.parts.items():
+        for part, source in ({"train": self.train} | self.parts).items():
             if not is_source(source):
                 raise DataError(
                     f"{part} must be a torch Dataset (with __len__ and __getitem__) or a DataLoader, got a"
                     f" {type(source).__name__}."
                 )
-        if not self.in_batches and not len(self.train):  # type: ignore[arg-type]
+        if not self.in_batches and not self._length():
             raise DataError(f"{self.name} has no image; check its length (__len__).")
         loaders = {part for part, source in self.parts.items() if isinstance(source, DataLoader)}
         if loaders and len(loaders) < len(self.parts):
@@ -87,12 +89,23 @@ class OwnData:
         dataset = self.train.dataset if isinstance(self.train, DataLoader) else self.train
         return self.title or type(dataset).__name__
 
+    def _length(self) -> int:
+        try:
+            return len(self.train)  # type: ignore[arg-type]
+        except Exception as error:  # the user's code can fail in any way
+            raise DataError(f"{self.name} has no length ({_described(error)}); check __len__.") from error
+
     def known_classes(self) -> list[str] | None:
         """What the user or the Dataset says; None where neither does."""
         source: Any = self.train.dataset if isinstance(self.train, DataLoader) else self.train
-        while self.classes is None and not hasattr(source, "classes") and hasattr(source, "dataset"):
-            source = source.dataset  # a Subset
-        found = self.classes if self.classes is not None else getattr(source, "classes", None)
+        try:
+            for _ in range(WRAPPED):  # a Subset of a Subset
+                if self.classes is not None or hasattr(source, "classes") or not hasattr(source, "dataset"):
+                    break
+                source = source.dataset
+            found = self.classes if self.classes is not None else getattr(source, "classes", None)
+        except Exception as error:  # a property of the user's can fail in any way
+            raise DataError(f"the classes of {self.name} cannot be read ({_described(error)}).") from error
         if not isinstance(found, list | tuple) or not are_names([str(name) for name in found]) or len(found) < 2:
             return None
         return [str(name) for name in found]
@@ -105,15 +118,17 @@ class OwnData:
 
 
 def is_source(value: object) -> bool:
-    """Whether it can be trained on: a DataLoader, or a map-style Dataset."""
+    """Whether it can be trained on: a DataLoader, or a map-style Dataset; a tuple or dict of several is none."""
+    if isinstance(value, dict | str) or (isinstance(value, tuple | list) and any(is_source(one) for one in value[:1])):
+        return False
     return isinstance(value, DataLoader) or (hasattr(value, "__getitem__") and hasattr(value, "__len__"))
 
 
 def gives_images(dataset: Any) -> bool:
     """Whether it gives Pillow images or 8-bit pixels, has no transform of its own, and repeats itself."""
     inner = dataset
-    while hasattr(inner, "dataset"):
-        inner = inner.dataset
+    for _ in range(WRAPPED):
+        inner = getattr(inner, "dataset", inner)
     if getattr(inner, "transform", None) is not None or getattr(inner, "transforms", None) is not None:
         return False
     for index in range(min(PROBED, len(dataset))):
@@ -133,12 +148,16 @@ def read_item(dataset: Any, index: int) -> tuple[Any, Label]:
         item = dataset[index]
     except CnnlabError:
         raise
-    except Exception as error:  # the user's code can fail in any way
-        raise DataError(f"item {index} of {name} cannot be read ({type(error).__name__}: {_first(error)}).") from error
+    except (Exception, SystemExit) as error:  # the user's code can fail in any way
+        raise DataError(f"item {index} of {name} cannot be read ({_described(error)}).") from error
     if not isinstance(item, tuple | list) or len(item) != 2:
         what = f"{len(item)} values" if isinstance(item, tuple | list) else f"a {type(item).__name__}"
         raise DataError(f"item {index} of {name} must be (image, label), got {what}; wrap the Dataset in one that is.")
     return item[0], as_label(item[1], f"item {index} of {name}")
+
+
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {_first(error)}"
 
 
 def _first(error: BaseException) -> str:
@@ -244,6 +263,8 @@ def read_images(own: OwnData, progress: Callable[[int, int], None]) -> ImageSet:
             image = as_image(item)
             if image is None:
                 raise DataError(f"item {index} of {type(dataset).__name__} is not an image of 8 bits, as others are.")
+            if 0 in image.size:
+                raise DataError(f"item {index} of {type(dataset).__name__} is an image without pixels.")
             digest.update(to_bytes(image))
             if arrays is not None:
                 arrays.append(np.asarray(image))
@@ -254,6 +275,8 @@ def read_images(own: OwnData, progress: Callable[[int, int], None]) -> ImageSet:
             progress(done, total)
     known, stacked = own.known_classes(), np.array(labels)
     several = stacked.ndim == 2
+    if not several and known is None and len(np.unique(stacked)) < 2:
+        raise DataError(f"all {total:,} images of {own.name} have the same label; a classifier needs two classes.")
     classes = class_names(known, stacked.shape[1] if several else int(stacked.max(initial=0)) + 1)
     if several:
         check_multi_hot(stacked, total, classes)
@@ -274,6 +297,8 @@ def _kind(label: Label) -> str:
 
 def class_names(known: Sequence[str] | None, count: int) -> list[str]:
     """The known names, else numbers. Raises DataError if there are fewer names than classes."""
+    if known is None and count > MOST_NUMBERED:
+        raise DataError(f"labels go up to {count - 1}; number the classes 0, 1, …, or name them: classes=[…].")
     if known is None:
         return [str(number) for number in range(max(2, count))]
     if double := next((name for place, name in enumerate(known) if name in known[:place]), None):
@@ -353,7 +378,7 @@ def _open_each(
             opened[part] = builder(**given, **how)
         except CnnlabError:
             raise
-        except Exception as error:  # a constructor of the user's own can fail in any way
+        except (Exception, SystemExit) as error:  # a constructor of the user's own can fail in any way
             with_what = ", ".join(f"{key}={value!r}" for key, value in {**given, **how}.items())
             raise DataError(
                 f"data={name} cannot be opened with ({with_what}): {type(error).__name__}: {_first(error)}. Give its"
@@ -363,8 +388,8 @@ def _open_each(
 
 
 def _try_open(builder: Callable[..., Any], given: dict[str, Any]) -> Any:
-    """None where the set says that it has no such split."""
+    """None where the set has no such split; how it says so is its own affair."""
     try:
         return builder(**given)
-    except (ValueError, KeyError, FileNotFoundError, DataError):
+    except (Exception, SystemExit):
         return None

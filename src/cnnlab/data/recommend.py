@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from cnnlab.config import GROUPS, Composed, Config, DataConfig, Source, resolve
 from cnnlab.data.catalog import CATALOG
@@ -116,8 +115,9 @@ def recommend(
     if facts.batched:
         return found
     batch = max(trainer.devices, batch_for(facts.images, trainer.batch_size))
-    why = f"{STEPS_PER_EPOCH} or more steps per epoch from {facts.images:,} images"
-    batch = take("trainer.batch_size", batch, why, trainer.batch_size)
+    steps = facts.images // batch
+    why = f"{STEPS_PER_EPOCH} or more steps per epoch" if steps >= STEPS_PER_EPOCH else "the smallest batch in use"
+    batch = take("trainer.batch_size", batch, f"{why}, from {facts.images:,} training images", trainer.batch_size)
     steps = max(1, facts.images // batch // trainer.accumulate)
     epochs = epochs_for(facts.images, steps, trainer.epochs, general)
     take("trainer.epochs", epochs, f"{epochs * steps:,} steps in all", trainer.epochs)
@@ -170,7 +170,7 @@ def resolve_for_set(
     data = dataclasses.replace(config.data, download=config.data.download and download)
     opened = open_to_look(data, _said(composed, "data.root"))
     facts = facts_of(opened, data, config.seed)
-    found = recommended_recipe(facts, config)
+    found = recommended_recipe(facts, config) if "recipe" in composed.chosen else []  # a run's config.yaml has none
     config = resolve(words, config_dir, config_file, derived(found), trust_code).config
     begun_from = network_of(config.init.source) if config.init.source is not None else None
     found += recommend(facts, config, lambda key: _said(composed, key), begun_from)
@@ -262,15 +262,13 @@ def _facts_of_own(own: OwnData, config: DataConfig, seed: int) -> Facts:
     """
     whole = own.is_whole_images()
     if own.in_batches:
-        images = next(iter(own.train), [None])[0]
-        side = min(images.shape[-2:]) if isinstance(images, Tensor) and images.ndim == 4 else DEFAULT_SIDE
+        side = _ready_side(lambda: next(iter(own.train))[0])
         return Facts(0, side, common=True, written=False, ready=True, batched=True)
     dataset: Any = own.train
     count = len(split_parts(own.parts, config, seed).train)
     items = [read_item(dataset, int(i))[0] for i in np.linspace(0, len(dataset) - 1, min(SAMPLED, len(dataset)))]
     if not whole:
-        shaped = own.transform(items[0]) if own.transform is not None else items[0]
-        side = min(shaped.shape[-2:]) if isinstance(shaped, Tensor) and shaped.ndim == 3 else DEFAULT_SIDE
+        side = _ready_side(lambda: own.transform(items[0]) if own.transform is not None else items[0])
         return Facts(count, side, common=True, written=False, ready=True)
     images = [as_image(item) for item in items]
     sizes = {image.size for image in images if image is not None}
@@ -279,6 +277,15 @@ def _facts_of_own(own: OwnData, config: DataConfig, seed: int) -> Facts:
     grey = all(image is not None and image.mode == "L" for image in images)
     written = grey or (bool(names) and all(len(name) == 1 for name in names))
     return Facts(count, side, len(sizes) == 1 and max(max(size) for size in sizes) <= SMALL, written)
+
+
+def _ready_side(first: Callable[[], Any]) -> int:
+    """The shorter side of what the user's own code gives first; where it gives no images the training says so."""
+    try:
+        shape = first().shape
+        return int(min(shape[-2:])) if len(shape) >= 3 else DEFAULT_SIDE
+    except Exception:  # it can fail in any way
+        return DEFAULT_SIDE
 
 
 def _typical_side(images: ImageSet) -> int:

@@ -24,7 +24,7 @@ from cnnlab.deploy.service import Service, samples_of
 from cnnlab.errors import ConfigError, ExportError
 from cnnlab.evaluation.evaluate import data_of_run
 from cnnlab.explain import FullyConvolutional
-from cnnlab.files import is_path
+from cnnlab.files import given_output, is_path
 from cnnlab.models.folding import fold_batch_norm
 from cnnlab.runs.environment import describe
 from cnnlab.runs.files import read_json, write_json, write_whole
@@ -94,7 +94,7 @@ def _export(
     trust_code: bool,
 ) -> Export:
     """See `export_run`."""
-    place = check_out(folder.path / "export" if out is None else Path(out))
+    place = check_out(folder.path / "export" if out is None else given_output(out))
     model, card = load_model(folder, "cpu", trust_code)
     Preprocess.from_dict(card["preprocess"]).refuse_own()
     if trust_code:

@@ -90,7 +90,7 @@ class Service:
         folder = open_folder(run)
         model, card = load_model(folder, "cpu", trust_code)
         Preprocess.from_dict(card["preprocess"]).refuse_own()
-        rule, scale = folder.decision_rule(card), ObjectScale.of(folder)
+        rule, scale = folder.decision_rule(card), ObjectScale.of(folder, len(card["preprocess"]["mean"]))
         return cls(model, card, folder.test_metrics(), samples_of(folder, card), rule, scale)
 
     def probabilities(self, pixels: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:

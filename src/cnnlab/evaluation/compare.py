@@ -10,6 +10,7 @@ from typing import Any
 from cnnlab.config import Config
 from cnnlab.errors import RunError
 from cnnlab.evaluation.plots import plot_curves
+from cnnlab.files import given_path
 from cnnlab.runs.folder import RunFolder, open_folder, read_config
 
 
@@ -46,7 +47,7 @@ def runs_below(path: str) -> list[str]:
     Raises:
         RunError: a folder of runs of which none has.
     """
-    folder = Path(path)
+    folder = given_path(path, "RUN")
     runs = [] if RunFolder(folder).config.exists() else sorted(file.parent for file in folder.glob("*/config.yaml"))
     begun = [str(run) for run in runs if RunFolder(run).history()]
     if runs and not begun:

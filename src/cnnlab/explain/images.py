@@ -23,6 +23,7 @@ from cnnlab.explain.cam import activation_maps, chosen_method
 from cnnlab.explain.draw import draw_boxes, draw_map
 from cnnlab.explain.localize import Localizer
 from cnnlab.explain.object_scale import ObjectScale
+from cnnlab.files import given_output
 from cnnlab.finite import check_answers
 from cnnlab.runs.files import write_json
 from cnnlab.runs.folder import RunFolder
@@ -69,7 +70,7 @@ def explain_images(
     device: str = "auto",
     trust_code: bool = False,
 ) -> Iterator[Explained]:
-    """Draw the activation map of each image beside it, one PNG an image.
+    """Draw the activation map of each image beside it, one PNG per image.
 
     Args:
         paths: files, or folders with images anywhere below.
@@ -101,6 +102,7 @@ def _explain(
     model, card = load_model(folder, place, trust_code)
     rule = folder.decision_rule(card)
     classes, preprocess = card["classes"], Preprocess.from_dict(card["preprocess"])
+    preprocess.refuse_own()
     number = None if target is None else class_number(target, classes)
     method = chosen_method(model, method, layer)
     shape = (preprocess.layout.channels, preprocess.layout.height, preprocess.layout.width)
@@ -145,9 +147,10 @@ def _localize(folder: RunFolder, names: Sequence[str], out: str | Path | None, t
     """See `localize_images`."""
     model, card = load_model(folder, "cpu", trust_code)
     classes, preprocess = card["classes"], Preprocess.from_dict(card["preprocess"])
+    preprocess.refuse_own()
     layout = preprocess.layout
     shape = (layout.channels, layout.height, layout.width)
-    localizer = Localizer(model, shape, folder.decision_rule(card), ObjectScale.of(folder))
+    localizer = Localizer(model, shape, folder.decision_rule(card), ObjectScale.of(folder, layout.channels))
 
     def localize(name: str, file: Path) -> Located:
         image = read_image(name)
@@ -204,7 +207,7 @@ def class_number(name: str, classes: Sequence[str]) -> int:
 
 
 def output_folder(folder: RunFolder, out: str | Path | None, name: str) -> Path:
-    return folder.path / name if out is None else Path(out)
+    return folder.path / name if out is None else given_output(out)
 
 
 def each_image(names: Sequence[str], folder: Path, ending: str, work: Callable[[str, Path], Any]) -> Iterator[Any]:

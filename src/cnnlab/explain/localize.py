@@ -93,6 +93,38 @@ class _Map:
         return sampled[0, 0]
 
 
+@dataclass(frozen=True)
+class _Shapes:
+    """What differs from a plain background, to the pixel, in connected parts."""
+
+    parts: np.ndarray  # (H, W): number of the part, 0 for background
+    sizes: np.ndarray  # pixels of each
+    places: list[tuple[slice, slice]]  # rows and columns of parts 1, 2, …
+
+    @classmethod
+    def of(cls, shown: Tensor) -> _Shapes:
+        parts, count = ndimage.label(shown.numpy(), structure=np.ones((3, 3)))
+        return cls(parts, np.bincount(parts.ravel(), minlength=count + 1), ndimage.find_objects(parts))
+
+    @property
+    def boxes(self) -> list[Box]:
+        """Around each part."""
+        return [(float(c.start), float(r.start), float(c.stop), float(r.stop)) for r, c in self.places]
+
+    def around(self, box: Box) -> Box | None:
+        """The edges of the parts that lie in a box, which is rounded up; None where it holds pieces of larger ones."""
+        left, top = (max(0, math.floor(edge) - 1) for edge in box[:2])
+        right, bottom = (math.ceil(edge) + 1 for edge in box[2:])
+        inside = np.bincount(self.parts[top:bottom, left:right].ravel(), minlength=len(self.sizes))
+        inside[0] = 0
+        whole = np.flatnonzero((inside > 0) & (inside >= CONTAINED * self.sizes))
+        if not len(whole) or 2 * inside[whole].sum() < inside.sum():
+            return None
+        rows, columns = zip(*(self.places[number - 1] for number in whole), strict=True)
+        edges = min(c.start for c in columns), min(r.start for r in rows)
+        return float(edges[0]), float(edges[1]), float(max(c.stop for c in columns)), float(max(r.stop for r in rows))
+
+
 class Localizer:
     """Finds objects of the classes of a trained classifier on images of any size.
 
@@ -134,10 +166,10 @@ class Localizer:
         image = image.detach().float().cpu()
         colour = background(image[None])[0]
         distance = (image - colour).norm(dim=0)
-        ink = None
+        shapes = None
         if is_plain(distance):
             self.scale.check_background(colour.flatten())
-            ink = distance > OBJECT * distance.max()
+            shapes = _Shapes.of(distance > OBJECT * distance.max())
         objects: list[Found] = []
         heat = torch.zeros(height, width)
         with evaluation_mode(self.model), torch.no_grad():
@@ -150,11 +182,15 @@ class Localizer:
                 if warm is not None:
                     heat = torch.maximum(heat, _resize(warm[None], height, width)[0])
                 boxes = [_in_image(box, factors, height, width) for box in boxes]
-                boxes = boxes if ink is None else [_tightened(box, ink) for box in boxes]
+                if shapes is not None:
+                    around = [found for box in boxes if (found := shapes.around(box)) is not None]
+                    boxes = [box for box in dict.fromkeys(around) if self._fits(box, factors)]
+                    missed = [box for box in shapes.boxes if not any(_same(box, other) for other in boxes)]
+                    boxes += [box for box in missed if self._fits(box, factors)]
                 new = [box for box in boxes if not any(_same(box, found.box) for found in objects)]
                 objects += self._name(image, new)
             objects.sort(key=lambda found: (-found.probability * min(found.evidence, 10.0), found.box))
-            if ink is None and (known := self._as_a_whole(image)) is not None:
+            if shapes is None and (known := self._as_a_whole(image)) is not None:
                 whole, seen = known
                 objects = [whole, *(found for found in objects if not _same(found.box, whole.box))]
                 heat = torch.maximum(heat, seen)
@@ -243,8 +279,9 @@ class Localizer:
         """Places between two parts of one object: a sixteenth of the window, rounded down to whole places."""
         return int(min(self.shape[1:]) / 32 / max(places.jump))
 
-    def _fits(self, box: Box) -> bool:
-        longer = max((box[2] - box[0]) / self.shape[2], (box[3] - box[1]) / self.shape[1])
+    def _fits(self, box: Box, factors: tuple[float, float] = (1.0, 1.0)) -> bool:
+        """Whether its size is an object's in an image that is shrunk by factors (of the height, of the width)."""
+        longer = max((box[2] - box[0]) * factors[1] / self.shape[2], (box[3] - box[1]) * factors[0] / self.shape[1])
         return SIDES[0] <= longer / self.scale.fill <= SIDES[1]
 
     def _name(self, image: Tensor, boxes: list[Box]) -> list[Found]:
@@ -323,17 +360,6 @@ def _in_image(box: Box, factors: tuple[float, float], height: int, width: int) -
         max(min(right / factors[1], float(width)), 1.0),
         max(min(bottom / factors[0], float(height)), 1.0),
     )
-
-
-def _tightened(box: Box, ink: Tensor) -> Box:
-    """Around the pixels (H, W) bool of an object in a box, which is rounded up; the box where it holds none."""
-    left, top = (max(0, math.floor(edge) - 1) for edge in box[:2])
-    right, bottom = (math.ceil(edge) + 1 for edge in box[2:])
-    rows, columns = ink[top:bottom, left:right].nonzero(as_tuple=True)
-    if not len(rows):
-        return box
-    edges = left + columns.min(), top + rows.min(), left + columns.max() + 1, top + rows.max() + 1
-    return tuple(float(edge) for edge in edges)  # type: ignore[return-value]
 
 
 def intersection(one: Box, other: Box) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,21 +39,27 @@ class ObjectScale:
     contrast: float = 0.0
 
     @classmethod
-    def of(cls, folder: RunFolder) -> ObjectScale:
+    def of(cls, folder: RunFolder, channels: int) -> ObjectScale:
         """What best/objects.json says; runs that were never tested have none. Raises RunError if it is damaged."""
         if not folder.objects.exists():
             return cls()
         facts = read_record(folder.objects, OBJECTS)
-        if not (0 < facts["fill"] <= 1 and facts["contrast"] >= 0):
+        fits = facts["background"] is None or len(facts["background"]) == channels
+        if not (0.01 <= facts["fill"] <= 1 and facts["contrast"] >= 0 and fits):
             raise RunError(f"{folder.objects} is damaged: its values are out of range; delete it.")
         return cls(**{field.name: facts[field.name] for field in fields(cls)})
 
     def check_background(self, colour: Tensor) -> None:
         """Raise ModelError where the background (C,) of a plain image is nothing like that of the run's own images."""
-        if self.background is None or len(self.background) != len(colour):
+        if self.background is None:
             return
         if (colour - torch.tensor(self.background)).norm() > self.contrast / 2:
-            here, there = ("light", "dark") if colour.sum() > sum(self.background) else ("dark", "light")
+            lighter = (colour - torch.tensor(self.background)) > 0
+            if not (lighter.all() or (~lighter).all()):
+                raise ModelError(
+                    "its background has another colour than that of the run's images; give one with theirs."
+                )
+            here, there = ("light", "dark") if lighter.all() else ("dark", "light")
             raise ModelError(
                 f"its background is {here}, and the run's images have a {there} one: the network has never seen such an"
                 " object. Invert the image, such as with Pillow's ImageOps.invert."
@@ -63,10 +70,11 @@ UNMEASURED = ObjectScale()
 
 
 def measure_objects(data: Data) -> ObjectScale | None:
-    """From the first validation images. None without any, for the user's own batches, and for classes of pixels."""
+    """From validation images, evenly spaced. None without any, for own batches, and for classes of pixels."""
     if data.in_batches or data.pixel_targets or not data.val.count:
         return None
-    loader = data.evaluation_loader(data.split.val[:MEASURED])
+    val = data.split.val  # sorted, and so by class in a folder
+    loader = data.evaluation_loader(val[np.linspace(0, len(val) - 1, min(MEASURED, len(val))).astype(int)])
     images = torch.cat([batch.images.float().cpu() for batch in loader.epoch()])  # (B, C, H, W)
     colours = background(images)
     distances = (images - colours).norm(dim=1)  # (B, H, W)

@@ -47,14 +47,14 @@ def begin(address: str) -> Path:
     if files.keys() - BEGUN:
         if CONFIG in files:
             raise RunError(
-                f"{address} already holds a run; go on with it by `cnnlab resume {address}`, or choose another run.dir."
+                f"{address} already holds a run; resume it with `cnnlab resume {address}`, or choose another run.dir."
             )
         raise RunError(f"{address} holds other files; choose an empty or a new run.dir.")
     folder = copy_of(address)
     if (folder / RECORD).exists():
         if (folder / CONFIG).exists() and changed_files(folder):
             raise RunError(
-                f"a run for {address} is on this machine that has not gone up; go on with it by `cnnlab resume"
+                f"a run for {address} is on this machine that has not been uploaded; resume it with `cnnlab resume"
                 f" {address}`, or delete {folder}."
             )
         with alone(folder, f"another process is training in {address}; wait for it or choose another run.dir."):

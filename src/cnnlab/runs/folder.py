@@ -233,7 +233,7 @@ def holds_run(path: str) -> bool:
 def refuse_address(path: str | Path) -> None:
     """Raise RunError for an address: reading never copies a run to this machine by itself."""
     if is_address(path):
-        raise RunError(f"{path} is an address, not a folder; copy it here first: cnnlab.runs.opened.opened_run.")
+        raise RunError(f"{path} is an address, not a folder of this machine; copy it here first.")
 
 
 def open_folder(path: str | Path) -> RunFolder:

@@ -14,7 +14,7 @@ from cnnlab.tracking.base import EpochEnded, Event, Started, Tested
 
 RECORD = "wandb.json"  # the id of the W&B run, so that one that is resumed on another machine stays the same
 WHOLE = ("environment.json", "split.json", "init.json", "metrics.jsonl", "best/model.safetensors", "best/model.json")
-FINISHED = ("predictions.csv", "test.json", "report.html")
+FINISHED = ("best/objects.json", "predictions.csv", "test.json", "report.html")
 STATE = "last/state.pt"
 
 

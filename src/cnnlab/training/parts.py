@@ -51,11 +51,11 @@ def build_adversary(config: Config, model: nn.Module, data: Data) -> DomainAdver
 
 
 def build_optimizer(
-    config: Config, model: nn.Module, frozen: Sequence[nn.Module], adversary: nn.Module | None
+    config: Config, model: nn.Module, device: torch.device, frozen: Sequence[nn.Module], adversary: nn.Module | None
 ) -> torch.optim.Optimizer:
     """Over everything that learns now or, being in a frozen stage, later."""
     later = [parameter for stage in frozen for parameter in stage.parameters()]
-    optimizer = create_optimizer(config.optimizer, model, next(model.parameters()).device, later)
+    optimizer = create_optimizer(config.optimizer, model, device, later)
     if adversary is not None:
         add_parameters(optimizer, list(adversary.parameters()))
     return optimizer

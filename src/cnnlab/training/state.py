@@ -70,8 +70,9 @@ class TrainingState:
         sums = self.sums
         return {
             "counters": {name: getattr(self, name) for name in COUNTERS},
-            "sums": [sums.whole_loss(), sums.correct.item(), sums.count, sums.seconds],
+            "sums": [sums.loss.item(), sums.correct.item(), sums.count, sums.seconds],
             "norms": [sums.norm.item(), sums.norms.item()],
+            "lost": sums.lost.item(),
             "history": self.history,
             "best": self.best,
         }
@@ -82,7 +83,8 @@ class TrainingState:
         sums = Sums.zero(device)
         loss, correct, sums.count, sums.seconds = saved["sums"]
         norm, norms = saved["norms"]
-        for total, value in ((sums.loss, loss), (sums.correct, correct), (sums.norm, norm), (sums.norms, norms)):
+        totals = (sums.loss, sums.correct, sums.norm, sums.norms, sums.lost)
+        for total, value in zip(totals, (loss, correct, norm, norms, saved["lost"]), strict=True):
             total += value
         counters = {name: saved["counters"][name] for name in COUNTERS}
         return cls(sums, **counters, history=saved["history"], best=saved["best"])

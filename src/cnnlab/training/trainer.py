@@ -53,7 +53,7 @@ STEP_EVENTS_A_SECOND = 5
 STEPS_A_NORM = 8  # the norm of the gradient is taken once in so many steps: of a tiny model it costs 5 % of one
 FINITE = ("model", "average", "optimizer", "adversary", "sums", "norms")  # parts of the state
 BY_CONTENT = ("optimizer", "history", "best")  # parts of a state whose form depends on how far the training is
-OLDER = {"norms": [0.0, 0.0], "threads": 1, "processes": 1}  # for states that had no such part yet
+OLDER = {"norms": [0.0, 0.0], "lost": 0.0, "threads": 1, "processes": 1}  # for states that had no such part yet
 
 
 class Trainer:
@@ -83,7 +83,7 @@ class Trainer:
         if config.init.unfreeze_epoch is None:  # else the optimizer has to know them all
             self._set_modes()
         self.adversary = build_adversary(config, model, data)
-        self.optimizer = build_optimizer(config, self.model, self.frozen, self.adversary)
+        self.optimizer = build_optimizer(config, self.model, self.device, self.frozen, self.adversary)
         self.optimizer_step = bare_step(self.optimizer)
         self.scaler = torch.GradScaler(self.device.type, enabled=self.precision.name == "fp16")
         self.masks = infinite_buffers(self.model)
@@ -203,7 +203,8 @@ class Trainer:
         for batch, images in zip(batches, domain, strict=True):
             self.model.eval()
             logits = self.model(batch.images)
-            self._count(self._task_loss(logits, batch), logits, batch)
+            with deterministic_forms():
+                self._count(self._task_loss(logits, batch), logits, batch)
             self._set_modes()
             with self.group.batch(self.model):
                 self.model(images)
@@ -393,7 +394,7 @@ class Trainer:
             self.optimizer.zero_grad()
             give_back_freed_memory()
             try:
-                with self.precision.autocast():
+                with self.precision.autocast(), deterministic_forms():
                     self.model(images[: size + size // 4]).float().sum().backward()  # a step needs more than this
             except (MemoryError, RuntimeError) as again:
                 if not ran_out_of_memory(again):
