@@ -306,7 +306,7 @@ def test_what_a_run_on_objects_cannot_do_is_said_at_its_start(tmp_path: Path) ->
 
     class Listener:
         def log(self, event: object) -> None:
-            said.extend(getattr(event, "facts", {}).get("yours", "").splitlines())
+            said.extend(getattr(event, "facts", {}).get("note", "").splitlines())
 
         def close(self) -> None:
             pass

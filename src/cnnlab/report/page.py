@@ -13,6 +13,7 @@ from functools import cache
 from statistics import median
 from typing import Any
 
+from cnnlab.imports import names_code
 from cnnlab.report import charts, formatting, sections
 from cnnlab.report.content import Report
 from cnnlab.report.formatting import SPACE, as_interval, between, count, duration, finite, number, percent
@@ -235,5 +236,7 @@ def commands(report: Report) -> list[tuple[str, str]]:
     elif command:
         train = command if isinstance(command, str) else shlex.join(map(str, command))
     run = (report.config.get("run") or {}).get("dir") or f"runs/{report.title}"
-    test = shlex.join(["cnnlab", "test", str(run)])
+    named = [(report.config.get(section) or {}).get("name") for section in ("data", "model")]
+    trust = ["--trust-code"] if any(names_code(name) for name in [*named, report.config.get("task")]) else []
+    test = shlex.join(["cnnlab", "test", str(run), *trust])
     return [*([("Train again", train)] if train else []), ("Test the saved model again", test)]

@@ -27,7 +27,7 @@ def describe_run(model: nn.Module, data: Data) -> dict[str, str]:
             if target
             else {}
         ),
-        **({"yours": "; ".join(limits)} if (limits := limits_of(model, data)) else {}),
+        **({"note": "; ".join(limits)} if (limits := limits_of(model, data)) else {}),
     }
 
 
@@ -35,7 +35,7 @@ def limits_of(model: nn.Module, data: Data) -> list[str]:
     """What a run on objects of the user's own cannot do, in words."""
     objects = {"data": data.config.data.name == OWN_SET, "network": model_spec(model)[0] == OWN_MODULE}
     given = " and ".join(what for what, is_object in objects.items() if is_object)
-    limits = [f"no command can rebuild this {given}: no resume, test or export later"] if given else []
+    limits = [f"Python objects cannot be saved ({given}): no resume, test or export later"] if given else []
     if data.in_batches:
         limits.append("batches as given: no decoded store, no augment.*, and predict needs your transform")
     return limits

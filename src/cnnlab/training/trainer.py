@@ -251,6 +251,8 @@ class Trainer:
         began = time.monotonic()
         train_loss, train_accuracy = self._training_metrics()
         self._check_finite(self._state())  # before the weights are kept
+        if math.isnan(train_loss):  # in all processes alike: float16 overflowed in every batch of the epoch
+            self._stop_non_finite("the loss", self.state.step)
         throughput = self._throughput()
         validation = self.validate()
         row = {
