@@ -307,8 +307,8 @@ def split_word(word: str) -> tuple[str, str]:
             raise ConfigError(
                 f"expected key=value, got {word!r}; for the images of this folder: data=folder data.root={word}."
             )
-        groups = [group for group in ("data", "model", "recipe", "optimizer") if word in options(group)]
-        meant = f"; did you mean {groups[0]}={word}?" if groups else ", as in trainer.epochs=5 or model=resnet."
+        known = [group for group in ("data", "model", "recipe", "optimizer") if word in options(group)]
+        meant = f"; did you mean {known[0]}={word}?" if known else ", as in trainer.epochs=5 or model=resnet."
         raise ConfigError(f"expected key=value, got {word!r}{meant}")
     given, value = match.groups()
     key = ALIASES.get(given, given)
