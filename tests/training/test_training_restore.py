@@ -22,6 +22,7 @@ from cnnlab.experiment import build_model, run_experiment
 from cnnlab.runs.folder import RunFolder
 from cnnlab.runs.state import load_state
 from cnnlab.training.optim import optimizer_names
+from cnnlab.training.state import Sums, TrainingState
 from cnnlab.training.trainer import Trainer
 
 RUN = ["data.limit=60", "trainer.batch_size=10", "trainer.accumulate=2", "trainer.epochs=2", "trainer.ema=0.9"]
@@ -212,3 +213,25 @@ def test_a_state_that_unpacks_to_more_than_its_size_is_refused(tmp_path: Path, s
     torch.save({"model": OrderedDict()}, stream)
     packed.write_bytes(stream.getvalue())
     assert load_state(packed) == {"model": {}}
+
+
+def test_a_part_that_the_run_has_no_use_for_may_be_missing(stopped: Path) -> None:
+    """A campaign of changed files found this one: it ended in a KeyError."""
+    state = load_state(stopped / "last" / "state.pt")
+    del state["adversary"], state["lost"]  # the second is newer than the first states
+    trainer = trainer_of(stopped, "trainer.epochs=3")
+    trainer.restore(state)
+    assert trainer.state.epoch > 0
+
+
+def test_an_epoch_whose_losses_overflowed_in_part_has_the_same_loss_after_a_resume() -> None:
+    sums = Sums.zero(torch.device("cpu"))
+    sums.loss += 30.0
+    sums.lost += 8
+    sums.count = 32
+    again = TrainingState.from_dict(TrainingState(sums).to_dict(), torch.device("cpu"))
+    again.sums.loss += 6.0
+    again.sums.count += 8
+    sums.loss += 6.0
+    sums.count += 8
+    assert again.sums.whole_loss() == sums.whole_loss() == 36.0 * 40 / 32

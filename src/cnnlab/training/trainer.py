@@ -51,7 +51,7 @@ from cnnlab.training.state import Sums, TrainingState
 STATE_VERSION = 1
 STEP_EVENTS_A_SECOND = 5
 STEPS_A_NORM = 8  # the norm of the gradient is taken once in so many steps: of a tiny model it costs 5 % of one
-FINITE = ("model", "average", "optimizer", "adversary", "sums", "norms")  # parts of the state
+FINITE = ("model", "average", "optimizer", "adversary", "sums", "norms", "lost")  # parts of the state
 BY_CONTENT = ("optimizer", "history", "best")  # parts of a state whose form depends on how far the training is
 OLDER = {"norms": [0.0, 0.0], "lost": 0.0, "threads": 1, "processes": 1}  # for states that had no such part yet
 
@@ -372,7 +372,7 @@ class Trainer:
 
     def _non_finite(self, state: dict[str, Any]) -> str:
         """What is not finite of the parts that a resume computes with; "" where all is."""
-        parts = {name: state[name] for name in FINITE}
+        parts = {name: state.get(name) for name in FINITE}
         parts["optimizer"] = {"state": state["optimizer"]["state"]}  # its settings are the configuration's
         wrong = non_finite(parts, self.masks)
         return "" if not wrong else "the loss" if wrong[0].startswith("sums") else wrong[0]
@@ -512,6 +512,6 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         if self.adversary is not None:
             self.adversary.load_state_dict(state["adversary"])
-        self.state = TrainingState.from_dict(state | {"norms": of_like["norms"]}, self.device)
+        self.state = TrainingState.from_dict(state | {key: of_like[key] for key in ("norms", "lost")}, self.device)
         if self.group.first:
             self.folder.write_history(self.state.history)  # a kill between the two files can have cost it a line
