@@ -195,7 +195,7 @@ REMOTE = {  # what travels, and the modules that may know it
 OPENS = {  # commands, and public functions by module, that open an address at their top
     "cnnlab.deploy.export": {"export_run"},
     "cnnlab.deploy.predictor": {"Predictor.from_export", "Predictor.from_run"},
-    "cnnlab.deploy.segmenter": {"Segmenter.__init__", "segment_images"},
+    "cnnlab.deploy.segmenter": {"segment_images"},
     "cnnlab.evaluation.evaluate": {"evaluate"},
     "cnnlab.experiment": {"Session._begin", "Session.told", "_resume", "resume_experiment", "run_experiment"},
     "cnnlab.explain.images": {"explain_images", "localize_images"},

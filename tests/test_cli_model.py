@@ -94,7 +94,8 @@ def test_json_is_one_object(command: CommandLine) -> None:
 
 def test_the_list_has_a_line_for_each_model(command: CommandLine) -> None:
     result = command("model", "--list")
-    assert [line.split()[0] for line in result.out.splitlines()] == list_models()
+    shipped = [name for name in list_models() if ":" not in name]  # other tests may have named their own
+    assert [line.split()[0] for line in result.out.splitlines()] == shipped
 
 
 def test_a_model_of_ones_own(command: CommandLine, tmp_path: Path) -> None:

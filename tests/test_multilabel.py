@@ -222,7 +222,7 @@ def test_the_report_shows_classes_thresholds_and_what_was_answered(run: Path) ->
     for words in ("Test mean average precision", "Exact matches", "average precision</th>", "threshold</th>"):
         assert words in page
     assert "Ranking the images at random" in page
-    assert 'class="given">answered' in page
+    assert 'class="given">predicted' in page
     assert "Confusion matrix</h2>" not in page
 
 

@@ -57,7 +57,7 @@ def test_a_finished_run_has_its_fixed_files(name: str, finished_run: Path) -> No
 def test_a_finished_run_has_no_other_files(finished_run: Path) -> None:
     files = {path.relative_to(finished_run).as_posix() for path in finished_run.rglob("*") if path.is_file()}
     others = {name for name in files - set(FIXED) if not name.startswith("tensorboard/")}
-    assert others == {".lock"}
+    assert others == {".lock", "best/objects.json"}
 
 
 def test_the_names_are_those_of_the_object(tmp_path: Path) -> None:

@@ -46,8 +46,7 @@ class Segmenter:
 
     def __init__(self, run: str | Path, device: str = "auto", trust_code: bool = False) -> None:
         self.device = choose_device(device)
-        with opened_run(run) as folder:
-            self.model, card = load_model(open_folder(folder), self.device, trust_code)
+        self.model, card = load_model(open_folder(run), self.device, trust_code)
         if card.get("task") != "segmentation":
             raise DataError(f"the model of {run} answers once per image, not for every pixel; use cnnlab.Predictor.")
         self.classes: list[str] = card["classes"]
