@@ -23,7 +23,7 @@ import cnnlab
 from cnnlab.cli import main
 from cnnlab.config import compose
 from cnnlab.data.batches import BatchLoader, as_tensor
-from cnnlab.data.own import DATASETS, DatasetImages, OwnData, as_image, read_images
+from cnnlab.data.own import DATASETS, DatasetImages, OwnData, as_image, is_source, read_images
 from cnnlab.errors import CnnlabError, ConfigError, DataError, Interrupted, ModelError, RunError
 from cnnlab.models.plain import describe_plain
 from cnnlab.models.registry import MODELS, OWN_MODULE, model_spec
@@ -678,3 +678,15 @@ def test_names_in_the_place_of_a_model_or_of_data_are_answered_by_calls_that_wor
         cnnlab.fit(model, "digits")
     with pytest.raises(ConfigError, match=r"must be an nn\.Module, got 'mlp'; build it first: cnnlab\.create_model"):
         cnnlab.fit("mlp", cnnlab.load_data("digits"))  # type: ignore[arg-type]
+
+
+def test_a_list_of_pairs_is_a_set_and_a_tuple_of_sets_is_none() -> None:
+    pairs = [(Image.fromarray(np.full((8, 8), 20 * label, np.uint8)), label) for label in (0, 1) * 8]
+    assert is_source(pairs)
+    assert cnnlab.load_data(pairs).num_classes == 2
+    sets = TensorDataset(torch.zeros(4, 1, 8, 8), torch.zeros(4)), pairs
+    assert not is_source(sets)
+    with pytest.raises(DataError, match=r"train must be a torch Dataset.* got a tuple"):
+        cnnlab.load_data(sets)
+    with pytest.raises(DataError, match=r"train must be a torch Dataset.* got a dict"):
+        cnnlab.load_data({"train": pairs})

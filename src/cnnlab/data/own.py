@@ -119,7 +119,8 @@ class OwnData:
 
 def is_source(value: object) -> bool:
     """Whether it can be trained on: a DataLoader, or a map-style Dataset; a tuple or dict of several is none."""
-    if isinstance(value, dict | str) or (isinstance(value, tuple | list) and any(is_source(one) for one in value[:1])):
+    several = isinstance(value, tuple | list) and any(isinstance(one, Dataset | DataLoader) for one in value)
+    if several or isinstance(value, dict | str):
         return False
     return isinstance(value, DataLoader) or (hasattr(value, "__getitem__") and hasattr(value, "__len__"))
 

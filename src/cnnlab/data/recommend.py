@@ -284,7 +284,7 @@ def _ready_side(first: Callable[[], Any]) -> int:
     try:
         shape = first().shape
         return int(min(shape[-2:])) if len(shape) >= 3 else DEFAULT_SIDE
-    except Exception:  # it can fail in any way
+    except Exception:  # the user's code can fail in any way, and the training that follows names how
         return DEFAULT_SIDE
 
 

@@ -7,8 +7,8 @@
    stage sees structure everywhere; there the evidence alone is the heat map.
 3. Connected parts above a threshold become boxes; the receptive fields say which pixels a place stands for.
 4. Each box, with a margin, goes through the classifier: it names the object, and the evidence that the box adds over
-   plain background must be large enough. On a plain image the box is first drawn tight around the pixels that differ
-   from the background; the margin is what the objects of the run's own images have (`object_scale.py`).
+   plain background must be large enough. On a plain image boxes are the connected parts of what differs from
+   the background, whole ones only; the margin is what the objects of the run's own images have (`object_scale.py`).
 5. The same on the image at half the size, a quarter, …, for larger objects; of overlapping boxes the first one stays.
 6. A photograph that the classifier knows as a whole shows one object first of all: that class, with a box around the
    largest part of its activation map above a fifth of the largest value (Zhou et al. 2016, section 3).
