@@ -16,7 +16,7 @@ from cnnlab.errors import DataError, ModelError
 from cnnlab.evaluation.localization import localization_metrics, match_boxes
 from cnnlab.explain import Found, Localization, Localizer
 from cnnlab.explain.images import find_objects
-from cnnlab.explain.localize import intersection_over_union
+from cnnlab.explain.localize import _Shapes, intersection_over_union
 from cnnlab.explain.object_scale import ObjectScale, measure_objects
 
 
@@ -100,6 +100,18 @@ def test_boxes_are_drawn_tight_around_what_differs_from_a_plain_background(local
     rows, columns = np.nonzero(image > 0.4 * image.max())
     (found,) = localizer(normalise(image[None])[0]).objects
     assert found.box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+
+
+def test_a_box_holds_whole_parts_and_a_piece_of_a_larger_one_is_none() -> None:
+    shown = torch.zeros(60, 60, dtype=torch.bool)
+    shown[5:55, 10:16] = True  # the stroke of something large
+    shown[20:28, 40:44] = True
+    shapes_ = _Shapes.of(shown)
+    assert shapes_.around((9.0, 20.0, 17.0, 28.0)) is None
+    assert shapes_.around((38.2, 18.5, 46.0, 30.0)) == (40.0, 20.0, 44.0, 28.0)
+    assert shapes_.around((8.0, 3.0, 46.0, 57.0)) == (10.0, 5.0, 44.0, 55.0)
+    assert shapes_.around((25.0, 5.0, 35.0, 15.0)) is None
+    assert sorted(shapes_.boxes) == [(10.0, 5.0, 16.0, 55.0), (40.0, 20.0, 44.0, 28.0)]
 
 
 def test_objects_that_fill_their_images_are_framed_as_they_were_learned() -> None:
