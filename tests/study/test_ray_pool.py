@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from conftest import CommandLine
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"  # the cluster itself is started here, by pytest under `uv run`
 ray = pytest.importorskip("ray", reason="the extra cluster is not installed")
 
 TINY = ["model=mlp", "data.limit=80", "trainer.batch_size=20", "logger=none", "trainer.precision=fp32"]
@@ -44,10 +45,10 @@ def states(folder: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_a_killed_worker_s_run_is_taken_up_again(command: CommandLine, address: str, tmp_path: Path) -> None:
-    words = ["study", *TINY, "optimizer.lr=0.02,0.1", "trainer.epochs=300", "--seeds", 1, "study.dir=s"]
+    words = ["study", *TINY, "optimizer.lr=0.02,0.1", "trainer.epochs=80", "--seeds", 1, "study.dir=s"]
     running = command.start(*words, "study.launcher=ray", "study.jobs=2", f"study.address={address}", cwd=tmp_path)
-    assert running.wait_until(lambda: len(list((tmp_path / "s").glob("runs/*/metrics.jsonl"))) == 2)
-    first = next(iter((tmp_path / "s").glob("logs/*.log")))
+    assert running.wait_until(lambda: any((tmp_path / "s").glob("runs/*/metrics.jsonl")))
+    first = min((tmp_path / "s").glob("logs/*.log"), key=lambda path: path.stat().st_mtime)
     os.kill(int(first.stem.rsplit("-", 1)[1]), signal.SIGKILL)
     result = running.wait()
     assert result.code == 0, result.err
@@ -55,13 +56,13 @@ def test_a_killed_worker_s_run_is_taken_up_again(command: CommandLine, address: 
     assert states(tmp_path / "s") == ["done", "done"]
     for metrics in (tmp_path / "s").glob("runs/*/metrics.jsonl"):
         epochs = [json.loads(line)["epoch"] for line in metrics.read_text(encoding="utf-8").splitlines()]
-        assert epochs == list(range(1, 301))
+        assert epochs == list(range(1, 81))
 
 
 @pytest.mark.slow
 def test_ctrl_c_saves_and_a_search_on_the_cluster_goes_on(command: CommandLine, address: str, tmp_path: Path) -> None:
     pytest.importorskip("optuna")
-    space = ["optimizer.lr=0.001..0.1:log", "trainer.epochs=40", "study.trials=8", "study.jobs=2", "study.dir=s"]
+    space = ["optimizer.lr=0.001..0.1:log", "trainer.epochs=20", "study.trials=6", "study.jobs=2", "study.dir=s"]
     words = ["study", *TINY, *space, "study.launcher=ray", f"study.address={address}"]
     running = command.start(*words, cwd=tmp_path)
     running.wait_until(lambda: len(list((tmp_path / "s").glob("runs/*/metrics.jsonl"))) >= 3)
@@ -70,7 +71,7 @@ def test_ctrl_c_saves_and_a_search_on_the_cluster_goes_on(command: CommandLine, 
     assert stopped.code == 130 and stopped.error_lines[-1].startswith("stopped; the runs in progress are saved.")
     result = command(*words, cwd=tmp_path)
     assert result.code == 0, result.err
-    assert "8 trials" in result.out and len(states(tmp_path / "s")) == 8
+    assert "6 trials" in result.out and len(states(tmp_path / "s")) == 6
     assert set(states(tmp_path / "s")) <= {"done", "pruned"}
     assert len(list((tmp_path / "s").glob("runs/*/test.json"))) == 1
 
