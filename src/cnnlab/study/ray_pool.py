@@ -28,7 +28,7 @@ WAIT = 0.2  # seconds that `messages` waits for some
 def connect(address: str) -> types.ModuleType:
     """Join the cluster as its driver; returns the module `ray`.
 
-    Workers run the Python of their machine. Left to itself, Ray would notice that the study was called by `uv run`, send
+    Workers run the Python of their machine. Left to itself, Ray would notice a study that was called by `uv run`, send
     the whole working directory to each machine and start every worker by `uv run` there, which takes minutes.
     """
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # read when Ray is imported
