@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from cnnlab.deploy.service import Service
 from cnnlab.errors import CnnlabError, RunError
 from cnnlab.evaluation.evaluate import evaluate
 from cnnlab.experiment import resume_experiment, run_experiment
-from cnnlab.runs import copies, upload
+from cnnlab.runs import copies, download, upload
 from cnnlab.runs.files import write_whole
 from cnnlab.runs.folder import holds_run, new_folder, open_folder
 from cnnlab.runs.source import read_source
@@ -444,3 +445,40 @@ def test_a_command_asks_its_bucket_once_and_then_reads_the_copy(
     assert main(["explain", "watched://bucket/run", str(image)]) == 0
     assert asked.count("find") == 2  # what is there: before the copy, and before what was made goes up
     assert "put" in asked and asked.index("put") > asked.index("get")
+
+
+def test_of_two_first_readers_both_read_the_whole_run(
+    watched_files: type[WatchedFileSystem], new_machine: Callable[[], Path]
+) -> None:
+    address = "watched://bucket/run"
+    start(address, "trainer.epochs=1")
+    new_machine()
+    begun, going_on = threading.Event(), threading.Event()
+
+    def hold(verb: str, path: str) -> None:
+        if verb == "get":
+            begun.set()
+            assert going_on.wait(20)
+
+    watched_files.before = staticmethod(hold)  # type: ignore
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(load_run, address)
+        assert begun.wait(20)
+        second = pool.submit(load_run, address)
+        time.sleep(0.2)  # if it did not wait, it would have failed by now: nothing has arrived
+        going_on.set()
+        assert first.result(20)[1] == second.result(20)[1]
+
+
+def test_a_file_at_an_address_is_copied_again_where_its_copy_has_gone(
+    watched_files: type[WatchedFileSystem], new_machine: Callable[[], Path]
+) -> None:
+    watched_files.fill({"/bucket/weights.safetensors": b"first", "/bucket/other.safetensors": b"other"})
+    copy = download.fetch_file("watched://bucket/weights.safetensors")
+    other = download.fetch_file("watched://bucket/other.safetensors")
+    copy.unlink()
+    asked: list[str] = []
+    watched_files.before = staticmethod(lambda verb, path: asked.append(verb))  # type: ignore
+    assert download.fetch_file("watched://bucket/weights.safetensors").read_bytes() == b"first"
+    assert asked.count("get") == 1
+    assert download.fetch_file("watched://bucket/other.safetensors") == other and asked.count("get") == 1

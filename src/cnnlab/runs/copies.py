@@ -99,6 +99,14 @@ def changed_files(folder: Path) -> dict[str, Stamp]:
 
 
 @contextlib.contextmanager
+def one_reader(folder: Path) -> Iterator[None]:
+    """Wait until no other process brings this copy up to date: who comes second must not read half of it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent / f".{folder.name}.fetch"):
+        yield
+
+
+@contextlib.contextmanager
 def alone(folder: Path, message: str) -> Iterator[None]:
     """Hold the lock of training. Raises RunError with `message`, or Timeout where there is none."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from cnnlab.runs.copies import (
     changed_files,
     copy_of,
     note,
+    one_reader,
     read_record,
     stamp_of,
 )
@@ -85,11 +87,9 @@ def fetch(address: str, whole: bool = False) -> Path:
         if (folder / CONFIG).exists() and read_record(folder)["files"].keys() <= files.keys():  # it could never go up
             return folder
         raise RunError(f"there is no run at {address}: no {CONFIG}.{_hint(address)}")
-    try:
-        with alone(folder, ""):
-            _fetch(remote, files, folder, whole)
-    except Timeout:  # training goes on here: nothing is newer
-        pass
+    # Timeout: training goes on here, and nothing is newer.
+    with one_reader(folder), contextlib.suppress(Timeout), alone(folder, ""):
+        _fetch(remote, files, folder, whole)
     return folder
 
 
@@ -136,10 +136,14 @@ def fetch_file(address: str) -> Path:
     folder = cache_folder() / "files" / folder_name(address)[0]
     remote = Remote(above)
     there = remote.stat(name)
-    if not (folder / RECORD).exists() or read_record(folder)["files"].get(name, {}).get("there") != there.stamp:
+    with one_reader(folder):
         record: dict[str, Any] = {"address": above, "files": {}}
-        download_all(remote, [there], folder, lambda file: note(record, file.name, file.stamp, stamp_of(folder / name)))
-        write_json(folder / RECORD, record)
+        record = read_record(folder) if (folder / RECORD).exists() else record
+        if record["files"].get(name, {}).get("there") != there.stamp or not (folder / name).exists():
+            download_all(
+                remote, [there], folder, lambda file: note(record, file.name, file.stamp, stamp_of(folder / name))
+            )
+            write_json(folder / RECORD, record)
     return folder / name
 
 
