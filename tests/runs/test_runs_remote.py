@@ -25,6 +25,7 @@ from cnnlab.experiment import resume_experiment, run_experiment
 from cnnlab.runs import copies, download, upload
 from cnnlab.runs.files import write_whole
 from cnnlab.runs.folder import holds_run, new_folder, open_folder
+from cnnlab.runs.opened import opened_run
 from cnnlab.runs.source import read_source
 from cnnlab.runs.weights import load_run
 from cnnlab.tracking.base import Noted
@@ -482,3 +483,35 @@ def test_a_file_at_an_address_is_copied_again_where_its_copy_has_gone(
     assert download.fetch_file("watched://bucket/weights.safetensors").read_bytes() == b"first"
     assert asked.count("get") == 1
     assert download.fetch_file("watched://bucket/other.safetensors") == other and asked.count("get") == 1
+
+
+def test_a_file_that_another_machine_has_changed_is_copied_again(
+    watched_files: type[WatchedFileSystem], new_machine: Callable[[], Path]
+) -> None:
+    address = "watched://bucket/run"
+    watched_files.fill({"/bucket/run/config.yaml": b"seed: 0\n", "/bucket/run/metrics.jsonl": b"{}\n"})
+    folder = download.fetch(address)
+    watched_files().pipe_file("/bucket/run/metrics.jsonl", b"{}\n{}\n")
+    asked: list[str] = []
+    watched_files.before = staticmethod(lambda verb, path: asked.append(verb))  # type: ignore
+    assert download.fetch(address) == folder
+    assert (folder / "metrics.jsonl").read_bytes() == b"{}\n{}\n"
+    assert asked.count("get") == 1  # config.yaml is as it was
+
+
+def test_what_was_done_before_an_error_goes_up(
+    watched_files: type[WatchedFileSystem], new_machine: Callable[[], Path]
+) -> None:
+    watched_files.fill({"/bucket/run/config.yaml": b"seed: 0\n"})
+    with (
+        pytest.raises(CnnlabError, match="the second image"),
+        opened_run("watched://bucket/run", writes=True) as folder,
+    ):
+        (folder / "explain").mkdir()
+        (folder / "explain" / "first.png").write_bytes(b"the first image")
+        raise CnnlabError("the second image cannot be read")
+    assert watched_files.contents()["/bucket/run/explain/first.png"] == b"the first image"
+    with pytest.raises(CnnlabError), opened_run("watched://bucket/run") as folder:
+        (folder / "other.txt").write_text("of a command that only reads")
+        raise CnnlabError("again")
+    assert "/bucket/run/other.txt" not in watched_files.contents()
