@@ -144,15 +144,17 @@ def test_the_statistics_that_are_kept_are_the_targets() -> None:
 def test_the_adversary_belongs_to_the_whole_gradient(
     clip: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Clipping holds its gradient too, and the norm that is recorded is that of all that learns."""
+    """Clipping holds its gradient too, the norm that is recorded is that of all that learns, and it does learn."""
     from cnnlab.training.trainer import Trainer
 
+    first: dict[nn.Module, list[torch.Tensor]] = {}
     norms: list[tuple[float, float]] = []
     counted: list[float] = []
     add = Trainer._add_norm
 
     def look(trainer: Trainer, norm: torch.Tensor) -> None:
         assert trainer.adversary is not None
+        first.setdefault(trainer.adversary, [p.detach().clone() for p in trainer.adversary.parameters()])
         parts = [[p.grad for p in module.parameters()] for module in (trainer.model, trainer.adversary)]
         norms.append(tuple(nn.utils.get_total_norm(part).item() for part in parts))  # type: ignore[arg-type]
         counted.append(norm.item())
@@ -168,3 +170,5 @@ def test_the_adversary_belongs_to_the_whole_gradient(
         together = (of_model**2 + of_adversary**2) ** 0.5
         assert of_adversary > 0
         assert together == pytest.approx(whole if clip is None else min(clip, whole), rel=1e-3)
+    ((adversary, before),) = first.items()
+    assert not any(torch.equal(p, old) for p, old in zip(adversary.parameters(), before, strict=True))

@@ -19,8 +19,8 @@ import cnnlab
 from cnnlab.config import compose, load_yaml
 from cnnlab.data.batch import Batch
 from cnnlab.data.data import Data
-from cnnlab.errors import ConfigError, NonFiniteLoss, OutOfMemory
-from cnnlab.experiment import Run
+from cnnlab.errors import ConfigError, Interrupted, NonFiniteLoss, OutOfMemory
+from cnnlab.experiment import Run, resume_experiment, run_experiment
 from cnnlab.models.registry import MODELS
 from cnnlab.runs.folder import RunFolder
 from cnnlab.runs.state import load_state
@@ -398,6 +398,17 @@ def test_a_listener_hears_every_epoch_and_is_closed_once(tmp_path: Path) -> None
 
 
 # ---- a loss that is no number
+
+
+def test_a_stop_while_the_last_epoch_is_validated_leaves_the_test_for_later(tmp_path: Path) -> None:
+    """Nothing is left to train, and resuming tests what was trained."""
+    config = compose(["data=digits", "data.limit=40", "trainer.batch_size=20", "trainer.epochs=1", "logger=none"])
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(tmp_path / "run")))
+    asked = iter([False, False, True])  # after each of the two steps, and at the end
+    with pytest.raises(Interrupted, match="Resume with"):
+        run_experiment(config, should_stop=lambda: next(asked))
+    assert (tmp_path / "run" / "metrics.jsonl").exists() and not (tmp_path / "run" / "test.json").exists()
+    assert resume_experiment(tmp_path / "run").test is not None
 
 
 def test_a_loss_that_is_no_number_stops_with_the_step_and_leaves_a_state(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from cnnlab.config.compose import (
     resolve,
     with_changes,
 )
-from cnnlab.config.options import EXPERIMENT, GROUPS, optimizer_names, options, own_folder, resource
+from cnnlab.config.options import EXPERIMENT, GROUPS, optimizer_names, options, own_folder, read_shipped, resource
 from cnnlab.config.schema import (
     ALIASES,
     MODEL_CHOICES,
@@ -75,6 +75,7 @@ __all__ = [
     "optimizer_names",
     "options",
     "own_folder",
+    "read_shipped",
     "read_yaml",
     "resolve",
     "resource",

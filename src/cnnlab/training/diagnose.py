@@ -11,7 +11,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from cnnlab.config import Config, options, read_yaml, resource
+from cnnlab.config import Config, options, read_shipped, resource
 from cnnlab.data.batches import BatchLoader
 from cnnlab.data.data import Data
 from cnnlab.data.notes import look_command
@@ -327,7 +327,7 @@ def _more_steps(kind: str, text: str, setup: Setup) -> Hint:
 def usual_rate(config: Config) -> float | None:
     """The learning rate of the optimizer's own option; None for a class of torch.optim that has none."""
     for option in options("optimizer"):
-        content = read_yaml(resource("optimizer", option))
+        content = read_shipped(resource("optimizer", option))
         if content.get("name") == config.optimizer.get("name"):
             return float(content["lr"])
     return None
