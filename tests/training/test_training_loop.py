@@ -408,7 +408,7 @@ def test_a_stop_while_the_last_epoch_is_validated_leaves_the_test_for_later(tmp_
     with pytest.raises(Interrupted, match="Resume with"):
         run_experiment(config, should_stop=lambda: next(asked))
     assert (tmp_path / "run" / "metrics.jsonl").exists() and not (tmp_path / "run" / "test.json").exists()
-    assert resume_experiment(tmp_path / "run").test is not None
+    assert resume_experiment(tmp_path / "run")[0].test is not None
 
 
 def test_a_loss_that_is_no_number_stops_with_the_step_and_leaves_a_state(tmp_path: Path) -> None:
