@@ -31,20 +31,23 @@ def pack(folder: Path, file: Path) -> int:
     return len(paths)
 
 
-def unpack(file: Path, folder: Path) -> int:
-    """Write the JPEGs of `file` below `folder`; returns how many. Names that lead out of it are refused."""
+def unpack(file: Path, folder: Path, every: int = 1) -> int:
+    """Write the JPEGs of `file`, or only one of `every` so many, below `folder`; returns how many.
+
+    Names that lead out of the folder are refused.
+    """
     with np.load(file, allow_pickle=False) as packed:
         content, ends = packed["content"], packed["ends"]
         names = packed["names"].tobytes().decode().split("\n")
-    begin = 0
-    for name, end in zip(names, ends.tolist(), strict=True):
+    begins = [0, *ends[:-1].tolist()]
+    chosen = list(zip(names, begins, ends.tolist(), strict=True))[::every]
+    for name, begin, end in chosen:
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()):
             raise ValueError(f"{file} names {name!r}, which lies outside of {folder}")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content[begin:end].tobytes())
-        begin = end
-    return len(names)
+    return len(chosen)
 
 
 def main() -> None:

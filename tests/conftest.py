@@ -25,7 +25,6 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # two threads that share a core with 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
 
 
-
 def pytest_configure(config: pytest.Config) -> None:
     """What is compared bit by bit is compared on the processor; `-m gpu` sees the GPU (tests/gpu)."""
     if "gpu" not in config.option.markexpr or "CNNLAB_GPU_TESTS" in os.environ:

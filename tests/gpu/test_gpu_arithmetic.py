@@ -64,19 +64,22 @@ RESIZED = ["augment.crop=resized", "augment.scale=[0.2,1]"]
 PHOTOGRAPHS = ["data=folder", "data.image_size=40", "data.val_fraction=0.2", "data.test_fraction=0.2"]
 PETS = ["data=oxford_pets", "data.image_size=32", "data.val_fraction=0.3", "data.limit=null", "trainer.batch_size=4"]
 ROUNDING = 0.05  # grey levels: what float32 loses where a place between two pixels is computed
-LEVEL = 1.001  # where an image is resized, a level can be rounded the other way
+LEVELS = 2.001  # where an image is resized, across and then down, a level can each time be rounded the other way
 AUGMENTED = {
     "none": (["augment=none"], 1e-3),
     "mirrored and shifted": (["augment=standard", "augment.crop=pad"], 1e-3),
     "shifted over zeros": (["augment=standard", "augment.crop=pad", "augment.padding_mode=zero"], 1e-3),
     "turned": (["augment=light", "augment.shear=5"], ROUNDING),
     "grown": (["augment=standard", "augment.crop=pad", "augment.start_size=0.5"], ROUNDING),
-    "cut and resized": (["augment=standard", *RESIZED], LEVEL),
-    "coloured": (["augment=none", "augment.brightness=0.3", "augment.contrast=0.3", "augment.saturation=0.3"], ROUNDING),
+    "cut and resized": (["augment=standard", *RESIZED], LEVELS),
+    "coloured": (
+        ["augment=none", "augment.brightness=0.3", "augment.contrast=0.3", "augment.saturation=0.3"],
+        ROUNDING,
+    ),
     "holes": (["augment=none", "augment.erasing=1", "augment.cutout=0.3"], 1e-3),
     "mixed": (["augment=standard", "augment.crop=pad", "augment.mixup=0.5"], ROUNDING),
     "cut out and put in": (["augment=standard", "augment.crop=pad", "augment.cutmix=1"], ROUNDING),
-    "all": (["augment=strong", *RESIZED, "augment.cutout=0.2"], 4.0),  # a level, times what colour and contrast do
+    "all": (["augment=strong", *RESIZED, "augment.cutout=0.2"], 6.0),  # these levels, times what colour and contrast do
 }
 
 
@@ -101,7 +104,7 @@ def test_the_loader_gives_the_images_that_it_gives_on_the_processor(
         assert other.images.device.type == device.type
         assert other.images.is_contiguous(memory_format=torch.channels_last)
         difference = (one.images - other.images.cpu()).abs() * levels
-        assert difference.max() <= most and difference.mean() <= most / 20
+        assert difference.max() <= most and difference.mean() <= min(most, LEVELS) / 20
         for (targets, share), (others, other_share) in zip(one.parts, other.parts, strict=True):
             assert torch.equal(targets, others.cpu())
             assert share is None or torch.equal(torch.as_tensor(share), torch.as_tensor(other_share).cpu())
@@ -208,7 +211,11 @@ def weights_after(steps: int, device: torch.device, folder: Path, *words: str, e
     "words",
     [
         ["optimizer=SGD", "optimizer.lr=0.1"],
-        ["optimizer=AdamW", "optimizer.lr=0.003", "optimizer.eps=0.001"],  # else rounding turns the smallest steps round
+        [
+            "optimizer=AdamW",
+            "optimizer.lr=0.003",
+            "optimizer.eps=0.001",
+        ],  # else rounding turns the smallest steps round
     ],
 )
 def test_twenty_steps_in_float32_are_those_of_the_processor(
@@ -228,7 +235,9 @@ def test_twenty_steps_in_float32_are_those_of_the_processor(
 def test_the_matrices_of_muon_are_orthogonal_there_too(device: torch.device) -> None:
     """It may round to TF32 or bfloat16; the singular values stay bounded, and the direction is that of the exact."""
     draw = torch.Generator().manual_seed(0)
-    matrices = [torch.randn(rows, columns, generator=draw) for rows, columns in [(16, 27), (64, 576), (64, 64), (96, 8)]]
+    matrices = [
+        torch.randn(rows, columns, generator=draw) for rows, columns in [(16, 27), (64, 576), (64, 64), (96, 8)]
+    ]
     torch.set_float32_matmul_precision("high")  # as a run sets it
     for matrix, found in zip(matrices, orthogonalise([m.to(device) for m in matrices]), strict=True):
         values = torch.linalg.svdvals(found.cpu().double())

@@ -179,7 +179,7 @@ def test_the_environment_says_what_the_run_was_made_with(finished_run: Path) -> 
     assert facts["machine"]["cores"] == os.cpu_count()
 
 
-def test_the_environment_of_a_run_from_source_can_be_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_of_a_run_from_source_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "PACKAGES", ("torch", "no-such-package"))
     folder = RunFolder(tmp_path)
     write_json(folder.environment, describe())
