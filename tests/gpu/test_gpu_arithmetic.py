@@ -158,7 +158,7 @@ def logits_and_gradient(
         targets = torch.randint(10, logits[:, 0].shape, generator=draw).to(device)
         wide = logits if kind == torch.float64 else logits.float()
         scale = 1024.0 if precision == "fp16" else 1.0  # as a GradScaler does, so that small gradients do not vanish
-        (F.cross_entropy(wide, targets) * scale).backward()
+        (F.cross_entropy(wide, targets) * scale).backward()  # type: ignore[no-untyped-call]
     gradients = [p.grad.cpu().double().flatten() / scale for p in model.parameters() if p.grad is not None]
     return logits.detach().cpu().double().flatten(), torch.cat(gradients)
 

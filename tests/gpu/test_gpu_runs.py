@@ -56,6 +56,7 @@ WHOLE = {
     "domain adaptation": ["model=vgg", "model.width=8", "adapt.method=dann", "adapt.data=digits"],
     "segmentation": ["pets"],
 }
+EXPORTED = ("default", "speedrun", "segmentation")  # it takes the longest
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -72,9 +73,10 @@ def test_a_whole_run(name: str, pets: list[str], device: torch.device, tmp_path:
     assert main(["predict", run, image]) == 0
     if name != "segmentation":
         assert main(["explain", run, image]) == 0
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
-    assert main(["export", run]) == 0  # it compares the exported answers with the run's own
+    if name in EXPORTED:
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+        assert main(["export", run]) == 0  # it compares the exported answers with the run's own
 
 
 # ---- steps
