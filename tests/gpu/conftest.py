@@ -49,7 +49,7 @@ def as_before() -> Iterator[None]:
 
     yield
     torch.use_deterministic_algorithms(False)
-    if PLACE == "cuda":
+    if torch.cuda.is_available():
         torch.cuda.set_sync_debug_mode("default")
         torch.cuda.empty_cache()
 
