@@ -19,11 +19,17 @@ import pytest
 
 from buckets import Bucket, WatchedFileSystem, emulator, watched
 
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # what is compared bit by bit is compared on the processor
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"  # before numpy and torch are loaded: the tests' tensors are tiny
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # two threads that share a core with another worker's: seconds, not minutes
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What is compared bit by bit is compared on the processor; `-m gpu` sees the GPU (tests/gpu)."""
+    if "gpu" not in config.option.markexpr or "CNNLAB_GPU_TESTS" in os.environ:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
 
 LONGEST = 300.0  # seconds for a command, so that a busy machine fails no test
 BEGIN_WITH = [  # a worker takes a file at a time: a long one that began last would leave the others idle

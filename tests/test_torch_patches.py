@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.fx.experimental.proxy_tensor
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import cnnlab
+from cnnlab import torch_patches
+from cnnlab.models.base import GlobalMaxPool
 from cnnlab.torch_patches import CHECKED_WITH, CONVOLUTION, MetaMode, replace_convolution, restore_convolutions
 from cnnlab.training.convolution import fix_convolutions
 
@@ -111,3 +114,14 @@ def test_after_fit_the_model_of_the_user_is_no_longer_patched(tmp_path: Path, fa
     del model._cnnlab_spec  # how a run folder names it
     assert {name: set(vars(layer)) for name, layer in model.named_modules()} == before
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_on_older_versions_pooling_is_exported_as_a_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2.11 has no ONNX form of adaptive max pooling; the exports of deploy/test_export.py are of the torch at hand."""
+    monkeypatch.setattr(torch_patches, "VERSION", (2, 11))
+    x = torch.rand(2, 3, 4, 5)
+    program = torch.fx.experimental.proxy_tensor.make_fx(GlobalMaxPool())
+    with torch_patches.exportable():
+        traced = program(x)
+    assert "adaptive" not in traced.code and "amax" in traced.code
+    assert torch.equal(traced(x), GlobalMaxPool()(x))

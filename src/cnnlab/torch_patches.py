@@ -7,6 +7,7 @@ and for a torch newer than that: run it again, benchmarks/convolutions.py too, a
   mark functions as not to be compiled.
 - bare_step: `optimizer.step` runs hooks, and its fused forms copy channels-last filters on processors.
 - copy_optimizer: copies of some optimizers cannot step where there is an accelerator.
+- exportable: the ONNX exporter of older versions has no form of adaptive max pooling.
 - replace_convolution, restore_convolutions: what `nn.Conv2d.forward` calls (training/convolution.py has the reasons).
 - batch_statistics, batch_norm_gradients, SyncBatchNorm, shares_memory, end_with_launcher: functions of torch that have
   no public name.
@@ -20,7 +21,7 @@ import importlib
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -151,6 +152,29 @@ def restore_convolutions(model: nn.Module) -> None:
     """Let every layer of a model compute as torch does."""
     for layer in model.modules():
         vars(layer).pop(CONVOLUTION, None)
+
+
+# ---- export
+
+VERSION = tuple(int(number) for number in torch.__version__.split(".")[:2])
+
+
+def exportable() -> AbstractContextManager[Any]:
+    """Within, a model in evaluation mode is traced without what the ONNX exporter of older versions, 2.11 at least,
+    cannot translate. On the version in CHECKED_WITH nothing changes."""
+    return nullcontext() if VERSION >= CHECKED_WITH else _MaximumForPooling()
+
+
+class _MaximumForPooling(TorchFunctionMode):
+    """Adaptive max pooling to one place as a maximum: the same values."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        to_one_place = function is torch.nn.functional.adaptive_max_pool2d and args[1:] == (1,)
+        if to_one_place and not (kwargs or {}).get("return_indices"):
+            return args[0].amax((2, 3), keepdim=True)
+        return function(*args, **(kwargs or {}))
 
 
 # ---- functions without a public name

@@ -30,6 +30,7 @@ from cnnlab.runs.state import load_state
 from cnnlab.training.distributed import joined
 from cnnlab.training.memory import ran_out_of_memory
 from cnnlab.training.muon import Muon
+from cnnlab.training.precision import give_back_freed_memory
 from pretend_device import NAME, WHY_NOT, Device, pretended
 from small_sets import write_pets
 
@@ -369,6 +370,12 @@ def test_too_little_memory_to_validate_is_one_line(device: Device, tmp_path: Pat
 def test_libraries_that_are_refused_memory_are_understood(words: str) -> None:
     assert ran_out_of_memory(RuntimeError(words))
     assert not ran_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
+
+
+def test_memory_is_given_back_also_where_the_backend_has_no_allocator_that_can(device: Device) -> None:
+    with pytest.raises(RuntimeError):
+        torch.accelerator.empty_cache()
+    give_back_freed_memory()
 
 
 def test_a_worker_of_a_study_frees_the_gpu_and_names_none_in_the_config(

@@ -20,8 +20,10 @@ from torch import Tensor
 
 from cnnlab.config import compose, load_yaml
 from cnnlab.errors import CnnlabError, RunError
+from cnnlab.runs import environment
 from cnnlab.runs.environment import describe, git_revision
-from cnnlab.runs.folder import RunFolder, new_folder, open_folder, read_split
+from cnnlab.runs.files import write_json
+from cnnlab.runs.folder import RunFolder, new_folder, open_folder, read_environment, read_split
 from cnnlab.runs.state import load_state, save_state
 from cnnlab.runs.weights import load_run, read_weights
 
@@ -175,6 +177,13 @@ def test_the_environment_says_what_the_run_was_made_with(finished_run: Path) -> 
     assert facts["versions"]["torch"] == torch.__version__.split("+")[0] or facts["versions"]["torch"]
     assert facts["machine"]["threads"] == 1
     assert facts["machine"]["cores"] == os.cpu_count()
+
+
+def test_the_environment_of_a_run_from_source_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "PACKAGES", ("torch", "no-such-package"))
+    folder = RunFolder(tmp_path)
+    write_json(folder.environment, describe())
+    assert read_environment(folder)["versions"]["no-such-package"] == "not installed"
 
 
 def test_the_revision_is_that_of_the_folder_the_command_runs_in(

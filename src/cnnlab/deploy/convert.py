@@ -16,6 +16,7 @@ from torch.export import Dim
 from cnnlab.deploy.exported import KEY, missing_extra
 from cnnlab.errors import ExportError
 from cnnlab.explain import FullyConvolutional
+from cnnlab.torch_patches import exportable
 from cnnlab.values import to_json
 
 PT2_FACTS = "cnnlab.json"  # name of the extra file in a .pt2 archive
@@ -36,7 +37,7 @@ def to_onnx(model: nn.Module, images: Tensor, facts: dict[str, Any]) -> bytes:
         import onnxscript  # noqa: F401
     except ImportError:
         raise missing_extra("export") from None
-    with _quiet(), _one_line(model):
+    with _quiet(), _one_line(model), exportable():
         program = torch.onnx.export(
             model,
             (_example(model, images),),

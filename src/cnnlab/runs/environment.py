@@ -48,11 +48,11 @@ def processor_name(machine: Mapping[str, Any]) -> str:
     return f"{machine.get('processor')} ({known})" if known else str(machine.get("processor"))
 
 
-def _version(name: str) -> str | None:
+def _version(name: str) -> str:
     try:
         return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+    except metadata.PackageNotFoundError:  # cnnlab itself, run from its source
+        return "not installed"
 
 
 def _processor() -> str:

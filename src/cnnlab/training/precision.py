@@ -130,7 +130,8 @@ def keep_freed_memory() -> None:
 def give_back_freed_memory() -> None:
     """Return to the system what glibc kept, and to the accelerator what torch kept. No-op elsewhere."""
     if torch.accelerator.is_available():
-        torch.accelerator.empty_cache()
+        with contextlib.suppress(RuntimeError):  # not every backend of torch can
+            torch.accelerator.empty_cache()
     if sys.platform.startswith("linux"):
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL("libc.so.6").malloc_trim(0)
