@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any, NoReturn
 
 import torch
@@ -23,7 +24,7 @@ from cnnlab.runs.state import differs, save_state
 from cnnlab.runs.weights import save_weights
 from cnnlab.tasks import Loss, mean_loss, task_of
 from cnnlab.tasks.losses import LossFunction
-from cnnlab.torch_patches import bare_step
+from cnnlab.torch_patches import BatchNormCounts, bare_step
 from cnnlab.tracking.base import EpochEnded, Gradient, Noted, Started, Stepped
 from cnnlab.training.adapt import Learners, endless, reversal_strength
 from cnnlab.training.average import WeightAverage
@@ -94,6 +95,8 @@ class Trainer:
         self.compiled = self._is_compiled()
         self.learner: nn.Module = Learners(model, self.adversary) if self.adversary is not None else self.model  # type: ignore[arg-type]
         self.forward = build_forward(self.learner, model, self.compiled, config, group)
+        together = self.device.type != "cpu" and not self.compiled  # a compiler does it itself
+        self.counts = BatchNormCounts(self.model) if together else nullcontext()
         self.state = TrainingState(Sums.zero(self.device))
         self.gradients: dict[str, Gradient] = {}
         self.note: Noted | None = None
@@ -117,7 +120,7 @@ class Trainer:
             others = endless(self.data.target_domain.train, start, self.settings.epochs, self.group.shard)
         while self.state.batch < last_batch:
             self.state.rate = set_rate(self.optimizer, self.rate_factor())
-            seed_step(self.config.seed, self.state.step, self.group.rank)
+            seed_step(self.config.seed, self.state.step, self.group.rank, self.device)
             of_step: list[Batch] = []
             full = False
             try:
@@ -171,7 +174,8 @@ class Trainer:
                 self._count(loss.detach(), logits.detach(), batch)
                 if self.device.type == "cpu" and not math.isfinite(loss.item()):
                     self._stop_non_finite("the loss", self.state.step + 1)  # unsaved: batch norm has seen this batch
-                self.scaler.scale(loss / len(batches)).backward()  # type: ignore[no-untyped-call]
+                share = loss if len(batches) == 1 else loss / len(batches)
+                self.scaler.scale(share).backward()  # type: ignore[no-untyped-call]
         last_of_epoch = self.state.batch + len(batches) >= self.steps_per_epoch * self.accumulate
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
@@ -219,15 +223,17 @@ class Trainer:
         if self.scaler.is_enabled():  # an overflow in float16, whose step the scaler skips
             self.state.sums.lost += count * ~loss.isfinite()
             loss = loss.nan_to_num(0, 0, 0)
-        self.state.sums.loss += loss * count
+        self.state.sums.loss.add_(loss, alpha=count)
         correct = self.task.count_correct(logits, batch.targets)
-        self.state.sums.correct += self.group.total(correct.to(self.state.sums.correct.dtype))
+        if self.group.size > 1:
+            correct = self.group.total(correct.to(self.state.sums.correct.dtype))
+        self.state.sums.correct += correct
         self.state.sums.count += count
 
     def _forward_loss(self, batch: Batch, domain: Tensor | None) -> tuple[Tensor, Tensor]:
         """Logits of this process's part of the batch, and the loss of the whole batch, a scalar."""
         if domain is None:
-            with self.precision.autocast():
+            with self.precision.autocast(), self.counts:
                 logits = self._forward(batch.images)
             return logits, self._task_loss(logits, batch)
         strength = reversal_strength(self.state.step / self.total_steps)
@@ -244,7 +250,7 @@ class Trainer:
 
     def _whole(self, loss: Loss) -> Tensor:
         """The scalar of a loss whose sums all processes have added up."""
-        return loss.value(self.group.summed(loss.sums))
+        return loss.own if self.group.size == 1 else loss.value(self.group.summed(loss.sums))
 
     def end_epoch(self) -> EpochEnded:
         """Validate, keep the weights if this epoch is the one to keep, and save the state."""
