@@ -14,8 +14,8 @@ How it works: a tensor of this device is a `PretendTensor`, a wrapper around a t
 of torch comes to `_dispatch`, which computes it on what is wrapped and wraps the results. So numbers are real, and
 
 - an operation on tensors of both devices raises `MixedDevices`, where a GPU would raise too;
-- an operation is counted as one launch of a kernel, except for views, which launch none, and for operations on lists of
-  tensors, see `_kernels`. What cuDNN and cuBLAS do inside one operation, such as copying a sum's first term, is not seen;
+- an operation is counted as one launch of a kernel, except for views, which launch none, and for operations on lists
+  of tensors, see `_kernels`. What libraries do inside one operation, such as copying a sum's first term, is not seen;
 - an operation whose kernel adds in any order raises while torch.use_deterministic_algorithms asks for others;
 - what makes the processor wait for the device (`item()`, `nonzero()`, a blocking copy, …) is counted with the innermost
   line of cnnlab that caused it.

@@ -144,8 +144,8 @@ def _in_memory_order(together: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 class BatchNormCounts:
     """A context within which the batch norm layers of a model add to their counts of batches all at once, at its end.
 
-    `num_batches_tracked` is a tensor, and each layer adds 1 to it: twenty kernels in a forward pass of ResNet-20. Within,
-    a number of Python stands in for it. Layers without a momentum are left alone: they read the count.
+    `num_batches_tracked` is a tensor, and each layer adds 1 to it: twenty kernels in a forward pass of ResNet-20.
+    Within, a number of Python stands in for it. Layers without a momentum are left alone: they read the count.
     """
 
     def __init__(self, model: nn.Module) -> None:

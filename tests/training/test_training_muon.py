@@ -180,8 +180,8 @@ def test_a_step_on_an_accelerator_is_the_processors_to_the_rounding_of_bf16(
     start[-1].zero_()
     results = []
     for form in ("processor", "accelerator"):
-        weights = [nn.Parameter(x.clone().contiguous(memory_format=layout)) for x in start] + [nn.Parameter(start[0][0, 0])]
-        weights = [nn.Parameter(w.detach().clone()) for w in weights]
+        weights = [nn.Parameter(x.clone().contiguous(memory_format=layout)) for x in start]
+        weights.append(nn.Parameter(start[0][0, 0].clone()))
         optimizer = Muon(weights, lr=0.1, weight_decay=0.1, keep_norm=keep_norm)
         if form == "accelerator":
             optimizer._step_orthogonal = optimizer._step_together  # type: ignore[method-assign]

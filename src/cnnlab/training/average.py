@@ -38,12 +38,24 @@ class WeightAverage:
                 their_originals.append(other)
         return ours, theirs, our_copies, their_originals
 
-    @torch.no_grad()
     def update(self, step: int) -> None:
         """Move towards the model as it stands after `step` steps."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+        self.move(self.share(step))
+
+    def share(self, step: int) -> float:
+        """How far it moves after `step` steps, from 0 to 1."""
+        return 1 - min(self.decay, (1 + step) / (10 + step))
+
+    @torch.no_grad()
+    def move(self, share: float | Tensor) -> None:
+        """Move towards the model by a share of the way; in a graph that is a scalar on the device."""
         ours, theirs, our_copies, their_originals = self._pairs
-        torch._foreach_lerp_(ours, theirs, 1 - decay)
+        if isinstance(share, Tensor):
+            way = torch._foreach_sub(theirs, ours)
+            torch._foreach_mul_(way, share)
+            torch._foreach_add_(ours, way)
+        else:
+            torch._foreach_lerp_(ours, theirs, share)
         if our_copies:
             torch._foreach_copy_(our_copies, their_originals)
 

@@ -90,13 +90,14 @@ class _Batch:
     """Some of the matrices as one batch (n, side, length) of wide ones; all of them together are one vector.
 
     Attributes:
-        members: their numbers.
+        members: their numbers; numbers: the same on the device.
         into: (n · side · length,) places in the vector of what lies in the batch; of padding the vector's last, a zero.
         out: of each member the places in the batch of what it holds, one member after the other.
         sizes: how many numbers each member holds.
     """
 
     members: list[int]
+    numbers: Tensor
     shape: tuple[int, int, int]
     into: Tensor
     out: Tensor
@@ -147,11 +148,11 @@ class PaddedBatches:
         """(matrices,) one number for each → (n, 1, 1) for each of `batches`."""
         if len(self.batches) == 1:  # they are in order there
             return [values.view(-1, 1, 1)]
-        return [values[batch.members].view(-1, 1, 1) for batch in self.batches]
+        return [values.index_select(0, batch.numbers).view(-1, 1, 1) for batch in self.batches]
 
     @staticmethod
     def _place(results: list[Tensor], batch: _Batch, x: Tensor) -> None:
-        parts = x.reshape(-1).index_select(0, batch.out).split(batch.sizes)
+        parts = torch.split(x.reshape(-1).index_select(0, batch.out), batch.sizes)
         for i, part in zip(batch.members, parts, strict=True):
             results[i] = part
 
@@ -202,7 +203,8 @@ def _lay_out(members: list[int], shapes: Sequence[Shape], starts: list[int], dev
         outs.append((block.T if tall else block).reshape(-1))
     kind = torch.int32 if max(into.numel(), starts[-1]) < 2**31 else torch.int64
     sizes = [len(out) for out in outs]
-    return _Batch(members, shape, into.view(-1).to(device, kind), torch.cat(outs).to(device, kind), sizes)
+    into, out = into.view(-1).to(device, kind), torch.cat(outs).to(device, kind)
+    return _Batch(members, torch.tensor(members, device=device), shape, into, out, sizes)
 
 
 @contextmanager
@@ -417,7 +419,7 @@ def _in_memory_order(x: Tensor, like: Tensor) -> Tensor:
 
 
 def _laid_out_as(like: Tensor, vector: Tensor) -> Tensor:
-    """The tensor whose `_in_memory_order` is the vector, with the very strides of `like`, as fused kernels want them."""
+    """The tensor whose `_in_memory_order` is the vector, with the strides of `like`, which fused kernels ask for."""
     if like.is_contiguous() or _is_channels_last(like):
         return vector.as_strided(like.shape, like.stride(), vector.storage_offset())
     return vector.view(like.shape)

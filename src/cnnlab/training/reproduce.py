@@ -6,6 +6,7 @@ import torch
 
 PROCESSOR = torch.device("cpu")
 
+
 def mix(seed: int, step: int) -> int:
     """A well-spread 63-bit number from two: the finaliser of SplitMix64 (Steele et al. 2014)."""
     value = (seed * 0x9E3779B97F4A7C15 + step + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
