@@ -14,7 +14,8 @@ How it works: a tensor of this device is a `PretendTensor`, a wrapper around a t
 of torch comes to `_dispatch`, which computes it on what is wrapped and wraps the results. So numbers are real, and
 
 - an operation on tensors of both devices raises `MixedDevices`, where a GPU would raise too;
-- an operation is counted as one launch of a kernel, except for views, which launch none;
+- an operation is counted as one launch of a kernel, except for views, which launch none, and for operations on lists
+  of tensors, see `_kernels`. What libraries do inside one operation, such as copying a sum's first term, is not seen;
 - an operation whose kernel adds in any order raises while torch.use_deterministic_algorithms asks for others;
 - what makes the processor wait for the device (`item()`, `nonzero()`, a blocking copy, …) is counted with the innermost
   line of cnnlab that caused it.
@@ -63,6 +64,11 @@ elif not hasattr(backend_registration, SETUP):
 
 aten = torch.ops.aten
 ALLOCATIONS = {"aten::empty", "aten::empty_like", "aten::empty_strided", "aten::new_empty", "aten::new_empty_strided"}
+ALLOCATIONS |= {"aten::_unsafe_view"}  # a view of what nobody else has
+# Tensors that one kernel of CUDA takes, by the number of lists (ATen/native/cuda/MultiTensorApply.cuh). A kernel also
+# ends after 320 blocks of 65,536 numbers; that is for networks of more than 20 million.
+IN_A_KERNEL = {1: 110, 2: 64, 3: 48, 4: 36, 5: 30}
+CONCATENATED = 64  # tensors that one kernel of `torch.cat` takes (ATen/native/cuda/Shape.cu)
 COPIES = {aten._to_copy.default, aten.copy_.default}  # which may go from one device to the other
 INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
 WAITS = {  # the size of the result, or the result itself, has to be known to the processor
@@ -296,14 +302,25 @@ def _count(
 
 
 def _kernels(func: Any, args: tuple[Any, ...]) -> int:
-    """1, but of an operation on lists one for each of their tensors, unless those of all lists lie in memory alike."""
+    """1; of an operation on lists one for as many tensors as a kernel of CUDA takes, and a norm one more.
+
+    That is if the tensors of all lists lie in memory alike, are dense and of one type; else one for each of them.
+    """
+    name = func._schema.name
     lists = [a for a in args if isinstance(a, list | tuple) and a and isinstance(a[0], Tensor)]
-    if not func._schema.name.startswith("aten::_foreach_"):
+    if name in ("aten::cat", "aten::stack"):
+        return -(-len(lists[0]) // CONCATENATED)
+    if name.startswith("aten::_fused_"):
+        lists = [one for one in lists if one[0].dim() or lists[0][0].dim() == 0]  # the counts of steps come apart
+    elif not name.startswith("aten::_foreach_"):
         return 1
     together = list(zip(*lists, strict=False))
     alike = all((one.shape, one.stride()) == (first.shape, first.stride()) for first, *rest in together for one in rest)
     dense = all(aten.is_non_overlapping_and_dense(one.inner) for ones in together for one in ones)
-    return 1 if alike and dense else len(lists[0])
+    if not alike or not dense or len({one.dtype for one in lists[0]}) > 1:
+        return len(lists[0])
+    written = 0 if func._schema.is_mutable or name == "aten::_foreach_norm" else 1  # the list of results
+    return -(-len(lists[0]) // IN_A_KERNEL[min(5, len(lists) + written)]) + (name == "aten::_foreach_norm")
 
 
 def _is_view(func: Any) -> bool:

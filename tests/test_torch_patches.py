@@ -17,7 +17,14 @@ from torch.utils.data import TensorDataset
 import cnnlab
 from cnnlab import torch_patches
 from cnnlab.models.base import GlobalMaxPool
-from cnnlab.torch_patches import CHECKED_WITH, CONVOLUTION, MetaMode, replace_convolution, restore_convolutions
+from cnnlab.torch_patches import (
+    CHECKED_WITH,
+    CONVOLUTION,
+    BatchNormCounts,
+    MetaMode,
+    replace_convolution,
+    restore_convolutions,
+)
 from cnnlab.training.convolution import fix_convolutions
 
 IMPORTS_COMPILER = {
@@ -63,6 +70,20 @@ def test_a_step_of_torch_is_still_wrapped() -> None:
 def test_the_names_that_are_not_public_are_there_and_no_others() -> None:
     assert hasattr(nn.Conv2d, CONVOLUTION) and hasattr(MetaMode, "_should_skip_dynamo")
     assert not hasattr(torch.Tensor, "shares_memory"), "shares_memory has a public name"
+
+
+def test_batch_norm_counts_together_what_each_layer_would_count() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm2d(2, momentum=None), nn.BatchNorm2d(2))
+    model[2].eval()
+    counts = BatchNormCounts(model)
+    for _ in range(3):
+        with counts:
+            model(torch.randn(4, 2, 3, 3))
+            assert not isinstance(model[0].num_batches_tracked, Tensor), "batch norm no longer counts by kernels"
+    assert [norm.num_batches_tracked.item() for norm in model] == [3, 3, 0]  # type: ignore[operator]
+    with pytest.raises(ValueError), counts:
+        model(torch.randn(4, 2))
+    assert model.state_dict()["0.num_batches_tracked"] == 3
 
 
 def test_a_convolution_is_replaced_and_restored() -> None:

@@ -49,7 +49,7 @@ def sum_type(device: torch.device) -> torch.dtype:
     return torch.float64 if device.type in ("cpu", "cuda") else torch.float32
 
 
-@functools.lru_cache(maxsize=256)
+@functools.cache  # none is ever freed: a recorded graph knows them by their address
 def constant(values: tuple[float, ...], device: torch.device, times: int = 1) -> torch.Tensor:
     """(times · n,) float32, the values again and again. It is made once: a copy to a GPU would wait for all it does.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cnnlab.config import TrainerConfig
 from cnnlab.errors import ConfigError
+from cnnlab.tasks import losses
 from cnnlab.tasks.base import Loss
 from cnnlab.tasks.classification import Classification, count_correct
 from cnnlab.tasks.losses import LOSSES, find_loss, register_loss
@@ -186,3 +187,16 @@ def test_a_loss_that_is_not_there(name: str, reason: str) -> None:
     with pytest.raises(ConfigError) as error:
         find_loss(TrainerConfig(loss=name))
     assert reason in str(error.value)
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.5])
+def test_the_smoothed_loss_of_accelerators_is_torchs(smoothing: float) -> None:
+    """And so is its gradient."""
+    values = []
+    for loss in (losses._smoothed_cross_entropy, losses.cross_entropy):
+        logits = LOGITS.clone().requires_grad_()
+        each = loss(logits, LABELS, smoothing)
+        each.sum().backward()
+        values.append((each.detach(), logits.grad))
+    for ours, theirs in zip(*values, strict=True):
+        torch.testing.assert_close(ours, theirs)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import cnnlab
 from cnnlab.training import muon
-from cnnlab.training.muon import COEFFICIENTS, Muon
+from cnnlab.training.muon import COEFFICIENTS, Muon, PaddedBatches
 from rounding import ROUNDINGS, rounded_factors
 
 
@@ -120,6 +120,82 @@ def test_every_layer_takes_steps_of_the_size_that_the_rate_says(kind: str) -> No
         for p, was in zip(layers, before, strict=True):
             update = (p.detach() - was).square().mean().sqrt().item() / 0.02
             assert update < 0.2 * 1.25, p.shape
+
+
+# ---- the form for accelerators
+
+
+def together(given: list[Tensor], steps: int) -> list[Tensor]:
+    """As `muon.orthogonalise`."""
+    batches = PaddedBatches([(len(x), x.shape[1]) for x in given], torch.device("cpu"))
+    scales = batches.take(torch.ones(len(given)))
+    found = batches.orthogonalise([x.reshape(-1) for x in given], steps, scales)
+    return [x.view(like.shape) for x, like in zip(found, given, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("spectrum", "tolerance"), [("equal", 0.05), ("1/k", 0.05), ("1/k²", 0.2), ("zero rows", 0.05)]
+)
+def test_the_form_for_accelerators_gives_what_exact_arithmetic_and_the_processors_form_give(
+    spectrum: str, tolerance: float
+) -> None:
+    """To the rounding of bfloat16, and within the same bound, however many matrices of other sizes lie beside one.
+
+    Singular values below 0.4 % of the norm, as many are of 1/k², are less than what the rounding adds.
+    """
+    shapes = [(64, 576), (300, 64), (16, 144), (40, 40), (128, 300), (2, 9)]
+    given = [ill_conditioned(spectrum, *shape) for shape in shapes]
+    for steps in (3, 5, 12):
+        found, plain = together(given, steps), muon.orthogonalise(given, steps)
+        for x, result, on_processor in zip(given, found, plain, strict=True):
+            assert result.shape == x.shape
+            assert torch.linalg.matrix_norm(result, 2) < 1.21, (tuple(x.shape), steps)
+            if steps <= 5:
+                exact = by_decomposition(x, steps)
+                scale = torch.linalg.matrix_norm(exact)
+                assert torch.linalg.matrix_norm(result - exact) < tolerance * scale, (tuple(x.shape), steps)
+                assert torch.linalg.matrix_norm(result - on_processor) < tolerance * scale, (tuple(x.shape), steps)
+
+
+def test_filters_of_near_sizes_share_a_batch_and_others_do_not_pay_for_the_largest() -> None:
+    def batches(*shapes: tuple[int, int]) -> list[tuple[int, int, int]]:
+        return [batch.shape for batch in PaddedBatches(shapes, torch.device("cpu")).batches]
+
+    resnet20 = [(16, 27), *[(16, 144)] * 6, (32, 144), *[(32, 288)] * 5, (64, 288), *[(64, 576)] * 5]
+    assert batches(*resnet20) == [(19, 64, 576)]
+    assert batches((64, 216), (64, 576), (256, 576), *[(256, 2304)] * 3) == [(6, 256, 2304)]
+    assert batches((64, 147), (512, 4608), (128, 1152), (512, 4608)) == [(2, 512, 4608), (2, 128, 1152)]
+
+
+@pytest.mark.parametrize("keep_norm", [False, True])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_step_on_an_accelerator_is_the_processors_to_the_rounding_of_bf16(
+    keep_norm: bool, channels_last: bool
+) -> None:
+    """Filters, a tall matrix, a 1×1 filter, and a bank that begins with zeros."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    torch.manual_seed(0)
+    shapes = [(8, 4, 3, 3), (16, 8, 3, 3), (24, 6, 1, 1), (40, 5, 2, 2), (6, 3, 3, 3)]
+    start = [torch.randn(shape) for shape in shapes]
+    start[-1].zero_()
+    results = []
+    for form in ("processor", "accelerator"):
+        weights = [nn.Parameter(x.clone().contiguous(memory_format=layout)) for x in start]
+        weights.append(nn.Parameter(start[0][0, 0].clone()))
+        optimizer = Muon(weights, lr=0.1, weight_decay=0.1, keep_norm=keep_norm)
+        if form == "accelerator":
+            optimizer._step_orthogonal = optimizer._step_together  # type: ignore[method-assign]
+        torch.manual_seed(1)
+        for _ in range(4):
+            for weight in weights:
+                weight.grad = torch.randn(weight.shape).contiguous(memory_format=layout) if weight.ndim == 4 else None
+            weights[-1].grad = torch.randn(3, 3)
+            optimizer.step()
+        results.append([weight.detach() for weight in weights])
+    for one, other, first in zip(*results, [*start, start[0][0, 0]], strict=True):
+        moved = (one - first).norm()
+        assert moved > 0
+        assert (one - other).norm() < 0.05 * moved
 
 
 def test_the_size_of_a_gradient_does_not_matter() -> None:

@@ -85,6 +85,8 @@ def test_a_step_draws_the_same_numbers_whatever_happened_before() -> None:
     assert torch.equal(torch.rand(5), first)
     seed_step(3, 8)
     assert not torch.equal(torch.rand(5), first)
+    torch.manual_seed(mix(3, 7))
+    assert torch.equal(torch.rand(5), first)
 
 
 # ---- device and precision

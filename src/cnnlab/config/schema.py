@@ -196,7 +196,9 @@ class TrainerConfig:
         kind="a whole number, from 1 to trainer.batch_size",
     )
     precision: str = key("auto", "floating-point precision of training", choices=("auto", "fp32", "bf16", "fp16"))
-    compile: Any = key("auto", "compile the network with torch.compile", choices=("auto", True, False))
+    compile: Any = key(
+        "auto", "torch.compile the network; auto: and CUDA graphs of its steps", choices=("auto", True, False)
+    )
     channels_last: bool = key(True, "channels-last layout of the images in memory")
     deterministic: bool = key(False, "deterministic algorithms only, on an accelerator too")
     threads: int | None = key(None, "processor threads; null: one per physical core", within="[1, 1024]")

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from cnnlab.device import constant
 from cnnlab.errors import ConfigError
 
 
@@ -28,21 +29,34 @@ class Loss:
     """The loss of some images as sums over them: processes add theirs up, and `value` makes the scalar of the sums.
 
     Attributes:
-        sums: float, of any shape; the gradient passes.
-        value: `sums` of the whole batch → the scalar to minimize.
+        parts: the sums, float, of any shape; or a tuple of scalars, which a process that is alone need not copy into
+            one tensor. The gradient passes.
+        value: the sums of the whole batch → the scalar to minimize.
     """
 
-    sums: Tensor
-    value: Callable[[Tensor], Tensor]
+    parts: Tensor | tuple[Tensor, ...]
+    value: Callable[[Any], Tensor]
+
+    @property
+    def sums(self) -> Tensor:
+        """As one tensor."""
+        return self.parts if isinstance(self.parts, Tensor) else torch.stack(self.parts)
+
+    @property
+    def own(self) -> Tensor:
+        """The scalar of these images alone."""
+        return self.value(self.parts)
 
 
-def mean_loss(total: Tensor, weight: Tensor) -> Loss:
-    """A weighted mean: the sum of the weighted losses over the sum of the weights, scalars both."""
+def mean_loss(total: Tensor, weight: Tensor | int) -> Loss:
+    """A weighted mean: the sum of the weighted losses over the sum of the weights.
 
-    def mean(sums: Tensor) -> Tensor:
-        return sums[0] / sums[1].clamp_min(1e-12)  # all of a batch may weigh 0
-
-    return Loss(torch.stack([total, weight]), mean)
+    Args:
+        total: scalar; weight: scalar, or the number of images, at least 1, where each weighs as much.
+    """
+    if isinstance(weight, int):
+        return Loss((total, constant((float(weight),), total.device)[0]), lambda sums: sums[0] / sums[1])
+    return Loss((total, weight), lambda sums: sums[0] / sums[1].clamp_min(1e-12))  # all of a batch may weigh 0
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,9 @@ class Classification:
         each = losses_of(self.loss_function, logits.float(), targets)
         if share is not None or self.weights is not None:
             refuse_mean(each)
-        weight = torch.ones_like(each) if self.weights is None else self.weights[targets]
+        if self.weights is None:
+            return mean_loss((each if share is None else each * share).sum(), len(each))
+        weight = self.weights[targets]
         weighted = each * weight if share is None else each * weight * share
         return mean_loss(weighted.sum(), weight.sum())
 

@@ -7,10 +7,12 @@ import inspect
 from collections.abc import Callable
 from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnlab.config import TrainerConfig
+from cnnlab.device import constant
 from cnnlab.errors import ConfigError
 from cnnlab.imports import Registry
 
@@ -31,7 +33,17 @@ def register_loss(name: str) -> Callable[[LossFunction], LossFunction]:
 @register_loss("cross_entropy")
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     """−log p[label], with label smoothing (Szegedy et al. 2016, section 7)."""
+    if smoothing and logits.device.type != "cpu" and logits.ndim == 2 and not labels.is_floating_point():
+        return _smoothed_cross_entropy(logits, labels, smoothing)
     return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+
+
+def _smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """The same in 7 kernels, of which torch's takes 17: −Σ p log q, with p all in one tensor."""
+    classes = logits.shape[1]
+    hot = labels[:, None] == constant(tuple(range(classes)), logits.device)
+    share = constant((-smoothing / classes,), logits.device)
+    return (torch.add(share, hot, alpha=smoothing - 1) * logits.log_softmax(1)).sum(1)  # (B, K) → (B,)
 
 
 @register_loss("focal")

@@ -80,9 +80,9 @@ class MultiLabel:
         targets = targets * (1 - self.smoothing) + self.smoothing / 2 if self.smoothing else targets
         each = losses_of(self.loss_function, logits, targets)
         if share is None:
-            return mean_loss(each.sum(), torch.ones_like(each).sum())
+            return mean_loss(each.sum(), len(each))
         refuse_mean(each)
-        return mean_loss((each * share).sum(), torch.ones_like(each).sum())
+        return mean_loss((each * share).sum(), len(each))
 
     def count_correct(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Images whose classes are exactly those with a probability of 0.5 or more."""

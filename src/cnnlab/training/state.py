@@ -36,6 +36,11 @@ class Sums:
         zero = torch.zeros((), dtype=sum_type(device), device=device)
         return cls(zero.clone(), zero.clone(), zero.clone(), zero.clone(), zero.clone())
 
+    def clear(self) -> None:
+        """Begin anew, in the same tensors: graphs of training steps know them by their address."""
+        torch._foreach_zero_([self.loss, self.correct, self.norm, self.norms, self.lost])
+        self.count, self.seconds = 0, 0.0
+
     def whole_loss(self) -> float:
         """The loss of all images, where those that were lost count as the mean of the others; NaN where all were."""
         loss, lost = self.loss.item(), self.lost.item()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any, NoReturn
 
 import torch
@@ -23,7 +24,7 @@ from cnnlab.runs.state import differs, save_state
 from cnnlab.runs.weights import save_weights
 from cnnlab.tasks import Loss, mean_loss, task_of
 from cnnlab.tasks.losses import LossFunction
-from cnnlab.torch_patches import bare_step
+from cnnlab.torch_patches import BatchNormCounts, bare_step
 from cnnlab.tracking.base import EpochEnded, Gradient, Noted, Started, Stepped
 from cnnlab.training.adapt import Learners, endless, reversal_strength
 from cnnlab.training.average import WeightAverage
@@ -31,6 +32,7 @@ from cnnlab.training.build import resume_command
 from cnnlab.training.distributed import ALONE, Group
 from cnnlab.training.forward import measure
 from cnnlab.training.gradients import gradient_norm, layer_gradients
+from cnnlab.training.graph import StepGraphs, StepScalars, can_be_graphed, pays_as_graph, recorder
 from cnnlab.training.memory import ran_out_of_memory
 from cnnlab.training.optim import set_rate
 from cnnlab.training.parts import (
@@ -94,7 +96,10 @@ class Trainer:
         self.compiled = self._is_compiled()
         self.learner: nn.Module = Learners(model, self.adversary) if self.adversary is not None else self.model  # type: ignore[arg-type]
         self.forward = build_forward(self.learner, model, self.compiled, config, group)
+        together = self.device.type != "cpu" and not self.compiled  # a compiler does it itself
+        self.counts = BatchNormCounts(self.model) if together else nullcontext()
         self.state = TrainingState(Sums.zero(self.device))
+        self.graphs = self._graphs()
         self.gradients: dict[str, Gradient] = {}
         self.note: Noted | None = None
         self.last_save = time.monotonic()
@@ -117,7 +122,7 @@ class Trainer:
             others = endless(self.data.target_domain.train, start, self.settings.epochs, self.group.shard)
         while self.state.batch < last_batch:
             self.state.rate = set_rate(self.optimizer, self.rate_factor())
-            seed_step(self.config.seed, self.state.step, self.group.rank)
+            seed_step(self.config.seed, self.state.step, self.group.rank, self.device)
             of_step: list[Batch] = []
             full = False
             try:
@@ -161,25 +166,53 @@ class Trainer:
         Args:
             domain: images of the target domain beside each batch, where training adapts to one.
         """
+        last_of_epoch = self.state.batch + len(batches) >= self.steps_per_epoch * self.accumulate
+        keep_gradients = last_of_epoch and self.config.logger.gradients
+        with_norm = self.settings.grad_clip is None and self.state.batch // self.accumulate % STEPS_A_NORM == 0
+        share = self.average.share(self.state.step + 1) if self.average is not None else 0.0
         if self.config.adapt.method == "batch_norm":
             assert domain is not None
-            self._renew_statistics(batches, domain)
-            return
+            self._renew_statistics(batches, domain, share)
+        elif self.graphs is None:
+            self._learn(batches, domain, share, with_norm, keep_gradients)
+        else:
+            self.graphs.scalars.set(self.rate_factor(), share)
+            if keep_gradients:
+                self.graphs.run(batches, with_norm, keep_gradients)
+            else:
+                self.graphs(batches, with_norm)
+        self.state.step += 1
+        self.state.batch += len(batches)
+        self.state.sums.count += sum(map(self._images_of, batches))
+
+    def _learn(
+        self,
+        batches: list[Batch],
+        domain: list[Tensor] | None,
+        share: float | Tensor,
+        with_norm: bool,
+        keep_gradients: bool,
+    ) -> None:
+        """What a step does on the device, and nothing else: a graph of it does just that again.
+
+        Args:
+            share: how far the average moves; with_norm: measure the gradient; keep_gradients: also layer by layer.
+        """
         for number, batch in enumerate(batches, 1):
             with self.group.batch(self.forward, last=number == len(batches)), deterministic_forms():
                 logits, loss = self._forward_loss(batch, domain[number - 1] if domain is not None else None)
                 self._count(loss.detach(), logits.detach(), batch)
                 if self.device.type == "cpu" and not math.isfinite(loss.item()):
                     self._stop_non_finite("the loss", self.state.step + 1)  # unsaved: batch norm has seen this batch
-                self.scaler.scale(loss / len(batches)).backward()  # type: ignore[no-untyped-call]
-        last_of_epoch = self.state.batch + len(batches) >= self.steps_per_epoch * self.accumulate
+                loss = loss if len(batches) == 1 else loss / len(batches)
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         if self.settings.grad_clip is not None:
             self._add_norm(nn.utils.clip_grad_norm_(self.learner.parameters(), self.settings.grad_clip))
-        elif self.state.batch // self.accumulate % STEPS_A_NORM == 0:
+        elif with_norm:
             self._add_norm(gradient_norm(self.learner))
-        if last_of_epoch and self.config.logger.gradients:
+        if keep_gradients:
             self.gradients = layer_gradients(self.model)
             if self.adversary is not None:
                 self.gradients |= {f"adversary.{name}": of for name, of in layer_gradients(self.adversary).items()}
@@ -189,13 +222,11 @@ class Trainer:
         else:
             self.optimizer_step()
         self.optimizer.zero_grad()
-        self.state.step += 1
-        self.state.batch += len(batches)
         if self.average is not None:
-            self.average.update(self.state.step)
+            self.average.move(share)
 
     @torch.no_grad()
-    def _renew_statistics(self, batches: list[Batch], domain: list[Tensor]) -> None:
+    def _renew_statistics(self, batches: list[Batch], domain: list[Tensor], share: float) -> None:
         """Batch norm takes in the target's images, and nothing learns (Li et al. 2016, Adaptive Batch Normalization).
 
         The metrics of the epoch are those of the source as the model answers it now.
@@ -208,26 +239,29 @@ class Trainer:
             self._set_modes()
             with self.group.batch(self.model):
                 self.model(images)
-        self.state.step += 1
-        self.state.batch += len(batches)
         if self.average is not None:
-            self.average.update(self.state.step)
+            self.average.move(share)
+
+    def _images_of(self, batch: Batch) -> int:
+        """Images of a batch, of all processes together."""
+        return len(batch.images) if self.group.size == 1 else self.data.train.batch_size
 
     def _count(self, loss: Tensor, logits: Tensor, batch: Batch) -> None:
         """Add the metrics of one batch to the sums: its loss over all processes, and the logits of this one."""
-        count = len(batch.images) if self.group.size == 1 else self.data.train.batch_size  # of all processes together
+        count = self._images_of(batch)
         if self.scaler.is_enabled():  # an overflow in float16, whose step the scaler skips
             self.state.sums.lost += count * ~loss.isfinite()
             loss = loss.nan_to_num(0, 0, 0)
-        self.state.sums.loss += loss * count
+        self.state.sums.loss.add_(loss, alpha=count)
         correct = self.task.count_correct(logits, batch.targets)
-        self.state.sums.correct += self.group.total(correct.to(self.state.sums.correct.dtype))
-        self.state.sums.count += count
+        if self.group.size > 1:
+            correct = self.group.total(correct.to(self.state.sums.correct.dtype))
+        self.state.sums.correct += correct
 
     def _forward_loss(self, batch: Batch, domain: Tensor | None) -> tuple[Tensor, Tensor]:
         """Logits of this process's part of the batch, and the loss of the whole batch, a scalar."""
         if domain is None:
-            with self.precision.autocast():
+            with self.precision.autocast(), self.counts:
                 logits = self._forward(batch.images)
             return logits, self._task_loss(logits, batch)
         strength = reversal_strength(self.state.step / self.total_steps)
@@ -244,7 +278,7 @@ class Trainer:
 
     def _whole(self, loss: Loss) -> Tensor:
         """The scalar of a loss whose sums all processes have added up."""
-        return loss.value(self.group.summed(loss.sums))
+        return loss.own if self.group.size == 1 else loss.value(self.group.summed(loss.sums))
 
     def end_epoch(self) -> EpochEnded:
         """Validate, keep the weights if this epoch is the one to keep, and save the state."""
@@ -278,7 +312,7 @@ class Trainer:
         self.state.history.append(row)
         self.state.epoch += 1
         self.state.batch = 0
-        self.state.sums = Sums.zero(self.device)
+        self.state.sums.clear()
         self.save()
         if self.group.first:
             self.folder.write_history(self.state.history)
@@ -314,6 +348,22 @@ class Trainer:
         shape = (self.data.in_channels, *self.data.image_size)
         alone = self.group.size == 1 and self.adversary is None
         return alone and choose_compile(self.settings.compile, self.device, self.model, shape, images)
+
+    def _graphs(self) -> StepGraphs | None:
+        """What runs the steps as CUDA graphs, where they can be and that pays."""
+        if self.group.size > 1 or not can_be_graphed(self.config, self.model, self.optimizer, self.precision):
+            return None
+        if not pays_as_graph(self.settings, self.device, self.total_steps):
+            return None
+        scalars = StepScalars(self.optimizer, self.device)
+
+        def learn(batches: list[Batch], with_norm: bool, keep_gradients: bool) -> None:
+            self._learn(batches, None, scalars.share, with_norm, keep_gradients)
+
+        return StepGraphs(learn, scalars, recorder(self.device), self._tell_no_graph)
+
+    def _tell_no_graph(self, why: str) -> None:
+        self.note = Noted(f"a training step cannot be a CUDA graph here ({why}); training goes on without.", True)
 
     def _set_modes(self) -> None:
         """Everything learns but the frozen stages: they take no gradient, and their batch norm stays as it is."""
@@ -429,6 +479,7 @@ class Trainer:
     def describe(self) -> str:
         words = [str(self.device), self.precision.name]
         words += ["channels_last"] if self.settings.channels_last else []
+        words += ["CUDA graphs"] if self.graphs is not None else []
         words += ["compiled (the first step takes up to a minute)"] if self.compiled else []
         threads = torch.get_num_threads()
         words += [f"{threads} thread{'s' if threads > 1 else ''}"] if self.device.type == "cpu" else []
@@ -513,5 +564,7 @@ class Trainer:
         if self.adversary is not None:
             self.adversary.load_state_dict(state["adversary"])
         self.state = TrainingState.from_dict(state | {key: of_like[key] for key in ("norms", "lost")}, self.device)
+        if self.graphs is not None:
+            self.graphs.forget()  # what they know by its address is another now
         if self.group.first:
             self.folder.write_history(self.state.history)  # a kill between the two files can have cost it a line
