@@ -97,5 +97,4 @@ def test_a_parcel_holds_tensors_of_any_type_and_layout() -> None:
     assert found.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor)
-    (moved,) = move([tensors["numbers"]], CPU)
-    assert moved is tensors["numbers"]
+    assert move(tensors["numbers"], CPU) is tensors["numbers"]

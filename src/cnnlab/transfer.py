@@ -44,11 +44,11 @@ def send(parcel: Parcel, device: torch.device) -> dict[str, Tensor]:
     return {name: content[place].view(dtype).view(shape) for name, (place, dtype, shape) in parcel.places.items()}
 
 
-def move(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
-    """The same tensors on a device; from the processor to an accelerator in one copy."""
-    if device.type == "cpu" or any(tensor.device.type != "cpu" for tensor in tensors):
-        return [tensor.to(device) for tensor in tensors]
-    return list(send(pack({str(i): tensor for i, tensor in enumerate(tensors)}, device), device).values())
+def move(tensor: Tensor, device: torch.device) -> Tensor:
+    """The same tensor on a device; from the processor to an accelerator without waiting."""
+    if device.type == "cpu" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return send(pack({"": tensor}, device), device)[""]
 
 
 def fetch(value: Any) -> Any:

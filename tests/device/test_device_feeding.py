@@ -127,6 +127,8 @@ def test_what_does_not_lie_on_the_device_comes_in_one_copy_without_waiting(
     assert sum(count for name, count in device.lines.items() if "_to_copy transfer.py" in name) == len(found) == 3
     for here, there in zip(expected, found, strict=True):
         assert torch.equal(here.targets, there.targets.cpu()) and torch.equal(here.members, there.members)
+        held = there.targets.inner.untyped_storage().nbytes()  # type: ignore[attr-defined]
+        assert held <= 2 * there.targets.nbytes  # no pixels stay alive with them
         difference = (here.images - there.images.cpu()).abs()
         assert difference.max() < (0.05 if (storage, crop) == ("stream", "resized") else 1e-6)
 

@@ -89,8 +89,8 @@ class BatchLoader(Loader):
             images, labels = self.check(images, labels)
             members = torch.arange(first, first + len(labels))
             first += len(labels)
-            images, labels = move([images, labels], self.device)
-            yield Batch(images.contiguous(memory_format=torch.channels_last), labels, members)
+            images = move(images, self.device).contiguous(memory_format=torch.channels_last)
+            yield Batch(images, move(labels, self.device), members)
         if isinstance(self.source, DataLoader) and number < len(self):
             raise DataError(f"the DataLoader gave {number} batches, and its length says {len(self)}; correct __len__.")
         if start == 0 and isinstance(self.source, DataLoader):

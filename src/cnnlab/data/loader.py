@@ -216,6 +216,8 @@ class Loader:
             parts |= take(parts.get("pixels", self.pixels), parts, augmentation)  # type: ignore[arg-type]
         images, masks = render(parts, augmentation, self.preprocess, self.masked)
         targets = parts["targets"] if masks is None else masks
+        if self.device.type != "cpu" and not self._resident:
+            targets = targets.clone()  # who keeps them would keep the pixels that came in the same copy
         if "share" in parts:
             return mix(images, targets, batch.members, parts)
         return Batch(images, targets, batch.members)
