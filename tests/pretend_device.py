@@ -107,17 +107,20 @@ class Device:
     """What the pretended device was asked to do.
 
     Attributes:
-        launches: by name of the operation; synchronisations: by what waited and where, "item training/trainer.py:300".
+        launches: by name of the operation; lines: by name and line, "aten::add training/trainer.py:300".
+        synchronisations: by what waited and where, "item training/trainer.py:300".
         float64: whether it has float64.
     """
 
     float64: bool = True
     launches: Counter[str] = field(default_factory=Counter)
+    lines: Counter[str] = field(default_factory=Counter)
     synchronisations: Counter[str] = field(default_factory=Counter)
 
     def clear(self) -> None:
         """Count from zero."""
         self.launches.clear()
+        self.lines.clear()
         self.synchronisations.clear()
 
 
@@ -298,7 +301,9 @@ def _count(
     elif func in INDEXING and any(one.dtype == torch.bool for one in tree_leaves(args[1]) if isinstance(one, Tensor)):
         _waits("index by a mask")
     if _device is not None and not _is_view(func) and func._schema.name not in ALLOCATIONS:
-        _device.launches[func._schema.name] += _kernels(func, args)
+        kernels = _kernels(func, args)
+        _device.launches[func._schema.name] += kernels
+        _device.lines[f"{func._schema.name} {_where()}"] += kernels
 
 
 def _kernels(func: Any, args: tuple[Any, ...]) -> int:

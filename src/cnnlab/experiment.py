@@ -118,6 +118,7 @@ class Session:
             if group.first:
                 folder.refuse_if_taken()
             trainer.save()  # before config.yaml makes it a run: where its weights begin may not be there at a resume
+            trainer.writer.wait()
             if group.first:
                 run = dataclasses.replace(config.run, dir=config.run.dir and whole_address(config.run.dir))
                 facts = describe(list(command), group.size)

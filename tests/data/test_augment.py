@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -16,16 +17,21 @@ from torchvision.transforms.v2 import functional as vision
 from cnnlab.config import AugmentConfig
 from cnnlab.data.augment import (
     Augmentation,
-    _batched_crop,
     affine,
+    affine_axes,
+    batched_crop,
+    box_axes,
     box_mask,
     brightness,
     contrast,
+    crop_axes,
     grey,
     reflect,
     resized_crop,
     saturation,
+    shift_axes,
     take_pixels,
+    windows,
 )
 from cnnlab.errors import ConfigError
 
@@ -34,6 +40,22 @@ def random_images(count: int, height: int, width: int, channels: int, seed: int 
     """Random stored images; the fourth byte is not 0, to see that it does no harm."""
     values = np.random.default_rng(seed).integers(0, 256, (count, height, width, channels), dtype=np.uint8)
     return torch.from_numpy(values)
+
+
+def shifted(images: Tensor, rows: Tensor, top: Tensor, left: Tensor, flip: Tensor, padding_mode: str) -> Tensor:
+    height, width = images.shape[1:3]
+    return take_pixels(images, shift_axes(rows, top, left, flip, height, width, padding_mode))
+
+
+def cropped(images: Tensor, rows: Tensor, boxes: Tensor, flip: Tensor, height: int, width: int) -> Tensor:
+    full_height, full_width = images.shape[1:3]
+    return resized_crop(images, rows, windows(boxes, full_height, full_width), flip, height, width)
+
+
+def turned_by(images: Tensor, matrices: Tensor, padding_mode: str) -> Tensor:
+    height, width = images.shape[2:]
+    y, x = affine_axes(matrices, height, width)
+    return affine(images, y[:, :, None] + x[:, None], padding_mode)
 
 
 def mirrored(position: int, size: int) -> int:
@@ -76,7 +98,7 @@ def test_take_pixels_equals_a_slow_per_pixel_oracle(data: st.DataObject) -> None
     left = several(st.integers(-(width - 1), width - 1))
     flip = several(st.booleans())
     mode = data.draw(st.sampled_from(["reflect", "zero"]))
-    taken = take_pixels(images, torch.tensor(rows), torch.tensor(top), torch.tensor(left), torch.tensor(flip), mode)
+    taken = shifted(images, torch.tensor(rows), torch.tensor(top), torch.tensor(left), torch.tensor(flip), mode)
     assert taken.dtype == torch.uint8
     np.testing.assert_array_equal(taken.numpy(), slow_take(images.numpy(), rows, top, left, flip, mode))
 
@@ -86,7 +108,7 @@ def test_take_pixels_on_a_ramp() -> None:
     still, row = torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
 
     def taken(left: int, flip: bool, mode: str) -> list[int]:
-        return take_pixels(ramp, row, still, torch.tensor([left]), torch.tensor([flip]), mode).flatten().tolist()
+        return shifted(ramp, row, still, torch.tensor([left]), torch.tensor([flip]), mode).flatten().tolist()
 
     assert taken(0, False, "zero") == [0, 1, 2, 3]
     assert taken(0, True, "zero") == [3, 2, 1, 0]
@@ -101,8 +123,8 @@ def test_a_shift_beyond_the_image_is_black_or_stays_inside_it() -> None:
     images = random_images(1, 3, 3, 4)
     far = torch.tensor([-50])
     arguments = images, torch.tensor([0]), far, far, torch.tensor([False])
-    assert not take_pixels(*arguments, "zero").any()
-    assert take_pixels(*arguments, "reflect").shape == images.shape
+    assert not shifted(*arguments, "zero").any()
+    assert shifted(*arguments, "reflect").shape == images.shape
 
 
 def test_take_pixels_reads_a_memory_map(tmp_path: Path) -> None:
@@ -115,7 +137,7 @@ def test_take_pixels_reads_a_memory_map(tmp_path: Path) -> None:
         torch.tensor([0, 2, -2]),
         torch.tensor([True, False, True]),
     )
-    assert torch.equal(take_pixels(mapped, *arguments, "reflect"), take_pixels(images, *arguments, "reflect"))
+    assert torch.equal(shifted(mapped, *arguments, "reflect"), shifted(images, *arguments, "reflect"))
 
 
 def test_reflect_is_that_of_numpy() -> None:
@@ -143,7 +165,7 @@ def test_resized_crop_agrees_with_torchvision_to_a_level(channels: int, size: tu
     shares = torch.tensor(BOXES) / torch.tensor([40, 60, 40, 60])
     rows = torch.arange(len(BOXES)).flip(0)
     flip = torch.arange(len(BOXES)) % 2 == 1
-    ours = resized_crop(images, rows, shares, flip, *size)
+    ours = cropped(images, rows, shares, flip, *size)
     assert ours.shape == (len(BOXES), *size, channels)
     assert ours.dtype == torch.uint8
     for i, box in enumerate(BOXES):
@@ -156,15 +178,15 @@ def test_the_whole_image_at_its_own_size_is_the_image() -> None:
     images = random_images(3, 12, 9, 4)
     whole = torch.tensor([[0.0, 0, 1, 1]]).expand(3, 4)
     still = torch.zeros(3, dtype=torch.bool)
-    assert torch.equal(resized_crop(images, torch.arange(3), whole, still, 12, 9), images)
-    assert torch.equal(resized_crop(images, torch.arange(3), whole, ~still, 12, 9), images.flip(2))
+    assert torch.equal(cropped(images, torch.arange(3), whole, still, 12, 9), images)
+    assert torch.equal(cropped(images, torch.arange(3), whole, ~still, 12, 9), images.flip(2))
 
 
 def test_a_box_of_nothing_is_still_a_pixel() -> None:
     images = random_images(1, 10, 10, 4)
     for corner in (0.0, 0.999, 1.0):
         box = torch.tensor([[corner, corner, 0.0, 0.0]])
-        cut = resized_crop(images, torch.tensor([0]), box, torch.tensor([False]), 4, 4)
+        cut = cropped(images, torch.tensor([0]), box, torch.tensor([False]), 4, 4)
         place = min(9, round(10 * corner))
         assert (cut == images[0, place, place]).all()
 
@@ -172,7 +194,7 @@ def test_a_box_of_nothing_is_still_a_pixel() -> None:
 def test_resized_crop_leaves_its_arguments_alone() -> None:
     images, boxes = random_images(2, 10, 10, 4), torch.tensor([[0.11, 0.2, 0.5, 0.7], [0.0, 0.0, 1, 1]])
     before = images.clone(), boxes.clone()
-    resized_crop(images, torch.arange(2), boxes, torch.tensor([True, False]), 5, 5)
+    cropped(images, torch.arange(2), boxes, torch.tensor([True, False]), 5, 5)
     assert torch.equal(images, before[0])
     assert torch.equal(boxes, before[1])
 
@@ -183,8 +205,8 @@ def test_the_crop_for_accelerators_gives_the_same_pixels(size: tuple[int, int]) 
     images = random_images(len(BOXES), 40, 60, 4)
     shares = torch.tensor(BOXES) / torch.tensor([40, 60, 40, 60])
     flip = torch.arange(len(BOXES)) % 2 == 1
-    ours = resized_crop(images, torch.arange(len(BOXES)), shares, flip, *size)
-    batched = _batched_crop(images, shares, flip, *size)
+    ours = cropped(images, torch.arange(len(BOXES)), shares, flip, *size)
+    batched = batched_crop(images, crop_axes(torch.arange(len(BOXES)), windows(shares, 40, 60), flip, (40, 60), *size))
     assert batched.dtype == torch.uint8 and batched.shape == ours.shape
     difference = (batched.int() - ours.int()).abs()
     assert difference.max() <= 1
@@ -203,7 +225,15 @@ def floats(count: int = 2, channels: int = 3, height: int = 9, width: int = 9) -
 def test_the_identity_changes_nothing(padding_mode: str) -> None:
     images = floats(height=7, width=10)
     identity = torch.eye(2, 3).expand(2, 2, 3)
-    torch.testing.assert_close(affine(images, identity, padding_mode), images, atol=1e-5, rtol=0)
+    torch.testing.assert_close(turned_by(images, identity, padding_mode), images, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(5, 8), (1, 3)])
+def test_the_places_are_those_of_affine_grid(size: tuple[int, int]) -> None:
+    matrices = torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(0))
+    y, x = affine_axes(matrices, *size)
+    theirs = F.affine_grid(matrices, [4, 1, *size], align_corners=False)
+    torch.testing.assert_close(y[:, :, None] + x[:, None], theirs, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
@@ -211,7 +241,7 @@ def test_a_quarter_turn_is_rot90(turns: int) -> None:
     images = floats()
     cos, sin = round(np.cos(turns * np.pi / 2)), round(np.sin(turns * np.pi / 2))
     matrices = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0]]).expand(2, 2, 3)
-    turned = affine(images, matrices, "zero")
+    turned = turned_by(images, matrices, "zero")
     # the matrix leads from the new image to the old one: the upper right corner (1, −1) shows the old (1, 1)
     torch.testing.assert_close(turned, torch.rot90(images, turns, (2, 3)), atol=1e-5, rtol=0)
 
@@ -219,7 +249,7 @@ def test_a_quarter_turn_is_rot90(turns: int) -> None:
 def test_each_image_has_its_own_matrix() -> None:
     images = floats()
     matrices = torch.stack([torch.eye(2, 3), torch.tensor([[-1.0, 0, 0], [0, 1, 0]])])
-    moved = affine(images, matrices, "zero")
+    moved = turned_by(images, matrices, "zero")
     torch.testing.assert_close(moved[0], images[0], atol=1e-5, rtol=0)
     torch.testing.assert_close(moved[1], images[1].flip(2), atol=1e-5, rtol=0)
 
@@ -227,8 +257,10 @@ def test_each_image_has_its_own_matrix() -> None:
 def test_a_shift_fills_with_zero_or_with_the_mirror_image() -> None:
     ramp = torch.arange(1.0, 5).view(1, 1, 1, 4).expand(1, 1, 4, 4)
     by_one = torch.tensor([[[1.0, 0, 0.5], [0, 1, 0]]])  # half a unit of 2/4: one pixel to the right in the old image
-    torch.testing.assert_close(affine(ramp, by_one, "zero")[0, 0, 0], torch.tensor([2.0, 3, 4, 0]), atol=1e-5, rtol=0)
-    mirror = affine(ramp, by_one, "reflect")[0, 0, 0]
+    torch.testing.assert_close(
+        turned_by(ramp, by_one, "zero")[0, 0, 0], torch.tensor([2.0, 3, 4, 0]), atol=1e-5, rtol=0
+    )
+    mirror = turned_by(ramp, by_one, "reflect")[0, 0, 0]
     torch.testing.assert_close(mirror[:3], torch.tensor([2.0, 3, 4]), atol=1e-5, rtol=0)
     assert mirror[3] >= 3 - 1e-5
 
@@ -276,7 +308,7 @@ def test_a_box_holds_the_pixels_whose_centre_is_inside() -> None:
     boxes = torch.tensor(
         [[0.25, 0.5, 0.5, 0.25], [0, 0, 1, 1], [0, 0, 0, 0], [-0.25, 0.75, 0.5, 0.5], [0.1, 0.1, 0.1, 0.1]]
     )
-    masks = box_mask(boxes, 4, 8)
+    masks = box_mask(*box_axes(boxes, 4, 8))
     assert masks.shape == (5, 1, 4, 8)
     expected = torch.zeros(5, 1, 4, 8, dtype=torch.bool)
     expected[0, 0, 1:3, 4:6] = True
@@ -288,7 +320,7 @@ def test_a_box_holds_the_pixels_whose_centre_is_inside() -> None:
 
 def test_the_area_of_a_mask_is_that_of_the_box() -> None:
     boxes = torch.rand(50, 4, generator=torch.Generator().manual_seed(0)) * 0.5
-    area = box_mask(boxes, 200, 300).float().mean((1, 2, 3))
+    area = box_mask(*box_axes(boxes, 200, 300)).float().mean((1, 2, 3))
     torch.testing.assert_close(area, boxes[:, 2] * boxes[:, 3], atol=0.006, rtol=0)
 
 
@@ -310,9 +342,9 @@ def test_cutting_out_and_masking_agree_on_where_a_box_is() -> None:
     images = torch.zeros(1, 8, 8, 1, dtype=torch.uint8)
     images[0, 2:4, 4:8] = 255
     box = torch.tensor([[0.25, 0.5, 0.25, 0.5]])
-    cut = resized_crop(images, torch.tensor([0]), box, torch.tensor([False]), 4, 4)
+    cut = cropped(images, torch.tensor([0]), box, torch.tensor([False]), 4, 4)
     assert (cut == 255).all()
-    assert torch.equal(box_mask(box, 8, 8)[0, 0], images[0, :, :, 0] == 255)
+    assert torch.equal(box_mask(*box_axes(box, 8, 8))[0, 0], images[0, :, :, 0] == 255)
 
 
 # ---- images that grow

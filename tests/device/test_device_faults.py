@@ -18,7 +18,7 @@ from cnnlab.config import AugmentConfig, Config, resolve
 from cnnlab.data.augment import Augmentation
 from cnnlab.data.decode import Layout
 from cnnlab.data.preprocess import Preprocess
-from cnnlab.data.render import render
+from cnnlab.data.render import axes_of, render, take
 from cnnlab.deterministic import FORMS, average_pool, cross_entropy, max_pool
 from cnnlab.device import exact_float32
 from cnnlab.errors import NonFiniteLoss, OutOfMemory
@@ -249,8 +249,9 @@ def test_a_random_resized_crop_is_the_same_wherever_the_pixels_lie(masked: bool,
     augmentation = Augmentation(AugmentConfig(crop="resized"), 32, 24)
     found = []
     for place in (torch.device("cpu"), torch.device(NAME)):
-        moved = {name: draw.to(place) for name, draw in draws.items()}
-        found.append(render(pixels.to(place), rows.to(place), moved, augmentation, preprocess, place, masked))
+        axes, none = axes_of(rows, draws, augmentation, (40, 60), place.type == NAME, masked)
+        parts = take(pixels.to(place), {name: axis.to(place) for name, axis in axes.items()}, augmentation)
+        found.append(render(parts | none, augmentation, preprocess, masked))
     difference = (found[0][0] - found[1][0].cpu()).abs()
     assert difference.max() < 1.001 and difference.mean() < 0.03  # grey levels
     if masked:

@@ -1,5 +1,8 @@
 """Augmentation of whole batches: pure functions of images and draws. Nothing here draws a random number.
 
+Most transforms come in two functions: `…_axes` works out on the processor, from the draws alone, what each row and each
+column of pixels needs, and the other one computes pixels of it, wherever they lie, in few steps.
+
 Images are (B, H, W, stored channels) uint8 until `to float`, then (B, C, H, W) float32 in [0, 1], channels last.
 A box is (top, left, height, width) as shares of the image.
 """
@@ -15,6 +18,8 @@ from torch import Tensor
 
 from cnnlab.config import AugmentConfig
 from cnnlab.device import constant, exact_float32
+
+Draws = dict[str, Tensor]  # what was drawn for the images of a batch, or follows from it, by name
 
 # What F.interpolate(mode="bilinear", antialias=True) calls. It writes straight into its place: a copy for each image
 # would wake the other threads in vain.
@@ -63,35 +68,50 @@ class Augmentation:
         return self.affine or config.flip != "none" or self.crop != "none" or grows or bool(cut)
 
 
-def take_pixels(images: Tensor, rows: Tensor, top: Tensor, left: Tensor, flip: Tensor, padding_mode: str) -> Tensor:
-    """Gather images `rows` of `images`, each shifted and perhaps mirrored, in one pass over whole pixels.
+def shift_axes(
+    rows: Tensor, top: Tensor, left: Tensor, flip: Tensor, height: int, width: int, padding_mode: str
+) -> Draws:
+    """Where `take_pixels` finds what it takes: images `rows`, each shifted and perhaps mirrored.
 
     Args:
-        images: (N, H, W, 1 or 4) uint8, contiguous, in memory or memory-mapped.
         rows: (B,) numbers of images.
         top, left: (B,) whole pixels; the window starts there, so −2 looks two pixels beyond the border.
         flip: (B,) bool, mirror left to right.
         padding_mode: "reflect" or "zero", for what lies beyond the border.
 
     Returns:
-        (B, H, W, 1 or 4) uint8.
+        `take_y` (B, H), where rows of pixels begin, and `take_x` (B, W), pixels of a row; for padding with zero also
+        `inside_y` and `inside_x`, bool.
     """
-    _, height, width, channels = images.shape
-    y = top[:, None] + torch.arange(height, device=rows.device)  # (B, H)
-    x = torch.arange(width, device=rows.device)
+    y = top[:, None] + torch.arange(height)  # (B, H)
+    x = torch.arange(width)
     x = left[:, None] + torch.where(flip[:, None], width - 1 - x, x)  # (B, W)
-    inside = None
+    inside = {}
     if padding_mode == "zero":
-        inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
+        inside = {"inside_y": (y >= 0) & (y < height), "inside_x": (x >= 0) & (x < width)}
         y, x = y.clamp(0, height - 1), x.clamp(0, width - 1)
     else:
         y, x = reflect(y, height), reflect(x, width)
-    places = ((rows[:, None] * height + y) * width)[:, :, None] + x[:, None, :]  # (B, H, W)
+    return {"take_y": (rows[:, None] * height + y) * width, "take_x": x, **inside}
+
+
+def take_pixels(images: Tensor, axes: Draws) -> Tensor:
+    """Gather whole pixels in one pass, each image shifted and perhaps mirrored.
+
+    Args:
+        images: (N, H, W, 1 or 4) uint8, contiguous, in memory or memory-mapped.
+        axes: what `shift_axes` gave.
+
+    Returns:
+        (B, H, W, 1 or 4) uint8.
+    """
+    channels = images.shape[3]
+    places = axes["take_y"][:, :, None] + axes["take_x"][:, None, :]  # (B, H, W)
     flat = images.view(-1) if channels == 1 else images.view(torch.int32).view(-1)
-    taken = flat.index_select(0, places.view(-1)).view(len(rows), height, width)
-    if inside is not None:
-        taken = taken * inside
-    return taken[..., None] if channels == 1 else taken.view(torch.uint8).view(len(rows), height, width, channels)
+    taken = flat.index_select(0, places.view(-1)).view(places.shape)
+    if "inside_y" in axes:
+        taken = taken * (axes["inside_y"][:, :, None] & axes["inside_x"][:, None, :])
+    return taken[..., None] if channels == 1 else taken.view(torch.uint8).view(*places.shape, channels)
 
 
 def reflect(position: Tensor, size: int) -> Tensor:
@@ -100,28 +120,29 @@ def reflect(position: Tensor, size: int) -> Tensor:
     return (size - 1 - (size - 1 - position).abs()).clamp_(min=0)
 
 
-def resized_crop(images: Tensor, rows: Tensor, boxes: Tensor, flip: Tensor, height: int, width: int) -> Tensor:
-    """Cut a box of whole pixels out of each image and resize it to height × width, antialiased.
+def windows(boxes: Tensor, height: int, width: int) -> Tensor:
+    """(B, 4) boxes as shares of an image → int64 whole pixels, at least one each."""
+    full = torch.tensor([height, width])
+    whole = (boxes * full.repeat(2)).round_().long()
+    low = torch.minimum(whole[:, :2], full - 1)
+    return torch.cat([low, torch.minimum(whole[:, 2:].clamp_min(1), full - low)], 1)
 
-    Wherever the images lie, the result is the same but for single levels that are rounded the other way.
+
+def resized_crop(images: Tensor, rows: Tensor, windows: Tensor, flip: Tensor, height: int, width: int) -> Tensor:
+    """Cut a window out of each image and resize it to height × width, antialiased; on the processor.
 
     Args:
         images: (N, H, W, 1 or 4) uint8.
-        boxes: (B, 4), see the module's head; flip: (B,) bool.
+        windows: (B, 4) top, left, height and width in whole pixels; flip: (B,) bool.
 
     Returns:
         (B, height, width, 1 or 4) uint8.
     """
-    _, full_height, full_width, channels = images.shape
-    if images.device.type != "cpu":
-        return _batched_crop(images.index_select(0, rows), boxes, flip, height, width)
+    channels = images.shape[3]
     out = torch.empty(len(rows), height, width, channels, dtype=torch.uint8)
     places = out.permute(0, 3, 1, 2)
-    pixels = torch.tensor([full_height, full_width, full_height, full_width])
-    whole = (boxes * pixels).round_().long()
-    for i, (row, (top, left, tall, wide)) in enumerate(zip(rows.tolist(), whole.tolist(), strict=True)):
-        top, left = min(top, full_height - 1), min(left, full_width - 1)
-        window = images[row : row + 1, top : top + max(1, tall), left : left + max(1, wide)].permute(0, 3, 1, 2)
+    for i, (row, (top, left, tall, wide)) in enumerate(zip(rows.tolist(), windows.tolist(), strict=True)):
+        window = images[row : row + 1, top : top + tall, left : left + wide].permute(0, 3, 1, 2)
         _resize(window, [height, width], False, None, None, out=places[i : i + 1])
     mirrored = flip.nonzero()[:, 0]
     words = out if channels == 1 else out.view(torch.int32)  # a word per pixel
@@ -129,76 +150,104 @@ def resized_crop(images: Tensor, rows: Tensor, boxes: Tensor, flip: Tensor, heig
     return out
 
 
-def _batched_crop(images: Tensor, boxes: Tensor, flip: Tensor, height: int, width: int) -> Tensor:
-    """`resized_crop` of (B, H, W, C) as two products of matrices, for accelerators: across, then down, rounded after
-    each, as it is done on the processor."""
-    count, full_height, full_width, channels = images.shape
-    across = _resize_weights(*_extent(boxes, 1, full_width), full_width, width)
-    across = torch.where(flip[:, None, None], across.flip(1), across)
-    down = _resize_weights(*_extent(boxes, 0, full_height), full_height, height)
-    columns = images.transpose(1, 2).to(torch.float32).reshape(count, full_width, -1)
-    with exact_float32():
-        columns = _to_levels(across @ columns).view(count, width, full_height, channels)
-        rows = _to_levels(down @ columns.transpose(1, 2).reshape(count, full_height, -1))
-    return rows.to(torch.uint8).view(count, height, width, channels)
-
-
-def _resize_weights(low: Tensor, extent: Tensor, full: int, size: int) -> Tensor:
-    """(B, size, full): how much each of `full` pixels counts for each of `size` when a window is resized to that.
-
-    The triangle filter of F.interpolate(mode="bilinear", antialias=True).
+def crop_axes(rows: Tensor, windows: Tensor, flip: Tensor, full: tuple[int, int], height: int, width: int) -> Draws:
+    """What `batched_crop` needs of each axis, y and x: `centre` (B, size), where in the image a pixel of the result
+    lies, `sharpness` (B,), one over the reach of its filter, and `window` (B, full), 1 within and 0 elsewhere.
 
     Args:
-        low, extent: (B,) where the window begins, and its pixels.
+        full: of the stored images; the others are those of `resized_crop`.
     """
-    scale = (extent / size)[:, None, None]
-    centre = scale * (torch.arange(size, device=low.device)[:, None] + 0.5)  # (B, size, 1)
-    pixel = torch.arange(full, device=low.device) - low[:, None, None]  # (B, 1, full), 0 where the window begins
-    weights = (1 - (pixel + 0.5 - centre).abs() / scale.clamp_min(1)).clamp_min(0)
-    weights = weights * ((pixel >= 0) & (pixel < extent[:, None, None]))
-    return weights / weights.sum(2, keepdim=True)
+    axes = {"rows": rows}
+    for axis, name, size in ((0, "y", height), (1, "x", width)):
+        low, extent = windows[:, axis, None], windows[:, axis + 2, None]
+        scale = extent / size
+        centre = scale * (torch.arange(size) + 0.5) + (low - 0.5)
+        pixel = torch.arange(full[axis])
+        axes[f"centre_{name}"] = torch.where(flip[:, None], centre.flip(1), centre) if name == "x" else centre
+        axes[f"sharpness_{name}"] = 1 / scale[:, 0].clamp_min(1)
+        axes[f"window_{name}"] = ((pixel >= low) & (pixel < low + extent)).float()
+    return axes
 
 
-def _to_levels(values: Tensor) -> Tensor:
-    """Whole numbers from 0 to 255, a half rounded up."""
-    return (values + 0.5).floor_().clamp_(0, 255)
+def batched_crop(images: Tensor, axes: Draws) -> Tensor:
+    """`resized_crop` as two products of matrices, for accelerators: across, then down, rounded after each, as it is
+    done on the processor. Single levels may be rounded the other way.
+
+    Args:
+        images: (N, H, W, C) uint8; axes: what `crop_axes` gave.
+
+    Returns:
+        (B, height, width, C) uint8.
+    """
+    taken = images.index_select(0, axes["rows"])
+    count, full_height, full_width, channels = taken.shape
+    pixel = constant(tuple(range(max(full_height, full_width))), images.device)
+    down, across = (
+        _resize_weights(pixel[:full], axes[f"centre_{name}"], axes[f"sharpness_{name}"], axes[f"window_{name}"])
+        for name, full in (("y", full_height), ("x", full_width))
+    )
+    height, width = down.shape[1], across.shape[1]
+    columns = taken.transpose(1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    with exact_float32():
+        columns = (across @ columns.view(count, full_width, -1)).add_(0.5).floor_()  # levels, a half rounded up
+        columns = columns.view(count, width, full_height, channels).transpose(1, 2)
+        levels = (down @ columns.reshape(count, full_height, -1)).add_(0.5)
+    return levels.to(torch.uint8).view(count, height, width, channels)
 
 
-def _extent(boxes: Tensor, axis: int, full: int) -> tuple[Tensor, Tensor]:
-    """(B,) first pixel and number of pixels of (B, 4) boxes along an axis of `full` pixels: 0 height, 1 width."""
-    low = (boxes[:, axis] * full).round().clamp(max=full - 1)
-    extent = (boxes[:, axis + 2] * full).round().clamp_min(1)
-    return low, torch.minimum(extent, full - low)
+def _resize_weights(pixel: Tensor, centre: Tensor, sharpness: Tensor, window: Tensor) -> Tensor:
+    """(B, size, full): how much each of `full` pixels counts for each of `size` when a window is resized to that.
+
+    The triangle filter of F.interpolate(mode="bilinear", antialias=True). Arguments: (full,), and as `crop_axes` gives
+    them.
+    """
+    distance, one = (pixel - centre[:, :, None]).abs_(), constant((1.0,), pixel.device)
+    weights = torch.addcmul(one, distance, sharpness[:, None, None], value=-1).clamp_min_(0).mul_(window[:, None])
+    return weights.div_(weights.sum(2, keepdim=True))
 
 
-def nearest_crop(masks: Tensor, rows: Tensor, boxes: Tensor, flip: Tensor, height: int, width: int) -> Tensor:
+def nearest_axes(rows: Tensor, windows: Tensor, flip: Tensor, height: int, width: int) -> Draws:
+    """What `nearest_crop` takes of each axis: `rows`, `nearest_y` (B, height) and `nearest_x` (B, width), int64."""
+    places = []
+    for axis, side in enumerate((height, width)):
+        low, extent = windows[:, axis, None], windows[:, axis + 2, None]
+        steps = (torch.arange(side) + 0.5) / side
+        places.append(low + (extent * steps).floor().long())
+    y, x = places
+    return {"rows": rows, "nearest_y": y, "nearest_x": torch.where(flip[:, None], x.flip(1), x)}
+
+
+def nearest_crop(masks: Tensor, axes: Draws) -> Tensor:
     """`resized_crop` of classes: each pixel takes that of the nearest one.
 
     Args:
-        masks: (N, H, W) uint8; boxes: (B, 4), see the module's head; flip: (B,) bool.
+        masks: (N, H, W) uint8; axes: what `nearest_axes` gave.
 
     Returns:
         (B, height, width) uint8.
     """
-    full = masks.shape[1:]
-    places = []
-    for axis, side in enumerate((height, width)):
-        low, extent = _extent(boxes, axis, full[axis])  # whole pixels, as the image's window has them
-        steps = (torch.arange(side, device=masks.device) + 0.5) / side
-        places.append((low[:, None] + (extent[:, None] * steps).floor()).long())
-    y, x = places
-    x = torch.where(flip[:, None], x.flip(1), x)
-    return masks[rows[:, None, None], y[:, :, None], x[:, None, :]]
+    return masks[axes["rows"][:, None, None], axes["nearest_y"][:, :, None], axes["nearest_x"][:, None, :]]
 
 
-def affine(images: Tensor, matrices: Tensor, padding_mode: str, mode: str = "bilinear") -> Tensor:
-    """Turn, shear, zoom and shift (B, C, H, W) float images by (B, 2, 3) matrices in coordinates −1…1.
+def affine_axes(matrices: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """What the places of `affine` consist of: (B, H, 2) of each row and (B, W, 2) of each column, to be added.
+
+    The same as F.affine_grid, whose product of matrices TF32 would round.
 
     Args:
+        matrices: (B, 2, 3) in coordinates −1…1, from the new image to the old one.
+    """
+    y, x = ((2 * torch.arange(size) + 1) / size - 1 for size in (height, width))  # centres of pixels
+    return matrices[:, None, :, 1] * y[:, None] + matrices[:, None, :, 2], matrices[:, None, :, 0] * x[:, None]
+
+
+def affine(images: Tensor, grid: Tensor, padding_mode: str, mode: str = "bilinear") -> Tensor:
+    """Turn, shear, zoom and shift (B, C, H, W) float images.
+
+    Args:
+        grid: (B, H, W, 2) where each pixel comes from, in coordinates −1…1, x before y.
         mode: bilinear, or nearest for classes.
     """
-    with exact_float32():  # a product of matrices, whose pixels TF32 would move
-        grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
     beyond = "zeros" if padding_mode == "zero" else "reflection"
     return F.grid_sample(images, grid, mode=mode, padding_mode=beyond, align_corners=False)
 
@@ -224,15 +273,17 @@ def grey(images: Tensor) -> Tensor:
     """(B, 3, H, W) → (B, 1, H, W) luma of ITU-R BT.601."""
     if images.shape[1] == 1:
         return images
-    weights = constant((0.299, 0.587, 0.114), images.device).to(images.dtype).view(1, 3, 1, 1)
+    weights = constant((0.299, 0.587, 0.114), images.device).view(1, 3, 1, 1)
     return (images * weights).sum(1, keepdim=True)
 
 
-def box_mask(boxes: Tensor, height: int, width: int) -> Tensor:
-    """(B, 4) boxes → (B, 1, H, W) bool, true where the pixel's centre is inside."""
-    y = (torch.arange(height, device=boxes.device) + 0.5) / height
-    x = (torch.arange(width, device=boxes.device) + 0.5) / width
+def box_axes(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """(B, 4) boxes → (B, H) and (B, W) bool, true where the centre of a row or a column of pixels is inside."""
+    y, x = ((torch.arange(size) + 0.5) / size for size in (height, width))
     top, left, tall, wide = (boxes[:, i, None] for i in range(4))
-    rows = (y >= top) & (y < top + tall)  # (B, H)
-    columns = (x >= left) & (x < left + wide)  # (B, W)
+    return (y >= top) & (y < top + tall), (x >= left) & (x < left + wide)
+
+
+def box_mask(rows: Tensor, columns: Tensor) -> Tensor:
+    """(B, H) and (B, W) of `box_axes` → (B, 1, H, W) bool, true where the pixel's centre is inside."""
     return (rows[:, :, None] & columns[:, None, :])[:, None]

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cnnlab.data.augment import box_mask
+from cnnlab.data.augment import Draws, box_axes, box_mask
 
 
 class Batch(NamedTuple):
     """`images` (B, C, H, W) float32 normalised; `targets` (B, …), what the task learns; `members` (B,) places in the
-    split.
+    split, on the processor.
 
     Targets are labels (B,) or classes of pixels (B, H, W), int64 both, or (B, K) float of 0 and 1 where an image may
     have several classes. After mixup or cutmix of images with labels, `second` holds the target of the second image
@@ -33,21 +33,39 @@ class Batch(NamedTuple):
         return [(self.targets, self.share), (self.second, 1 - self.share)]
 
 
-def mix(batch: Batch, other: Batch, draws: dict[str, Tensor]) -> Batch:
-    """Mixup, or cutmix where boxes were drawn. Classes of pixels are cut out as the images are; of labels both stay.
+def mix_axes(draws: Draws, height: int, width: int) -> Draws:
+    """What `mix` needs: `share` (B,), how much of the first image is left, and for cutmix `cutmix_y` (B, H) and
+    `cutmix_x` (B, W), which rows and columns the box has that is taken from the second.
 
     Args:
-        draws: `mix` (B,), how much of the first image is left; `cutmix` (B, 4), the box that is taken from the second.
+        draws: `mix` (B,), how much is left; `cutmix` (B, 4), the box.
     """
-    images = batch.images
-    share = draws["mix"].to(images.device)
-    if "cutmix" in draws:
-        inside = box_mask(draws["cutmix"].to(images.device), images.shape[2], images.shape[3])
-        images = torch.where(inside, other.images, images).contiguous(memory_format=torch.channels_last)
-        if batch.targets.ndim == 3:
-            return batch._replace(images=images, targets=torch.where(inside[:, 0], other.targets, batch.targets))
-        share = 1 - inside.float().mean(dim=(1, 2, 3))  # what is truly left of the first image
+    if "cutmix" not in draws:
+        return {"share": draws["mix"]}
+    rows, columns = box_axes(draws["cutmix"], height, width)
+    share = 1 - (rows.sum(1) * columns.sum(1)).float() / (height * width)  # what is truly left
+    return {"share": share, "cutmix_y": rows, "cutmix_x": columns}
+
+
+def mix(images: Tensor, targets: Tensor, members: Tensor, axes: Draws) -> Batch:
+    """Mixup, or cutmix where boxes were drawn: each of B images with the one that lies B places further on.
+
+    Classes of pixels are cut out as the images are; of labels both stay.
+
+    Args:
+        images, targets: (2B, …); members: (B,); axes: what `mix_axes` gave.
+    """
+    (images, other), (targets, second) = images.chunk(2), targets.chunk(2)
+    share = axes["share"]
+    if "cutmix_y" not in axes:
+        mixed = torch.lerp(other, images, share[:, None, None, None])
     else:
-        images = torch.lerp(other.images, images, share[:, None, None, None])
-        images = images.contiguous(memory_format=torch.channels_last)
-    return batch._replace(images=images, second=other.targets, share=share)
+        inside = box_mask(axes["cutmix_y"], axes["cutmix_x"])
+        mixed = torch.where(inside, other, images)
+        if targets.ndim == 3:
+            return Batch(_channels_last(mixed), torch.where(inside[:, 0], second, targets), members)
+    return Batch(_channels_last(mixed), targets, members, second, share)
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    return images.contiguous(memory_format=torch.channels_last)

@@ -18,6 +18,7 @@ from cnnlab.data.loader import WHOLE, Loader
 from cnnlab.data.own import Label, read_item
 from cnnlab.data.plan import plan_epoch, shard_of
 from cnnlab.errors import CnnlabError, DataError
+from cnnlab.transfer import move
 
 
 class BatchLoader(Loader):
@@ -88,9 +89,8 @@ class BatchLoader(Loader):
             images, labels = self.check(images, labels)
             members = torch.arange(first, first + len(labels))
             first += len(labels)
-            yield Batch(
-                images.to(self.device).contiguous(memory_format=torch.channels_last), labels.to(self.device), members
-            )
+            images = move(images, self.device).contiguous(memory_format=torch.channels_last)
+            yield Batch(images, move(labels, self.device), members)
         if isinstance(self.source, DataLoader) and number < len(self):
             raise DataError(f"the DataLoader gave {number} batches, and its length says {len(self)}; correct __len__.")
         if start == 0 and isinstance(self.source, DataLoader):

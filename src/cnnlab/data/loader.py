@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -10,29 +10,41 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cnnlab.data.augment import Augmentation
-from cnnlab.data.batch import Batch, mix
+from cnnlab.data.augment import Augmentation, Draws
+from cnnlab.data.batch import Batch, mix, mix_axes
 from cnnlab.data.decode import Layout, arrange, arrange_mask
 from cnnlab.data.plan import EpochPlan, plan_epoch, shard_of
 from cnnlab.data.preprocess import Preprocess
-from cnnlab.data.render import Draws, render
+from cnnlab.data.render import axes_of, render, take
 from cnnlab.data.sources.base import ImageSet
 from cnnlab.data.store import ReadAhead, Watched, unreadable_now
 from cnnlab.errors import DataError
 from cnnlab.representation import as_html, as_text
+from cnnlab.transfer import Parcel, pack, prefetch, send
 
 WHOLE = (0, 1)  # the shard of a process that is alone
 AHEAD = 4  # batches that are asked for before they are needed
+PREPARED = 2  # batches that are ready before they are needed, where pixels come to an accelerator
 
 
 class Block(NamedTuple):
-    """Pixels that hold a batch: `rows` (B,) of them are its images, at `places` of the epoch's order; `partners` (B,)
-    are those that they are mixed with, None where nothing is mixed."""
+    """Pixels that hold a batch: `rows` (B,) of them are its images, and `members` (B,) their places in the split.
 
-    places: slice
+    Where images are mixed in pairs, there are twice as many: those of the batch, then their partners. `draws` holds
+    what was drawn for each.
+    """
+
     pixels: Tensor
     rows: Tensor
-    partners: Tensor | None
+    members: Tensor
+    draws: Draws
+
+
+class Prepared(NamedTuple):
+    """A batch that is still on the processor: all that its images are made from, but for pixels on the device."""
+
+    members: Tensor
+    parts: Draws | Parcel
 
 
 class Streamed(Dataset[Tensor]):
@@ -98,7 +110,7 @@ class Loader:
         self.pixels = pixels
         self.preprocess = preprocess
         self.numbers = torch.from_numpy(np.ascontiguousarray(numbers))
-        self._targets = torch.from_numpy(targets[numbers]).to(self.device)
+        self._targets = torch.from_numpy(targets[numbers])
         self.batch_size = batch_size
         self.augmentation = augmentation
         self.shuffle = shuffle
@@ -159,65 +171,86 @@ class Loader:
             plan = plan_epoch(self.count, self.augmentation, self.seed, epoch, weights)
         else:
             plan = EpochPlan(torch.arange(self.count), {})
-        if isinstance(self.pixels, Tensor):
-            plan = plan.to(self.pixels.device)
         progress = epoch if progress is None else progress
         augmentation = self.augmentation.at(progress) if self.augmentation and self.shuffle else None
         size = self.batch_size
         whole = [slice(i * size, min((i + 1) * size, self.count)) for i in range(start, len(self))]
         slices = [part for part in (shard_of(batch, *shard) for batch in whole) if part.stop > part.start]
-        for block in self._blocks(plan, slices):
-            draws = plan.drawn(block.places, block.pixels.device)
-            batch = self._render(block.pixels, block.rows, plan.order[block.places], draws, augmentation)
-            if block.partners is not None:
-                places = plan.draws["partner"][block.places]
-                partner_draws = plan.drawn(places, block.pixels.device)
-                other = self._render(block.pixels, block.partners, plan.order[places], partner_draws, augmentation)
-                batch = mix(batch, other, draws)
-            yield batch
+        prepared: Generator[Prepared, None, None] = (
+            self._prepare(block, augmentation) for block in self._blocks(plan, slices)
+        )
+        if self.device.type != "cpu" and not self._resident:
+            prepared = prefetch(prepared, PREPARED)
+        try:
+            for batch in prepared:
+                yield self._finish(batch, augmentation)
+        finally:
+            prepared.close()
 
-    def _render(
-        self, pixels: Tensor, rows: Tensor, members: Tensor, draws: Draws, augmentation: Augmentation | None
-    ) -> Batch:
-        images, masks = render(pixels, rows, draws, augmentation, self.preprocess, self.device, self.masked)
-        return Batch(images, self._targets[members] if masks is None else masks, members)
+    @property
+    def _resident(self) -> bool:
+        """Whether the pixels lie on an accelerator."""
+        return isinstance(self.pixels, Tensor) and self.pixels.device.type != "cpu"
+
+    def _prepare(self, block: Block, augmentation: Augmentation | None) -> Prepared:
+        """Everything of a batch that is done on the processor."""
+        pixels, rows, members, draws = block
+        on_device = self._resident or (isinstance(self.pixels, Streamed) and self.device.type != "cpu")
+        full = pixels.shape[1], pixels.shape[2]
+        to_take, parts = axes_of(rows, draws, augmentation, full, on_device, self.masked)
+        parts |= to_take if on_device else take(pixels, to_take, augmentation)
+        if on_device and not self._resident:
+            parts["pixels"] = pixels
+        if not self.masked:
+            parts["targets"] = self._targets[members]
+        if "mix" in draws and augmentation is not None:
+            members = members[: len(members) // 2]
+            own = {name: draw[: len(members)] for name, draw in draws.items()}
+            parts |= mix_axes(own, augmentation.height, augmentation.width)
+        return Prepared(members, parts if self.device.type == "cpu" else pack(parts, self.device))
+
+    def _finish(self, batch: Prepared, augmentation: Augmentation | None) -> Batch:
+        """What is left to do for a batch on the device."""
+        parts = send(batch.parts, self.device) if isinstance(batch.parts, Parcel) else batch.parts
+        if "taken" not in parts:
+            parts |= take(parts.get("pixels", self.pixels), parts, augmentation)  # type: ignore[arg-type]
+        images, masks = render(parts, augmentation, self.preprocess, self.masked)
+        targets = parts["targets"] if masks is None else masks
+        if self.device.type != "cpu" and not self._resident:
+            targets = targets.clone()  # who keeps them would keep the pixels that came in the same copy
+        if "share" in parts:
+            return mix(images, targets, batch.members, parts)
+        return Batch(images, targets, batch.members)
 
     def _blocks(self, plan: EpochPlan, slices: list[slice]) -> Iterator[Block]:
         """The pixels of each batch, and of the images that they are mixed with."""
-        mixes = "partner" in plan.draws
+        places = [_places(plan, part) for part in slices]
+        members = [plan.order[place] for place in places]
         if isinstance(self.pixels, Streamed):
-            yield from self._streamed(self.pixels, plan, slices, mixes)
+            stream = self.pixels.batches([self.numbers[member].tolist() for member in members])
+            for place, member, pixels in zip(places, members, stream, strict=True):
+                yield Block(pixels, torch.arange(len(pixels)), member, plan.drawn(place))
             return
-        numbers = self.numbers.to(self.pixels.device)
-        for part in self._read_ahead(plan, slices):
+        for place, member in zip(places, self._read_ahead(members), strict=True):
             if self.whole is not None:
                 self.whole.check()
-            partners = numbers[plan.order[plan.draws["partner"][part]]] if mixes else None
-            yield Block(part, self.pixels, numbers[plan.order[part]], partners)
+            yield Block(self.pixels, self.numbers[member], member, plan.drawn(place))
 
-    def _read_ahead(self, plan: EpochPlan, slices: list[slice]) -> Iterator[slice]:
-        """The slices; images that lie on disk are asked for some batches before theirs is given."""
+    def _read_ahead(self, members: list[Tensor]) -> Iterator[Tensor]:
+        """The members of each batch; images that lie on disk are asked for some batches before theirs is given."""
         if self.ahead is None:
-            yield from slices
+            yield from members
             return
         with self.ahead.alone():
-            for place in range(-AHEAD, len(slices)):
-                for part in slices[place + AHEAD : place + AHEAD + 1]:
-                    self.ahead.ask(self.numbers[plan.order[part]].tolist())
-                    if "partner" in plan.draws:
-                        self.ahead.ask(self.numbers[plan.order[plan.draws["partner"][part]]].tolist())
+            for place in range(-AHEAD, len(members)):
+                for batch in members[place + AHEAD : place + AHEAD + 1]:
+                    self.ahead.ask(self.numbers[batch].tolist())
                 if place >= 0:
-                    yield slices[place]
+                    yield members[place]
 
-    def _streamed(self, pixels: Streamed, plan: EpochPlan, slices: list[slice], mixes: bool) -> Iterator[Block]:
-        """Blocks that come from worker processes, the partners' pixels after those of the batch."""
-        members = [plan.order[part] for part in slices]
-        if mixes:
-            members = [
-                torch.cat([own, plan.order[plan.draws["partner"][part]]])
-                for own, part in zip(members, slices, strict=True)
-            ]
-        stream = pixels.batches([self.numbers[member].tolist() for member in members])
-        for part, block in zip(slices, stream, strict=True):
-            rows = torch.arange(part.stop - part.start, device=self.device)
-            yield Block(part, block.to(self.device), rows, rows + len(rows) if mixes else None)
+
+def _places(plan: EpochPlan, part: slice) -> slice | Tensor:
+    """Places of the epoch's order that make a batch: with images to mix, those of their partners follow."""
+    if "partner" not in plan.draws:
+        return part
+    return torch.cat([torch.arange(part.start, part.stop), plan.draws["partner"][part]])

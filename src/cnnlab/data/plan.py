@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cnnlab.data.augment import Augmentation
+from cnnlab.data.augment import Augmentation, Draws
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,11 @@ class EpochPlan:
     """`order[p]` is the member of the split at place p; `draws[name][p]` what was drawn for it."""
 
     order: Tensor  # (n,) int64
-    draws: dict[str, Tensor]  # each (n,) or (n, k)
+    draws: Draws  # each (n,) or (n, k)
 
-    def to(self, device: torch.device) -> EpochPlan:
-        return EpochPlan(self.order.to(device), {name: draw.to(device) for name, draw in self.draws.items()})
-
-    def drawn(self, places: slice | Tensor, device: torch.device) -> dict[str, Tensor]:
+    def drawn(self, places: slice | Tensor) -> Draws:
         """What was drawn for the images at some places."""
-        return {name: draw[places].to(device) for name, draw in self.draws.items()}
+        return {name: draw[places] for name, draw in self.draws.items()}
 
 
 def shard_of(part: slice, rank: int, size: int) -> slice:

@@ -1,115 +1,161 @@
 """From stored pixels to the images of a batch: augmentation, masks, normalisation.
 
-A pure function of pixels and draws: nothing here fetches, and nothing draws a random number.
+Pure functions of pixels and draws, in three steps: `axes_of` works out on the processor what follows from the draws,
+`take` cuts the images out where the pixels lie, and `render` makes floats of them on the device. Nothing here fetches,
+and nothing draws a random number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from cnnlab.data.augment import (
     Augmentation,
+    Draws,
     affine,
+    affine_axes,
+    batched_crop,
+    box_axes,
     box_mask,
     brightness,
     contrast,
+    crop_axes,
+    nearest_axes,
     nearest_crop,
     resized_crop,
     saturation,
+    shift_axes,
     take_pixels,
+    windows,
 )
 from cnnlab.data.preprocess import Preprocess, without_padding
 from cnnlab.device import constant
 
-Draws = dict[str, Tensor]
+COLOURS = {"brightness": brightness, "contrast": contrast, "saturation": saturation}  # in this order
+HOLES = ("erasing", "cutout")
 
 
-def render(
-    pixels: Tensor,
+def axes_of(
     rows: Tensor,
     draws: Draws,
     augmentation: Augmentation | None,
-    preprocess: Preprocess,
-    device: torch.device,
+    full: tuple[int, int],
+    on_device: bool = False,
     masked: bool = False,
+) -> tuple[Draws, Draws]:
+    """All that a batch needs beside the pixels, on the processor: for `take`, and for `render`.
+
+    Args:
+        rows: (B,) which of the stored images.
+        draws: what `plan_epoch` drew for these images; augmentation: None leaves them as they are.
+        full: height and width of the stored images; on_device: whether an accelerator will cut them.
+        masked: the fourth byte of a pixel is its class.
+    """
+    if augmentation is None:
+        return {"rows": rows}, {}
+    height, width = augmentation.height, augmentation.width
+    taken = full
+    still = torch.zeros(len(rows), dtype=torch.int64)
+    flip = draws.get("flip", still.bool())
+    if augmentation.crop == "resized":
+        taken = height, width
+        whole = windows(draws["box"], *full)
+        to_take = {"rows": rows, "windows": whole, "flip": flip}
+        if on_device:
+            to_take = crop_axes(rows, whole, flip, full, height, width)
+        if masked:
+            to_take |= nearest_axes(rows, whole, flip, height, width)
+    elif "top" in draws or "flip" in draws:
+        top, left = draws.get("top", still), draws.get("left", still)
+        to_take = shift_axes(rows, top, left, flip, *full, augmentation.config.padding_mode)
+    else:
+        to_take = {"rows": rows}
+    to_render = {name: draws[name] for name in COLOURS if name in draws}
+    if "affine" in draws:
+        to_render["affine_y"], to_render["affine_x"] = affine_axes(draws["affine"], *taken)
+    for name in HOLES:
+        if name in draws:
+            to_render[f"{name}_y"], to_render[f"{name}_x"] = box_axes(draws[name], height, width)
+    return to_take, to_render
+
+
+def take(pixels: Tensor, axes: Draws, augmentation: Augmentation | None) -> Draws:
+    """The images of a batch cut out of the pixels, and mirrored: `taken` (B, h, w, stored channels) uint8, and
+    `classes` (B, h, w) uint8 where these do not come with whole pixels.
+
+    Args:
+        pixels: (N, H, W, stored channels) uint8; axes: the first of what `axes_of` gave, where the pixels are.
+    """
+    if "take_y" in axes:
+        return {"taken": take_pixels(pixels, axes)}
+    if augmentation is None or augmentation.crop != "resized":
+        return {"taken": pixels.index_select(0, axes["rows"])}
+    if "windows" in axes:
+        size = augmentation.height, augmentation.width
+        parts = {"taken": resized_crop(pixels, axes["rows"], axes["windows"], axes["flip"], *size)}
+    else:
+        parts = {"taken": batched_crop(pixels, axes)}
+    return parts | ({"classes": nearest_crop(pixels[..., 3], axes)} if "nearest_y" in axes else {})
+
+
+def render(
+    parts: Draws, augmentation: Augmentation | None, preprocess: Preprocess, masked: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """Images of a batch, augmented and normalised, and where pixels have classes their masks.
 
     Args:
-        pixels: (N, H, W, stored channels) uint8; rows: (B,) which of them.
-        draws: what `plan_epoch` drew for these images; augmentation: None leaves them as they are.
-        masked: the fourth byte of a pixel is its class.
+        parts: what `take` gave, and the second of what `axes_of` gave, on the device of the result.
 
     Returns:
-        (B, C, H, W) float32, channels last, and (B, H, W) int64 or None, on `device`.
+        (B, C, H, W) float32, channels last, and (B, H, W) int64 or None.
     """
+    taken = parts["taken"]
+    classes = parts.get("classes", taken[..., 3]) if masked else None
     if augmentation is None:
-        taken = pixels.index_select(0, rows).to(device)
-        return preprocess.normalise(taken), taken[..., 3].long() if masked else None
-    config, height, width = augmentation.config, augmentation.height, augmentation.width
-    still = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
-    flip = draws.get("flip", still.bool())
-    if augmentation.crop == "resized":
-        taken = resized_crop(pixels, rows, draws["box"], flip, height, width)
-    elif "top" in draws or "flip" in draws:
-        top, left = draws.get("top", still), draws.get("left", still)
-        taken = take_pixels(pixels, rows, top, left, flip, config.padding_mode)
-    else:
-        taken = pixels.index_select(0, rows)
-    taken = taken.to(device)
-    masks = _masks(pixels, rows, taken, draws, flip, augmentation) if masked else None
-    colour = [name for name in ("brightness", "contrast", "saturation") if name in draws]
-    if "affine" in draws or colour:
-        images = _float_stage(taken, draws, config.padding_mode, colour, preprocess)
+        return preprocess.normalise(taken), None if classes is None else classes.long()
+    height, width = augmentation.height, augmentation.width
+    grid = parts["affine_y"][:, :, None] + parts["affine_x"][:, None] if "affine_y" in parts else None  # (B, H, W, 2)
+    masks = None if classes is None else _masks(classes, grid, augmentation)
+    if grid is not None or any(name in parts for name in COLOURS):
+        images = _float_stage(taken, parts, grid, augmentation.config.padding_mode, preprocess)
     else:
         images = preprocess.normalise(taken)
     if images.shape[2:] != (height, width):
         images = F.interpolate(images, size=(height, width), mode="bilinear", antialias=True)
-    for name in ("erasing", "cutout"):
-        if name in draws:
-            images = images.masked_fill(box_mask(draws[name].to(device), height, width), 0)
+    for name in HOLES:
+        if f"{name}_y" in parts:
+            images = images.masked_fill(box_mask(parts[f"{name}_y"], parts[f"{name}_x"]), 0)
     return images.contiguous(memory_format=torch.channels_last), masks
 
 
-def _masks(
-    pixels: Tensor,
-    rows: Tensor,
-    taken: Tensor,
-    draws: Draws,
-    flip: Tensor,
-    augmentation: Augmentation,
-) -> Tensor:
-    """(B, H, W) int64: the masks went where the images went, but each pixel keeps one class of the original.
+def _masks(classes: Tensor, grid: Tensor | None, augmentation: Augmentation) -> Tensor:
+    """(B, H, W) int64: the masks go where the images go, but each pixel keeps one class of the original, the nearest.
 
-    Whole pixels (`taken`, when moved and mirrored) brought theirs along; what is resized or turned is looked up
-    again, the nearest pixel. What lies beyond the border is class 0, or mirrored, as the image is.
+    What lies beyond the border is class 0, or mirrored, as the image is.
     """
-    height, width = augmentation.height, augmentation.width
-    if augmentation.crop == "resized":
-        classes = nearest_crop(pixels[..., 3], rows, draws["box"], flip, height, width).to(taken.device)
-    else:
-        classes = taken[..., 3]
+    size = augmentation.height, augmentation.width
+    if grid is None and classes.shape[1:] == size:
+        return classes.long()
     masks = classes[:, None].float()
-    if "affine" in draws:
-        masks = affine(masks, draws["affine"].to(taken.device), augmentation.config.padding_mode, mode="nearest")
-    if masks.shape[2:] != (height, width):
-        masks = F.interpolate(masks, size=(height, width), mode="nearest-exact")
-    return masks[:, 0].round().long()
+    if grid is not None:
+        masks = affine(masks, grid, augmentation.config.padding_mode, mode="nearest")
+    if masks.shape[2:] != size:
+        masks = F.interpolate(masks, size=size, mode="nearest-exact")
+    return masks[:, 0].long()
 
 
-def _float_stage(
-    taken: Tensor, draws: Draws, padding_mode: str, colour: Sequence[str], preprocess: Preprocess
-) -> Tensor:
+def _float_stage(taken: Tensor, parts: Draws, grid: Tensor | None, padding_mode: str, preprocess: Preprocess) -> Tensor:
     pixels = without_padding(taken, preprocess.layout.channels)
     images = pixels.to(torch.float32).div_(255).permute(0, 3, 1, 2)
-    if "affine" in draws:
-        images = affine(images, draws["affine"].to(taken.device), padding_mode)
-    for name in colour:
-        change = {"brightness": brightness, "contrast": contrast, "saturation": saturation}[name]
-        images = change(images, draws[name].to(taken.device))
-    scale, shift = (constant(tuple(v), taken.device)[:, None, None] for v in preprocess.scale_and_shift())
-    return images.mul_(scale * 255).add_(shift)
+    if grid is not None:
+        images = affine(images, grid, padding_mode)
+    for name, change in COLOURS.items():
+        if name in parts:
+            images = change(images, parts[name])
+    scale, shift = preprocess.scale_and_shift()
+    scale = [float(np.float32(255) * np.float32(factor)) for factor in scale]  # images are from 0 to 1 here
+    factors, terms = (constant(tuple(values), taken.device)[:, None, None] for values in (scale, shift))
+    return images.mul_(factors).add_(terms)

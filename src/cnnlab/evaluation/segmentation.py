@@ -41,12 +41,19 @@ class SplitMetrics(PixelMetrics):
 
     def __init__(self, num_classes: int, dice_weight: float) -> None:
         super().__init__(num_classes, dice_weight)
-        self.boundaries: list[float] = []
+        self._boundaries: list[Tensor] = []
+        self._highest: list[Tensor] = []  # (B,) of each batch: no number where no class of some pixel has a number
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
-        check_answers(logits)
         super().update(logits, targets)
-        self.boundaries += boundary_f1(logits.argmax(1), targets, self.num_classes).tolist()
+        self._highest.append(logits.amax(1).abs().amax((1, 2)))
+        self._boundaries.append(boundary_f1(logits.argmax(1), targets, self.num_classes))
+
+    @property
+    def boundaries(self) -> list[float]:
+        """Of each image. Raises ModelError where an answer was no number."""
+        check_answers(torch.cat(self._highest)[:, None])
+        return torch.cat(self._boundaries).tolist()  # type: ignore[no-any-return]
 
 
 def evaluate_segmentation(
@@ -63,8 +70,8 @@ def evaluate_segmentation(
     refuse_views(settings)
     classes = data.classes
     measured = measure(model, data.evaluation_loader(split), SplitMetrics(len(classes), data.config.trainer.dice))
-    each, whole = measured.each, measured.matrix
-    rows = [(*_row(matrix), boundary) for matrix, boundary in zip(each, measured.boundaries, strict=True)]
+    boundaries, each, whole = measured.boundaries, measured.each, measured.matrix
+    rows = [(*_row(matrix), boundary) for matrix, boundary in zip(each, boundaries, strict=True)]
     accuracy, overlap = _intervals(each)
     metrics = {
         "split": split,
@@ -73,7 +80,7 @@ def evaluate_segmentation(
         "accuracy_interval": accuracy,
         "mean_iou_interval": overlap,
         "dice": _f1(whole).nanmean().item(),
-        "boundary_f1": float(np.nanmean(measured.boundaries)),
+        "boundary_f1": float(np.nanmean(boundaries)),
         "n": len(each),
         "per_class": per_class(whole, classes),
         "confusion_matrix": whole.tolist(),

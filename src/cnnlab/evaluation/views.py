@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -42,8 +44,8 @@ def average_views(model: nn.Module, loader: Loader, logits: Tensor, kind: str, s
     answers = logits.log_softmax(1)
     best = answers.topk(min(2, answers.shape[1])).values
     margin = best[:, 0] - best[:, -1]
-    chosen = torch.zeros(len(answers), dtype=torch.bool, device=answers.device)
-    chosen[margin.argsort()[: round(share * len(answers))]] = True
+    chosen = margin.argsort()[: round(share * len(answers))].sort().values
+    places = chosen.tolist()  # the only thing that is waited for
     was_training = model.training
     model.eval()
     try:
@@ -51,12 +53,12 @@ def average_views(model: nn.Module, loader: Loader, logits: Tensor, kind: str, s
         for batch in loader.epoch():
             if not done:
                 quick = fold_batch_norm(model, batch.images[:2])
-            here = chosen[done : done + len(batch.targets)].nonzero()[:, 0]
-            views = views_of(batch.images[here], kind) if len(here) else []
+            here = chosen[bisect_left(places, done) : bisect_left(places, done + len(batch.targets))]
+            views = views_of(batch.images[here - done], kind) if len(here) else []
             if views:
                 own = 1 - sum(weight for weight, _ in views)
                 further = [weight * quick(view).float().log_softmax(1) for weight, view in views]
-                answers[done + here] = own * answers[done + here] + torch.stack(further).sum(0)
+                answers[here] = own * answers[here] + torch.stack(further).sum(0)
             done += len(batch.targets)
     finally:
         model.train(was_training)

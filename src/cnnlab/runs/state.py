@@ -6,6 +6,7 @@ A file of the right form may still hold anything: `differs` compares it with a s
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 import zipfile
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from cnnlab.errors import RunError
 from cnnlab.runs.files import write_whole
+from cnnlab.transfer import fetch, separate
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -23,6 +25,48 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     write_whole(path, buffer.getvalue())
+
+
+class StateWriter:
+    """Writes training states; those of an accelerator in a thread, while training goes on.
+
+    The state is the one of the moment of `write`, and the file is the whole new one or stays the old one. What kept the
+    thread from writing is raised by the next `write` or `wait`. Leaving a `with` block waits.
+    """
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def write(self, path: Path, state: dict[str, Any], device: torch.device) -> None:
+        """Raises RunError: no room, or no permission, now or for the state before."""
+        self.wait()
+        if device.type == "cpu":
+            save_state(path, state)
+            return
+        self._thread = threading.Thread(target=self._save, args=(path, fetch(state)), name="save")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return when everything is written. Raises RunError: no room, or no permission."""
+        if self._thread is not None:
+            self._thread.join()
+        self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _save(self, path: Path, fetched: dict[str, Any]) -> None:
+        try:
+            save_state(path, separate(fetched))
+        except BaseException as error:
+            self._error = error
+
+    def __enter__(self) -> StateWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wait()
 
 
 def load_state(path: Path) -> dict[str, Any]:

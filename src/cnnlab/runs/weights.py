@@ -25,6 +25,7 @@ from cnnlab.models.registry import OWN_MODULE, create_model, find_model, import_
 from cnnlab.runs.files import write_json, write_whole
 from cnnlab.runs.folder import RunFolder
 from cnnlab.runs.opened import opened_run
+from cnnlab.transfer import fetch, separate
 from cnnlab.values import are_names, to_json
 
 
@@ -32,8 +33,10 @@ def save_weights(folder: RunFolder, state: dict[str, Tensor], card: dict[str, An
     """Write best/model.safetensors, then its card for people. The card names the SHA-256 of the tensors."""
     plain: dict[str, Tensor] = {}
     memory: set[int] = set()
+    if any(tensor.device.type != "cpu" for tensor in state.values()):
+        state = separate(fetch(dict(state)))
     for name, tensor in state.items():
-        own = tensor.detach().to("cpu").contiguous()
+        own = tensor.detach().contiguous()
         place = own.untyped_storage().data_ptr()
         plain[name] = own.clone() if place in memory else own  # weights that layers share are written for each of them
         memory.add(place)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cnnlab.config import Config, TrainerConfig
 from cnnlab.data.data import Data
-from cnnlab.device import sum_type
+from cnnlab.device import exact_float32, sum_type
 from cnnlab.errors import ConfigError
 from cnnlab.tasks.base import Loss, Metric, Processes, given_weights
 from cnnlab.tasks.losses import LossFunction
@@ -81,33 +81,48 @@ class Segmentation:
 class PixelMetrics:
     """Loss, pixel accuracy and mean IoU, without keeping the logits: they can be larger than memory.
 
+    Sums stay on the device until they are asked for.
+
     Attributes:
         matrices: (B, K, K) int64 of each batch, pixels of each image by true (row) and predicted class.
-        nll: sum of the negative log-likelihood over all pixels; dice: of the Dice loss over all images.
+        count: images.
     """
 
     def __init__(self, num_classes: int, dice_weight: float) -> None:
         self.num_classes, self.dice_weight = num_classes, dice_weight
         self.matrices: list[Tensor] = []
-        self.nll = self.dice = 0.0
+        self.sums: Tensor = torch.zeros(2, dtype=torch.float64)  # negative log-likelihood of pixels, Dice of images
         self.count = 0
         self.merged: Tensor | None = None
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
-        self.matrices.append(confusion(logits.argmax(1), targets, self.num_classes).cpu())
-        self.nll += F.cross_entropy(logits, targets, reduction="sum").item()
-        self.dice += dice_of(dice_sums(logits, targets, each=True)).sum().item()
+        self.matrices.append(confusion(logits.argmax(1), targets, self.num_classes))
+        dice = dice_of(dice_sums(logits, targets, each=True)).sum()
+        sums = torch.stack([F.cross_entropy(logits, targets, reduction="sum"), dice]).to(sum_type(logits.device))
+        self.sums = sums if not self.count else self.sums + sums
         self.count += len(targets)
 
     def merge(self, processes: Processes) -> None:
-        sums = processes.total(torch.tensor([self.nll, self.dice, self.count], dtype=torch.float64)).tolist()
+        sums = processes.total(torch.tensor([self.nll, self.dice, self.count], dtype=torch.float64))
         self.merged = processes.total(self.matrix)
-        self.nll, self.dice, self.count = sums[0], sums[1], int(sums[2])
+        self.sums, self.count = sums[:2], int(sums[2])
+
+    @property
+    def nll(self) -> float:
+        """Sum of the negative log-likelihood over all pixels."""
+        return self.sums.tolist()[0]  # type: ignore[no-any-return]
+
+    @property
+    def dice(self) -> float:
+        """Sum of the Dice loss over all images."""
+        return self.sums.tolist()[1]  # type: ignore[no-any-return]
 
     @property
     def each(self) -> Tensor:
         """(n, K, K) int64, a matrix per image of this process."""
-        return torch.cat([torch.zeros(0, self.num_classes, self.num_classes, dtype=torch.int64), *self.matrices])
+        if not self.matrices:  # of several processes one may have no image of a small split
+            return torch.zeros(0, self.num_classes, self.num_classes, dtype=torch.int64)
+        return torch.cat(self.matrices).cpu()
 
     @property
     def matrix(self) -> Tensor:
@@ -149,7 +164,11 @@ def confusion(answers: Tensor, masks: Tensor, num_classes: int) -> Tensor:
     Args:
         answers, masks: (B, H, W) int64.
     """
-    image = torch.arange(len(masks), device=masks.device)[:, None, None]
+    if masks.device.type != "cpu":  # counting by bins would wait for the device; float32 counts 16 million pixels
+        truth, guess = (F.one_hot(part.flatten(1), num_classes).float() for part in (masks, answers))
+        with exact_float32():
+            return (truth.transpose(1, 2) @ guess).long()
+    image = torch.arange(len(masks))[:, None, None]
     cells = (image * num_classes + masks) * num_classes + answers
     return torch.bincount(cells.flatten(), minlength=len(masks) * num_classes**2).view(-1, num_classes, num_classes)
 

@@ -42,7 +42,8 @@ def forward_each(model: nn.Module, loader: Loader, shard: tuple[int, int] = WHOL
     try:
         for batch in loader.epoch(shard=shard):
             with torch.inference_mode(), exact_float32():
-                quick = quick or fold_batch_norm(model, batch.images[:2])
+                if quick is None:
+                    quick = fold_batch_norm(model, batch.images[:2])
                 logits = quick(batch.images).float()
             yield logits, batch.targets
     finally:

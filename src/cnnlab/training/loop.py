@@ -61,7 +61,7 @@ def train(
                 trackers.log(Noted(f"resumed with {now} {kind} instead of {before}: the last digits may differ.", True))
     setup = Setup.of(trainer.data, trainer.config, by_fit)
     trackers.log(trainer.started(facts))
-    with InterruptGuard() as guard:
+    with InterruptGuard() as guard, trainer.writer:
         while not trainer.finished:
             for event in trainer.train_epoch():
                 if event is not None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cnnlab.device import sum_type
 
+ON_DEVICE = ("loss", "correct", "norm", "norms", "lost")  # of the sums
 COUNTERS = ("epoch", "step", "batch", "stale", "rate")
 
 
@@ -41,12 +42,20 @@ class Sums:
         torch._foreach_zero_([self.loss, self.correct, self.norm, self.norms, self.lost])
         self.count, self.seconds = 0, 0.0
 
-    def whole_loss(self) -> float:
-        """The loss of all images, where those that were lost count as the mean of the others; NaN where all were."""
-        loss, lost = self.loss.item(), self.lost.item()
-        if not lost:
-            return loss
-        return loss * self.count / (self.count - lost) if lost < self.count else math.nan
+    def fetch(self) -> dict[str, float]:
+        """The sums that lie on the device, in one copy."""
+        values = torch.stack([getattr(self, name) for name in ON_DEVICE]).tolist()
+        return dict(zip(ON_DEVICE, values, strict=True))
+
+    def metrics(self) -> tuple[float, float, float | None]:
+        """Mean loss and accuracy of the images so far, and mean norm of the gradient, None where none was a number.
+
+        Images whose loss was lost count as the mean of the others; NaN where all were.
+        """
+        of = self.fetch()
+        kept = self.count - of["lost"]
+        loss = of["loss"] / max(1, kept) if kept or not self.count else math.nan
+        return loss, of["correct"] / max(1, self.count), of["norm"] / of["norms"] if of["norms"] else None
 
 
 @dataclass
@@ -73,11 +82,12 @@ class TrainingState:
     def to_dict(self) -> dict[str, Any]:
         """As it is saved in last/state.pt."""
         sums = self.sums
+        of = sums.fetch()
         return {
             "counters": {name: getattr(self, name) for name in COUNTERS},
-            "sums": [sums.loss.item(), sums.correct.item(), sums.count, sums.seconds],
-            "norms": [sums.norm.item(), sums.norms.item()],
-            "lost": sums.lost.item(),
+            "sums": [of["loss"], of["correct"], sums.count, sums.seconds],
+            "norms": [of["norm"], of["norms"]],
+            "lost": of["lost"],
             "history": self.history,
             "best": self.best,
         }

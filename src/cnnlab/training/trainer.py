@@ -20,7 +20,7 @@ from cnnlab.finite import infinite_buffers, non_finite
 from cnnlab.models.registry import model_spec
 from cnnlab.models.transfer import frozen_stages
 from cnnlab.runs.folder import RunFolder, read_environment
-from cnnlab.runs.state import differs, save_state
+from cnnlab.runs.state import StateWriter, differs
 from cnnlab.runs.weights import save_weights
 from cnnlab.tasks import Loss, mean_loss, task_of
 from cnnlab.tasks.losses import LossFunction
@@ -103,6 +103,7 @@ class Trainer:
         self.gradients: dict[str, Gradient] = {}
         self.note: Noted | None = None
         self.last_save = time.monotonic()
+        self.writer = StateWriter()
 
     # ---- the story of an epoch
 
@@ -142,7 +143,7 @@ class Trainer:
             if self.note is not None:
                 event, self.note = self.note, None
             elif now - last_event > 1 / STEP_EVENTS_A_SECOND:
-                loss, accuracy = self._training_metrics()
+                loss, accuracy, _ = self._training_metrics()
                 event = Stepped(
                     self.state.epoch, self.state.batch // self.accumulate, loss, accuracy, self._throughput()
                 )
@@ -282,8 +283,8 @@ class Trainer:
 
     def end_epoch(self) -> EpochEnded:
         """Validate, keep the weights if this epoch is the one to keep, and save the state."""
+        train_loss, train_accuracy, norm = self._training_metrics()
         began = time.monotonic()
-        train_loss, train_accuracy = self._training_metrics()
         self._check_finite(self._state())  # before the weights are kept
         if math.isnan(train_loss):  # in all processes alike: float16 overflowed in every batch of the epoch
             self._stop_non_finite("the loss", self.state.step)
@@ -298,7 +299,7 @@ class Trainer:
             **validation,
             "seconds": round(self.state.sums.seconds + time.monotonic() - began, 3),
             "images_per_second": round(throughput, 1),
-            "gradient_norm": self._gradient_norm(),
+            "gradient_norm": norm,
         }
         metric = self.task.best_metric
         self.state.stale = 0 if improves(row, self.state.history, metric) else self.state.stale + 1
@@ -399,13 +400,13 @@ class Trainer:
         self.state.sums.norm += norm.nan_to_num(0, 0, 0)
         self.state.sums.norms += norm.isfinite()
 
-    def _gradient_norm(self) -> float | None:
-        """Mean norm of the whole gradient, before any clipping; None where none was a number."""
-        return self.state.sums.norm.item() / self.state.sums.norms.item() if self.state.sums.norms.item() else None
-
-    def _training_metrics(self) -> tuple[float, float]:
-        count = max(1, self.state.sums.count)
-        return self.state.sums.whole_loss() / count, self.state.sums.correct.item() / count
+    def _training_metrics(self) -> tuple[float, float, float | None]:
+        """Mean loss, accuracy and norm of the gradient so far. The device has then done all steps, which is part of
+        their time."""
+        began = time.monotonic()
+        metrics = self.state.sums.metrics()
+        self.state.sums.seconds += time.monotonic() - began
+        return metrics
 
     def _throughput(self) -> float:
         return self.state.sums.count / max(1e-9, self.state.sums.seconds)
@@ -510,13 +511,16 @@ class Trainer:
     def save(self) -> None:
         """Write the whole state; it is complete or the old one stays. All processes come here at the same step.
 
+        From an accelerator it is fetched now, and written while training goes on, see `StateWriter`.
+
         Raises:
             NonFiniteLoss: something in it is no number; the old one stays.
+            RunError: this state, or the one before, cannot be written.
         """
         state = self._state()
         self._check_finite(state)
         if self.group.first:
-            save_state(self.folder.state, state)
+            self.writer.write(self.folder.state, state, self.device)
         self.last_save = time.monotonic()
 
     def _state(self) -> dict[str, Any]:
