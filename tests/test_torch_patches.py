@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from cnnlab.torch_patches import (
     CONVOLUTION,
     BatchNormCounts,
     MetaMode,
+    begin_momentum,
     replace_convolution,
     restore_convolutions,
 )
@@ -146,3 +148,24 @@ def test_on_older_versions_pooling_is_exported_as_a_maximum(monkeypatch: pytest.
         traced = program(x)
     assert "adaptive" not in traced.code and "amax" in traced.code
     assert torch.equal(traced(x), GlobalMaxPool()(x))
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_fused_sgd_needs_a_momentum_to_begin_with_where_the_first_step_overflows(
+    begun: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When this fails for `begun` False, torch no longer needs `begin_momentum`."""
+    monkeypatch.setattr(torch, "empty_like", lambda x, **more: torch.full_like(x, math.nan, **more))
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9, fused=True)
+    if begun:
+        begin_momentum(optimizer)
+    scaler = torch.GradScaler("cpu")
+    for factor in (math.inf, 1.0):
+        scaler.scale((weight * factor).sum()).backward()  # type: ignore[no-untyped-call]
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    assert bool(weight.isfinite().all()) is begun
+    if begun:
+        assert torch.equal(weight.detach(), torch.full((3,), 0.9))

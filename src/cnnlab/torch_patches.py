@@ -6,6 +6,7 @@ and for a torch newer than that: run it again, benchmarks/convolutions.py too, a
 - without_compiler, MetaMode, build_optimizers_without_compiler: torch imports its compiler, which takes a second, to
   mark functions as not to be compiled.
 - bare_step: `optimizer.step` runs hooks, and its fused forms copy channels-last filters on processors.
+- begin_momentum: the momentum of fused SGD is uninitialised after a first step that overflows in float16.
 - BatchNormCounts: batch norm counts its batches with a kernel for each layer.
 - copy_optimizer: copies of some optimizers cannot step where there is an accelerator.
 - exportable: the ONNX exporter of older versions has no form of adaptive max pooling.
@@ -105,6 +106,19 @@ def bare_step(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
             step()
 
     return without_copies
+
+
+def begin_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Let fused SGD begin with a momentum of zero, for training in float16.
+
+    Else it takes memory as it comes in its first step, and where a gradient overflows there, which ends that step, what
+    was in memory stays its momentum.
+    """
+    if isinstance(optimizer, torch.optim.SGD):
+        for group in optimizer.param_groups:
+            if group["fused"] and group["momentum"]:
+                for p in group["params"]:
+                    optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
 
 
 def copy_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

@@ -31,7 +31,7 @@ from cnnlab.data.augment import (
     take_pixels,
     windows,
 )
-from cnnlab.data.preprocess import Preprocess, without_padding
+from cnnlab.data.preprocess import Preprocess, scaled, without_padding
 from cnnlab.device import constant
 
 COLOURS = {"brightness": brightness, "contrast": contrast, "saturation": saturation}  # in this order
@@ -158,4 +158,4 @@ def _float_stage(taken: Tensor, parts: Draws, grid: Tensor | None, padding_mode:
     scale, shift = preprocess.scale_and_shift()
     scale = [float(np.float32(255) * np.float32(factor)) for factor in scale]  # images are from 0 to 1 here
     factors, terms = (constant(tuple(values), taken.device)[:, None, None] for values in (scale, shift))
-    return images.mul_(factors).add_(terms)
+    return scaled(images, factors, terms)

@@ -15,6 +15,7 @@ from cnnlab.config import Config
 from cnnlab.data.batch import Batch
 from cnnlab.data.data import Data
 from cnnlab.deterministic import deterministic_forms
+from cnnlab.device import constant
 from cnnlab.errors import ModelError, NonFiniteLoss, OutOfMemory, RunError
 from cnnlab.finite import infinite_buffers, non_finite
 from cnnlab.models.registry import model_spec
@@ -24,7 +25,7 @@ from cnnlab.runs.state import StateWriter, differs
 from cnnlab.runs.weights import save_weights
 from cnnlab.tasks import Loss, mean_loss, task_of
 from cnnlab.tasks.losses import LossFunction
-from cnnlab.torch_patches import BatchNormCounts, bare_step
+from cnnlab.torch_patches import BatchNormCounts, bare_step, begin_momentum
 from cnnlab.tracking.base import EpochEnded, Gradient, Noted, Started, Stepped
 from cnnlab.training.adapt import Learners, endless, reversal_strength
 from cnnlab.training.average import WeightAverage
@@ -88,6 +89,8 @@ class Trainer:
         self.optimizer = build_optimizer(config, self.model, self.device, self.frozen, self.adversary)
         self.optimizer_step = bare_step(self.optimizer)
         self.scaler = torch.GradScaler(self.device.type, enabled=self.precision.name == "fp16")
+        if self.scaler.is_enabled():
+            begin_momentum(self.optimizer)
         self.masks = infinite_buffers(self.model)
         self.average = WeightAverage(self.model, self.settings.ema) if self.settings.ema is not None else None
         self.accumulate = min(self.settings.accumulate, len(data.train))
@@ -206,7 +209,9 @@ class Trainer:
                 if self.device.type == "cpu" and not math.isfinite(loss.item()):
                     self._stop_non_finite("the loss", self.state.step + 1)  # unsaved: batch norm has seen this batch
                 loss = loss if len(batches) == 1 else loss / len(batches)
-                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                scaled = self.scaler.scale(loss)
+                one = constant((1.0,), scaled.device)[0]  # else torch makes it anew
+                scaled.backward(one.to(scaled.dtype))  # type: ignore[no-untyped-call]
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         if self.settings.grad_clip is not None:
