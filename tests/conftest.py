@@ -27,7 +27,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a sh
 
 def pytest_configure(config: pytest.Config) -> None:
     """What is compared bit by bit is compared on the processor; `-m gpu` sees the GPU (tests/gpu)."""
-    if "gpu" not in config.option.markexpr or "CNNLAB_GPU_TESTS" in os.environ:
+    if config.option.markexpr != "gpu" or "CNNLAB_GPU_TESTS" in os.environ:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 

@@ -169,3 +169,20 @@ def test_fused_sgd_needs_a_momentum_to_begin_with_where_the_first_step_overflows
     assert bool(weight.isfinite().all()) is begun
     if begun:
         assert torch.equal(weight.detach(), torch.full((3,), 0.9))
+
+
+def test_batch_norms_with_a_forward_of_their_own_count_as_they_like() -> None:
+    class FirstOnly(nn.BatchNorm1d):
+        firsts = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.firsts += int(self.num_batches_tracked == 0)
+            self.num_batches_tracked += 1
+            return x
+
+    model = nn.Sequential(FirstOnly(2), nn.BatchNorm1d(2))
+    for _ in range(3):
+        with BatchNormCounts(model):
+            model(torch.randn(4, 2))
+    assert model[0].firsts == 1
+    assert [int(norm.num_batches_tracked) for norm in model] == [3, 3]

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch import nn
 
-from cnnlab.transfer import move, pack, prefetch, send
+from cnnlab.transfer import fetch, move, pack, prefetch, send, separate
 
 CPU = torch.device("cpu")
 
@@ -98,3 +99,8 @@ def test_a_parcel_holds_tensors_of_any_type_and_layout() -> None:
     for name, tensor in tensors.items():
         assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor)
     assert move(tensors["numbers"], CPU) is tensors["numbers"]
+
+
+def test_a_state_keeps_the_versions_of_its_layers() -> None:
+    state = nn.BatchNorm1d(2).state_dict()
+    assert separate(fetch({"model": state}))["model"]._metadata == state._metadata

@@ -56,7 +56,7 @@ def constant(values: tuple[float, ...], device: torch.device, times: int = 1) ->
     Nobody may change it.
     """
     with torch.inference_mode(False):  # what is made for a test may be used in training
-        return torch.tensor(values, device=device).repeat(times)
+        return torch.tensor(values, dtype=torch.float32, device=device).repeat(times)
 
 
 _lock = threading.Lock()

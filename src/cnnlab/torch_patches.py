@@ -112,7 +112,7 @@ def begin_momentum(optimizer: torch.optim.Optimizer) -> None:
     """Let fused SGD begin with a momentum of zero, for training in float16.
 
     Else it takes memory as it comes in its first step, and where a gradient overflows there, which ends that step, what
-    was in memory stays its momentum.
+    was in memory stays its momentum. With a dampening, the first gradient is dampened too.
     """
     if isinstance(optimizer, torch.optim.SGD):
         for group in optimizer.param_groups:
@@ -160,12 +160,14 @@ class BatchNormCounts:
     """A context within which the batch norm layers of a model add to their counts of batches all at once, at its end.
 
     `num_batches_tracked` is a tensor, and each layer adds 1 to it: twenty kernels in a forward pass of ResNet-20.
-    Within, a number of Python stands in for it. Layers without a momentum are left alone: they read the count.
+    Within, a number of Python stands in for it. Layers without a momentum, which read the count, and those with a
+    `forward` of their own are left alone.
     """
 
     def __init__(self, model: nn.Module) -> None:
         norms = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
-        self.norms = [norm for norm in norms if norm.momentum is not None and norm.num_batches_tracked is not None]
+        torchs = [norm for norm in norms if type(norm).forward is nn.modules.batchnorm._BatchNorm.forward]
+        self.norms = [norm for norm in torchs if norm.momentum is not None and norm.num_batches_tracked is not None]
         self.counts: list[Tensor] = []
 
     def __enter__(self) -> None:
@@ -224,7 +226,7 @@ class _MaximumForPooling(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        to_one_place = function is torch.nn.functional.adaptive_max_pool2d and args[1:] == (1,)
+        to_one_place = function is torch.nn.functional.adaptive_max_pool2d and args[1:2] in ((1,), ((1, 1),), ([1, 1],))
         if to_one_place and not (kwargs or {}).get("return_indices"):
             return args[0].amax((2, 3), keepdim=True)
         return function(*args, **(kwargs or {}))

@@ -6,6 +6,7 @@ that was asked of the accelerator before.
 
 from __future__ import annotations
 
+import copy
 import queue
 import threading
 from collections.abc import Generator, Iterator, Mapping
@@ -48,6 +49,8 @@ def move(tensor: Tensor, device: torch.device) -> Tensor:
     """The same tensor on a device; from the processor to an accelerator without waiting."""
     if device.type == "cpu" or tensor.device.type != "cpu":
         return tensor.to(device)
+    if tensor.is_pinned():
+        return tensor.to(device, non_blocking=True)
     return send(pack({"": tensor}, device), device)[""]
 
 
@@ -137,7 +140,9 @@ def _replaced(value: Any, found: Mapping[int, Tensor]) -> Any:
     if isinstance(value, Tensor):
         return found[id(value)] if id(value) in found else value.detach().clone()
     if isinstance(value, Mapping):
-        return {key: _replaced(inner, found) for key, inner in value.items()}
+        same = copy.copy(value)  # of a state_dict with the versions of its layers
+        same.update((key, _replaced(inner, found)) for key, inner in value.items())  # type: ignore[attr-defined]
+        return same
     if isinstance(value, list | tuple):
         return type(value)(_replaced(inner, found) for inner in value)
     return value

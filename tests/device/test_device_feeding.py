@@ -87,7 +87,7 @@ def test_a_batch_takes_few_launches_and_one_copy(words: list[str], most: int, pe
 def test_the_device_shows_the_same_images(augment: str, device: Device) -> None:
     words = [*COLOUR, f"augment={augment}"]
     for here, there in zip(build(*words, device="cpu").train.epoch(3), build(*words).train.epoch(3), strict=True):
-        assert torch.equal(here.images, there.images.cpu())
+        torch.testing.assert_close(here.images, there.images.cpu(), rtol=0, atol=1e-6)  # rounded once there
         assert torch.equal(here.targets, there.targets.cpu())
 
 
@@ -231,7 +231,7 @@ def test_training_goes_on_while_a_state_is_written(
         assert torch.equal(saved["model"][name], value)
 
 
-def test_what_kept_a_state_from_being_written_is_one_line_at_the_next_save(
+def test_where_a_state_could_not_be_written_the_next_one_is_written_at_once(
     device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = trainer_of(tmp_path, "optimizer=sgd")
@@ -242,15 +242,14 @@ def test_what_kept_a_state_from_being_written_is_one_line_at_the_next_save(
 
     monkeypatch.setattr(states, "write_whole", full)
     trainer.save()
-    for thread in threading.enumerate():
-        if thread.name == "save":
-            thread.join()
-    monkeypatch.setattr(states, "write_whole", write)
     with pytest.raises(RunError, match="no space left"):
         trainer.save()
-    trainer.save()  # and once there is room, all is well
-    trainer.writer.wait()
+    trainer.save()
+    trainer.writer._thread.join()  # type: ignore[union-attr]
+    monkeypatch.setattr(states, "write_whole", write)
+    trainer.save()  # there is room again
     assert load_state(tmp_path / "last" / "state.pt")["counters"]["step"] == 0
+    trainer.writer.wait()
 
 
 def test_a_run_whose_last_state_cannot_be_written_ends_with_that_line(

@@ -21,7 +21,7 @@ from cnnlab.models.registry import model_arguments
 from cnnlab.runs.folder import RunFolder
 from cnnlab.torch_patches import restore_convolutions
 from cnnlab.training.build import build_model
-from cnnlab.training.muon import orthogonalise
+from cnnlab.training.muon import PaddedBatches
 from cnnlab.training.precision import Precision, prepare_process
 from cnnlab.training.trainer import Trainer
 from small_sets import write_pets
@@ -239,7 +239,12 @@ def test_the_matrices_of_muon_are_orthogonal_there_too(device: torch.device) -> 
         torch.randn(rows, columns, generator=draw) for rows, columns in [(16, 27), (64, 576), (64, 64), (96, 8)]
     ]
     torch.set_float32_matmul_precision("high")  # as a run sets it
-    for matrix, found in zip(matrices, orthogonalise([m.to(device) for m in matrices]), strict=True):
+    batches = PaddedBatches([(len(m), m.shape[1]) for m in matrices], device)
+    results = batches.orthogonalise(
+        [m.to(device).reshape(-1) for m in matrices], 5, batches.take(torch.ones(len(matrices), device=device))
+    )
+    for matrix, result in zip(matrices, results, strict=True):
+        found = result.view(matrix.shape)
         values = torch.linalg.svdvals(found.cpu().double())
         assert values.max() < 1.3
         left, _, right = torch.linalg.svd(matrix.double(), full_matrices=False)

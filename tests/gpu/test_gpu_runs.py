@@ -20,6 +20,7 @@ from cnnlab.device import exact_float32
 from cnnlab.errors import Interrupted, OutOfMemory
 from cnnlab.experiment import Run, resume_experiment, run_experiment
 from cnnlab.runs.folder import RunFolder
+from cnnlab.training import graph
 from cnnlab.training import trainer as training
 from cnnlab.training.build import build_model
 from cnnlab.training.precision import prepare_process
@@ -170,7 +171,17 @@ def test_too_little_memory_is_one_line_and_the_process_goes_on(
 def test_compiled_training_learns_what_eager_training_does(
     setting: str, device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Over images of two sizes, each of which is compiled."""
+    """Over images of two sizes, each of which is compiled, or recorded as a CUDA graph."""
+    recordings: list[bool] = []
+    if device.type == "cuda" and setting == "auto":
+        monkeypatch.setattr(graph, "LEAST_STEPS", 1)
+        record = graph.StepGraphs._recorded
+
+        def watched(*given: Any) -> bool:
+            recordings.append(record(*given))
+            return recordings[-1]
+
+        monkeypatch.setattr(graph.StepGraphs, "_recorded", watched)
     if setting == "true" and device.type == "pretend":
         pytest.skip("a compiled graph cannot run on the pretended device")
     words = ["model=vgg", "model.width=8", "trainer.precision=fp32", "augment=standard", "trainer.epochs=2"]
@@ -182,3 +193,5 @@ def test_compiled_training_learns_what_eager_training_does(
             for name in ("false", setting)
         ]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
+    if device.type == "cuda" and setting == "auto":
+        assert recordings and all(recordings)

@@ -415,7 +415,7 @@ def test_an_average_moves_a_shared_weight_once() -> None:
     before = average.model.first.weight.clone()  # type: ignore[union-attr, operator]
     with torch.no_grad():
         model.first.weight.add_(1.0)
-    average.update(1000)
+    average.move(average.share(1000))
     after: Any = average.model.first.weight  # type: ignore[union-attr]
     torch.testing.assert_close(after - before, torch.full_like(after, 0.1))
 

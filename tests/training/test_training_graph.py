@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -207,7 +207,11 @@ def test_a_failed_capture_is_said_once_and_training_goes_on(
     assert "cannot be a CUDA graph here (CUDA error: operation not permitted when stream is capturing)" in notes[0].text
 
 
-def test_steps_that_draw_random_numbers_are_not_recorded(tapes: Recorder, tmp_path: Path) -> None:
+def test_steps_that_draw_random_numbers_are_not_recorded(
+    tapes: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though nothing in the kinds of layers told of it."""
+    monkeypatch.setattr(trainer, "can_be_graphed", lambda *_: True)
     run = train(new_trainer(tmp_path / "run", "model=mlp", "model.hidden=[8]", "model.dropout=0.5", "optimizer=adamw"))
     assert run.graphs is not None
     assert run.graphs.gave_up
@@ -223,12 +227,31 @@ def test_steps_that_draw_random_numbers_are_not_recorded(tapes: Recorder, tmp_pa
         (["trainer.loss=focal"], True),
         (["init.freeze=1", "init.unfreeze_epoch=1"], False),
         (["adapt.method=dann", "adapt.data=digits"], False),
+        (["model=mlp", "model.hidden=[8]", "model.dropout=0.5"], False),
     ],
 )
 def test_what_can_be_a_graph(words: list[str], can: bool, tmp_path: Path) -> None:
-    run = new_trainer(tmp_path / "run", "model=lenet", *words)
+    run = new_trainer(tmp_path / "run", *(words if words[0] == "model=mlp" else ["model=lenet", *words]))
     assert can_be_graphed(run.config, run.model, run.optimizer, run.precision) is can
     assert run.graphs is None  # on a processor
+
+
+def test_layers_and_hooks_of_the_users_own_are_not_recorded(tmp_path: Path) -> None:
+    class Own(nn.ReLU):
+        """May compute anything in Python."""
+
+    run = new_trainer(tmp_path / "run", "model=lenet", "optimizer=muon")
+    about = run.optimizer, run.precision
+    assert can_be_graphed(run.config, nn.Sequential(run.model, nn.ReLU()), *about)
+    assert not can_be_graphed(run.config, nn.Sequential(run.model, Own()), *about)
+    run.model.register_forward_hook(lambda *_: None)
+    assert not can_be_graphed(run.config, run.model, *about)
+    own_loss = dataclasses.replace(run.config.trainer, loss="own")
+    assert not can_be_graphed(dataclasses.replace(run.config, trainer=own_loss), nn.ReLU(), *about)
+    own_task = dataclasses.replace(run.config, task="module:Class")
+    assert not can_be_graphed(own_task, nn.ReLU(), *about)
+    half = dataclasses.replace(run.precision, name="fp16")
+    assert not can_be_graphed(run.config, nn.ReLU(), run.optimizer, half)
 
 
 def test_graphs_are_for_long_runs_on_cuda_where_compile_is_auto(tmp_path: Path) -> None:

@@ -400,6 +400,12 @@ def test_a_listener_hears_every_epoch_and_is_closed_once(tmp_path: Path) -> None
 # ---- a loss that is no number
 
 
+def test_a_batch_may_be_one_image(tmp_path: Path) -> None:
+    words = ["data=digits", "data.limit=12", "trainer.batch_size=1", "trainer.epochs=1", "logger=none", "model=mlp"]
+    run = run_experiment(compose([*words, f"run.dir={tmp_path / 'run'}"]), test=False)
+    assert run.history[0]["step"] == 12
+
+
 def test_a_stop_while_the_last_epoch_is_validated_leaves_the_test_for_later(tmp_path: Path) -> None:
     """Nothing is left to train, and resuming tests what was trained."""
     config = compose(["data=digits", "data.limit=40", "trainer.batch_size=20", "trainer.epochs=1", "logger=none"])

@@ -34,7 +34,7 @@ def test_the_average_is_that_of_a_slow_loop_over_numbers() -> None:
         model(torch.randn(5, 3))  # moves the running statistics and the counter of batches
         for parameter in model.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)
-        average.update(step)
+        average.move(average.share(step))
         decay = min(0.9, (1 + step) / (10 + step))
         for key, value in model.state_dict().items():
             slow[key] = (
@@ -52,7 +52,7 @@ def test_the_average_starts_as_the_model_and_leaves_it_alone() -> None:
     before = model.weight.detach().clone()
     average = WeightAverage(model, 0.999)
     assert torch.equal(average.model.weight, before)
-    average.update(1)
+    average.move(average.share(1))
     assert torch.equal(model.weight, before)
     assert not any(parameter.requires_grad for parameter in average.model.parameters())
     assert not average.model.training
@@ -63,7 +63,7 @@ def test_the_average_still_follows_after_its_state_is_loaded() -> None:
     average = WeightAverage(model, 0.5)
     average.model.load_state_dict({"weight": torch.tensor([[4.0]])})
     model.weight.data.fill_(0)
-    average.update(1000)
+    average.move(average.share(1000))
     assert average.model.weight.item() == 2
 
 

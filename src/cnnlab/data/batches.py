@@ -173,6 +173,8 @@ class BatchLoader(Loader):
         if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] not in (1, 3):
             what = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else f"a {type(images).__name__}"
             raise DataError(f"images must be a tensor (B, 1 or 3, H, W), got {what}; check the Dataset or collate_fn.")
+        if not len(images):
+            raise DataError("a batch has no image; check the collate_fn, or set drop_last=False.")
         images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
         rows = isinstance(labels, Tensor) and labels.ndim == 2 and len(labels) == len(images)
         if self.multi_label is not None and rows != self.multi_label:

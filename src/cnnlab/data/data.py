@@ -123,7 +123,7 @@ class Data:
             one_hot = batch.targets if self.multi_label else F.one_hot(batch.targets, self.num_classes)
             rows = [row.nonzero()[:, 0].tolist() for row in one_hot]
             return [", ".join(self.classes[label] for label in row) or "–" for row in rows]
-        numbers = self.split.train[batch.members.cpu()].tolist()
+        numbers = self.split.train[batch.members.numpy()].tolist()  # a tensor of one would be a number
         return [", ".join(self.images.class_names_of(number)) or "–" for number in numbers]
 
     def loader(self, part: str) -> Loader:

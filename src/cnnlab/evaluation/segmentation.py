@@ -46,7 +46,10 @@ class SplitMetrics(PixelMetrics):
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
         super().update(logits, targets)
-        self._highest.append(logits.amax(1).abs().amax((1, 2)))
+        highest = logits.amax(1).abs().amax((1, 2))
+        if highest.device.type == "cpu":
+            check_answers(highest[:, None])
+        self._highest.append(highest)  # of an accelerator they are looked at once, in the end
         self._boundaries.append(boundary_f1(logits.argmax(1), targets, self.num_classes))
 
     @property

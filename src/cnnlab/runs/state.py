@@ -31,7 +31,7 @@ class StateWriter:
     """Writes training states; those of an accelerator in a thread, while training goes on.
 
     The state is the one of the moment of `write`, and the file is the whole new one or stays the old one. What kept the
-    thread from writing is raised by the next `write` or `wait`. Leaving a `with` block waits.
+    thread from writing is raised by `wait`, unless a later state could be written. Leaving a `with` block waits.
     """
 
     def __init__(self) -> None:
@@ -39,22 +39,32 @@ class StateWriter:
         self._error: BaseException | None = None
 
     def write(self, path: Path, state: dict[str, Any], device: torch.device) -> None:
-        """Raises RunError: no room, or no permission, now or for the state before."""
-        self.wait()
+        """Where the state before could not be written, this one is written at once.
+
+        Raises RunError: no room, or no permission.
+        """
+        before = self._ended()
         if device.type == "cpu":
             save_state(path, state)
+            return
+        if before is not None:
+            save_state(path, separate(fetch(state)))
             return
         self._thread = threading.Thread(target=self._save, args=(path, fetch(state)), name="save")
         self._thread.start()
 
     def wait(self) -> None:
         """Return when everything is written. Raises RunError: no room, or no permission."""
+        if (error := self._ended()) is not None:
+            raise error
+
+    def _ended(self) -> BaseException | None:
+        """What kept the thread from writing, after it has ended."""
         if self._thread is not None:
             self._thread.join()
         self._thread = None
         error, self._error = self._error, None
-        if error is not None:
-            raise error
+        return error
 
     def _save(self, path: Path, fetched: dict[str, Any]) -> None:
         try:

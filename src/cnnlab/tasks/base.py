@@ -55,7 +55,7 @@ def mean_loss(total: Tensor, weight: Tensor | int) -> Loss:
         total: scalar; weight: scalar, or the number of images, at least 1, where each weighs as much.
     """
     if isinstance(weight, int):
-        return Loss((total, constant((float(weight),), total.device)[0]), lambda sums: sums[0] / sums[1])
+        return Loss((total, constant((float(max(1, weight)),), total.device)[0]), lambda sums: sums[0] / sums[1])
     return Loss((total, weight), lambda sums: sums[0] / sums[1].clamp_min(1e-12))  # all of a batch may weigh 0
 
 

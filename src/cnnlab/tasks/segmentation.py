@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cnnlab.config import Config, TrainerConfig
 from cnnlab.data.data import Data
-from cnnlab.device import exact_float32, sum_type
+from cnnlab.device import sum_type
 from cnnlab.errors import ConfigError
 from cnnlab.tasks.base import Loss, Metric, Processes, given_weights
 from cnnlab.tasks.losses import LossFunction
@@ -164,13 +164,13 @@ def confusion(answers: Tensor, masks: Tensor, num_classes: int) -> Tensor:
     Args:
         answers, masks: (B, H, W) int64.
     """
-    if masks.device.type != "cpu":  # counting by bins would wait for the device; float32 counts 16 million pixels
-        truth, guess = (F.one_hot(part.flatten(1), num_classes).float() for part in (masks, answers))
-        with exact_float32():
-            return (truth.transpose(1, 2) @ guess).long()
-    image = torch.arange(len(masks))[:, None, None]
-    cells = (image * num_classes + masks) * num_classes + answers
-    return torch.bincount(cells.flatten(), minlength=len(masks) * num_classes**2).view(-1, num_classes, num_classes)
+    image = torch.arange(len(masks), device=masks.device)[:, None, None]
+    cells = ((image * num_classes + masks) * num_classes + answers).flatten()
+    if masks.device.type == "cpu":
+        counts = torch.bincount(cells, minlength=len(masks) * num_classes**2)
+    else:  # counting by bins would wait for the device
+        counts = cells.new_zeros(len(masks) * num_classes**2).scatter_add_(0, cells, torch.ones_like(cells))
+    return counts.view(-1, num_classes, num_classes)
 
 
 def iou(matrix: Tensor) -> Tensor:

@@ -38,10 +38,6 @@ class WeightAverage:
                 their_originals.append(other)
         return ours, theirs, our_copies, their_originals
 
-    def update(self, step: int) -> None:
-        """Move towards the model as it stands after `step` steps."""
-        self.move(self.share(step))
-
     def share(self, step: int) -> float:
         """How far it moves after `step` steps, from 0 to 1."""
         return 1 - min(self.decay, (1 + step) / (10 + step))

@@ -212,7 +212,7 @@ def _cause_of_chance(text: str, history: Sequence[Row], setup: Setup) -> Hint:
         if wrong:
             return Hint("chance", f"{text}: {why}.", fix)
     if steps < FEW_STEPS:
-        return _more_steps("chance", f"{text}: it has taken only {steps} steps.", setup)
+        return _more_steps("chance", f"{text}: it has taken only {_steps(steps)}.", setup)
     uneven = max(setup.counts) / sum(setup.counts) > 1.5 / len(setup.counts)
     if uneven and config.trainer.class_weights is None and not config.trainer.balanced_sampling:
         why = "the classes are far from equally frequent"
@@ -279,12 +279,12 @@ def _apart(history: Sequence[Row], setup: Setup) -> Hint | None:
         )
         if last["val_loss"] > 2 * uniform:
             text = (
-                f"{seen}, at a loss of {last['val_loss']:.3g}: after {last['step']} steps the statistics of batch norm,"
-                " or the average of the weights, lag behind the weights."
+                f"{seen}, at a loss of {last['val_loss']:.3g}: after {_steps(last['step'])} the statistics of batch"
+                " norm, or the average of the weights, lag behind the weights."
             )
             return _more_steps("diverged", text, setup)
         if last["step"] < FEW_STEPS:
-            return _more_steps("few_steps", f"{seen}: it has taken only {last['step']} steps.", setup)
+            return _more_steps("few_steps", f"{seen}: it has taken only {_steps(last['step'])}.", setup)
         text = f"{seen}: the two splits differ, or the network memorizes the training images."
         return Hint("diverged", text, f"more images, and check both splits{_look(config, '--check')}")
     if gap <= max(APART, 1.96 * error):
@@ -306,7 +306,7 @@ def _too_short(history: Sequence[Row], setup: Setup) -> Hint | None:
     """The training ended before it had learned what it could."""
     last = history[-1]
     if last["step"] < FEW_STEPS and last["train_accuracy"] < 0.9:
-        return _more_steps("few_steps", f"The run took only {last['step']} steps in all.", setup)
+        return _more_steps("few_steps", f"The run took only {_steps(last['step'])} in all.", setup)
     late = [row for row in history if row["epoch"] > 0.8 * len(history)]
     falls = len(late) > 1 and late[-1]["train_loss"] < 0.95 * late[0]["train_loss"]
     mixed = setup.config.augment.mixup or setup.config.augment.cutmix or setup.config.trainer.label_smoothing
@@ -314,6 +314,10 @@ def _too_short(history: Sequence[Row], setup: Setup) -> Hint | None:
         text = f"Underfitting: the training loss was still falling at the end ({last['train_loss']:.2f})."
         return Hint("underfit", text, f"trainer.epochs={2 * setup.config.trainer.epochs}, or a wider network")
     return None
+
+
+def _steps(count: int) -> str:
+    return f"{count} step{'s' if count != 1 else ''}"
 
 
 def _more_steps(kind: str, text: str, setup: Setup) -> Hint:

@@ -29,7 +29,7 @@ EAGER_STEPS = 3  # of each size before it is recorded: cuDNN chooses its kernels
 LEAST_STEPS = 200  # of a run that is worth the seconds that recording takes
 RATE_IN_A_TENSOR = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)  # whose fused steps take one
 LOSSES = ("cross_entropy", "focal", "mse")
-OURS = ("cnnlab.", "torchvision.")
+OURS = ("cnnlab.", "torchvision.", "torch.nn.")
 
 Replay = Callable[[], Any]
 
@@ -46,15 +46,22 @@ def pays_as_graph(settings: TrainerConfig, device: torch.device, steps: int) -> 
 def can_be_graphed(config: Config, model: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision) -> bool:
     """Whether every step does the same on the device, and nothing in it is done by the processor.
 
-    Models, losses and tasks of the user's own may compute in Python; float16's scaler looks at each gradient; frozen
-    stages thaw in the midst of a run; and not every optimizer takes its rate from a tensor.
+    Layers, losses and tasks of the user's own may compute in Python, and so may hooks; dropout draws numbers; float16's
+    scaler looks at each gradient; frozen stages thaw in the midst of a run; and not every optimizer takes its rate from
+    a tensor.
     """
     fused = isinstance(optimizer, Muon) or (
         type(optimizer) in RATE_IN_A_TENSOR and all(group["fused"] for group in optimizer.param_groups)
     )
-    own = not type(model).__module__.startswith(OURS) or config.trainer.loss not in LOSSES or ":" in str(config.task)
+    own = config.trainer.loss not in LOSSES or ":" in str(config.task) or not all(map(_is_recordable, model.modules()))
     fixed = config.adapt.method == "none" and config.init.unfreeze_epoch is None and precision.name != "fp16"
     return fused and fixed and not own
+
+
+def _is_recordable(layer: nn.Module) -> bool:
+    draws = isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0
+    hooked = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+    return type(layer).__module__.startswith(OURS) and not draws and not hooked
 
 
 class StepScalars:
@@ -138,7 +145,7 @@ class StepGraphs:
             self.step(batches, with_norm, keep_gradients)
 
     def forget(self) -> None:
-        """After tensors were exchanged that the recordings know."""
+        """After tensors were exchanged that the recordings know, or to give back their memory."""
         self.recordings.clear()
         self.seen.clear()
 

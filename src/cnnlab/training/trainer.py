@@ -20,6 +20,7 @@ from cnnlab.errors import ModelError, NonFiniteLoss, OutOfMemory, RunError
 from cnnlab.finite import infinite_buffers, non_finite
 from cnnlab.models.registry import model_spec
 from cnnlab.models.transfer import frozen_stages
+from cnnlab.runs.copies import is_copy
 from cnnlab.runs.folder import RunFolder, read_environment
 from cnnlab.runs.state import StateWriter, differs
 from cnnlab.runs.weights import save_weights
@@ -333,33 +334,52 @@ class Trainer:
         if not self.data.val.count:
             return {"val_loss": None, "val_accuracy": None}
         loader = self.data.evaluation_loader("val")
-        try:
-            metrics = measure(self.best_model, loader, self.task.metrics(), self.group.shard)
-        except (MemoryError, RuntimeError) as error:
-            if not ran_out_of_memory(error):
-                raise
+        metrics = self._measured(loader)
+        if metrics is None and self._forget_graphs():  # their memory may be what is missing
+            metrics = self._measured(loader)
+        if metrics is None:
             count = loader.batch_size
             raise OutOfMemory(
                 f"there is not enough memory to validate {count} images at once; take a smaller model or smaller"
                 " images."
-            ) from None
+            )
         if self.group.size > 1:
             metrics.merge(self.group)
         return {f"val_{name}": value for name, value in metrics.compute().items()}
 
     # ---- details
 
+    def _measured(self, loader: Any) -> Any:
+        """Metrics of the best model over a loader; None where memory runs out."""
+        try:
+            return measure(self.best_model, loader, self.task.metrics(), self.group.shard)
+        except (MemoryError, RuntimeError) as error:
+            if not ran_out_of_memory(error):
+                raise
+            return None
+
+    def _forget_graphs(self) -> bool:
+        """Give back the memory of recorded steps; whether there were any."""
+        if self.graphs is None or not self.graphs.recordings:
+            return False
+        self.graphs.forget()
+        give_back_freed_memory()
+        return True
+
     def _is_compiled(self) -> bool:
         images = self.total_steps * self.accumulate * self.data.train.batch_size
         shape = (self.data.in_channels, *self.data.image_size)
         alone = self.group.size == 1 and self.adversary is None
-        return alone and choose_compile(self.settings.compile, self.device, self.model, shape, images)
+        compiles = choose_compile(self.settings.compile, self.device, self.model, shape, images)
+        return alone and compiles and not self._is_recorded()
+
+    def _is_recorded(self) -> bool:
+        """Whether steps run as CUDA graphs: where they can and that pays, instead of a compiled model."""
+        pays = self.group.size == 1 and pays_as_graph(self.settings, self.device, self.total_steps)
+        return pays and can_be_graphed(self.config, self.model, self.optimizer, self.precision)
 
     def _graphs(self) -> StepGraphs | None:
-        """What runs the steps as CUDA graphs, where they can be and that pays."""
-        if self.group.size > 1 or not can_be_graphed(self.config, self.model, self.optimizer, self.precision):
-            return None
-        if not pays_as_graph(self.settings, self.device, self.total_steps):
+        if not self._is_recorded():
             return None
         scalars = StepScalars(self.optimizer, self.device)
 
@@ -448,6 +468,7 @@ class Trainer:
         if images is None:
             raise OutOfMemory(f"there is not enough memory for the images of a batch; {fix}.") from None
         size = len(images) // 2
+        self._forget_graphs()
         while size:
             self.optimizer.zero_grad()
             give_back_freed_memory()
@@ -485,7 +506,7 @@ class Trainer:
     def describe(self) -> str:
         words = [str(self.device), self.precision.name]
         words += ["channels_last"] if self.settings.channels_last else []
-        words += ["CUDA graphs"] if self.graphs is not None else []
+        words += ["CUDA graphs"] if self.graphs is not None and not self.graphs.gave_up else []
         words += ["compiled (the first step takes up to a minute)"] if self.compiled else []
         threads = torch.get_num_threads()
         words += [f"{threads} thread{'s' if threads > 1 else ''}"] if self.device.type == "cpu" else []
@@ -520,12 +541,14 @@ class Trainer:
 
         Raises:
             NonFiniteLoss: something in it is no number; the old one stays.
-            RunError: this state, or the one before, cannot be written.
+            RunError: it cannot be written.
         """
         state = self._state()
         self._check_finite(state)
         if self.group.first:
             self.writer.write(self.folder.state, state, self.device)
+            if is_copy(self.folder.path):
+                self.writer.wait()  # what goes up to a bucket belongs together
         self.last_save = time.monotonic()
 
     def _state(self) -> dict[str, Any]:
@@ -575,5 +598,5 @@ class Trainer:
         self.state = TrainingState.from_dict(state | {key: of_like[key] for key in ("norms", "lost")}, self.device)
         if self.graphs is not None:
             self.graphs.forget()  # what they know by its address is another now
-        if self.group.first:
-            self.folder.write_history(self.state.history)  # a kill between the two files can have cost it a line
+        if self.group.first:  # a kill between the two files can have left one a line ahead of the other
+            self.folder.write_history(self.state.history)
