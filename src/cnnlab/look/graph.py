@@ -217,12 +217,11 @@ class _Reader:
         op = schema.name.partition("::")[2] if schema is not None else full
         if op.startswith("_assert"):
             return
-        bound = {}
+        bound: dict[str, Any] = {}
         for place, argument in enumerate(schema.arguments if schema is not None else ()):
             default = argument.default_value if argument.has_default_value() else None
-            bound[argument.name] = (
-                node.args[place] if place < len(node.args) else node.kwargs.get(argument.name, default)
-            )
+            given_by_name = node.kwargs.get(argument.name, default)
+            bound[argument.name] = node.args[place] if place < len(node.args) else given_by_name
         in_place = op.endswith("_") and not op.startswith("_")
         found = self.translate(op.removesuffix("_") if in_place else op, bound, node)
         if found is None:
@@ -317,10 +316,10 @@ class _Reader:
         other = a.get("other", a.get("exponent"))
         if a.get("rounding_mode") is not None or not isinstance(a["self"], fx.Node):
             return None
-        attributes = {"alpha": float(a["alpha"])} if a.get("alpha", 1) != 1 else {}
+        attributes: dict[str, Any] = {"alpha": float(a["alpha"])} if a.get("alpha", 1) != 1 else {}
         if isinstance(other, fx.Node):
             return self.emit(op, [self.number(a["self"]), self.number(other)], node, **attributes)
-        return self.emit(op, [self.number(a["self"])], node, scalar=float(other), **attributes)
+        return self.emit(op, [self.number(a["self"])], node, scalar=float(other or 0), **attributes)
 
     def convolution(self, op: str, a: dict[str, Any], node: fx.Node) -> int:
         weight = self.tensor(a["weight"], op)
@@ -335,7 +334,8 @@ class _Reader:
             after = [side - half for side, half in zip(whole, before, strict=True)]
         else:
             before = after = _pair(padding)
-        more = {"output_padding": _pair(a["output_padding"])} if op == "conv_transpose2d" else {"after": after}
+        transposed = op == "conv_transpose2d"
+        more: dict[str, Any] = {"output_padding": _pair(a["output_padding"])} if transposed else {"after": after}
         return self.emit(
             op,
             [self.number(a["input"])],
@@ -360,7 +360,11 @@ class _Reader:
 
     def pool(self, op: str, a: dict[str, Any], node: fx.Node) -> int | None:
         kernel = _pair(a["kernel_size"])
-        attributes = {"kernel": kernel, "stride": _pair(a["stride"] or kernel), "padding": _pair(a["padding"])}
+        attributes: dict[str, Any] = {
+            "kernel": kernel,
+            "stride": _pair(a["stride"] or kernel),
+            "padding": _pair(a["padding"]),
+        }
         if op == "max_pool2d":
             attributes["dilation"] = _pair(a["dilation"])
         elif a["divisor_override"] is not None:
