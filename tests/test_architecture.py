@@ -201,6 +201,7 @@ OPENS = {  # commands, and public functions by module, that open an address at t
     "cnnlab.experiment": {"Session._begin", "Session.told", "_resume", "resume_experiment", "run_experiment"},
     "cnnlab.explain.images": {"explain_images", "localize_images"},
     "cnnlab.fitting": {"fit"},
+    "cnnlab.look.page": {"write_look"},
     "cnnlab.processes": {"resume_together", "train_together"},
     "cnnlab.runs.weights": {"load_run"},
     "cnnlab.study.rate_range": {"find_learning_rate"},

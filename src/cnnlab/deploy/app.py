@@ -21,9 +21,10 @@ from cnnlab import __version__
 from cnnlab.deploy.batching import LARGEST, WAITING, MicroBatcher, QueueFull
 from cnnlab.deploy.guard import Guard, refusal
 from cnnlab.deploy.metrics import Metrics
-from cnnlab.deploy.service import Service, png
+from cnnlab.deploy.service import Service
 from cnnlab.deploy.uploads import FIELD, Refused, Uploads
 from cnnlab.errors import CnnlabError
+from cnnlab.evaluation.samples import png
 
 FILES = {
     "/": ("index.html", "text/html"),

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
-import dataclasses
-import io
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +13,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cnnlab.data.build import build_data
 from cnnlab.data.decode import kept_box
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.deploy.predictor import Predictor
-from cnnlab.errors import CnnlabError, ModelError
+from cnnlab.errors import ModelError
+from cnnlab.evaluation.samples import SampleImage, png, samples_of
 from cnnlab.explain import Localizer, activation_maps
 from cnnlab.explain.cam import method_of
 from cnnlab.explain.images import class_number, find_objects
@@ -29,24 +26,14 @@ from cnnlab.finite import check_answers
 from cnnlab.models.folding import fold_batch_norm
 from cnnlab.models.summary import summarise
 from cnnlab.models.table import facts
-from cnnlab.runs.folder import RunFolder, open_folder, read_config
+from cnnlab.runs.folder import open_folder
 from cnnlab.runs.weights import load_model
 from cnnlab.tasks.decision import SINGLE_LABEL, DecisionRule
 
 MAX_BYTES = 10_000_000  # of an upload
 MAX_PIXELS = 50_000_000  # what a telephone takes; 200 MB while it is decoded
-SAMPLES = 24
-SHOWN = 1024  # pixels of the longer side of an image that is sent
 OVERLAY = 448  # pixels of the longer side of a map that is sent
 LOCALIZED = 1_000_000  # pixels of an image that objects are looked for on, at the most
-
-
-@dataclass(frozen=True)
-class SampleImage:
-    """One image of the test split: a PNG file and its true class."""
-
-    content: bytes
-    label: str
 
 
 class Service:
@@ -182,23 +169,6 @@ def _method(model: nn.Module) -> str | None:
         return None
 
 
-def samples_of(folder: RunFolder, card: dict[str, Any]) -> list[SampleImage]:
-    """Images of the run's test split, of all classes in turn; none where the set is not on this machine."""
-    config = read_config(folder)
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, download=False))
-    try:
-        data = build_data(config, torch.device("cpu"), preprocess=Preprocess.from_dict(card["preprocess"]))
-        members, labels = data.split.test, data.images.labels
-        order = members[np.argsort(labels[members], kind="stable")]
-        chosen = order[np.linspace(0, len(order) - 1, min(SAMPLES, len(order))).astype(int)]
-        return [
-            SampleImage(png(data.images.load_image(int(i))), ", ".join(data.images.class_names_of(int(i))))
-            for i in chosen
-        ]
-    except CnnlabError:
-        return []
-
-
 def coloured(heat: np.ndarray[Any, Any]) -> Image.Image:
     """(h, w) map in [0, 1] → RGBA image, see-through where the map is 0."""
     from matplotlib import colormaps
@@ -209,14 +179,6 @@ def coloured(heat: np.ndarray[Any, Any]) -> Image.Image:
     pixels = colormaps["inferno"](grown)
     pixels[..., 3] = np.sqrt(grown)
     return Image.fromarray(np.rint(255 * pixels).astype(np.uint8))
-
-
-def png(image: Image.Image) -> bytes:
-    """A PNG file of an image, which is shrunk to SHOWN pixels on its longer side: a copy could take 200 MB."""
-    image.thumbnail((SHOWN, SHOWN))
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return stream.getvalue()
 
 
 def data_uri(image: Image.Image) -> str:
