@@ -12,23 +12,20 @@ from cnnlab.models.registry import create_model
 
 CLASSES = 5
 SMALL: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {  # name: arguments, shape of an image
-    "alexnet": ({"width": 4, "hidden": [8], "image_size": 64}, (3, 64, 64)),
+    "alexnet": ({"width": 2, "hidden": [8], "image_size": 64}, (3, 64, 64)),
     "convnet": ({"width": 4, "image_size": 32, "blur_pool": True}, (3, 32, 32)),
     "lenet": ({"image_size": 28, "in_channels": 1}, (1, 28, 28)),
     "mlp": ({"hidden": [9, 7], "image_size": 8, "in_channels": 1}, (1, 8, 8)),
-    "pretrained": ({"architecture": "squeezenet1_1", "weights": None}, (3, 33, 33)),
+    "pretrained": ({"architecture": "squeezenet1_1", "weights": None}, (3, 24, 24)),
     "resnet": ({"depth": 8, "width": 4}, (3, 16, 16)),
     "resnet18": ({"width": 4, "image_size": 32}, (3, 32, 32)),
-    "resnet34": ({"width": 2, "image_size": 32}, (3, 32, 32)),
     "resnet50": ({"width": 2, "image_size": 32}, (3, 32, 32)),
     "speednet": ({"widths": [4, 8, 8]}, (3, 32, 32)),
     "unet": ({"depth": 2, "width": 4, "upsample": "bilinear"}, (3, 15, 18)),
     "vgg": ({"width": 4, "image_size": 16, "activation": "gelu"}, (3, 16, 16)),
     "vgg11": ({"width": 2, "hidden": [8, 8], "image_size": 32}, (3, 32, 32)),
-    "vgg13": ({"width": 2, "hidden": [8], "image_size": 32, "batch_norm": True}, (3, 32, 32)),
-    "vgg16": ({"width": 2, "hidden": [], "image_size": 32}, (3, 32, 32)),
-    "vgg19": ({"width": 2, "hidden": [8], "image_size": 32}, (3, 32, 32)),
 }
+SAME_LAYERS = {"resnet34": "resnet18", "vgg13": "vgg11", "vgg16": "vgg11", "vgg19": "vgg11"}  # only more of them
 
 
 class Own(nn.Module):

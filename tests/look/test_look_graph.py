@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_models import SMALL, build
+from small_models import SAME_LAYERS, SMALL
 from torch import Tensor, nn
 
 from cnnlab.errors import ModelError
@@ -20,27 +21,15 @@ from cnnlab.look.graph import Graph, export_graph
 from cnnlab.models.registry import MODELS, list_models
 
 
-@pytest.fixture(scope="module")
-def exported() -> dict[str, tuple[Graph, Tensor]]:
-    """Every small model as a graph that answers as it does, and an image."""
-    found = {}
-    for name in [*SMALL, "own"]:
-        model, images = build(name)
-        graph = export_graph(model, images[:1])
-        check_graph(graph, model, images)
-        found[name] = graph, images[:1]
-    return found
-
-
 def test_every_model_of_the_list_has_a_small_setting() -> None:
-    assert set(SMALL) == {name for name in list_models() if MODELS[name].__module__.startswith("cnnlab.")}
+    assert {*SMALL, *SAME_LAYERS} == {name for name in list_models() if MODELS[name].__module__.startswith("cnnlab.")}
 
 
-def test_names_are_unique_and_batch_norm_stays_a_layer(exported: dict[str, tuple[Graph, Tensor]]) -> None:
-    for graph, _ in exported.values():
+def test_names_are_unique_and_batch_norm_stays_a_layer(exported: dict[str, tuple[nn.Module, Graph, Tensor]]) -> None:
+    for _, graph, _ in exported.values():
         names = [node.name for node in graph.nodes]
         assert len(set(names)) == len(names)
-    nodes = {node.name: node for node in exported["resnet"][0].nodes}
+    nodes = {node.name: node for node in exported["resnet"][1].nodes}
     assert nodes["stem.1"].op == "batch_norm"
     assert nodes["stage2.0.add"].op == "add"
     assert len(nodes["stage2.0.add"].inputs) == 2
@@ -50,11 +39,12 @@ def test_names_are_unique_and_batch_norm_stays_a_layer(exported: dict[str, tuple
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="no node on this machine")
 def test_the_interpreter_of_the_page_gives_the_numbers_of_pytorch(
-    exported: dict[str, tuple[Graph, Tensor]], tmp_path: Path
+    exported: dict[str, tuple[nn.Module, Graph, Tensor]], tmp_path: Path
 ) -> None:
-    for name, (graph, image) in exported.items():
+    for name, (_, graph, images) in exported.items():
+        image = images[:1]
         half = name == "lenet"
-        graph.half = {number for number, tensor in enumerate(graph.tensors) if half and tensor.dim() > 1}
+        graph = dataclasses.replace(graph, half={i for i, t in enumerate(graph.tensors) if half and t.dim() > 1})
         values = [value.flatten().tolist() for value in node_values(graph, image)]
         content = {
             "graph": graph.to_dict(),

@@ -20,7 +20,7 @@ from cnnlab.evaluation.samples import samples_of
 from cnnlab.files import given_output
 from cnnlab.finite import check_answers
 from cnnlab.look.compute import check_graph, choose_precision
-from cnnlab.look.graph import export_graph
+from cnnlab.look.graph import Graph, export_graph
 from cnnlab.look.scripts import bundle, read
 from cnnlab.models.base import count_parameters
 from cnnlab.runs.files import write_whole
@@ -80,7 +80,7 @@ def look_page(folder: RunFolder, paths: Sequence[str] = (), trust_code: bool = F
 
 
 def page_of(model: nn.Module, card: dict[str, Any], preprocess: Preprocess, images: Sequence[LookImage]) -> str:
-    """The page of a model in evaluation mode.
+    """The page of a model in evaluation mode. Raises ModelError, see `write_look`.
 
     Args:
         card: model {name, arguments}, classes, task and data, as `load_run` gives it.
@@ -90,6 +90,18 @@ def page_of(model: nn.Module, card: dict[str, Any], preprocess: Preprocess, imag
     graph = export_graph(model, batch[:1])
     check_graph(graph, model, batch[:CHECKED])
     choose_precision(graph, batch[:CHECKED])
+    return render(graph, card, preprocess, images, _logits(model, batch), count_parameters(model))
+
+
+def render(
+    graph: Graph,
+    card: dict[str, Any],
+    preprocess: Preprocess,
+    images: Sequence[LookImage],
+    logits: Tensor,
+    weights: int,
+) -> str:
+    """The page of a graph. logits: (B, numbers of an answer), what PyTorch answers to the images."""
     name, data, bits = card["model"]["name"], card.get("data"), 16 if graph.half else 32
     task = card.get("task") or "classification"
     facts = {
@@ -100,14 +112,14 @@ def page_of(model: nn.Module, card: dict[str, Any], preprocess: Preprocess, imag
         "dark_background": sum(preprocess.mean) / len(preprocess.mean) < 0.5,
         "graph": graph.to_dict(),
         "images": [
-            {"name": image.name, "label": image.label, "pixels": _base64(image.pixels), "logits": logits.tolist()}
-            for image, logits in zip(images, _logits(model, batch), strict=True)
+            {"name": image.name, "label": image.label, "pixels": _base64(image.pixels), "logits": row.tolist()}
+            for image, row in zip(images, logits, strict=True)
         ],
     }
     parts = {
         "title": _text(name),
         "heading": _text(f"{name} trained on {data}" if data else name),
-        "subject": f"{count_parameters(model):,} weights ({bits} bits), {len(graph.nodes) - 1} operations. The network"
+        "subject": f"{weights:,} weights ({bits} bits), {len(graph.nodes) - 1} operations. The network"
         " runs in this page: nothing leaves it.",
         "answers": ANSWERS.get(task, "Answers"),
         "style": read("style.css"),

@@ -60,11 +60,14 @@ const look = {
     this.need();
   },
 
-  point(place) {
+  // What is pointed at, else the number that is open: what it was made from is lit.
+  point(pointed) {
+    detail.pointed(pointed);
+    const place = pointed ?? detail.place;
     overview.light(place);
-    detail.pointed(place);
     const field = place && receptiveField(graph, place.node, boxOf(graph.nodes[place.node].shape, place.map, place.y, place.x));
-    drawImage($("image"), covered(this.image, this.changes, shape), card.preprocess, field);
+    const seen = covered(this.image, this.changes, shape);
+    for (const id of ["image", "mini"]) drawImage($(id), seen, card.preprocess, field);
     $("field").textContent = !place ? "Point at a map: the part of the image that it depends on is lit." : field
       ? `Depends on ${field[2] - field[0]}×${field[3] - field[1]} of ${shape[3]}×${shape[2]} pixels.` : "Depends on no pixel.";
   },
@@ -107,6 +110,7 @@ function show() {
   overview.update();
   detail.update();
   drawAnswers($("answers"), card.classes, look.now, look.before, look.changes.length);
+  $("mini-answer").textContent = $("answers").firstChild.textContent.replace(/\s+/g, " ");
   drawChanges($("changes"), look.changes, graph, (change) => look.setChanges(without(look.changes, change)), () => look.setChanges([]));
   look.point(null);
 }
@@ -121,7 +125,7 @@ const detail = new Detail(look, overview);
 async function check() {
   let off = 0;
   for (let i = 0; i < images.length; i++) {
-    const { logits } = await engine.ask({ type: "apart", image: images[i], wanted: [] });
+    const { logits } = await engine.ask({ type: "apart", image: images[i], key: i, wanted: [] });
     const found = look.answersOf(logits), expected = look.answersOf(card.images[i].logits);
     off = found.reduce((most, p, k) => Math.max(most, Math.abs(p - expected[k])), off);
   }
@@ -174,11 +178,11 @@ window.look = {
   ready,
   classes: card.classes,
   layers: graph.nodes.filter(({ shown }) => shown).map(({ name }) => name),
-  logits: async (i) => Array.from((await engine.ask({ type: "apart", image: images[i], wanted: [] })).logits),
+  logits: async (i) => Array.from((await engine.ask({ type: "apart", image: images[i], key: i, wanted: [] })).logits),
   async activation(layer, i) {
     const node = graph.nodes.findIndex(({ name }) => name === layer);
     if (node < 0) throw new Error(`no layer ${layer}`);
-    return Array.from((await engine.ask({ type: "apart", image: images[i], wanted: [node] })).values[node]);
+    return Array.from((await engine.ask({ type: "apart", image: images[i], key: i, wanted: [node] })).values[node]);
   },
   check: async () => { await ready; return check(); },
 };

@@ -40,6 +40,7 @@ export class Detail {
     const tile = this.place && this.overview.rows.get(this.place.node)?.tiles[this.place.map]?.tile;
     this.place = null;
     this.element.remove();
+    this.look.point(null);
     for (const one of document.querySelectorAll(".tile.chosen")) one.classList.remove("chosen");
     tile?.focus();
   }
@@ -60,7 +61,7 @@ export class Detail {
     if (!value || inputs.some((one) => !one)) return; // on their way
     const isAnswer = place.node === look.graph.output, one = height * width === 1, what = one ? "Number" : "Map";
     const index = (place.map * height + place.y) * width + place.x;
-    this.title.textContent = `${isAnswer && count === look.card.classes.length ? look.card.classes[place.map] : `${what} ${place.map}`} of ${node.name}: ${describe(look.graph, node)} = ${number(value[index])}`;
+    this.title.textContent = `${isAnswer && count === look.card.classes.length ? look.card.classes[place.map] : `${what} ${place.map}`} of ${node.name}: ${describe(look.graph, node)}, ${number(value[index])}${one ? "" : ` in row ${place.y}, column ${place.x}`}`;
     this.mute.textContent = has(look.changes, { kind: "mute", node: place.node, map: place.map }) ? "Unmute" : `Mute this ${what.toLowerCase()}`;
     for (const button of this.steps) button.hidden = one;
     const view = { look, node, place, inputs, value, part: this.part, all: this.all, choose: (part) => { this.part = part; this.update(); },

@@ -15,7 +15,7 @@ export function drawAnswers(place, classes, now, before, changed) {
     const difference = 100 * (now[i] - before[i]);
     const text = !changed || Math.abs(difference) < .05 ? "" : `${difference > 0 ? "+" : "−"}${Math.abs(difference).toFixed(1)}`;
     return make("li", { "data-class": classes[i] },
-      make("span", { class: "fill", style: `transform: scaleX(${now[i].toFixed(4)})` }), make("span", {}, classes[i]),
+      make("span", { class: "fill", style: `transform: scaleX(${now[i].toFixed(4)})` }), make("span", {}, `${classes[i]} `),
       make("span", { class: "share" }, text && make("span", { class: difference > 0 ? "up" : "down" }, text), ` ${(100 * now[i]).toFixed(1)} %`));
   }));
 }

@@ -61,7 +61,7 @@ export function convolutionView(view) {
   return [
     make("p", { class: "lead" }, `Each of the ${each} input ${each === 1 ? "map" : "maps"} has its own ${kh}×${kw} kernel. The kernel slides over the map; the ${each === 1 ? "map" : "maps"} that come of it are added.`),
     make("div", { class: "terms" }, ...rows,
-      each > shown.length ? make("button", { class: "more", onclick: view.showAll }, `${each - shown.length} weaker input maps`) : null),
+      each > shown.length ? make("button", { class: "more", onclick: view.showAll }, `show ${each - shown.length} weaker input maps`) : null),
     make("div", { class: "term result" }, make("span", {}, each === 1 ? "This" : `The sum of all ${each}`, bias === null ? "" : ` and the bias ${number(bias)}`), sign("="),
       picture(`map ${place.map}`, result, high, wide, { at: [place.y, place.x, 1, 1] })),
     make("h5", {}, `The number in row ${place.y}, column ${place.x}`),

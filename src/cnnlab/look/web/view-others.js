@@ -25,7 +25,7 @@ function placeByPlace({ look, node, place, inputs, value }, between, ...more) {
     const shape = look.graph.nodes[node.inputs[k]].shape, { count, height, width } = mapsOf(shape), map = count === 1 ? 0 : place.map;
     const name = look.graph.nodes[sources(look.graph, place.node)[k]].name;
     const at = height === mapsOf(node.shape).height ? [place.y, place.x, 1, 1] : null;
-    return map < count ? picture(`${name}, map ${map}`, mapOf(values, shape, map), height, width, { at }) : null;
+    return map < count ? picture(`${name} map ${map}`, mapOf(values, shape, map), height, width, { at }) : null;
   }).flatMap((one, k) => k ? [sign(between), one] : [one]);
   const { height, width } = mapsOf(node.shape);
   return [
