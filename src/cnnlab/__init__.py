@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from cnnlab import datasets, explain, geometry
+    from cnnlab import datasets, explain, geometry, look
     from cnnlab.data.audit import audit
     from cnnlab.data.data import Data
     from cnnlab.data.load import load_data
@@ -82,6 +82,7 @@ __all__ = [
     "list_models",
     "load_data",
     "load_run",
+    "look",
     "plot_curves",
     "register_loss",
     "register_metric",
@@ -97,7 +98,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
-    if name in ("datasets", "explain", "geometry"):
+    if name in ("datasets", "explain", "geometry", "look"):
         return importlib.import_module(f"cnnlab.{name}")
     raise AttributeError(f"module 'cnnlab' has no attribute {name!r}")
 

@@ -228,8 +228,9 @@ def test_the_page_fits_a_phone_and_every_control_has_a_name(browser: Any, resnet
     opened.page.locator(".detail .grid").nth(2).wait_for()
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= 375
     names = opened.page.evaluate(
-        """() => [...document.querySelectorAll("button, input, select, summary")].filter((e) => e.offsetParent).map((e) =>
-            e.getAttribute("aria-label") || e.textContent.trim() || [...(e.labels ?? [])].map((l) => l.textContent).join(""))"""
+        """() => [...document.querySelectorAll("button, input, select, summary")].filter((e) => e.offsetParent)
+            .map((e) => e.getAttribute("aria-label") || e.textContent.trim()
+                || [...(e.labels ?? [])].map((l) => l.textContent).join(""))"""
     )
     assert len(names) > 100
     assert all(names)

@@ -15,6 +15,7 @@ from torch import nn
 
 from cnnlab.data.decode import kept_box
 from cnnlab.data.preprocess import Preprocess
+from cnnlab.deploy.look_page import LookPage
 from cnnlab.deploy.predictor import Predictor
 from cnnlab.errors import ModelError
 from cnnlab.evaluation.samples import SampleImage, png, samples_of
@@ -45,6 +46,7 @@ class Service:
         test: the content of test.json, None if the run was not tested.
         samples: images to try.
         rule: how answers become classes.
+        look: the page in which the network computes, if there is one.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Service:
         samples: list[SampleImage],
         rule: DecisionRule = SINGLE_LABEL,
         scale: ObjectScale = UNMEASURED,
+        look: LookPage | None = None,
     ) -> None:
         self.classes: list[str] = card["classes"]
         self.preprocess = Preprocess.from_dict(card["preprocess"])
@@ -65,6 +68,7 @@ class Service:
         folded = fold_batch_norm(model, torch.randn(2, *self.shape))
         self.predictor = Predictor(folded, self.classes, self.preprocess, torch.device("cpu"), rule)
         self.samples = samples
+        self.look = look
         self._looking = threading.Lock()  # maps hook into the model's layers, so they have a copy of their own
         self._model = copy.deepcopy(model)
         self._method = _method(self._model)
@@ -78,7 +82,8 @@ class Service:
         model, card = load_model(folder, "cpu", trust_code)
         Preprocess.from_dict(card["preprocess"]).refuse_own()
         rule, scale = folder.decision_rule(card), ObjectScale.of(folder, len(card["preprocess"]["mean"]))
-        return cls(model, card, folder.test_metrics(), samples_of(folder, card), rule, scale)
+        look = LookPage(folder.path, trust_code)
+        return cls(model, card, folder.test_metrics(), samples_of(folder, card), rule, scale, look)
 
     def probabilities(self, pixels: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
         """B images as `preprocess.pixels` gives them → (B, K)."""
@@ -147,6 +152,7 @@ class Service:
             "layers": [{key: row[key] for key in kept} for row in summary["layers"]],
             "samples": len(self.samples),
             "explains": self._method is not None,
+            "looks": self.look is not None,
             "localizes": self._localizer is not None,
             "limits": {"bytes": MAX_BYTES, "pixels": MAX_PIXELS},
         }
