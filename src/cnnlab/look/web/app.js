@@ -4,7 +4,7 @@ import { bytesOf, normalise, readTensors } from "./tensors.js";
 import { edited, probabilities } from "./network.js";
 import { Engine, latest } from "./engine.js";
 import { boxOf, receptiveField } from "./geometry.js";
-import { covered, editsOf, toggled, withChange, without } from "./changes.js";
+import { changedImage, editsOf, ofImage, toggled, withChange, without } from "./changes.js";
 import { Overview } from "./overview.js";
 import { boxes, drawAnswers, drawChanges, drawImage, thumbnail } from "./side.js";
 import { Detail } from "./detail.js";
@@ -66,19 +66,19 @@ const look = {
     const place = pointed ?? detail.place;
     overview.light(place);
     const field = place && receptiveField(graph, place.node, boxOf(graph.nodes[place.node].shape, place.map, place.y, place.x));
-    const seen = covered(this.image, this.changes, shape);
+    const seen = changedImage(this.image, this.changes, shape);
     for (const id of ["image", "mini"]) drawImage($(id), seen, card.preprocess, field);
     $("field").textContent = !place ? "Point at a map: the part of the image that it depends on is lit." : field
       ? `Depends on ${field[2] - field[0]}×${field[3] - field[1]} of ${shape[3]}×${shape[2]} pixels.` : "Depends on no pixel.";
   },
 
   change(change) {
-    this.setChanges(change.kind === "weight" || change.kind === "cover" ? withChange(this.changes, change) : toggled(this.changes, change));
+    this.setChanges(change.kind === "weight" || ofImage(change) ? withChange(this.changes, change) : toggled(this.changes, change));
   },
 
   setChanges(changes) {
-    const covers = (list) => JSON.stringify(list.filter(({ kind }) => kind === "cover"));
-    if (covers(changes) !== covers(this.changes)) this.fresh = true;
+    const image = (list) => JSON.stringify(list.filter(ofImage));
+    if (image(changes) !== image(this.changes)) this.fresh = true;
     this.changes = changes;
     return this.need();
   },
@@ -87,12 +87,12 @@ const look = {
     this.image = image;
     this.fresh = true;
     if (whole) this.before = null;
-    if (whole) this.changes = this.changes.filter(({ kind }) => kind !== "cover");
+    if (whole) this.changes = this.changes.filter((change) => !ofImage(change));
     return this.need();
   },
 
   need: latest(async () => {
-    const begun = performance.now(), sent = look.fresh ? covered(look.image, look.changes, shape) : undefined;
+    const begun = performance.now(), sent = look.fresh ? changedImage(look.image, look.changes, shape) : undefined;
     const { image } = look;
     look.fresh = false;
     if (!look.before && look.changes.length) look.before = look.answersOf((await engine.ask({ type: "apart", image, wanted: [] })).logits);
@@ -112,6 +112,7 @@ function show() {
   drawAnswers($("answers"), card.classes, look.now, look.before, look.changes.length);
   $("mini-answer").textContent = $("answers").firstChild.textContent.replace(/\s+/g, " ");
   drawChanges($("changes"), look.changes, graph, (change) => look.setChanges(without(look.changes, change)), () => look.setChanges([]));
+  if (!look.changes.some(({ kind }) => kind === "move")) for (const name of ["right", "down", "turn"]) $(name).value = 0;
   look.point(null);
 }
 
@@ -129,10 +130,10 @@ async function check() {
     const found = look.answersOf(logits), expected = look.answersOf(card.images[i].logits);
     off = found.reduce((most, p, k) => Math.max(most, Math.abs(p - expected[k])), off);
   }
-  const exact = off < 5e-8 ? "no visible difference" : `at most ${off.toExponential(0)}`;
+  const difference = off < 5e-8 ? "no difference" : `probabilities differ by ${off.toExponential(0)} at most`;
   $("check").textContent = off > 1e-3
     ? `Take care: the probabilities here differ by up to ${off.toFixed(3)} from PyTorch's.`
-    : `Checked on ${images.length} ${images.length === 1 ? "image" : "images"} against PyTorch: difference of a probability ${exact}.`;
+    : `Checked on ${images.length} ${images.length === 1 ? "image" : "images"} against PyTorch: ${difference}.`;
   $("check").classList.toggle("bad", off > 1e-3);
   return off;
 }
@@ -170,6 +171,14 @@ $("cover").addEventListener("click", () => {
   $("cover").setAttribute("aria-pressed", on);
   $("image").classList.toggle("covering", on);
 });
+const sliders = ["right", "down", "turn"].map((name) => $(name));
+for (const [i, side] of [shape[3], shape[2]].entries()) Object.assign(sliders[i], { min: -Math.ceil(side / 2), max: Math.ceil(side / 2) });
+for (const slider of sliders) {
+  slider.addEventListener("input", () => {
+    const [right, down, turn] = sliders.map(({ value }) => Number(value)), change = { kind: "move", right, down, turn };
+    if (right || down || turn) look.change(change); else look.setChanges(without(look.changes, change));
+  });
+}
 const sourcesOf = new Sources(look, $, card);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => show());
 

@@ -3,6 +3,7 @@
 import { mapsOf } from "./geometry.js";
 import { largestOf, make, number, paint } from "./paint.js";
 import { describe, sizeOf, sources, stages } from "./words.js";
+import { drawJoins } from "./joins.js";
 import { has } from "./changes.js";
 
 const FIRST = 32; // maps that are drawn of a layer before one asks for all
@@ -13,6 +14,11 @@ export class Overview {
   constructor(look, place) {
     Object.assign(this, { look, place, rows: new Map(), scale: "layer", stages: stages(look.graph).slice(1) });
     const all = this.stages.reduce((sum, { nodes }) => sum + nodes.length, 0) <= OPEN;
+    this.joins = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    this.joins.setAttribute("class", "joins");
+    this.joins.setAttribute("aria-hidden", "true"); // the names in front of an addition say the same
+    place.append(this.joins);
+    new ResizeObserver(() => drawJoins(this.joins, place, look.graph, this.rows)).observe(place);
     for (const stage of this.stages) place.append(stage.nodes.length > 1 ? this.folding(stage, all) : this.row(stage.nodes[0]));
   }
 
