@@ -39,7 +39,7 @@ def written(exported: Exported, name: str, folder: Path) -> tuple[Path, Tensor]:
     card = {"model": {"name": name}, "classes": NAMES, "task": task, "data": "noise"}
     shown = [LookImage(f"{number}.png", NAMES[number], image) for number, image in enumerate(pixels)]
     file = folder / f"{name}.html"
-    file.write_text(render(graph, card, preprocess, shown, logits, 1), encoding="utf-8")
+    file.write_text(render(graph, card, preprocess, shown, logits, 1, shown), encoding="utf-8")
     return file, batch
 
 
@@ -152,6 +152,22 @@ def test_a_number_of_a_convolution_is_the_sum_of_what_is_shown(page: Any) -> Non
     assert detail.locator("h4").inner_text() != before
     page.keyboard.press("Escape")
     assert detail.count() == 0
+
+
+def test_what_a_filter_likes_is_cut_by_its_receptive_field_and_can_be_looked_at(page: Any) -> None:
+    row(page, "stem.0").locator(".tile").nth(1).click()
+    patches = page.locator(".patches button")
+    assert patches.count() == 2
+    sizes = patches.locator("canvas").evaluate_all("(all) => all.map((c) => [c.width, c.height])")
+    assert all(2 <= side <= 3 for size in sizes for side in size)
+    before = probabilities(page)
+    for number in (0, 1):  # one of them is the other image
+        patches.nth(number).click()
+        page.wait_for_timeout(100)
+        changed = probabilities(page) != before
+        if changed:
+            break
+    assert changed
 
 
 def test_every_view_of_a_layer_opens(page: Any) -> None:

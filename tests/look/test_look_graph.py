@@ -18,6 +18,7 @@ from cnnlab.errors import ModelError
 from cnnlab.look import graph as graphs
 from cnnlab.look.compute import check_graph, choose_precision, node_values
 from cnnlab.look.graph import Graph, export_graph
+from cnnlab.look.likes import strongest_places
 from cnnlab.models.registry import MODELS, list_models
 
 
@@ -117,3 +118,16 @@ def test_too_many_weights_for_a_page_are_refused_with_the_limit(monkeypatch: pyt
     monkeypatch.setattr(graphs, "MOST_WEIGHTS", 10)
     with pytest.raises(ModelError, match=r"27 weights and a page holds 10 at most"):
         export_graph(nn.Conv2d(3, 1, 3, bias=False).eval(), torch.randn(1, 3, 8, 8))
+
+
+def test_a_filter_likes_the_places_where_it_is_largest() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([1.0, -1.0])[:, None, None, None])
+    images = torch.zeros(3, 1, 4, 5)
+    images[0, 0, 1, 2], images[1, 0, 3, 4], images[2, 0, 0, 1] = 1, 3, 2
+    images[2, 0, 2, 3] = -1
+    found = strongest_places(export_graph(model, images[:1]), images)
+    (places,) = found.values()
+    assert places[0].tolist() == [[1, 3, 4], [2, 0, 1], [0, 1, 2]]
+    assert places[1, 0].tolist() == [2, 2, 3]

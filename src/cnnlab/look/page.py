@@ -21,6 +21,7 @@ from cnnlab.files import given_output
 from cnnlab.finite import check_answers
 from cnnlab.look.compute import check_graph, choose_precision
 from cnnlab.look.graph import Graph, export_graph
+from cnnlab.look.likes import strongest_places
 from cnnlab.look.scripts import bundle, read
 from cnnlab.models.base import count_parameters
 from cnnlab.runs.files import write_whole
@@ -30,6 +31,7 @@ from cnnlab.runs.weights import load_model
 from cnnlab.values import to_json
 
 SAMPLES = 8  # images of the test split, where none are given
+MOST_TRIED, TRIED_BYTES = 100, 1_500_000  # test images among which filters have favourites
 MOST_IMAGES = 24
 CHECKED = 2  # images on which the graph is compared with the model before anything is written
 ANSWERS = {"classification": "Probabilities", "multilabel": "Probabilities", "segmentation": "Share of the pixels"}
@@ -76,21 +78,29 @@ def look_page(folder: RunFolder, paths: Sequence[str] = (), trust_code: bool = F
     model, card = load_model(folder, "cpu", trust_code)
     preprocess = Preprocess.from_dict(card["preprocess"])
     preprocess.refuse_own()
-    return page_of(model, card, preprocess, _images(folder, card, preprocess, paths))
+    tried = _test_images(folder, card, preprocess)
+    return page_of(model, card, preprocess, _given(preprocess, paths) if paths else _spread(tried), tried)
 
 
-def page_of(model: nn.Module, card: dict[str, Any], preprocess: Preprocess, images: Sequence[LookImage]) -> str:
+def page_of(
+    model: nn.Module,
+    card: dict[str, Any],
+    preprocess: Preprocess,
+    images: Sequence[LookImage],
+    tried: Sequence[LookImage] = (),
+) -> str:
     """The page of a model in evaluation mode. Raises ModelError, see `write_look`.
 
     Args:
         card: model {name, arguments}, classes, task and data, as `load_run` gives it.
         images: at least one, of the size that `preprocess` makes.
+        tried: images among which each filter's favourites are looked for; they go into the page too.
     """
-    batch = preprocess.normalise(torch.from_numpy(np.stack([image.pixels for image in images]))).contiguous()
+    batch = _batch(preprocess, images)
     graph = export_graph(model, batch[:1])
     check_graph(graph, model, batch[:CHECKED])
     choose_precision(graph, batch[:CHECKED])
-    return render(graph, card, preprocess, images, _logits(model, batch), count_parameters(model))
+    return render(graph, card, preprocess, images, _logits(model, batch), count_parameters(model), tried)
 
 
 def render(
@@ -100,8 +110,10 @@ def render(
     images: Sequence[LookImage],
     logits: Tensor,
     weights: int,
+    tried: Sequence[LookImage] = (),
 ) -> str:
     """The page of a graph. logits: (B, numbers of an answer), what PyTorch answers to the images."""
+    likes = strongest_places(graph, _batch(preprocess, tried)) if tried else {}
     name, data, bits = card["model"]["name"], card.get("data"), 16 if graph.half else 32
     task = card.get("task") or "classification"
     facts = {
@@ -115,6 +127,8 @@ def render(
             {"name": image.name, "label": image.label, "pixels": _base64(image.pixels), "logits": row.tolist()}
             for image, row in zip(images, logits, strict=True)
         ],
+        "tried": [{"label": image.label, "pixels": _base64(image.pixels)} for image in tried],
+        "likes": {number: _base64(places) for number, places in likes.items()},
     }
     parts = {
         "title": _text(name),
@@ -135,20 +149,33 @@ def render(
     return page
 
 
-def _images(folder: RunFolder, card: dict[str, Any], preprocess: Preprocess, paths: Sequence[str]) -> list[LookImage]:
-    """The files that were given, or images of the test split."""
-    if paths:
-        names = list(find_images(paths))
-        if len(names) > MOST_IMAGES:
-            raise DataError(f"a page holds {MOST_IMAGES} images at most, and these are {len(names)}; name fewer.")
-        return [LookImage(Path(name).name, None, _pixels(preprocess, read_image(name))) for name in names]
-    samples = samples_of(folder, card, SAMPLES)
-    if not samples:
-        raise DataError("the run's test images are not on this machine; give images: cnnlab look RUN IMAGE...")
+def _given(preprocess: Preprocess, paths: Sequence[str]) -> list[LookImage]:
+    names = list(find_images(paths))
+    if len(names) > MOST_IMAGES:
+        raise DataError(f"a page holds {MOST_IMAGES} images at most, and these are {len(names)}; name fewer.")
+    return [LookImage(Path(name).name, None, _pixels(preprocess, read_image(name))) for name in names]
+
+
+def _test_images(folder: RunFolder, card: dict[str, Any], preprocess: Preprocess) -> list[LookImage]:
+    """Images of the run's test split, of all classes in turn; none where the set is not on this machine."""
+    layout = preprocess.layout
+    count = max(SAMPLES, min(MOST_TRIED, TRIED_BYTES // (layout.height * layout.width * layout.channels)))
     return [
         LookImage(f"test image {number}", sample.label or None, _pixels(preprocess, read_image(sample.content)))
-        for number, sample in enumerate(samples)
+        for number, sample in enumerate(samples_of(folder, card, count))
     ]
+
+
+def _spread(tried: Sequence[LookImage]) -> list[LookImage]:
+    """A few of them, of all classes in turn."""
+    if not tried:
+        raise DataError("the run's test images are not on this machine; give images: cnnlab look RUN IMAGE...")
+    return [tried[int(i)] for i in np.linspace(0, len(tried) - 1, min(SAMPLES, len(tried)))]
+
+
+def _batch(preprocess: Preprocess, images: Sequence[LookImage]) -> Tensor:
+    """(B, C, H, W), as the network takes them."""
+    return preprocess.normalise(torch.from_numpy(np.stack([image.pixels for image in images]))).contiguous()
 
 
 def _pixels(preprocess: Preprocess, image: Any) -> np.ndarray[Any, Any]:

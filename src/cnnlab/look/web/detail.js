@@ -6,6 +6,7 @@ import { convolutionView, transposedView } from "./view-convolution.js";
 import { answerView, otherView } from "./view-others.js";
 import { describe } from "./words.js";
 import { has } from "./changes.js";
+import { likesView } from "./likes.js";
 
 const PACE = 400; // milliseconds for a step of the kernel
 
@@ -68,7 +69,7 @@ export class Detail {
       showAll: () => { this.all = true; this.update(); } };
     const found = node.op === "conv2d" ? convolutionView(view) : node.op === "conv_transpose2d" ? transposedView(view) : otherView(view);
     const cell = this.body.contains(document.activeElement) ? document.activeElement.dataset.cell : null, open = this.body.querySelector(".why")?.open;
-    this.body.replaceChildren(...found.filter(Boolean), ...(isAnswer && look.card.task !== "segmentation" ? answerView(view) : []));
+    this.body.replaceChildren(...found.filter(Boolean), ...(isAnswer && look.card.task !== "segmentation" ? answerView(view) : []), ...likesView(look, place));
     if (open && this.body.querySelector(".why")) this.body.querySelector(".why").open = true;
     if (cell) this.body.querySelector(`[data-cell="${cell}"]`)?.focus();
   }
