@@ -18,7 +18,7 @@ from cnnlab.data.decode import Layout
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.look.compute import node_values
 from cnnlab.look.graph import Graph
-from cnnlab.look.page import LookImage, render
+from cnnlab.look.page import LookImage, render, write_layer
 
 Exported = dict[str, tuple[nn.Module, Graph, Tensor]]
 NAMES = [f"class {number}" for number in range(CLASSES)]
@@ -213,6 +213,22 @@ def test_changes_are_answered_and_taken_back_at_once(page: Any) -> None:
     assert probabilities(page) == before
 
 
+def test_another_image_is_compared_map_by_map(page: Any) -> None:
+    page.locator(".thumb").nth(0).click()
+    page.locator("#pin").click()
+    tile = row(page, "stage1.0.conv1").locator(".tile").first
+    tile.locator(".second").wait_for()
+    pixels = "(canvases) => canvases.map((c) => c.toDataURL())"
+    kept, now = tile.locator("canvas").evaluate_all(pixels)
+    assert kept == now
+    assert page.locator(".answers .up").count() == 0
+    page.locator(".thumb").nth(1).click()
+    page.locator(".answers .up, .answers .down").first.wait_for()
+    assert tile.locator("canvas").evaluate_all(pixels)[0] == kept != tile.locator("canvas").evaluate_all(pixels)[1]
+    page.locator("#pin").click()
+    page.locator(".second").first.wait_for(state="detached")
+
+
 def test_a_part_of_the_image_can_be_covered(page: Any) -> None:
     before = probabilities(page)
     page.locator("#cover").click()
@@ -259,3 +275,24 @@ def test_the_page_fits_a_phone_and_every_control_has_a_name(browser: Any, resnet
     assert all(names)
     assert opened.is_clean()
     opened.close()
+
+
+def test_a_convolution_can_be_played_with(browser: Any, tmp_path: Path) -> None:
+    write_layer(tmp_path / "layer.html")
+    page = browser.new_page(viewport={"width": 375, "height": 800})
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto((tmp_path / "layer.html").as_uri())
+    page.locator("#chain", has_text="⌊(9 + 2·1 − 1·(3 − 1) − 1) / 1⌋ + 1 = 9").wait_for()
+    page.locator("#add").click()
+    page.locator("#next").click()
+    page.locator("#field", has_text="row 0, column 1 of the last layer depends on 3×4 pixels").wait_for()
+    for name, value in (("padding", 0), ("kernel", 7), ("dilation", 3)):
+        page.locator(f"[data-name='1 {name}']").fill(str(value))
+    page.locator(".notice", has_text="Impossible: the kernel reaches over 19 places").wait_for()
+    page.locator("[data-name='1 transposed']").check()
+    page.locator("#chain", has_text="(9 − 1)·1 − 2·0 + 3·(7 − 1) + 1 = 27").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    assert complaints == []
+    page.close()

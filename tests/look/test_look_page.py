@@ -77,8 +77,10 @@ def test_a_notebook_shows_the_page_in_a_frame(run: Path) -> None:
         (lambda run, folder: [str(run), str(folder / "none.png")], "none.png"),
         (lambda run, folder: [str(without_weights(run, folder))], "has no weights yet"),
         (lambda run, folder: [str(run), "--out", "gs://bucket/x.html"], "--out"),
+        (lambda run, folder: [], "--layer"),
+        (lambda run, folder: [str(run), "--layer"], "leave out"),
     ],
-    ids=["no run", "no image", "no file", "no weights", "an address"],
+    ids=["missing", "no image", "no file", "no weights", "an address", "no run", "a run and a layer"],
 )
 def test_what_cannot_be_shown_is_one_line(
     make: object, words: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -64,13 +64,7 @@ def write_look(
     target = None if out is None else given_output(out)
     with opened_run(run, writes=target is None) as folder:
         page = look_page(RunFolder(folder), images, trust_code)
-        target = Path(folder) / "look.html" if target is None else target
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(target, page)
-        except OSError as error:
-            raise DataError(f"cannot write {target} ({error.strerror}); give another file with --out.") from None
-    return target
+        return _write(Path(folder) / "look.html" if target is None else target, page)
 
 
 def look_page(folder: RunFolder, paths: Sequence[str] = (), trust_code: bool = False) -> str:
@@ -142,11 +136,29 @@ def render(
         "worker": bundle("worker"),
         "script": bundle("app"),
     }
-    page = read("page.html")
+    return _filled(read("page.html"), parts)
+
+
+def write_layer(out: str | Path = "layer.html") -> Path:
+    """Write a page with a convolution to play with, which needs no run. Raises ConfigError, DataError for its path."""
+    parts = {"style": read("style.css"), "script": bundle("layer")}
+    return _write(given_output(out), _filled(read("layer.html"), parts))
+
+
+def _filled(page: str, parts: dict[str, str]) -> str:
     for key, value in parts.items():
         before, _, after = page.partition("{{ " + key + " }}")
         page = before + value + after
     return page
+
+
+def _write(target: Path, page: str) -> Path:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(target, page)
+    except OSError as error:
+        raise DataError(f"cannot write {target} ({error.strerror}); give another file with --out.") from None
+    return target
 
 
 def _given(preprocess: Preprocess, paths: Sequence[str]) -> list[LookImage]:

@@ -18,6 +18,7 @@ const independent = card.task === "multilabel", shape = graph.nodes[0].shape;
 
 const look = {
   card, graph, values: new Map(), changes: [], image: images[0], before: null, fresh: true,
+  pinned: null, // {image, edits, key, values, now}: what is shown beside
   tensors: readTensors(graph.tensors, bytes),
 
   // The numbers of a tensor as they are now.
@@ -99,6 +100,11 @@ const look = {
     const answer = await engine.ask({ type: "run", image: sent, edits: editsOf(look.changes), wanted: [...overview.wanted(), ...detail.wanted()] });
     for (const [node, values] of Object.entries(answer.values)) look.values.set(Number(node), values);
     look.now = look.answersOf(answer.logits);
+    const { pinned } = look;
+    if (pinned) {
+      const beside = await engine.ask({ type: "apart", image: pinned.image, key: pinned.key, edits: pinned.edits, wanted: overview.wanted() });
+      for (const [node, values] of Object.entries(beside.values)) pinned.values.set(Number(node), values);
+    }
     if (!look.changes.length) look.before = look.now;
     show();
     look.took = performance.now() - begun;
@@ -109,7 +115,7 @@ const look = {
 function show() {
   overview.update();
   detail.update();
-  drawAnswers($("answers"), card.classes, look.now, look.before, look.changes.length);
+  drawAnswers($("answers"), card.classes, look.now, (look.pinned ?? { now: look.before }).now, look.changes.length || look.pinned);
   $("mini-answer").textContent = $("answers").firstChild.textContent.replace(/\s+/g, " ");
   drawChanges($("changes"), look.changes, graph, (change) => look.setChanges(without(look.changes, change)), () => look.setChanges([]));
   if (!look.changes.some(({ kind }) => kind === "move")) for (const name of ["right", "down", "turn"]) $(name).value = 0;
@@ -170,6 +176,15 @@ $("cover").addEventListener("click", () => {
   const on = $("cover").getAttribute("aria-pressed") !== "true";
   $("cover").setAttribute("aria-pressed", on);
   $("image").classList.toggle("covering", on);
+});
+$("pin").addEventListener("click", () => {
+  const { image, changes, now } = look, seen = changedImage(image, changes, shape);
+  look.pinned = look.pinned ? null : { image: seen, edits: editsOf(changes), key: `pinned ${performance.now()}`, values: new Map(), now };
+  $("pin").setAttribute("aria-pressed", look.pinned !== null);
+  $("pin").textContent = look.pinned ? "Stop comparing" : "Compare";
+  for (const id of ["beside", "beside-note"]) $(id).hidden = !look.pinned;
+  if (look.pinned) drawImage($("beside"), seen, card.preprocess);
+  look.need();
 });
 const sliders = ["right", "down", "turn"].map((name) => $(name));
 for (const [i, side] of [shape[3], shape[2]].entries()) Object.assign(sliders[i], { min: -Math.ceil(side / 2), max: Math.ceil(side / 2) });

@@ -67,7 +67,7 @@ export class Overview {
     for (let map = row.tiles.length; map < until; map++) {
       const canvas = make("canvas", { width: row.width, height: row.height, "aria-hidden": "true" });
       const at = (event) => {
-        const box = canvas.getBoundingClientRect();
+        const box = (event.target.closest("canvas") ?? canvas).getBoundingClientRect();
         const share = (from, side, length) => Math.max(0, Math.min(length - 1, Math.floor((from / side) * length)));
         return { node: row.node, map, y: share(event.clientY - box.top, box.height, row.height),
           x: share(event.clientX - box.left, box.width, row.width) };
@@ -112,17 +112,27 @@ export class Overview {
   draw(row) {
     const { look } = this, values = look.values.get(row.node), area = row.height * row.width;
     if (!values) return;
-    const layer = largestOf(values);
+    const beside = look.pinned?.values.get(row.node), layer = Math.max(largestOf(values), beside ? largestOf(beside) : 0);
     row.tiles.forEach(({ tile, canvas }, map) => {
-      const own = values.subarray(map * area, (map + 1) * area);
-      const largest = this.scale === "map" && area > 1 ? largestOf(own) : this.scale === "all" ? this.all : layer;
+      const own = values.subarray(map * area, (map + 1) * area), other = beside?.subarray(map * area, (map + 1) * area);
+      const most = other ? Math.max(largestOf(own), largestOf(other)) : largestOf(own);
+      const largest = this.scale === "map" && area > 1 ? most : this.scale === "all" ? this.all : layer;
       paint(canvas, own, row.height, row.width, largest);
+      this.drawBeside(tile, canvas, other, row, largest);
       tile.classList.toggle("muted", has(look.changes, { kind: "mute", node: row.node, map }));
       if (area === 1) tile.title = number(own[0]);
     });
     for (const button of row.element.querySelectorAll(".join .link")) {
       button.setAttribute("aria-pressed", has(look.changes, { kind: "cut", node: row.node, input: Number(button.dataset.input) }));
     }
+  }
+
+  // The same map of what is compared, above it.
+  drawBeside(tile, canvas, values, row, largest) {
+    let second = tile.querySelector(".second");
+    if (!values) { second?.remove(); return; }
+    if (!second) canvas.before(second = make("canvas", { class: "second", "aria-hidden": "true" }));
+    paint(second, values, row.height, row.width, largest);
   }
 
   // Light what a map is made of: each input map as much as its kernel weighs.
