@@ -217,6 +217,7 @@ def test_another_image_is_compared_map_by_map(page: Any) -> None:
     page.locator(".thumb").nth(0).click()
     page.locator("#pin").click()
     tile = row(page, "stage1.0.conv1").locator(".tile").first
+    tile.scroll_into_view_if_needed()
     tile.locator(".second").wait_for()
     pixels = "(canvases) => canvases.map((c) => c.toDataURL())"
     kept, now = tile.locator("canvas").evaluate_all(pixels)

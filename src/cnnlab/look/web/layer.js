@@ -92,7 +92,7 @@ function draw() {
     const words = node ? [line(strong(formula(input, layer, node.shape[2]))), line(layer.transposed
       ? `Each of the ${input}² numbers is laid over ${layer.kernel}×${layer.kernel} places of the output, ${layer.stride} apart.`
       : `Each number is a sum of ${layer.kernel}·${layer.kernel} = ${taps} products; the windows are ${layer.stride} apart.`)] : [make("p", { class: "notice" }, `Impossible: ${why}`)];
-    return make("section", { class: "layer play" }, controls(layer, i), make("div", {}, ...words), node ? shown(i + 1) : null);
+    return make("section", { class: "layer play" }, controls(layer, i), node ? shown(i + 1) : make("span"), make("div", {}, ...words));
   }).filter(Boolean));
   if (focused) document.querySelector(`[data-name="${focused}"]`)?.focus();
   const field = receptiveField(graph, graph.nodes.length - 1, boxes.at(-1));

@@ -13,6 +13,14 @@ export class Overview {
   // look: {graph, values, changes, need(), select(place), point(place), change(change)}
   constructor(look, place) {
     Object.assign(this, { look, place, rows: new Map(), scale: "layer", stages: stages(look.graph).slice(1) });
+    this.seen = new IntersectionObserver((entries) => { // rows far from the window are drawn when they come near
+      for (const { target, isIntersecting } of entries) {
+        const row = this.rows.get(Number(target.dataset.node));
+        if (row?.element !== target) continue;
+        row.near = isIntersecting;
+        if (isIntersecting) this.draw(row);
+      }
+    }, { rootMargin: "300px" });
     const all = this.stages.reduce((sum, { nodes }) => sum + nodes.length, 0) <= OPEN;
     this.joins = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     this.joins.setAttribute("class", "joins");
@@ -51,6 +59,7 @@ export class Overview {
       inputs.length > 1 ? this.join(node) : null, maps);
     const row = { element, maps, tiles: [], node, count, height, width };
     this.rows.set(node, row);
+    this.seen.observe(element);
     this.addTiles(row, Math.min(count, FIRST));
     if (count > FIRST) {
       element.append(make("button", { class: "more", onclick: (event) => {
@@ -111,7 +120,7 @@ export class Overview {
 
   draw(row) {
     const { look } = this, values = look.values.get(row.node), area = row.height * row.width;
-    if (!values) return;
+    if (!values || !row.near) return;
     const beside = look.pinned?.values.get(row.node), layer = Math.max(largestOf(values), beside ? largestOf(beside) : 0);
     row.tiles.forEach(({ tile, canvas }, map) => {
       const own = values.subarray(map * area, (map + 1) * area), other = beside?.subarray(map * area, (map + 1) * area);

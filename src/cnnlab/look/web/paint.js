@@ -8,7 +8,8 @@ export const largestOf = (values) => {
 
 const LIGHT = { zero: [246, 247, 248], plus: [16, 62, 158], minus: [176, 42, 20] };
 const DARK = { zero: [26, 29, 33], plus: [130, 177, 255], minus: [255, 140, 118] };
-const dark = () => matchMedia("(prefers-color-scheme: dark)").matches;
+const scheme = globalThis.matchMedia?.("(prefers-color-scheme: dark)"); // none in the tests of the arithmetic
+const dark = () => scheme?.matches;
 
 // value/largest in [−1, 1] → [r, g, b].
 export function colour(share, colours = dark() ? DARK : LIGHT) {
@@ -19,7 +20,7 @@ export function colour(share, colours = dark() ? DARK : LIGHT) {
 // Values of one map on a canvas, a pixel for each.
 export function paint(canvas, values, height, width, largest) {
   if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-  const pen = canvas.getContext("2d"), image = pen.createImageData(width, height), colours = dark() ? DARK : LIGHT;
+  const pen = canvas.getContext("2d", { willReadFrequently: true }), image = pen.createImageData(width, height), colours = dark() ? DARK : LIGHT;
   for (let i = 0; i < values.length; i++) {
     const [r, g, b] = colour(largest ? values[i] / largest : 0, colours);
     image.data[4 * i] = r; image.data[4 * i + 1] = g; image.data[4 * i + 2] = b; image.data[4 * i + 3] = 255;

@@ -35,8 +35,8 @@ export class Sources {
 
   async drawn() {
     const { width, height } = this.card.preprocess.layout;
-    const blob = await this.pad.image(Math.min(width, height) < 16 ? .95 : .72); // of the side, as the digits of the sets
-    if (blob) await this.look.setImage(await prepare(blob, this.card.preprocess));
+    const canvas = this.pad.centred(Math.min(width, height) < 16 ? .95 : .72); // of the side, as the digits of the sets
+    if (canvas) await this.look.setImage(await prepare(canvas, this.card.preprocess));
   }
 
   async read(blob) {
