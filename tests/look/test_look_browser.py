@@ -18,6 +18,7 @@ from cnnlab.data.decode import Layout
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.look.compute import node_values
 from cnnlab.look.graph import Graph
+from cnnlab.look.notebook import LookFrame
 from cnnlab.look.page import LookImage, render, write_layer
 
 Exported = dict[str, tuple[nn.Module, Graph, Tensor]]
@@ -276,6 +277,16 @@ def test_the_page_fits_a_phone_and_every_control_has_a_name(browser: Any, resnet
     assert all(names)
     assert opened.is_clean()
     opened.close()
+
+
+def test_the_page_runs_in_the_frame_of_a_notebook(browser: Any, resnet: Path) -> None:
+    page = browser.new_page()
+    page.set_content(LookFrame(resnet, 400)._repr_html_())
+    frame = page.locator("iframe").element_handle().content_frame()
+    frame.wait_for_function("window.look")
+    frame.evaluate("look.ready")
+    assert frame.locator("#answers li").count() == CLASSES
+    page.close()
 
 
 def test_a_convolution_can_be_played_with(browser: Any, tmp_path: Path) -> None:

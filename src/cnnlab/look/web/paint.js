@@ -32,7 +32,7 @@ export function number(value) {
   if (value === 0 || !Number.isFinite(value)) return String(value);
   const size = Math.abs(value);
   const text = size >= 1000 || size < .001 ? value.toExponential(1) : value.toFixed(size >= 100 ? 1 : size >= 10 ? 2 : 3);
-  return text.replace("-", "−");
+  return text.replaceAll("-", "−");
 }
 
 // An element with attributes, listeners (on…) and children.

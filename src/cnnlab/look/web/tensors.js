@@ -3,6 +3,7 @@
 export const size = (shape) => shape.reduce((a, b) => a * b, 1);
 
 export function bytesOf(base64) {
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(base64);
   const text = atob(base64.trim());
   const bytes = new Uint8Array(text.length);
   for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
@@ -16,15 +17,15 @@ export function fromHalf(bits) {
   return exponent ? sign * 2 ** (exponent - 15) * (1 + fraction / 1024) : sign * 2 ** -24 * fraction;
 }
 
-// [{shape, half, offset}] and the block → [Float32Array].
+let halves = null; // all of them, worked out once
+
+// [{shape, half, offset}] and the block → [Float32Array]; offsets are multiples of 4, and processors little-endian.
 export function readTensors(described, bytes) {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   return described.map(({ shape, half, offset }) => {
-    const numbers = new Float32Array(size(shape));
-    for (let i = 0; i < numbers.length; i++) {
-      numbers[i] = half ? fromHalf(view.getUint16(offset + 2 * i, true)) : view.getFloat32(offset + 4 * i, true);
-    }
-    return numbers;
+    const at = bytes.byteOffset + offset, count = size(shape);
+    if (!half) return new Float32Array(bytes.buffer, at, count);
+    halves ??= Float32Array.from({ length: 65536 }, (_, bits) => fromHalf(bits));
+    return Float32Array.from(new Uint16Array(bytes.buffer, at, count), (bits) => halves[bits]);
   });
 }
 
