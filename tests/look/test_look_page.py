@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -118,3 +119,16 @@ def test_every_module_is_in_the_script_once_after_those_it_needs() -> None:
 def test_a_module_of_the_page_stays_short() -> None:
     for file in (Path(page.__file__).parent / "web").glob("*.js"):
         assert len(file.read_text(encoding="utf-8").splitlines()) < 300, file.name
+
+
+def test_the_commands_of_the_page_about_it_work(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "look.md").read_text(encoding="utf-8")
+    commands = [shlex.split(line, comments=True)[1:] for line in text.splitlines() if line.startswith("cnnlab look ")]
+    assert len(commands) == 3
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run, tmp_path / "runs" / "mine")
+    Image.new("L", (8, 8)).save(tmp_path / "cat.jpg")
+    for words in commands:
+        assert main(words) == 0
+    assert sorted(path.name for path in tmp_path.glob("*.html")) == ["cat.html", "layer.html"]
+    assert (tmp_path / "runs" / "mine" / "look.html").exists()
