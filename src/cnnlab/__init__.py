@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from cnnlab import datasets, explain, geometry, look
+    from cnnlab import datasets, explain, geometry
     from cnnlab.data.audit import audit
     from cnnlab.data.data import Data
     from cnnlab.data.load import load_data
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cnnlab.evaluation.plots import plot_curves
     from cnnlab.experiment import Run
     from cnnlab.fitting import fit
+    from cnnlab.look.notebook import show as look
     from cnnlab.models.base import Classifier, FeatureInfo
     from cnnlab.models.registry import create_model, list_models, register_model
     from cnnlab.models.summary import summarise
