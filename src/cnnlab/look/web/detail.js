@@ -63,13 +63,15 @@ export class Detail {
     const isAnswer = place.node === look.graph.output, one = height * width === 1, what = one ? "Number" : "Map";
     const index = (place.map * height + place.y) * width + place.x;
     this.title.textContent = `${isAnswer && count === look.card.classes.length ? look.card.classes[place.map] : `${what} ${place.map}`} of ${node.name}: ${describe(look.graph, node)}, ${number(value[index])}${one ? "" : ` in row ${place.y}, column ${place.x}`}`;
-    this.mute.textContent = has(look.changes, { kind: "mute", node: place.node, map: place.map }) ? "Unmute" : `Mute this ${what.toLowerCase()}`;
+    const muted = has(look.changes, { kind: "mute", node: place.node, map: place.map });
+    this.mute.textContent = muted ? "Unmute" : `Mute this ${what.toLowerCase()}`;
     for (const button of this.steps) button.hidden = one;
     const view = { look, node, place, inputs, value, part: this.part, all: this.all, choose: (part) => { this.part = part; this.update(); },
       showAll: () => { this.all = true; this.update(); } };
     const found = node.op === "conv2d" ? convolutionView(view) : node.op === "conv_transpose2d" ? transposedView(view) : otherView(view);
     const cell = this.body.contains(document.activeElement) ? document.activeElement.dataset.cell : null, open = this.body.querySelector(".why")?.open;
-    this.body.replaceChildren(...found.filter(Boolean), ...(isAnswer && look.card.task !== "segmentation" ? answerView(view) : []), ...likesView(look, place));
+    const note = muted ? [make("p", { class: "lead" }, "This is muted: whatever is computed here, 0 goes on.")] : [];
+    this.body.replaceChildren(...note, ...found.filter(Boolean), ...(isAnswer && look.card.task !== "segmentation" ? answerView(view) : []), ...likesView(look, place));
     if (open && this.body.querySelector(".why")) this.body.querySelector(".why").open = true;
     if (cell) this.body.querySelector(`[data-cell="${cell}"]`)?.focus();
   }
