@@ -23,6 +23,7 @@ FLOORS = {
     "deploy": 9,
     "processes": 9,
     "folds": 9,
+    "look": 8.5,  # of floor 9, and under deploy there: the demonstration serves its page
     "experiment": 8,
     "fitting": 8.5,
     "report": 7,
@@ -201,6 +202,7 @@ OPENS = {  # commands, and public functions by module, that open an address at t
     "cnnlab.experiment": {"Session._begin", "Session.told", "_resume", "resume_experiment", "run_experiment"},
     "cnnlab.explain.images": {"explain_images", "localize_images"},
     "cnnlab.fitting": {"fit"},
+    "cnnlab.look.page": {"write_look"},
     "cnnlab.processes": {"resume_together", "train_together"},
     "cnnlab.runs.weights": {"load_run"},
     "cnnlab.study.rate_range": {"find_learning_rate"},
@@ -306,7 +308,7 @@ def test_what_the_page_names_is_there() -> None:
     page = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
     table = page.split("## Where is …?")[1].split("\n## ")[0]
     rows = [line.split("|")[2] for line in table.splitlines() if line.startswith("| ") and "`" in line]
-    assert len(rows) == 12
+    assert len(rows) == 13
     named = re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py)`", page)
     assert len(named) > 60
     missing = {name for name in named if not any(str(file).endswith(f"/{name}") for file in MODULES.values())}

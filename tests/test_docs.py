@@ -102,7 +102,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def test_the_readme_has_a_command_for_each_step() -> None:
-    steps = "data train resume test predict explain localize export demo compare study model"
+    steps = "data train resume test predict explain localize look export demo compare study model"
     assert {words[1] for words in COMMANDS} == set(steps.split())
 
 

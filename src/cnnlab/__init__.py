@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cnnlab.evaluation.plots import plot_curves
     from cnnlab.experiment import Run
     from cnnlab.fitting import fit
+    from cnnlab.look.notebook import show as look
     from cnnlab.models.base import Classifier, FeatureInfo
     from cnnlab.models.registry import create_model, list_models, register_model
     from cnnlab.models.summary import summarise
@@ -82,6 +83,7 @@ __all__ = [
     "list_models",
     "load_data",
     "load_run",
+    "look",
     "plot_curves",
     "register_loss",
     "register_metric",
@@ -97,7 +99,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
-    if name in ("datasets", "explain", "geometry"):
+    if name in ("datasets", "explain", "geometry", "look"):
         return importlib.import_module(f"cnnlab.{name}")
     raise AttributeError(f"module 'cnnlab' has no attribute {name!r}")
 

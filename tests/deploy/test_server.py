@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import threading
 import time
 import urllib.error
@@ -37,13 +38,14 @@ from cnnlab.cli import main
 from cnnlab.data.decode import Layout, kept_box
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.deploy import app, connections, uploads
-from cnnlab.deploy.app import create_app
+from cnnlab.deploy.app import LOOK_POLICY, create_app
 from cnnlab.deploy.batching import MicroBatcher, QueueFull
 from cnnlab.deploy.demo import bind
 from cnnlab.deploy.memory import Memory
 from cnnlab.deploy.service import Service
 from cnnlab.deploy.uploads import Uploads
 from cnnlab.errors import ConfigError
+from cnnlab.look.page import write_look
 
 if TYPE_CHECKING:
     from conftest import CommandLine
@@ -175,6 +177,21 @@ def test_an_image_comes_back_upright_for_browsers_that_do_not_know_its_format(cl
     answer = client.post("/picture", content=stream.getvalue())
     assert answer.headers["content-type"] == "image/png"
     assert Image.open(io.BytesIO(answer.content)).size == (20, 30)
+
+
+def test_the_page_in_which_the_network_computes_is_served_under_its_own_policy(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def here(words: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        write_look(words[words.index("look") + 1], out=words[words.index("--out") + 1])
+        return subprocess.CompletedProcess(words, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", here)
+    answer = client.get("/look")
+    assert answer.status_code == 200
+    assert "window.look" in answer.text
+    assert answer.headers.get_list("content-security-policy") == [LOOK_POLICY]
+    assert client.get("/look").text == answer.text
 
 
 def test_the_interface_is_described(client: TestClient) -> None:

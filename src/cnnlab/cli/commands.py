@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Protocol
 
-from cnnlab.cli import compare, data, demo, explain, export, localize, model, predict, resume, study, test, train
+from cnnlab.cli import compare, data, demo, explain, export, localize, look, model, predict, resume, study, test, train
 
 
 class Command(Protocol):
@@ -31,6 +31,7 @@ COMMANDS: dict[str, Command] = {
     "predict": predict,
     "explain": explain,
     "localize": localize,
+    "look": look,
     "model": model,
     "data": data,
     "study": study,

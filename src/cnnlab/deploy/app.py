@@ -21,9 +21,10 @@ from cnnlab import __version__
 from cnnlab.deploy.batching import LARGEST, WAITING, MicroBatcher, QueueFull
 from cnnlab.deploy.guard import Guard, refusal
 from cnnlab.deploy.metrics import Metrics
-from cnnlab.deploy.service import Service, png
+from cnnlab.deploy.service import Service
 from cnnlab.deploy.uploads import FIELD, Refused, Uploads
 from cnnlab.errors import CnnlabError
+from cnnlab.evaluation.samples import png
 
 FILES = {
     "/": ("index.html", "text/html"),
@@ -39,6 +40,11 @@ FILES = {
 FREE = (*FILES, "/health")  # nothing in them is the run's
 DECODERS = 2  # images decoded at once, as far as memory goes (uploads.py)
 SECONDS = 30.0  # until an answer is given up
+
+LOOK_POLICY = (  # its scripts are in the page
+    "default-src 'none'; script-src 'unsafe-inline' blob:; worker-src blob:; style-src 'unsafe-inline';"
+    " img-src blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 BODY = {
     "requestBody": {
@@ -233,6 +239,14 @@ def create_app(
         if not 0 <= number < len(service.samples):
             raise Refused(404, "There is no such sample.")
         return Response(service.samples[number].content, media_type="image/png")
+
+    @app.get("/look", include_in_schema=False)
+    async def look() -> Response:
+        """The page in which the network computes and can be experimented with."""
+        if service.look is None:
+            raise Refused(404, "There is no such page.")
+        page = await asyncio.to_thread(service.look.text)
+        return Response(page, media_type="text/html", headers={"Content-Security-Policy": LOOK_POLICY})
 
     @app.get("/health")
     async def health() -> dict[str, str]:

@@ -53,7 +53,7 @@ def write_web(place: Path, content: bytes, service: Service) -> None:
     for number, sample in enumerate(service.samples):
         files[f"samples/{number}.png"] = sample.content
         listed.append({"file": f"samples/{number}.png", "label": sample.label})
-    card = service.card | {"explains": False, "localizes": False}
+    card = service.card | {"explains": False, "localizes": False, "looks": False}
     card |= {"preprocess": service.preprocess.to_dict(), "sample_files": listed}
     files["model.json"] = to_json(card, ensure_ascii=False).encode()
 

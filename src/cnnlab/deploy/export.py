@@ -20,9 +20,10 @@ from cnnlab.deploy.browser import fetch_runtime, write_web
 from cnnlab.deploy.convert import from_pt2, to_onnx, to_pt2
 from cnnlab.deploy.exported import OnnxModel, onnx_runtime
 from cnnlab.deploy.quantize import to_int8
-from cnnlab.deploy.service import Service, samples_of
+from cnnlab.deploy.service import Service
 from cnnlab.errors import ConfigError, ExportError
 from cnnlab.evaluation.evaluate import data_of_run
+from cnnlab.evaluation.samples import samples_of
 from cnnlab.explain import FullyConvolutional
 from cnnlab.files import given_output, is_path
 from cnnlab.models.folding import fold_batch_norm

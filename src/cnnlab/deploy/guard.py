@@ -71,7 +71,9 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *RAW_HEADERS]
+                own = list(message.get("headers", ()))
+                names = {name for name, _ in own}  # a page may have a policy of its own
+                message["headers"] = [*own, *(pair for pair in RAW_HEADERS if pair[0] not in names)]
             await send(message)
 
         try:

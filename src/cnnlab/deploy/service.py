@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
-import dataclasses
-import io
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +13,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cnnlab.data.build import build_data
 from cnnlab.data.decode import kept_box
 from cnnlab.data.preprocess import Preprocess
+from cnnlab.deploy.look_page import LookPage
 from cnnlab.deploy.predictor import Predictor
-from cnnlab.errors import CnnlabError, ModelError
+from cnnlab.errors import ModelError
+from cnnlab.evaluation.samples import SampleImage, png, samples_of
 from cnnlab.explain import Localizer, activation_maps
 from cnnlab.explain.cam import method_of
 from cnnlab.explain.images import class_number, find_objects
@@ -29,24 +27,14 @@ from cnnlab.finite import check_answers
 from cnnlab.models.folding import fold_batch_norm
 from cnnlab.models.summary import summarise
 from cnnlab.models.table import facts
-from cnnlab.runs.folder import RunFolder, open_folder, read_config
+from cnnlab.runs.folder import open_folder
 from cnnlab.runs.weights import load_model
 from cnnlab.tasks.decision import SINGLE_LABEL, DecisionRule
 
 MAX_BYTES = 10_000_000  # of an upload
 MAX_PIXELS = 50_000_000  # what a telephone takes; 200 MB while it is decoded
-SAMPLES = 24
-SHOWN = 1024  # pixels of the longer side of an image that is sent
 OVERLAY = 448  # pixels of the longer side of a map that is sent
 LOCALIZED = 1_000_000  # pixels of an image that objects are looked for on, at the most
-
-
-@dataclass(frozen=True)
-class SampleImage:
-    """One image of the test split: a PNG file and its true class."""
-
-    content: bytes
-    label: str
 
 
 class Service:
@@ -58,6 +46,7 @@ class Service:
         test: the content of test.json, None if the run was not tested.
         samples: images to try.
         rule: how answers become classes.
+        look: the page in which the network computes, if there is one.
     """
 
     def __init__(
@@ -68,6 +57,7 @@ class Service:
         samples: list[SampleImage],
         rule: DecisionRule = SINGLE_LABEL,
         scale: ObjectScale = UNMEASURED,
+        look: LookPage | None = None,
     ) -> None:
         self.classes: list[str] = card["classes"]
         self.preprocess = Preprocess.from_dict(card["preprocess"])
@@ -78,6 +68,7 @@ class Service:
         folded = fold_batch_norm(model, torch.randn(2, *self.shape))
         self.predictor = Predictor(folded, self.classes, self.preprocess, torch.device("cpu"), rule)
         self.samples = samples
+        self.look = look
         self._looking = threading.Lock()  # maps hook into the model's layers, so they have a copy of their own
         self._model = copy.deepcopy(model)
         self._method = _method(self._model)
@@ -91,7 +82,8 @@ class Service:
         model, card = load_model(folder, "cpu", trust_code)
         Preprocess.from_dict(card["preprocess"]).refuse_own()
         rule, scale = folder.decision_rule(card), ObjectScale.of(folder, len(card["preprocess"]["mean"]))
-        return cls(model, card, folder.test_metrics(), samples_of(folder, card), rule, scale)
+        look = LookPage(folder.path, trust_code)
+        return cls(model, card, folder.test_metrics(), samples_of(folder, card), rule, scale, look)
 
     def probabilities(self, pixels: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
         """B images as `preprocess.pixels` gives them → (B, K)."""
@@ -160,6 +152,7 @@ class Service:
             "layers": [{key: row[key] for key in kept} for row in summary["layers"]],
             "samples": len(self.samples),
             "explains": self._method is not None,
+            "looks": self.look is not None,
             "localizes": self._localizer is not None,
             "limits": {"bytes": MAX_BYTES, "pixels": MAX_PIXELS},
         }
@@ -182,23 +175,6 @@ def _method(model: nn.Module) -> str | None:
         return None
 
 
-def samples_of(folder: RunFolder, card: dict[str, Any]) -> list[SampleImage]:
-    """Images of the run's test split, of all classes in turn; none where the set is not on this machine."""
-    config = read_config(folder)
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, download=False))
-    try:
-        data = build_data(config, torch.device("cpu"), preprocess=Preprocess.from_dict(card["preprocess"]))
-        members, labels = data.split.test, data.images.labels
-        order = members[np.argsort(labels[members], kind="stable")]
-        chosen = order[np.linspace(0, len(order) - 1, min(SAMPLES, len(order))).astype(int)]
-        return [
-            SampleImage(png(data.images.load_image(int(i))), ", ".join(data.images.class_names_of(int(i))))
-            for i in chosen
-        ]
-    except CnnlabError:
-        return []
-
-
 def coloured(heat: np.ndarray[Any, Any]) -> Image.Image:
     """(h, w) map in [0, 1] → RGBA image, see-through where the map is 0."""
     from matplotlib import colormaps
@@ -209,14 +185,6 @@ def coloured(heat: np.ndarray[Any, Any]) -> Image.Image:
     pixels = colormaps["inferno"](grown)
     pixels[..., 3] = np.sqrt(grown)
     return Image.fromarray(np.rint(255 * pixels).astype(np.uint8))
-
-
-def png(image: Image.Image) -> bytes:
-    """A PNG file of an image, which is shrunk to SHOWN pixels on its longer side: a copy could take 200 MB."""
-    image.thumbnail((SHOWN, SHOWN))
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return stream.getvalue()
 
 
 def data_uri(image: Image.Image) -> str:

@@ -222,7 +222,8 @@ function describe(card) {
   by("draw").hidden = card.input.channels !== 1;
   by("try").hidden = by("card").hidden = false;
   by("footer").replaceChildren("Images are not kept. ", ...(engine.where === "server"
-    ? [make("a", { href: "docs" }, "The same from a program")] : ["They do not leave this browser."]));
+    ? [make("a", { href: "docs" }, "The same from a program"), ...(card.looks && engine.isOpen()
+      ? [" · ", make("a", { href: "look" }, "Look inside: the network at work, to experiment with")] : [])] : ["They do not leave this browser."]));
 }
 
 async function showSamples() {

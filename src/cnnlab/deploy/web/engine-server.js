@@ -10,6 +10,9 @@ export function setToken(given) {
   try { sessionStorage.setItem("token", given); } catch { /* then it is asked for again */ }
 }
 
+// Whether a plain link gets an answer: it cannot carry a token.
+export const isOpen = () => !token;
+
 export class Problem extends Error {
   constructor(status, sentence) { super(sentence); this.status = status; }
 }

@@ -50,9 +50,15 @@ export class Pad {
     this.drawing = false;
   }
 
-  // What was drawn, as the images of MNIST are made: its longer side takes `fill` of the image, and its centre of
-  // mass lies in the middle. Null for an empty pad.
+  // What was drawn, as a PNG file. Null for an empty pad.
   async image(fill) {
+    const made = this.centred(fill);
+    return made && new Promise((done) => made.toBlob(done, "image/png"));
+  }
+
+  // What was drawn, as the images of MNIST are made: its longer side takes `fill` of the image, and its centre of
+  // mass lies in the middle. A canvas; null for an empty pad.
+  centred(fill) {
     const pixels = this.pen.getImageData(0, 0, SIDE, SIDE).data;
     const box = { left: SIDE, top: SIDE, right: -1, bottom: -1 };
     let mass = 0, sumX = 0, sumY = 0;
@@ -77,6 +83,6 @@ export class Pad {
     pen.fillRect(0, 0, SIDE, SIDE);
     pen.setTransform(scale, 0, 0, scale, SIDE / 2 - scale * middle[0], SIDE / 2 - scale * middle[1]);
     pen.drawImage(this.canvas, 0, 0);
-    return new Promise((done) => made.toBlob(done, "image/png"));
+    return made;
   }
 }

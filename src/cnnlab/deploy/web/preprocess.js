@@ -16,7 +16,11 @@ export async function decode(blob, mode) {
   const channels = Array.from({ length: mode === "L" ? 1 : 3 }, () => new Uint8Array(count));
   for (let i = 0; i < count; i++) {
     const alpha = data[4 * i + 3];
-    const [r, g, b] = [0, 1, 2].map((c) => Math.round((data[4 * i + c] * alpha + 255 * (255 - alpha)) / 255));
+    let r = data[4 * i], g = data[4 * i + 1], b = data[4 * i + 2];
+    if (alpha < 255) {
+      const white = 255 * (255 - alpha);
+      r = Math.round((r * alpha + white) / 255); g = Math.round((g * alpha + white) / 255); b = Math.round((b * alpha + white) / 255);
+    }
     if (mode === "L") channels[0][i] = (19595 * r + 38470 * g + 7471 * b + 32768) >> 16;
     else { channels[0][i] = r; channels[1][i] = g; channels[2][i] = b; }
   }

@@ -1,0 +1,109 @@
+// The view below a layer: what the chosen number of the chosen map was made of.
+
+import { mapsOf } from "./geometry.js";
+import { make, number } from "./paint.js";
+import { convolutionView, transposedView } from "./view-convolution.js";
+import { answerView, otherView } from "./view-others.js";
+import { describe } from "./words.js";
+import { has } from "./changes.js";
+import { likesView } from "./likes.js";
+
+const PACE = 400; // milliseconds for a step of the kernel
+
+export class Detail {
+  constructor(look, overview) {
+    Object.assign(this, { look, overview, place: null, all: false, part: undefined });
+    this.body = make("div", { class: "body" });
+    this.title = make("h4", { tabindex: "-1" });
+    this.mute = make("button", { onclick: () => look.change({ kind: "mute", node: this.place.node, map: this.place.map }) });
+    this.play = make("button", { "aria-pressed": "false", onclick: () => this.toggle() }, "Play");
+    const tools = make("p", { class: "tools" }, make("button", { "aria-label": "previous place", onclick: () => this.step(-1) }, "←"), this.play,
+      make("button", { "aria-label": "next place", onclick: () => this.step(1) }, "→"), this.mute,
+      make("button", { onclick: () => this.close() }, "Close"));
+    this.steps = [...tools.children].slice(0, 3);
+    this.element = make("div", { class: "detail", onkeydown: (event) => { if (event.key === "Escape") this.close(); } }, this.title, tools, this.body);
+  }
+
+  open(place) {
+    const other = !this.place || this.place.node !== place.node || this.place.map !== place.map;
+    if (other) Object.assign(this, { all: false, part: undefined });
+    this.place = place;
+    this.pause();
+    const row = this.overview.rows.get(place.node);
+    if (this.element.parentElement !== row.element) row.element.append(this.element);
+    this.update();
+    if (other) this.title.focus({ preventScroll: true });
+    this.element.scrollIntoView({ block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+  }
+
+  close() {
+    this.pause();
+    const tile = this.place && this.overview.rows.get(this.place.node)?.tiles[this.place.map]?.tile;
+    this.place = null;
+    this.element.remove();
+    this.look.point(null);
+    for (const one of document.querySelectorAll(".tile.chosen")) one.classList.remove("chosen");
+    tile?.focus();
+  }
+
+  // Nodes whose values the view needs.
+  wanted() {
+    return this.place ? [this.place.node, ...this.look.graph.nodes[this.place.node].inputs] : [];
+  }
+
+  update() {
+    if (!this.place) return;
+    const { look, place } = this, node = look.graph.nodes[place.node], row = this.overview.rows.get(place.node);
+    if (!row) { this.close(); return; }
+    if (!this.element.isConnected) row.element.append(this.element);
+    for (const one of document.querySelectorAll(".tile.chosen")) one.classList.remove("chosen");
+    row.tiles[place.map]?.tile.classList.add("chosen");
+    const value = look.values.get(place.node), inputs = node.inputs.map((k) => look.values.get(k)), { count, height, width } = mapsOf(node.shape);
+    if (!value || inputs.some((one) => !one)) return; // on their way
+    const isAnswer = place.node === look.graph.output, one = height * width === 1, what = one ? "Number" : "Map";
+    const index = (place.map * height + place.y) * width + place.x;
+    this.title.textContent = `${isAnswer && count === look.card.classes.length ? look.card.classes[place.map] : `${what} ${place.map}`} of ${node.name}: ${describe(look.graph, node)}, ${number(value[index])}${one ? "" : ` in row ${place.y}, column ${place.x}`}`;
+    const muted = has(look.changes, { kind: "mute", node: place.node, map: place.map });
+    this.mute.textContent = muted ? "Unmute" : `Mute this ${what.toLowerCase()}`;
+    for (const button of this.steps) button.hidden = one;
+    const view = { look, node, place, inputs, value, part: this.part, all: this.all, choose: (part) => { this.part = part; this.update(); },
+      showAll: () => { this.all = true; this.update(); } };
+    const found = node.op === "conv2d" ? convolutionView(view) : node.op === "conv_transpose2d" ? transposedView(view) : otherView(view);
+    const cell = this.body.contains(document.activeElement) ? document.activeElement.dataset.cell : null, open = this.body.querySelector(".why")?.open;
+    const note = muted ? [make("p", { class: "lead" }, "This is muted: whatever is computed here, 0 goes on.")] : [];
+    this.body.replaceChildren(...note, ...found.filter(Boolean), ...(isAnswer && look.card.task !== "segmentation" ? answerView(view) : []), ...likesView(look, place));
+    if (open && this.body.querySelector(".why")) this.body.querySelector(".why").open = true;
+    if (cell) this.body.querySelector(`[data-cell="${cell}"]`)?.focus();
+  }
+
+  // A place of the map that is open is shown as soon as it is pointed at.
+  pointed(place) {
+    if (!place || !this.place || this.timer || place.node !== this.place.node || place.map !== this.place.map) return;
+    if (place.y === this.place.y && place.x === this.place.x) return;
+    this.place = place;
+    this.update();
+  }
+
+  step(by) {
+    const { height, width } = mapsOf(this.look.graph.nodes[this.place.node].shape), area = height * width;
+    const at = (this.place.y * width + this.place.x + by + area) % area;
+    this.place = { ...this.place, y: Math.floor(at / width), x: at % width };
+    this.update();
+    if (this.timer) return;
+    this.look.point(this.place);
+  }
+
+  toggle() {
+    if (this.timer) { this.pause(); return; }
+    this.timer = setInterval(() => { this.step(1); this.look.point(this.place); }, PACE);
+    this.play.textContent = "Pause";
+    this.play.setAttribute("aria-pressed", "true");
+  }
+
+  pause() {
+    clearInterval(this.timer);
+    this.timer = null;
+    this.play.textContent = "Play";
+    this.play.setAttribute("aria-pressed", "false");
+  }
+}

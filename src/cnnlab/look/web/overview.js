@@ -1,0 +1,171 @@
+// The network from top to bottom: a row of maps for each layer, rows in stages that fold.
+
+import { mapsOf } from "./geometry.js";
+import { largestOf, make, number, paint } from "./paint.js";
+import { describe, sizeOf, sources, stages } from "./words.js";
+import { drawJoins } from "./joins.js";
+import { has } from "./changes.js";
+
+const FIRST = 32; // maps that are drawn of a layer before one asks for all
+const OPEN = 16; // layers of a network whose stages are open from the beginning
+
+export class Overview {
+  // look: {graph, values, changes, need(), select(place), point(place), change(change)}
+  constructor(look, place) {
+    Object.assign(this, { look, place, rows: new Map(), scale: "layer", stages: stages(look.graph).slice(1) });
+    this.seen = new IntersectionObserver((entries) => { // rows far from the window are drawn when they come near
+      for (const { target, isIntersecting } of entries) {
+        const row = this.rows.get(Number(target.dataset.node));
+        if (row?.element !== target) continue;
+        row.near = isIntersecting;
+        if (isIntersecting) this.draw(row);
+      }
+    }, { rootMargin: "300px" });
+    const all = this.stages.reduce((sum, { nodes }) => sum + nodes.length, 0) <= OPEN;
+    this.joins = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    this.joins.setAttribute("class", "joins");
+    this.joins.setAttribute("aria-hidden", "true"); // the names in front of an addition say the same
+    place.append(this.joins);
+    new ResizeObserver(() => drawJoins(this.joins, place, look.graph, this.rows)).observe(place);
+    for (const stage of this.stages) place.append(stage.nodes.length > 1 ? this.folding(stage, all) : this.row(stage.nodes[0]));
+  }
+
+  folding({ name, nodes }, open) {
+    const { graph } = this.look, last = nodes.at(-1);
+    const details = make("details", { class: "stage", open }, make("summary", {},
+      make("span", { class: "name" }, name), make("span", { class: "small" }, ` ${nodes.length} layers → ${sizeOf(graph.nodes[last])}`)));
+    const inside = make("div", { class: "inside" }), out = make("div", { class: "out" });
+    details.append(inside);
+    const fill = () => {
+      for (const node of nodes) this.rows.delete(node);
+      inside.replaceChildren(...(details.open ? nodes.map((node) => this.row(node)) : []));
+      out.replaceChildren(...(details.open ? [] : [this.row(last)]));
+    };
+    fill();
+    details.addEventListener("toggle", () => { fill(); this.look.need(); });
+    return make("div", {}, details, out);
+  }
+
+  fold(open) {
+    for (const details of this.place.querySelectorAll("details.stage")) details.open = open;
+  }
+
+  row(node) {
+    const { graph } = this.look, { name, shape, inputs } = graph.nodes[node], { count, height, width } = mapsOf(shape);
+    const maps = make("div", { class: height * width === 1 ? "maps units" : "maps" });
+    const element = make("section", { class: "layer", "data-node": node, "aria-label": `${name}, ${describe(graph, graph.nodes[node])}` },
+      make("h3", {}, make("span", { class: "name" }, name), make("span", { class: "small" },
+        ` ${describe(graph, graph.nodes[node])} → ${sizeOf(graph.nodes[node])}`)),
+      inputs.length > 1 ? this.join(node) : null, maps);
+    const row = { element, maps, tiles: [], node, count, height, width };
+    this.rows.set(node, row);
+    this.seen.observe(element);
+    this.addTiles(row, Math.min(count, FIRST));
+    if (count > FIRST) {
+      element.append(make("button", { class: "more", onclick: (event) => {
+        event.target.remove();
+        this.addTiles(row, count);
+        this.draw(row);
+      } }, `show all ${count}`));
+    }
+    return element;
+  }
+
+  addTiles(row, until) {
+    const { look } = this, { name } = look.graph.nodes[row.node];
+    for (let map = row.tiles.length; map < until; map++) {
+      const canvas = make("canvas", { width: row.width, height: row.height, "aria-hidden": "true" });
+      const at = (event) => {
+        const box = (event.target.closest("canvas") ?? canvas).getBoundingClientRect();
+        const share = (from, side, length) => Math.max(0, Math.min(length - 1, Math.floor((from / side) * length)));
+        return { node: row.node, map, y: share(event.clientY - box.top, box.height, row.height),
+          x: share(event.clientX - box.left, box.width, row.width) };
+      };
+      const middle = { node: row.node, map, y: row.height >> 1, x: row.width >> 1 };
+      const tile = make("button", {
+        class: "tile", "aria-label": `${row.width * row.height === 1 ? "number" : "map"} ${map} of ${name}`,
+        onclick: (event) => look.select(event.detail ? at(event) : middle),
+        onpointermove: (event) => look.point(at(event)), onpointerleave: () => look.point(null), onfocus: () => look.point(middle),
+        onblur: () => look.point(null), onkeydown: (event) => step(event, tile),
+      }, canvas);
+      row.tiles.push({ tile, canvas });
+      row.maps.append(tile);
+    }
+  }
+
+  // An addition and what else has several inputs: each can be cut.
+  join(node) {
+    const { look } = this, { op } = look.graph.nodes[node], sign = { add: "+", sub: "−", mul: "×", div: "÷", cat: "," }[op] ?? ",";
+    const line = make("p", { class: "join" }, "= ");
+    sources(look.graph, node).forEach((source, input) => {
+      if (input) line.append(` ${sign} `);
+      const change = { kind: "cut", node, input }, from = look.graph.nodes[source].name;
+      line.append(make("button", { class: "link", "data-input": input, "aria-pressed": has(look.changes, change),
+        title: `take ${from} out of the sum, and back`, onclick: () => look.change(change) }, from));
+    });
+    return line;
+  }
+
+  // Nodes whose values are on the page.
+  wanted() {
+    return [...this.rows.keys()];
+  }
+
+  update() {
+    const { look } = this;
+    this.all = 0;
+    for (const node of this.rows.keys()) if (look.values.has(node)) this.all = Math.max(this.all, largestOf(look.values.get(node)));
+    for (const row of this.rows.values()) this.draw(row);
+  }
+
+  draw(row) {
+    const { look } = this, values = look.values.get(row.node), area = row.height * row.width;
+    if (!values || !row.near) return;
+    const beside = look.pinned?.values.get(row.node), layer = Math.max(largestOf(values), beside ? largestOf(beside) : 0);
+    row.tiles.forEach(({ tile, canvas }, map) => {
+      const own = values.subarray(map * area, (map + 1) * area), other = beside?.subarray(map * area, (map + 1) * area);
+      const most = other ? Math.max(largestOf(own), largestOf(other)) : largestOf(own);
+      const largest = this.scale === "map" && area > 1 ? most : this.scale === "all" ? this.all : layer;
+      paint(canvas, own, row.height, row.width, largest);
+      this.drawBeside(tile, canvas, other, row, largest);
+      tile.classList.toggle("muted", has(look.changes, { kind: "mute", node: row.node, map }));
+      if (area === 1) tile.title = number(own[0]);
+    });
+    for (const button of row.element.querySelectorAll(".join .link")) {
+      button.setAttribute("aria-pressed", has(look.changes, { kind: "cut", node: row.node, input: Number(button.dataset.input) }));
+    }
+  }
+
+  // The same map of what is compared, above it.
+  drawBeside(tile, canvas, values, row, largest) {
+    let second = tile.querySelector(".second");
+    if (!values) { second?.remove(); return; }
+    if (!second) canvas.before(second = make("canvas", { class: "second", "aria-hidden": "true" }));
+    paint(second, values, row.height, row.width, largest);
+  }
+
+  // Light what a map is made of: each input map as much as its kernel weighs.
+  light(place) {
+    for (const tile of this.lit ?? []) tile.style.removeProperty("--lit");
+    this.lit = [];
+    if (!place) return;
+    const { graph } = this.look, node = graph.nodes[place.node];
+    node.inputs.forEach((_, k) => {
+      const source = sources(graph, place.node)[k], row = this.rows.get(source);
+      if (!row) return;
+      const shares = this.look.shares(place.node, place.map, k, row.count);
+      row.tiles.forEach(({ tile }, map) => {
+        if (!(shares[map] > .02)) return;
+        tile.style.setProperty("--lit", shares[map].toFixed(2));
+        this.lit.push(tile);
+      });
+    });
+  }
+}
+
+// Arrow keys go from map to map.
+function step(event, tile) {
+  const next = { ArrowRight: tile.nextElementSibling, ArrowLeft: tile.previousElementSibling }[event.key];
+  if (next) { event.preventDefault(); next.focus(); }
+}
+

@@ -1,0 +1,310 @@
+"""The page in a real Chromium, from a file and without a request: PyTorch's numbers, and what one can do with them."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_models import CLASSES, SMALL
+from torch import Tensor, nn
+
+from cnnlab.data.decode import Layout
+from cnnlab.data.preprocess import Preprocess
+from cnnlab.look.compute import node_values
+from cnnlab.look.graph import Graph
+from cnnlab.look.notebook import LookFrame
+from cnnlab.look.page import LookImage, render, write_layer
+
+Exported = dict[str, tuple[nn.Module, Graph, Tensor]]
+NAMES = [f"class {number}" for number in range(CLASSES)]
+
+
+def written(exported: Exported, name: str, folder: Path) -> tuple[Path, Tensor]:
+    """The page of a small model, and its images as the network sees them."""
+    model, graph, images = exported[name]
+    channels, height, width = images.shape[1:]
+    layout = Layout(height, width, "L" if channels == 1 else "RGB")
+    preprocess = Preprocess(layout, (0.4, 0.5, 0.6)[:channels], (0.2, 0.25, 0.3)[:channels])
+    draws = np.random.Generator(np.random.PCG64(0))
+    pixels = draws.integers(0, 256, (2, height, width, channels), dtype=np.uint8)
+    batch = preprocess.normalise(torch.from_numpy(pixels)).contiguous()
+    with torch.no_grad():
+        logits = torch.stack([model(image[None]).flatten() for image in batch])
+    task = "segmentation" if name == "unet" else "classification"
+    card = {"model": {"name": name}, "classes": NAMES, "task": task, "data": "noise"}
+    shown = [LookImage(f"{number}.png", NAMES[number], image) for number, image in enumerate(pixels)]
+    file = folder / f"{name}.html"
+    file.write_text(render(graph, card, preprocess, shown, logits, 1, shown), encoding="utf-8")
+    return file, batch
+
+
+class Opened:
+    """A page, all that it complains of and all that it asks for."""
+
+    def __init__(self, browser: Any, file: Path, width: int = 1280, **options: Any) -> None:
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(20_000)
+        self.complaints: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(file.as_uri())
+        self.page.evaluate("window.look.ready")
+
+    def is_clean(self) -> bool:
+        asked = [url for url in self.asked if not url.startswith(("file://", "blob:", "data:"))]
+        return not self.complaints and not asked and len([url for url in self.asked if url.startswith("file:")]) == 1
+
+    def close(self) -> None:
+        self.context.close()
+
+
+@pytest.mark.parametrize("name", [*SMALL, "own"])
+def test_the_page_answers_as_pytorch_and_every_map_is_its_map(
+    name: str, exported: Exported, browser: Any, tmp_path: Path
+) -> None:
+    file, batch = written(exported, name, tmp_path)
+    model, graph, _ = exported[name]
+    opened = Opened(browser, file)
+    script = """async () => {
+        const pack = (numbers) => {  // a list of so many numbers takes Playwright seconds
+            let text = "";
+            for (const byte of new Uint8Array(Float32Array.from(numbers).buffer)) text += String.fromCharCode(byte);
+            return btoa(text);
+        };
+        const found = [];
+        for (const i of [0, 1]) {
+            const maps = await Promise.all(look.layers.map((layer) => look.activation(layer, i).then(pack)));
+            found.push({ logits: await look.logits(i), maps });
+        }
+        return found;
+    }"""
+    found = opened.page.evaluate(script)
+    layers = opened.page.evaluate("look.layers")
+    for image, answer in zip(batch, found, strict=True):
+        with torch.no_grad():
+            expected = model(image[None])
+        logits = torch.tensor(answer["logits"]).view_as(expected)
+        assert (logits.softmax(1) - expected.softmax(1)).abs().max() < 1e-3
+        values = {node.name: value for node, value in zip(graph.nodes, node_values(graph, image[None]), strict=True)}
+        assert len(layers) > 5 or name == "mlp"
+        for layer, numbers in zip(layers, answer["maps"], strict=True):
+            shown = torch.frombuffer(bytearray(base64.b64decode(numbers)), dtype=torch.float32)
+            off = (shown - values[layer].flatten()).abs().max()
+            assert off <= 1e-3 * values[layer].abs().max(), layer
+    assert opened.page.evaluate("look.check()") < 1e-3
+    assert "Checked on 2 images" in opened.page.locator("#check").inner_text()
+    drawn = "Math.max(...[...document.querySelectorAll('.tile canvas')].map((c) => c.width * c.height))"
+    assert opened.page.evaluate(drawn) >= (1 if name == "mlp" else 16)
+    assert opened.is_clean(), (opened.complaints, opened.asked)
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def resnet(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(exported, "resnet", tmp_path_factory.mktemp("resnet"))[0]
+
+
+@pytest.fixture
+def page(browser: Any, resnet: Path) -> Iterator[Any]:
+    opened = Opened(browser, resnet)
+    opened.page.locator("#unfold").click()
+    opened.page.locator("[data-node]").nth(20).wait_for()
+    yield opened.page
+    assert opened.is_clean(), opened.complaints
+    opened.close()
+
+
+def probabilities(page: Any) -> list[str]:
+    return sorted(page.locator("#answers li").all_inner_texts())
+
+
+def row(page: Any, layer: str) -> Any:
+    return page.locator(".layer").filter(has=page.locator("h3 .name", has_text=layer)).first
+
+
+def test_a_number_of_a_convolution_is_the_sum_of_what_is_shown(page: Any) -> None:
+    row(page, "stage1.0.conv1").locator(".tile").nth(2).click()
+    detail = page.locator(".detail")
+    detail.locator(".grid").nth(2).wait_for()
+    window, kernel, products = (
+        detail.locator(".grid").nth(n).locator("td").all_inner_texts() if n != 1 else
+        [cell.input_value() for cell in detail.locator(".grid").nth(1).locator("input").all()]
+        for n in range(3)
+    )  # fmt: skip
+    value = lambda text: float(text.replace("−", "-"))  # noqa: E731
+    for a, b, c in zip(window, kernel, products, strict=True):
+        assert value(a) * value(b) == pytest.approx(value(c), abs=0.02)
+    part, others, total = (value(text) for text in detail.locator(".sum strong").all_inner_texts()[:3])
+    assert sum(map(value, products)) == pytest.approx(part, abs=0.01)
+    assert part + others == pytest.approx(total, abs=0.01)
+    detail.locator("summary").click()
+    assert "⌊(16 + 2·1 − 1·(3 − 1) − 1) / 1⌋ + 1 = 16" in detail.locator(".why").inner_text()
+    before = detail.locator("h4").inner_text()
+    detail.get_by_label("next place").click()
+    assert detail.locator("h4").inner_text() != before
+    page.keyboard.press("Escape")
+    assert detail.count() == 0
+
+
+def test_what_a_filter_likes_is_cut_by_its_receptive_field_and_can_be_looked_at(page: Any) -> None:
+    row(page, "stem.0").locator(".tile").nth(1).click()
+    patches = page.locator(".patches button")
+    assert patches.count() == 2
+    sizes = patches.locator("canvas").evaluate_all("(all) => all.map((c) => [c.width, c.height])")
+    assert all(2 <= side <= 3 for size in sizes for side in size)
+    before = probabilities(page)
+    for number in (0, 1):  # one of them is the other image
+        patches.nth(number).click()
+        page.wait_for_timeout(100)
+        changed = probabilities(page) != before
+        if changed:
+            break
+    assert changed
+
+
+def test_every_view_of_a_layer_opens(page: Any) -> None:
+    words = {
+        "stem.1": "one scale and one shift",
+        "stem.2": "f(",
+        "stage2.0.add": "added to those of the block",
+        "pool.mean": "mean of",
+        "head": "weighted sum",
+    }
+    for layer, text in words.items():
+        row(page, layer).locator(".tile").first.click()
+        page.locator(".detail .body", has_text=text).wait_for()
+    assert "Σ e^z" in page.locator(".detail").inner_text()
+
+
+def test_the_receptive_field_of_what_is_pointed_at_is_told(page: Any) -> None:
+    row(page, "stem.0").locator(".tile").first.hover()
+    page.locator("#field", has_text="3×3 of 16×16 pixels").wait_for()
+    assert row(page, "stage1.0.conv1").locator(".tile[style*=lit]").count() == 0
+    row(page, "stage1.0.conv1").locator(".tile").first.hover()
+    page.locator("#field", has_text="5×5 of").wait_for()
+    assert row(page, "stem.2").locator(".tile[style*=lit]").count() > 0
+
+
+def test_changes_are_answered_and_taken_back_at_once(page: Any) -> None:
+    before = probabilities(page)
+    row(page, "stage1.0.conv1").locator(".tile").nth(1).click()
+    page.get_by_role("button", name="Mute this map").click()
+    page.locator("#changes", has_text="map 1 of stage1.0.conv1 muted").wait_for()
+    muted = probabilities(page)
+    assert muted != before
+    row(page, "stage2.0.add").locator(".link").nth(1).click()
+    page.locator("#changes li").nth(1).wait_for()
+    assert probabilities(page) != muted
+    cell = page.locator(".grid input").first
+    cell.fill("3")
+    cell.press("Enter")
+    page.locator("#changes", has_text="set to 3").wait_for()
+    assert page.locator(".answers .up, .answers .down").count() > 0
+    page.locator("#undo-all").click()
+    page.locator("#changes").wait_for(state="hidden")
+    assert probabilities(page) == before
+
+
+def test_another_image_is_compared_map_by_map(page: Any) -> None:
+    page.locator(".thumb").nth(0).click()
+    page.locator("#pin").click()
+    tile = row(page, "stage1.0.conv1").locator(".tile").first
+    tile.scroll_into_view_if_needed()
+    tile.locator(".second").wait_for()
+    pixels = "(canvases) => canvases.map((c) => c.toDataURL())"
+    kept, now = tile.locator("canvas").evaluate_all(pixels)
+    assert kept == now
+    assert page.locator(".answers .up").count() == 0
+    page.locator(".thumb").nth(1).click()
+    page.locator(".answers .up, .answers .down").first.wait_for()
+    assert tile.locator("canvas").evaluate_all(pixels)[0] == kept != tile.locator("canvas").evaluate_all(pixels)[1]
+    page.locator("#pin").click()
+    page.locator(".second").first.wait_for(state="detached")
+
+
+def test_a_part_of_the_image_can_be_covered(page: Any) -> None:
+    before = probabilities(page)
+    page.locator("#cover").click()
+    box = page.locator("#image").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.26, box["y"] + box["height"] * 0.26)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.74, box["y"] + box["height"] * 0.74, steps=3)
+    page.mouse.up()
+    page.locator("#changes", has_text="8×8 pixels covered").wait_for()
+    assert probabilities(page) != before
+    page.locator("#changes .link").click()
+    page.locator("#changes").wait_for(state="hidden")
+    assert probabilities(page) == before
+
+
+def test_a_drawing_and_a_file_go_through_the_runs_own_preprocess(page: Any, tmp_path: Path) -> None:
+    before = probabilities(page)
+    page.locator("#draw").click()
+    box = page.locator("#pad").bounding_box()
+    page.mouse.move(box["x"] + 60, box["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 200, box["y"] + 200, steps=5)
+    page.wait_for_function("(before) => JSON.stringify([...document.querySelectorAll('#answers li')]"
+                           ".map((e) => e.innerText).sort()) !== before", arg=json.dumps(before))  # fmt: skip
+    page.mouse.up()
+    (tmp_path / "a.txt").write_text("no image")
+    page.locator("#file").set_input_files(tmp_path / "a.txt")
+    page.locator("#message", has_text="a.txt is not an image").wait_for()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_fits_a_phone_and_every_control_has_a_name(browser: Any, resnet: Path, scheme: str) -> None:
+    opened = Opened(browser, resnet, width=375, color_scheme=scheme, has_touch=True, is_mobile=True)
+    opened.page.locator("#unfold").click()
+    row(opened.page, "stage1.0.conv1").locator(".tile").first.tap()
+    opened.page.locator(".detail .grid").nth(2).wait_for()
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 375
+    names = opened.page.evaluate(
+        """() => [...document.querySelectorAll("button, input, select, summary")].filter((e) => e.offsetParent)
+            .map((e) => e.getAttribute("aria-label") || e.textContent.trim()
+                || [...(e.labels ?? [])].map((l) => l.textContent).join(""))"""
+    )
+    assert len(names) > 100
+    assert all(names)
+    assert opened.is_clean()
+    opened.close()
+
+
+def test_the_page_runs_in_the_frame_of_a_notebook(browser: Any, resnet: Path) -> None:
+    page = browser.new_page()
+    page.set_content(LookFrame(resnet, 400)._repr_html_())
+    frame = page.locator("iframe").element_handle().content_frame()
+    frame.wait_for_function("window.look")
+    frame.evaluate("look.ready")
+    assert frame.locator("#answers li").count() == CLASSES
+    page.close()
+
+
+def test_a_convolution_can_be_played_with(browser: Any, tmp_path: Path) -> None:
+    write_layer(tmp_path / "layer.html")
+    page = browser.new_page(viewport={"width": 375, "height": 800})
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto((tmp_path / "layer.html").as_uri())
+    page.locator("#chain", has_text="⌊(9 + 2·1 − 1·(3 − 1) − 1) / 1⌋ + 1 = 9").wait_for()
+    page.locator("#add").click()
+    page.locator("#next").click()
+    page.locator("#field", has_text="row 0, column 1 of the last layer depends on 3×4 pixels").wait_for()
+    for name, value in (("padding", 0), ("kernel", 7), ("dilation", 3)):
+        page.locator(f"[data-name='1 {name}']").fill(str(value))
+    page.locator(".notice", has_text="Impossible: the kernel reaches over 19 places").wait_for()
+    page.locator("[data-name='1 transposed']").check()
+    page.locator("#chain", has_text="(9 − 1)·1 − 2·0 + 3·(7 − 1) + 1 = 27").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    assert complaints == []
+    page.close()

@@ -1,0 +1,134 @@
+"""`cnnlab look`: the file that a run becomes, from the command line and in a notebook, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import cnnlab
+from cnnlab.cli import main
+from cnnlab.data.preprocess import Preprocess
+from cnnlab.look import page
+from cnnlab.look.scripts import bundle
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small VGG on 60 digits; do not write into it beside look.html."""
+    folder = tmp_path_factory.mktemp("look") / "run"
+    words = ["model=vgg", "model.width=4", "data.limit=60", "trainer.epochs=1", "trainer.threads=1", "logger=none"]
+    assert main(["train", *words, f"run.dir={folder}"]) == 0
+    return folder
+
+
+def card_of(file: Path) -> dict[str, object]:
+    found = re.search(r'<script id="card" type="application/json">(.*?)</script>', file.read_text(encoding="utf-8"))
+    assert found is not None
+    return json.loads(found[1])
+
+
+def test_a_run_becomes_one_file_that_asks_for_no_other(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["look", str(run)]) == 0
+    file = run / "look.html"
+    assert capsys.readouterr().out.strip().endswith(str(file))
+    text = file.read_text(encoding="utf-8")
+    assert not re.search(r"""(src|href)=["']?(?!data:)[\w/.]""", re.sub(r"<script.*?</script>", "", text, flags=re.S))
+    assert "import {" not in text
+    assert text.count("</script>") == 4
+    card = card_of(file)
+    assert len(card["images"]) == 8  # type: ignore[arg-type]
+    assert len({image["label"] for image in card["images"]}) > 4  # type: ignore[attr-defined]
+    assert file.stat().st_size < 400_000
+
+
+def test_images_of_ones_own_go_through_the_runs_preprocess(run: Path, tmp_path: Path) -> None:
+    pixels = np.arange(400, dtype=np.uint8).reshape(20, 20)
+    Image.fromarray(pixels).save(tmp_path / "a <b>.png")
+    assert main(["look", str(run), str(tmp_path), "--out", str(tmp_path / "new" / "page.html")]) == 0
+    card = card_of(tmp_path / "new" / "page.html")
+    (image,) = card["images"]  # type: ignore[misc]
+    assert image["name"] == "a <b>.png"
+    model, facts = cnnlab.load_run(run)
+    expected = model(Preprocess.from_dict(facts["preprocess"])(tmp_path / "a <b>.png")[None])
+    assert torch.allclose(torch.tensor(image["logits"]), expected.flatten(), atol=1e-5)
+
+
+def test_a_notebook_shows_the_page_in_a_frame(run: Path) -> None:
+    frame = cnnlab.look(run, height=500)
+    assert frame.file == run / "look.html"
+    html = frame._repr_html_()
+    assert html.startswith("<iframe")
+    assert "height: 500px" in html
+    assert html.count('"') == 6  # the page itself is escaped
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda run, folder: ["no/run"], "no/run"),
+        (lambda run, folder: [str(run), str(folder / "text.png")], "text.png"),
+        (lambda run, folder: [str(run), str(folder / "none.png")], "none.png"),
+        (lambda run, folder: [str(without_weights(run, folder))], "has no weights yet"),
+        (lambda run, folder: [str(run), "--out", "gs://bucket/x.html"], "--out"),
+        (lambda run, folder: [], "--layer"),
+        (lambda run, folder: [str(run), "--layer"], "leave out"),
+    ],
+    ids=["missing", "no image", "no file", "no weights", "an address", "no run", "a run and a layer"],
+)
+def test_what_cannot_be_shown_is_one_line(
+    make: object, words: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.png").write_text("no image")
+    assert main(["look", *make(run, tmp_path)]) == 2  # type: ignore[operator]
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def without_weights(run: Path, folder: Path) -> Path:
+    shutil.copytree(run, folder / "bare", ignore=shutil.ignore_patterns("best"))
+    return folder / "bare"
+
+
+def test_more_images_than_a_page_holds_are_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "MOST_IMAGES", 1)
+    for name in "ab":
+        Image.new("L", (8, 8)).save(tmp_path / f"{name}.png")
+    with pytest.raises(cnnlab.CnnlabError, match="1 images at most, and these are 2"):
+        page.write_look(run, [str(tmp_path)])
+
+
+def test_every_module_is_in_the_script_once_after_those_it_needs() -> None:
+    script = bundle("app")
+    defined = re.findall(r'^modules\["([\w-]+)"\] = ', script, re.M)
+    assert len(defined) == len(set(defined)) > 15
+    for name, body in re.findall(r'^modules\["([\w-]+)"\] = (.*?)^\}\)\(\);', script, re.M | re.S):
+        for needed in re.findall(r'= modules\["([\w-]+)"\];', body):
+            assert defined.index(needed) < defined.index(name)
+    assert not re.search(r"^(import|export) ", script, re.M)
+
+
+def test_a_module_of_the_page_stays_short() -> None:
+    for file in (Path(page.__file__).parent / "web").glob("*.js"):
+        assert len(file.read_text(encoding="utf-8").splitlines()) < 300, file.name
+
+
+def test_the_commands_of_the_page_about_it_work(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "look.md").read_text(encoding="utf-8")
+    commands = [shlex.split(line, comments=True)[1:] for line in text.splitlines() if line.startswith("cnnlab look ")]
+    assert len(commands) == 3
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run, tmp_path / "runs" / "mine")
+    Image.new("L", (8, 8)).save(tmp_path / "cat.jpg")
+    for words in commands:
+        assert main(words) == 0
+    assert sorted(path.name for path in tmp_path.glob("*.html")) == ["cat.html", "layer.html"]
+    assert (tmp_path / "runs" / "mine" / "look.html").exists()
