@@ -8,6 +8,7 @@ const web = new URL("../../src/cnnlab/look/web/", import.meta.url);
 const { Network, probabilities } = await import(new URL("network.js", web));
 const { bytesOf, fromHalf, normalise, toPixels } = await import(new URL("tensors.js", web));
 const { conv2d, convTranspose2d } = await import(new URL("products.js", web));
+const { sourceMap } = await import(new URL("words.js", web));
 const { avgPool, maxPool } = await import(new URL("pools.js", web));
 
 for (const file of readdirSync(process.env.GOLDEN)) {
@@ -82,4 +83,14 @@ test("only what a change reaches is computed again, and it can be taken back", (
   assert.deepEqual([...network.values[3]], [120, 43]);
   assert.equal(network.run(image), 2);
   assert.deepEqual([...network.values[3]], [86, 130]);
+});
+
+test("the map that a padded shortcut comes from is found, and an empty one is told", () => {
+  const nodes = [
+    { op: "relu", inputs: [], shown: true, shape: [1, 8, 4, 4], attributes: {} },
+    { op: "slice", inputs: [0], shape: [1, 8, 2, 4], attributes: { dim: 2, start: 0, step: 2 } },
+    { op: "pad", inputs: [1], shape: [1, 16, 2, 4], attributes: { pad: [0, 0, 0, 0, 4, 4], value: 0 } },
+  ];
+  assert.deepEqual([3, 4, 6, 11, 12].map((map) => sourceMap({ nodes }, 2, map)), [-1, 0, 2, 7, -1]);
+  assert.equal(sourceMap({ nodes }, 0, 5), 5);
 });

@@ -214,6 +214,35 @@ def test_changes_are_answered_and_taken_back_at_once(page: Any) -> None:
     assert probabilities(page) == before
 
 
+def test_the_number_that_was_clicked_stays_and_nonsense_leaves_a_kernel_as_it_is(page: Any) -> None:
+    tile = row(page, "stage1.0.conv1").locator(".tile").nth(1)
+    tile.click()
+    title = page.locator(".detail h4")
+    page.locator(".grid input").first.wait_for()
+    said = title.inner_text()
+    row(page, "stage1.0.conv1").locator(".tile").nth(1).hover(position={"x": 3, "y": 3})
+    page.locator("#field", has_text="pixels").wait_for()
+    assert title.inner_text() == said
+    cell = page.locator(".grid input").first
+    number = cell.input_value()
+    for nonsense in ("", "1e39"):
+        cell.fill(nonsense)
+        cell.press("Enter")
+        cell.blur()
+        assert cell.input_value() == number
+    assert page.locator("#changes").is_hidden()
+
+
+def test_the_image_that_is_chosen_is_marked_with_its_class(page: Any) -> None:
+    pressed = page.locator(".thumb[aria-pressed=true]")
+    assert pressed.count() == 1 and page.locator(".thumb").first.get_attribute("aria-pressed") == "true"
+    page.locator(".thumb").nth(1).click()
+    assert page.locator(".thumb").nth(1).get_attribute("aria-pressed") == "true" and pressed.count() == 1
+    label = page.locator(".thumb").nth(1).get_attribute("title").partition(" (")[0]
+    told = page.locator("#truth").inner_text()
+    assert told == (f"It is labelled {label}." if page.evaluate("look.classes").count(label) else "")
+
+
 def test_another_image_is_compared_map_by_map(page: Any) -> None:
     page.locator(".thumb").nth(0).click()
     page.locator("#pin").click()

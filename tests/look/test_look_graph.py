@@ -131,3 +131,10 @@ def test_a_filter_likes_the_places_where_it_is_largest() -> None:
     (places,) = found.values()
     assert places[0].tolist() == [[1, 3, 4], [2, 0, 1], [0, 1, 2]]
     assert places[1, 0].tolist() == [2, 2, 3]
+
+
+def test_names_that_look_like_places_to_fill_stay_names() -> None:
+    from cnnlab.look.page import _filled
+
+    parts = {"card": "{{ weights }} {{ script }}", "weights": "AAAA", "script": "run()"}
+    assert _filled("{{ card }}|{{ weights }}|{{ script }}", parts) == "{{ weights }} {{ script }}|AAAA|run()"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,10 +147,8 @@ def write_layer(out: str | Path = "layer.html") -> Path:
 
 
 def _filled(page: str, parts: dict[str, str]) -> str:
-    for key, value in parts.items():
-        before, _, after = page.partition("{{ " + key + " }}")
-        page = before + value + after
-    return page
+    """In one pass: a class may be called as a place to fill is."""
+    return re.sub(r"\{\{ (\w+) \}\}", lambda place: parts[place[1]], page)
 
 
 def _write(target: Path, page: str) -> Path:
@@ -165,7 +164,10 @@ def _given(preprocess: Preprocess, paths: Sequence[str]) -> list[LookImage]:
     names = list(find_images(paths))
     if len(names) > MOST_IMAGES:
         raise DataError(f"a page holds {MOST_IMAGES} images at most, and these are {len(names)}; name fewer.")
-    return [LookImage(Path(name).name, None, _pixels(preprocess, read_image(name))) for name in names]
+    return [
+        LookImage(Path(name).name.encode(errors="replace").decode(), None, _pixels(preprocess, read_image(name)))
+        for name in names
+    ]
 
 
 def _test_images(folder: RunFolder, card: dict[str, Any], preprocess: Preprocess) -> list[LookImage]:

@@ -9,6 +9,7 @@ import { Overview } from "./overview.js";
 import { boxes, drawAnswers, drawChanges, drawImage, thumbnail } from "./side.js";
 import { Detail } from "./detail.js";
 import { Sources } from "./sources.js";
+import { sourceMap } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const card = JSON.parse($("card").textContent), { graph } = card, bytes = bytesOf($("weights").textContent);
@@ -53,7 +54,8 @@ const look = {
       const start = node.inputs.slice(0, k).reduce((sum, n) => sum + graph.nodes[n].shape[1], 0);
       return Array.from({ length: count }, (_, i) => i === map - start ? 1 : 0);
     }
-    return Array.from({ length: count }, (_, i) => i === map ? 1 : 0);
+    const from = sourceMap(graph, node.inputs[k], map);
+    return Array.from({ length: count }, (_, i) => i === from ? 1 : 0);
   },
 
   select(place) {
@@ -63,7 +65,6 @@ const look = {
 
   // What is pointed at, else the number that is open: what it was made from is lit.
   point(pointed) {
-    detail.pointed(pointed);
     const place = pointed ?? detail.place;
     overview.light(place);
     const field = place && receptiveField(graph, place.node, boxOf(graph.nodes[place.node].shape, place.map, place.y, place.x));
@@ -84,9 +85,19 @@ const look = {
     return this.need();
   },
 
+  // Which of the run's images it is, and its class.
+  mark(image) {
+    const chosen = images.indexOf(image);
+    [...$("thumbs").children].forEach((one, i) => one.setAttribute("aria-pressed", i === chosen));
+    this.truth = card.images[chosen]?.label ?? null;
+    $("truth").textContent = this.truth === null ? "" : `It is labelled ${this.truth}.`;
+  },
+
   setImage(image, whole = true) {
     this.image = image;
     this.fresh = true;
+    $("message").hidden = true;
+    this.mark(image);
     if (whole) this.before = null;
     if (whole) this.changes = this.changes.filter((change) => !ofImage(change));
     return this.need();
@@ -115,7 +126,7 @@ const look = {
 function show() {
   overview.update();
   detail.update();
-  drawAnswers($("answers"), card.classes, look.now, (look.pinned ?? { now: look.before }).now, look.changes.length || look.pinned);
+  drawAnswers($("answers"), card.classes, look.now, (look.pinned ?? { now: look.before }).now, look.changes.length || look.pinned, look.truth);
   $("mini-answer").textContent = $("answers").firstChild.textContent.replace(/\s+/g, " ");
   drawChanges($("changes"), look.changes, graph, (change) => look.setChanges(without(look.changes, change)), () => look.setChanges([]));
   if (!look.changes.some(({ kind }) => kind === "move")) for (const name of ["right", "down", "turn"]) $(name).value = 0;
@@ -163,6 +174,7 @@ $("thumbs").append(...images.map((image, i) => {
     look.setImage(image);
   });
 }));
+look.mark(images[0]);
 $("scale").addEventListener("change", (event) => { overview.scale = event.target.value; overview.update(); });
 $("unfold").addEventListener("click", () => overview.fold(true));
 $("fold").addEventListener("click", () => overview.fold(false));

@@ -28,12 +28,12 @@ export class Detail {
     const other = !this.place || this.place.node !== place.node || this.place.map !== place.map;
     if (other) Object.assign(this, { all: false, part: undefined });
     this.place = place;
+    this.unseen ||= other;
     this.pause();
     const row = this.overview.rows.get(place.node);
     if (this.element.parentElement !== row.element) row.element.append(this.element);
     this.update();
     if (other) this.title.focus({ preventScroll: true });
-    this.element.scrollIntoView({ block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
   }
 
   close() {
@@ -74,14 +74,9 @@ export class Detail {
     this.body.replaceChildren(...note, ...found.filter(Boolean), ...(isAnswer && look.card.task !== "segmentation" ? answerView(view) : []), ...likesView(look, place));
     if (open && this.body.querySelector(".why")) this.body.querySelector(".why").open = true;
     if (cell) this.body.querySelector(`[data-cell="${cell}"]`)?.focus();
-  }
-
-  // A place of the map that is open is shown as soon as it is pointed at.
-  pointed(place) {
-    if (!place || !this.place || this.timer || place.node !== this.place.node || place.map !== this.place.map) return;
-    if (place.y === this.place.y && place.x === this.place.x) return;
-    this.place = place;
-    this.update();
+    if (!this.unseen) return;
+    this.unseen = false; // it is as long as it will be
+    this.element.scrollIntoView({ block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
   }
 
   step(by) {

@@ -1,5 +1,6 @@
 // What a filter likes: the parts of test images that excite a map most, each cut by its receptive field.
 
+import { ofImage } from "./changes.js";
 import { boxOf, receptiveField } from "./geometry.js";
 import { make } from "./paint.js";
 import { bytesOf, normalise, toPixels } from "./tensors.js";
@@ -29,6 +30,7 @@ export function likesView(look, place) {
     return make("button", { "aria-label": `use this image: ${name}`, title: "use this image", onclick: () => look.setImage(values) },
       patch(values, card.preprocess, field), make("span", { class: "small" }, name));
   });
-  return [make("h5", {}, `What it likes: the parts of ${card.tried.length} test images with the largest numbers here`),
+  const before = look.changes.every(ofImage) ? "" : ", before any change";
+  return [make("h5", {}, `What it likes: the parts of ${card.tried.length} test images with the largest numbers here${before}`),
     make("div", { class: "patches" }, ...buttons)];
 }

@@ -6,11 +6,12 @@ import { inWords } from "./changes.js";
 
 const SHOWN = 10; // classes
 
-// A list of classes with their probabilities, likeliest first, and how much each has changed from `before`.
-export function drawAnswers(place, classes, now, before, changed) {
+// A list of classes with their probabilities, likeliest first, and how much each has changed from `before`. The class
+// that the image is labelled as is always in it.
+export function drawAnswers(place, classes, now, before, changed, truth) {
   const order = now.map((_, i) => i).sort((a, b) => now[b] - now[a]).slice(0, SHOWN);
   const was = before.indexOf(Math.max(...before));
-  if (!order.includes(was)) order.push(was);
+  for (const other of [was, classes.indexOf(truth)]) if (other >= 0 && !order.includes(other)) order.push(other);
   place.replaceChildren(...order.map((i) => {
     const difference = 100 * (now[i] - before[i]);
     const text = !changed || Math.abs(difference) < .05 ? "" : `${difference > 0 ? "+" : "−"}${Math.abs(difference).toFixed(1)}`;

@@ -16,7 +16,10 @@ export class Sources {
     $("pad").addEventListener("pointermove", () => { if (this.pad.drawing) this.redraw(); });
     $("pad").addEventListener("pointerdown", () => this.redraw());
     $("draw").addEventListener("click", () => this.toggle($("drawing").hidden));
-    $("clear").addEventListener("click", () => this.pad.clear(card.dark_background));
+    $("clear").addEventListener("click", async () => {
+      this.pad.clear(card.dark_background);
+      await look.setImage(await prepare($("pad"), card.preprocess));
+    });
     $("file").addEventListener("change", ({ target }) => this.read(target.files[0]));
     if (!able) return;
     document.addEventListener("dragover", (event) => event.preventDefault());

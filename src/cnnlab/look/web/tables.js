@@ -8,8 +8,12 @@ export function grid(caption, rows, { mark = () => false, edit = null } = {}) {
   const cell = (value, y, x) => {
     if (value === null) return make("td", { class: "none", title: "padding: counts as 0" }, "0");
     const shade = `--tint: rgb(${colour(value / largest).map(Math.round).join(" ")} / .55)`;
-    const text = edit ? make("input", { type: "number", step: "any", value: Number(value.toPrecision(3)),
-      "aria-label": `${caption}, row ${y}, column ${x}`, "data-cell": `${y},${x}`, onchange: (e) => edit(y, x, Number(e.target.value)) }) : number(value);
+    const shown = Number(value.toPrecision(3)), changed = ({ target }) => { // what is no number puts the old one back
+      if (target.value !== "" && Number.isFinite(Math.fround(target.valueAsNumber))) edit(y, x, target.valueAsNumber);
+      else target.value = shown;
+    };
+    const text = edit ? make("input", { type: "number", step: "any", value: shown,
+      "aria-label": `${caption}, row ${y}, column ${x}`, "data-cell": `${y},${x}`, onchange: changed }) : number(value);
     return make("td", { style: shade, class: mark(y, x) ? "marked" : null }, text);
   };
   return make("figure", { class: "grid" }, make("figcaption", {}, caption),

@@ -59,16 +59,17 @@ export function convolutionView(view) {
     index: (place.map * each + here.i) * area + y * kw + x });
   const kernelRows = rowsOf(here.kernel, kh, kw), products = here.seen.map((row, y) => row.map((v, x) => v === null ? null : v * kernelRows[y][x]));
   return [
-    make("p", { class: "lead" }, `Each of the ${each} input ${each === 1 ? "map" : "maps"} has its own ${kh}×${kw} kernel. The kernel slides over the map; the ${each === 1 ? "map" : "maps"} that come of it are added.`),
+    make("p", { class: "lead" }, each === 1 ? `The ${kh}×${kw} kernel slides over the input map.`
+      : `Each of the ${each} input maps has its own ${kh}×${kw} kernel. The kernel slides over the map; the maps that come of it are added.`),
     make("div", { class: "terms" }, ...rows,
       each > shown.length ? make("button", { class: "more", onclick: view.showAll }, `show ${each - shown.length} weaker input maps`) : null),
-    make("div", { class: "term result" }, make("span", {}, each === 1 ? "This" : `The sum of all ${each}`, bias === null ? "" : ` and the bias ${number(bias)}`), sign("="),
+    each === 1 && bias === null ? null : make("div", { class: "term result" }, make("span", {}, each === 1 ? "This" : `The sum of all ${each}`, bias === null ? "" : ` and the bias ${number(bias)}`), sign("="),
       picture(`map ${place.map}`, result, high, wide, { at: [place.y, place.x, 1, 1] })),
     make("h5", {}, `The number in row ${place.y}, column ${place.x}`),
     make("div", { class: "numbers" }, grid(`window of input ${first + here.i}`, here.seen), sign("·"),
       grid("kernel: type to change it", kernelRows, { edit: setWeight }), sign("="), grid("products", products)),
     line("They sum to ", strong(number(here.sum)), each > 1 ? `, the other ${each - 1} ${each === 2 ? "map gives" : "maps give"} ` : "", each > 1 ? strong(number(total - here.sum)) : "",
-      bias === null ? "" : ", the bias is ", bias === null ? "" : strong(number(bias)), ": ", strong(number(total + (bias ?? 0))), "."),
+      bias === null ? "" : ", the bias is ", bias === null ? "" : strong(number(bias)), ...(each === 1 && bias === null ? [] : [": ", strong(number(total + (bias ?? 0)))]), "."),
     whySize(node, source, [kh, kw]),
   ];
 }

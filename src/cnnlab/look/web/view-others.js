@@ -6,7 +6,7 @@ import { ACTIVATIONS } from "./pointwise.js";
 import { adaptiveWindow } from "./pools.js";
 import { grid, line, list, picture, sign, strong } from "./tables.js";
 import { whySize } from "./view-convolution.js";
-import { sources } from "./words.js";
+import { sourceMap, sources } from "./words.js";
 
 const TERMS = 10; // of a sum, the largest
 
@@ -23,9 +23,9 @@ const mapOf = (values, shape, map) => {
 function placeByPlace({ look, node, place, inputs, value }, between, ...more) {
   const shown = inputs.map((values, k) => {
     const shape = look.graph.nodes[node.inputs[k]].shape, { count, height, width } = mapsOf(shape), map = count === 1 ? 0 : place.map;
-    const name = look.graph.nodes[sources(look.graph, place.node)[k]].name;
+    const name = look.graph.nodes[sources(look.graph, place.node)[k]].name, from = sourceMap(look.graph, node.inputs[k], map);
     const at = height === mapsOf(node.shape).height ? [place.y, place.x, 1, 1] : null;
-    return map < count ? picture(`${name} map ${map}`, mapOf(values, shape, map), height, width, { at }) : null;
+    return map < count ? picture(from < 0 ? `an empty map beside ${name}` : `${name} map ${from}`, mapOf(values, shape, map), height, width, { at }) : null;
   }).flatMap((one, k) => k ? [sign(between), one] : [one]);
   const { height, width } = mapsOf(node.shape);
   return [
