@@ -84,7 +84,7 @@ WAITS = {  # the size of the result, or the result itself, has to be known to th
 }
 
 
-NOT_DETERMINISTIC = {  # on CUDA, as the documentation of torch.use_deterministic_algorithms lists them
+NOT_DETERMINISTIC = {  # on CUDA, as torch.use_deterministic_algorithms and its documentation have it
     "aten::_adaptive_avg_pool2d_backward",
     "aten::adaptive_max_pool2d_backward",
     "aten::cumsum",
@@ -92,8 +92,6 @@ NOT_DETERMINISTIC = {  # on CUDA, as the documentation of torch.use_deterministi
     "aten::nll_loss2d_forward",
     "aten::reflection_pad2d_backward",
     "aten::replication_pad2d_backward",
-    "aten::scatter_add",
-    "aten::scatter_add_",
     "aten::upsample_bilinear2d_backward",
 }
 
