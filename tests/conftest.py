@@ -31,7 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
-LONGEST = 300.0  # seconds for a command, so that a busy machine fails no test
+LONGEST = 600.0  # seconds for a command, so that a busy machine fails no test
 BEGIN_WITH = [  # a worker takes a file at a time: a long one that began last would leave the others idle
     "labs/test_labs.py",
     "study/test_study_runs.py",

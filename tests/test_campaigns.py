@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -20,7 +21,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 FAULTS = {"training": 2, "store": 2, "export": 2, "power": 12, "clock": 1, "tracker": 1, "deaf": 1, "nan": 1}
 # The other rows are tests of their own: asked, and training at any moment (training/test_training_resume.py), together
 # (training/test_training_distributed.py), study (study/test_study_runs.py), reader (test_manners.py).
-COMMANDS = {"hostile_server.py": ["30"], "hostile.py": ["16"]}
+COMMANDS = {"hostile_server.py": ["20"], "hostile.py": ["8"]}
 Rows = Callable[[str], list[list[str]]]
 
 
@@ -30,15 +31,17 @@ def cells(table: str) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rows]:
-    """The cells of the table that a campaign prints; it must end well. All are begun together."""
+    """The cells of the table that a campaign prints; it must end well. All are begun together, and give way to what
+    other tests do meanwhile."""
+    low = [] if os.name == "nt" else ["nice", "-n", "10"]
     place = tmp_path_factory.mktemp("campaigns")
     running = {}
     for name, words in COMMANDS.items():
         with open(place / f"{name}.out", "w") as out, open(place / f"{name}.err", "w") as err:
-            running[name] = subprocess.Popen([sys.executable, BENCHMARKS / name, *words], stdout=out, stderr=err)
+            running[name] = subprocess.Popen([*low, sys.executable, BENCHMARKS / name, *words], stdout=out, stderr=err)
 
     def wait(name: str) -> list[list[str]]:
-        code = running[name].wait(400)
+        code = running[name].wait(900)
         table, said = (place / f"{name}.out").read_text(), (place / f"{name}.err").read_text()
         assert code == 0, table + said
         return cells(table)
@@ -91,8 +94,8 @@ def test_no_file_of_a_stranger_breaks_anything(rows: Rows) -> None:
     table = rows("hostile.py")
     assert len(table) > 25
     for name, inputs, refused, answered, broken, _ in table:
-        assert int(inputs) == 16 == int(refused) + int(answered) and broken == "0", name
-    assert sum(int(row[2]) for row in table) > 200 and sum(int(row[3]) for row in table) > 50
+        assert int(inputs) == 8 == int(refused) + int(answered) and broken == "0", name
+    assert sum(int(row[2]) for row in table) > 100 and sum(int(row[3]) for row in table) > 25
 
 
 @pytest.mark.slow
