@@ -690,3 +690,11 @@ def test_a_list_of_pairs_is_a_set_and_a_tuple_of_sets_is_none() -> None:
         cnnlab.load_data(sets)
     with pytest.raises(DataError, match=r"train must be a torch Dataset.* got a dict"):
         cnnlab.load_data({"train": pairs})
+
+
+def test_a_batch_without_an_image_is_one_line(tmp_path: Path) -> None:
+    data = TensorDataset(torch.rand(8, 1, SIDE, SIDE), torch.arange(8) % CLASSES)
+    empty = DataLoader(data, batch_size=4, collate_fn=lambda _: (torch.rand(0, 1, SIDE, SIDE), torch.zeros(0).long()))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, CLASSES))
+    with pytest.raises(DataError, match="a batch has no image; check the collate_fn"):
+        cnnlab.fit(model, empty, epochs=1, dir=tmp_path / "run", overrides=QUICK)

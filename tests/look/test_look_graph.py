@@ -14,7 +14,7 @@ import torch
 from small_models import SAME_LAYERS, SMALL
 from torch import Tensor, nn
 
-from cnnlab.errors import ModelError
+from cnnlab.errors import DataError, ModelError
 from cnnlab.look import graph as graphs
 from cnnlab.look.compute import check_graph, choose_precision, node_values
 from cnnlab.look.graph import Graph, export_graph
@@ -138,3 +138,14 @@ def test_names_that_look_like_places_to_fill_stay_names() -> None:
 
     parts = {"card": "{{ weights }} {{ script }}", "weights": "AAAA", "script": "run()"}
     assert _filled("{{ card }}|{{ weights }}|{{ script }}", parts) == "{{ weights }} {{ script }}|AAAA|run()"
+
+
+def test_an_image_that_cannot_be_read_is_one_line_with_its_name(tmp_path: Path) -> None:
+    from cnnlab.data.decode import Layout
+    from cnnlab.data.preprocess import Preprocess
+    from cnnlab.look.page import _given
+
+    preprocess = Preprocess(Layout(8, 8, "L"), (0.5,), (0.5,))
+    (tmp_path / "notes.png").write_text("no image")
+    with pytest.raises(DataError, match=r"notes\.png cannot be read as an image: .*; fix it or leave it out\.$"):
+        _given(preprocess, [str(tmp_path / "notes.png")])

@@ -76,6 +76,13 @@ def test_ctrl_c_saves_and_a_search_on_the_cluster_goes_on(command: CommandLine, 
     assert len(list((tmp_path / "s").glob("runs/*/test.json"))) == 1
 
 
+def test_workers_start_with_their_machine_s_python_also_under_uv(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV")
+    with pytest.raises(ConfigError):
+        connect("nowhere")
+    assert os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] == "0"  # before Ray is imported, which reads it
+
+
 def test_a_cluster_that_is_not_there_costs_one_line() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

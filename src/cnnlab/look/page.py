@@ -164,10 +164,15 @@ def _given(preprocess: Preprocess, paths: Sequence[str]) -> list[LookImage]:
     names = list(find_images(paths))
     if len(names) > MOST_IMAGES:
         raise DataError(f"a page holds {MOST_IMAGES} images at most, and these are {len(names)}; name fewer.")
-    return [
-        LookImage(Path(name).name.encode(errors="replace").decode(), None, _pixels(preprocess, read_image(name)))
-        for name in names
-    ]
+    return [_read(preprocess, Path(name)) for name in names]
+
+
+def _read(preprocess: Preprocess, path: Path) -> LookImage:
+    try:
+        pixels = _pixels(preprocess, read_image(path))
+    except DataError as error:
+        raise DataError(f"{path} cannot be read as an image: {error}; fix it or leave it out.") from None
+    return LookImage(path.name.encode(errors="replace").decode(), None, pixels)
 
 
 def _test_images(folder: RunFolder, card: dict[str, Any], preprocess: Preprocess) -> list[LookImage]:
