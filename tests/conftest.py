@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -31,6 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 LONGEST = 600.0  # seconds for a command, so that a busy machine fails no test
 BEGIN_WITH = [  # a worker takes a file at a time: a long one that began last would leave the others idle
     "labs/test_labs.py",
@@ -316,6 +318,21 @@ def bucket() -> Iterator[Bucket]:
     """A bucket of an emulator of Google Cloud Storage, for all tests; each takes names of its own."""
     with emulator("cnnlab-tests") as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium. A thread has one playwright at a time, whose event loop runs until it ends: it ends with the module."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine")
+    options = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]  # a camera, and leave to use it
+    if os.name == "posix" and not os.geteuid():
+        options.append("--no-sandbox")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield started
+        started.close()
 
 
 @pytest.fixture

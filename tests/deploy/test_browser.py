@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,9 +13,6 @@ import pytest
 if TYPE_CHECKING:
     from conftest import CommandLine
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 SIZES = {"desktop": (1280, 900), "phone": (375, 740)}
 
 
@@ -41,16 +36,6 @@ class Server:
 
     def __exit__(self, *rest: object) -> None:
         self.stop()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        more = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
-        sandbox = [] if os.name != "posix" or os.geteuid() else ["--no-sandbox"]
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=more + sandbox)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import functools
 import http.server
 import io
 import json
-import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -25,10 +24,7 @@ from cnnlab.deploy.browser import fetch_runtime
 from cnnlab.deploy.export import export_run
 from cnnlab.errors import ConfigError, ExportError
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
     pytest.mark.skipif(shutil.which("npm") is None, reason="no npm on this machine"),
 ]
 
@@ -77,7 +73,7 @@ def folder(good_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(folder: Path) -> Iterator[Any]:
+def page(folder: Path, browser: Any) -> Iterator[Any]:
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -85,18 +81,15 @@ def page(folder: Path) -> Iterator[Any]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_address[1]}/"
-    with sync_api.sync_playwright() as playwright:
-        sandbox = [] if os.name != "posix" or os.geteuid() else ["--no-sandbox"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=sandbox)
-        opened = browser.new_page(viewport={"width": 375, "height": 740})
-        opened.complaints, opened.asked = [], []
-        opened.on("console", lambda m: opened.complaints.append(m.text) if m.type in ("error", "warning") else None)
-        opened.on("pageerror", lambda error: opened.complaints.append(str(error)))
-        opened.on("request", lambda request: opened.asked.append(request.url))
-        opened.goto(address)
-        opened.locator("#strip button").nth(20).wait_for()
-        yield opened
-        browser.close()
+    opened = browser.new_page(viewport={"width": 375, "height": 740})
+    opened.complaints, opened.asked = [], []
+    opened.on("console", lambda m: opened.complaints.append(m.text) if m.type in ("error", "warning") else None)
+    opened.on("pageerror", lambda error: opened.complaints.append(str(error)))
+    opened.on("request", lambda request: opened.asked.append(request.url))
+    opened.goto(address)
+    opened.locator("#strip button").nth(20).wait_for()
+    yield opened
+    opened.close()
     server.shutdown()
 
 
