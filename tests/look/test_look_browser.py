@@ -19,7 +19,7 @@ from cnnlab.data.preprocess import Preprocess
 from cnnlab.look.compute import node_values
 from cnnlab.look.graph import Graph
 from cnnlab.look.notebook import LookFrame
-from cnnlab.look.page import LookImage, render, write_layer
+from cnnlab.look.page import LookImage, LookNetwork, render, write_layer
 
 Exported = dict[str, tuple[nn.Module, Graph, Tensor]]
 NAMES = [f"class {number}" for number in range(CLASSES)]
@@ -40,7 +40,8 @@ def written(exported: Exported, name: str, folder: Path) -> tuple[Path, Tensor]:
     card = {"model": {"name": name}, "classes": NAMES, "task": task, "data": "noise"}
     shown = [LookImage(f"{number}.png", NAMES[number], image) for number, image in enumerate(pixels)]
     file = folder / f"{name}.html"
-    file.write_text(render(graph, card, preprocess, shown, logits, 1, shown), encoding="utf-8")
+    network = LookNetwork(name, graph, preprocess, logits, 1)
+    file.write_text(render([network], card, shown, shown), encoding="utf-8")
     return file, batch
 
 
@@ -279,15 +280,130 @@ def test_a_drawing_and_a_file_go_through_the_runs_own_preprocess(page: Any, tmp_
     before = probabilities(page)
     page.locator("#draw").click()
     box = page.locator("#pad").bounding_box()
-    page.mouse.move(box["x"] + 60, box["y"] + 60)
+    page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + box["height"] * 0.2)
     page.mouse.down()
-    page.mouse.move(box["x"] + 200, box["y"] + 200, steps=5)
+    page.mouse.move(box["x"] + box["width"] * 0.7, box["y"] + box["height"] * 0.7, steps=5)
     page.wait_for_function("(before) => JSON.stringify([...document.querySelectorAll('#answers li')]"
                            ".map((e) => e.innerText).sort()) !== before", arg=json.dumps(before))  # fmt: skip
     page.mouse.up()
     (tmp_path / "a.txt").write_text("no image")
     page.locator("#file").set_input_files(tmp_path / "a.txt")
     page.locator("#message", has_text="a.txt is not an image").wait_for()
+
+
+def test_the_network_answers_to_the_camera_until_it_is_stopped(page: Any) -> None:
+    pixels = "document.getElementById('image').toDataURL()"
+    before = page.evaluate(pixels)
+    page.locator("#camera").click()
+    page.wait_for_function(f"(before) => {pixels} !== before", arg=before)
+    filmed = page.evaluate(pixels)
+    page.wait_for_function(f"(before) => {pixels} !== before", arg=filmed)  # the pretended camera's picture moves
+    page.locator("#camera").click()
+    page.wait_for_timeout(300)
+    stopped = page.evaluate(pixels)
+    page.wait_for_timeout(300)
+    assert page.evaluate(pixels) == stopped
+    assert page.locator("#camera").get_attribute("aria-pressed") == "false"
+    assert page.locator("#message").is_hidden()
+
+
+def test_a_row_is_one_stop_of_the_tab_key_and_arrows_lead_on(page: Any) -> None:
+    stops = page.locator(".maps").evaluate_all("(all) => all.map((m) => m.querySelectorAll('[tabindex=\"0\"]').length)")
+    assert set(stops) == {1}
+    focused = "document.activeElement.getAttribute('aria-label')"
+    page.locator(".kernels .tile").first.focus()
+    walk = [
+        ("ArrowRight", "kernel of map 1 of stem.0"),
+        ("ArrowDown", "map 1 of stem.0"),
+        ("ArrowDown", "map 1 of stem.1"),
+        ("End", "map 3 of stem.1"),
+        ("ArrowUp", "map 3 of stem.0"),
+        ("ArrowLeft", "map 2 of stem.0"),
+        ("Home", "map 0 of stem.0"),
+    ]
+    for key, label in walk:
+        page.keyboard.press(key)
+        assert page.evaluate(focused) == label
+    page.keyboard.press("End")
+    page.keyboard.press("Tab")
+    assert page.evaluate(focused) == "map 3 of stem.1"  # where one was in that row
+    page.keyboard.press("Enter")
+    assert page.locator(".detail h4").inner_text().startswith("Map 3 of stem.1")
+
+
+def test_the_first_kernels_are_shown_and_open_their_map(page: Any) -> None:
+    kernels = row(page, "stem.0").locator(".kernels canvas")
+    assert kernels.count() == row(page, "stem.0").locator(".maps:not(.kernels) .tile").count()
+    assert kernels.first.evaluate("(c) => [c.width, c.height]") == [3, 3]
+    row(page, "stem.0").locator(".kernels .tile").nth(2).click()
+    assert page.locator(".detail h4").inner_text().startswith("Map 2 of stem.0")
+    before = kernels.nth(2).evaluate("(c) => c.toDataURL()")
+    cell = page.locator(".grid input").first
+    cell.fill("9")
+    cell.press("Enter")
+    page.locator("#changes", has_text="set to 9").wait_for()
+    assert kernels.nth(2).evaluate("(c) => c.toDataURL()") != before
+    assert row(page, "stage1.0.conv1").locator(".kernels").count() == 0
+
+
+def test_a_layer_that_keeps_the_size_names_the_layer_that_made_it(page: Any) -> None:
+    row(page, "stage2.0.relu").locator(".tile").first.click()
+    why = page.locator(".detail .why")
+    why.locator("summary").click()
+    assert "Why is it 8 wide?" in why.inner_text()
+    why.locator(".link", has_text="stage2.0.conv1").click()
+    page.locator(".detail .why", has_text="⌊(16 + 2·1 − 1·(3 − 1) − 1) / 2⌋ + 1 = 8").wait_for()
+
+
+def test_a_part_is_covered_with_the_keyboard(page: Any) -> None:
+    page.locator("#cover").click()
+    for name, value in (("left", 2), ("top", 3), ("wide", 5), ("high", 4)):
+        page.locator(f"#cover-{name}").fill(str(value))
+    page.locator("#changes", has_text="5×4 pixels covered").wait_for()
+    assert page.locator("#changes li").count() == 1
+    page.locator("#cover-wide").press("ArrowRight")
+    page.locator("#changes", has_text="6×4 pixels covered").wait_for()
+    page.locator("#cover-high").fill("0")
+    page.locator("#changes").wait_for(state="hidden")
+
+
+def test_two_networks_answer_to_one_image(browser: Any, exported: Exported, tmp_path: Path) -> None:
+    """The second has other statistics: the same image, as it takes it; a change of one leaves the other alone."""
+    networks, pixels = [], np.random.Generator(np.random.PCG64(1)).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    for name, mean in (("resnet", 0.5), ("vgg", 0.3)):
+        model, graph, images = exported[name]
+        assert images.shape[1:] == (3, 16, 16)
+        preprocess = Preprocess(Layout(16, 16, "RGB"), (mean, 0.4, 0.5), (mean / 2, 0.2, 0.3))
+        batch = preprocess.normalise(torch.from_numpy(pixels)).contiguous()
+        with torch.no_grad():
+            logits = torch.stack([model(image[None]).flatten() for image in batch])
+        networks.append(LookNetwork(name, graph, preprocess, logits, 1))
+    card = {"model": {"name": "resnet"}, "classes": NAMES, "task": "classification", "data": "noise"}
+    shown = [LookImage(f"{number}.png", None, image) for number, image in enumerate(pixels)]
+    (tmp_path / "two.html").write_text(render(networks, card, shown), encoding="utf-8")
+    opened = Opened(browser, tmp_path / "two.html")
+    page = opened.page
+    assert page.evaluate("look.check()") < 1e-3
+    shares = {}
+    for number, place in enumerate(("#answers", "#answers-2")):
+        expected = networks[number].logits[0].softmax(0)
+        for line in page.locator(f"{place} li").all():
+            share = float(line.locator(".share").inner_text().rstrip(" %")) / 100
+            assert share == pytest.approx(expected[NAMES.index(line.get_attribute("data-class"))].item(), abs=1e-3)
+        shares[place] = page.locator(place).inner_text()
+    page.locator("#layers .tile").first.click()
+    page.get_by_role("button", name="Mute this map").click()
+    page.locator("#changes", has_text="resnet: map 0 of stem.0 muted").wait_for()
+    page.wait_for_function(
+        "(before) => document.querySelector('#answers').innerText !== before", arg=shares["#answers"]
+    )
+    assert page.locator("#answers-2").inner_text() == shares["#answers-2"]
+    page.locator(".thumb").nth(1).click()
+    page.wait_for_function(
+        "(before) => document.querySelector('#answers-2').innerText !== before", arg=shares["#answers-2"]
+    )
+    assert opened.is_clean(), opened.complaints
+    opened.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -58,7 +58,59 @@ def test_images_of_ones_own_go_through_the_runs_preprocess(run: Path, tmp_path: 
     assert image["name"] == "a <b>.png"
     model, facts = cnnlab.load_run(run)
     expected = model(Preprocess.from_dict(facts["preprocess"])(tmp_path / "a <b>.png")[None])
-    assert torch.allclose(torch.tensor(image["logits"]), expected.flatten(), atol=1e-5)
+    (logits,) = card["networks"][0]["logits"]  # type: ignore[index]
+    assert torch.allclose(torch.tensor(logits), expected.flatten(), atol=1e-5)
+
+
+def test_beside_a_run_stands_its_network_as_it_was_before_the_training(run: Path, tmp_path: Path) -> None:
+    """The seed draws the weights again: those of a run of no more than one step so small that it changes nothing."""
+    words = ["model=vgg", "model.width=4", "data.limit=60", "trainer.epochs=1", "trainer.threads=1", "logger=none"]
+    assert (
+        main(["train", *words, "optimizer.lr=1e-30", "optimizer.weight_decay=0", f"run.dir={tmp_path / 'still'}"]) == 0
+    )
+    still, _ = cnnlab.load_run(tmp_path / "still")
+    written = page.write_look(run, out=tmp_path / "two.html", beside="untrained")
+    first, second = card_of(written)["networks"]  # type: ignore[misc]
+    assert (first["title"], second["title"]) == ("run", "run, untrained")
+    assert first["logits"] != second["logits"]
+    (convolution,) = [module for module in still.modules() if getattr(module, "in_channels", None) == 1]
+    _, card = cnnlab.load_run(run)
+    state = torch.random.get_rng_state()
+    drawn, _ = page._beside(page.RunFolder(run), card, page.UNTRAINED, False)[1:]
+    assert torch.equal(state, torch.random.get_rng_state())
+    (again,) = [module for module in drawn.modules() if getattr(module, "in_channels", None) == 1]
+    assert torch.equal(convolution.weight, again.weight)
+
+
+def test_two_runs_in_one_page_read_the_same_images_and_know_the_same_classes(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run, tmp_path / "other")
+    file = tmp_path / "page.html"
+    assert main(["look", str(run), "--beside", str(tmp_path / "other"), "--out", str(file)]) == 0
+    first, second = card_of(file)["networks"]  # type: ignore[misc]
+    assert (first["title"], second["title"]) == ("run", "other")
+    assert first["logits"] == second["logits"]
+    words = ["model=mlp", "data.limit=60", "trainer.epochs=1", "trainer.threads=1", "logger=none"]
+    assert main(["train", *words, "data.image_size=12", f"run.dir={tmp_path / 'large'}"]) == 0
+    few = ["data.limit=60", "model=mlp", "trainer.epochs=1", "trainer.threads=1", "logger=none"]
+    pictures = tmp_path / "pictures"
+    for label in "ab":
+        (pictures / label).mkdir(parents=True)
+        for number in range(10):
+            Image.new("L", (8, 8), number).save(pictures / label / f"{number}.png")
+    assert main(["train", "data=folder", f"data.root={pictures}", *few, f"run.dir={tmp_path / 'letters'}"]) == 0
+    capsys.readouterr()
+    for name, reason in (
+        ("large", "takes L images of 12×12 (crop), "),
+        ("letters", "has other classes"),
+        ("x", "no run"),
+    ):
+        assert main(["look", str(run), "--beside", str(tmp_path / name), "--out", str(tmp_path / "not.html")]) == 2
+        error = capsys.readouterr().err
+        assert reason in error
+        assert error.count("\n") == 1
+    assert not (tmp_path / "not.html").exists()
 
 
 def test_a_notebook_shows_the_page_in_a_frame(run: Path) -> None:
@@ -67,7 +119,7 @@ def test_a_notebook_shows_the_page_in_a_frame(run: Path) -> None:
     html = frame._repr_html_()
     assert html.startswith("<iframe")
     assert "height: 500px" in html
-    assert html.count('"') == 6  # the page itself is escaped
+    assert html.count('"') == 8  # the page itself is escaped
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ examples:
   cnnlab look runs/mine                                     runs/mine/look.html, with eight test images
   cnnlab look runs/mine cat.jpg photos/                     with images of your own
   cnnlab look runs/mine --out lesson.html                   one file: no server, no other file, no request
+  cnnlab look runs/plain --beside runs/residual             two networks on the same images
+  cnnlab look runs/mine --beside untrained                  what the training has changed
   cnnlab look --layer                                       layer.html, a convolution to play with"""
 
 
@@ -24,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layer", action="store_true", help="a convolution to play with instead: sizes, strides, padding"
     )
+    parser.add_argument(
+        "--beside",
+        metavar="RUN2",
+        help="another run, whose network answers beside it; `untrained`: the same network before its training",
+    )
     parser.add_argument("--out", metavar="FILE", help="the HTML file (default: RUN/look.html, or layer.html)")
     add_trust_code(parser)
 
@@ -32,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
     if options.layer and options.run is not None:
         raise ConfigError(f"--layer shows no run; leave out {options.run!r} or --layer.")
     if options.layer:
-        refuse_ignored(options, ("trust_code",), "changes nothing with --layer")
+        refuse_ignored(options, ("trust_code", "beside"), "changes nothing with --layer")
     elif options.run is None:
         raise ConfigError("give the RUN to look into, or --layer for a convolution to play with.")
     from cnnlab.look.page import write_layer, write_look
@@ -40,4 +47,4 @@ def run(options: argparse.Namespace) -> None:
     if options.layer:
         print(write_layer(options.out or "layer.html"))
         return
-    print(write_look(options.run, options.images, options.out, options.trust_code))
+    print(write_look(options.run, options.images, options.out, options.trust_code, options.beside))

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 class _Callable(ModuleType):
     def __call__(
-        self, run: str | Path, images: Sequence[str] = (), height: int = 800, trust_code: bool = False
+        self,
+        run: str | Path,
+        images: Sequence[str] = (),
+        height: int = 800,
+        trust_code: bool = False,
+        beside: str | Path | None = None,
     ) -> LookFrame:
         """Write the page of a run, and show it in a notebook.
 
@@ -25,6 +30,7 @@ class _Callable(ModuleType):
             images: files or folders; none: eight images of the run's test split.
             height: of the frame, in CSS pixels.
             trust_code: see `load_run`.
+            beside: another run, whose network answers beside it; "untrained": the same network before its training.
 
         Raises:
             RunError, DataError, ModelError: see `cnnlab.look.page.write_look`.
@@ -34,7 +40,7 @@ class _Callable(ModuleType):
         """
         from cnnlab.look.notebook import show
 
-        return show(run, images, height, trust_code)
+        return show(run, images, height, trust_code, beside)
 
 
 sys.modules[__name__].__class__ = _Callable

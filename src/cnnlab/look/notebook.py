@@ -20,9 +20,15 @@ class LookFrame:
     def _repr_html_(self) -> str:
         page = html.escape(self.file.read_text(encoding="utf-8"))
         style = f"width: 100%; height: {self.height}px; border: 1px solid #8884; border-radius: 8px"
-        return f'<iframe title="the network of the run" srcdoc="{page}" style="{style}"></iframe>'
+        return f'<iframe title="the network of the run" allow="camera" srcdoc="{page}" style="{style}"></iframe>'
 
 
-def show(run: str | Path, images: Sequence[str] = (), height: int = 800, trust_code: bool = False) -> LookFrame:
+def show(
+    run: str | Path,
+    images: Sequence[str] = (),
+    height: int = 800,
+    trust_code: bool = False,
+    beside: str | Path | None = None,
+) -> LookFrame:
     """See `cnnlab.look`."""
-    return LookFrame(write_look(run, images, trust_code=trust_code), height)
+    return LookFrame(write_look(run, images, trust_code=trust_code, beside=beside), height)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from cnnlab.data.decode import find_images, read_image
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.device import exact_float32
-from cnnlab.errors import DataError
+from cnnlab.errors import DataError, RunError
 from cnnlab.evaluation.samples import samples_of
 from cnnlab.files import given_output
 from cnnlab.finite import check_answers
@@ -25,15 +26,18 @@ from cnnlab.look.graph import Graph, export_graph
 from cnnlab.look.likes import strongest_places
 from cnnlab.look.scripts import bundle, read
 from cnnlab.models.base import count_parameters
+from cnnlab.models.registry import create_model, find_model, rebuild_arguments
 from cnnlab.runs.files import write_whole
-from cnnlab.runs.folder import RunFolder
+from cnnlab.runs.folder import RunFolder, read_config
 from cnnlab.runs.opened import opened_run
 from cnnlab.runs.weights import load_model
+from cnnlab.training.reproduce import BEFORE_TRAINING, seed_step
 from cnnlab.values import to_json
 
 SAMPLES = 8  # images of the test split, where none are given
 MOST_TRIED, TRIED_BYTES = 100, 1_500_000  # test images among which filters have favourites
 MOST_IMAGES = 24
+UNTRAINED = "untrained"  # in the place of another run: the network before its training
 CHECKED = 2  # images on which the graph is compared with the model before anything is written
 ANSWERS = {"classification": "Probabilities", "multilabel": "Probabilities", "segmentation": "Share of the pixels"}
 
@@ -47,8 +51,23 @@ class LookImage:
     pixels: np.ndarray[Any, Any]
 
 
+@dataclass(frozen=True)
+class LookNetwork:
+    """A network of the page. logits: (B, numbers of an answer), what PyTorch answers to the page's images."""
+
+    title: str
+    graph: Graph
+    preprocess: Preprocess
+    logits: Tensor
+    weights: int
+
+
 def write_look(
-    run: str | Path, images: Sequence[str] = (), out: str | Path | None = None, trust_code: bool = False
+    run: str | Path,
+    images: Sequence[str] = (),
+    out: str | Path | None = None,
+    trust_code: bool = False,
+    beside: str | Path | None = None,
 ) -> Path:
     """Write the page of a run and return its file.
 
@@ -56,88 +75,140 @@ def write_look(
         images: files, or folders with images anywhere below; none: eight images of the run's test split.
         out: the file; None: `look.html` in the run folder.
         trust_code: see `load_run`.
+        beside: another run, whose network answers to the same images beside that of `run`; "untrained": the network of
+            `run` with the random weights of its seed.
 
     Raises:
-        RunError: no run, or no weights.
+        RunError: no run, or no weights; or two runs that do not read the same images, or know other classes.
         DataError: an image that cannot be read, or none at all.
         ModelError: a network with an operation that the page does not know, or too many weights for a page.
     """
     target = None if out is None else given_output(out)
-    with opened_run(run, writes=target is None) as folder:
-        page = look_page(RunFolder(folder), images, trust_code)
+    with ExitStack() as opened:
+        folder = opened.enter_context(opened_run(run, writes=target is None))
+        other = None if beside in (None, UNTRAINED) else opened.enter_context(opened_run(str(beside)))
+        second = UNTRAINED if beside == UNTRAINED else None if other is None else RunFolder(other)
+        page = look_page(RunFolder(folder), images, trust_code, second)
         return _write(Path(folder) / "look.html" if target is None else target, page)
 
 
-def look_page(folder: RunFolder, paths: Sequence[str] = (), trust_code: bool = False) -> str:
+def look_page(
+    folder: RunFolder, paths: Sequence[str] = (), trust_code: bool = False, beside: RunFolder | str | None = None
+) -> str:
     """The page of a run folder of this machine; arguments and errors as for `write_look`."""
     model, card = load_model(folder, "cpu", trust_code)
     preprocess = Preprocess.from_dict(card["preprocess"])
     preprocess.refuse_own()
+    if beside is not None:
+        second = _beside(folder, card, beside, trust_code)
     tried = _test_images(folder, card, preprocess)
-    return page_of(model, card, preprocess, _given(preprocess, paths) if paths else _spread(tried), tried)
+    images = _given(preprocess, paths) if paths else _spread(tried)
+    if beside is None:
+        return render([network_of(card["model"]["name"], model, preprocess, images)], card, images, tried)
+    networks = [network_of(folder.path.name, model, preprocess, images), network_of(*second, images)]
+    return render(networks, card, images, tried)
 
 
-def page_of(
-    model: nn.Module,
-    card: dict[str, Any],
-    preprocess: Preprocess,
-    images: Sequence[LookImage],
-    tried: Sequence[LookImage] = (),
-) -> str:
-    """The page of a model in evaluation mode. Raises ModelError, see `write_look`.
+def _beside(
+    folder: RunFolder, card: dict[str, Any], other: RunFolder | str, trust_code: bool
+) -> tuple[str, nn.Module, Preprocess]:
+    """What the second network is called, the network, and how it reads images."""
+    preprocess = Preprocess.from_dict(card["preprocess"])
+    if isinstance(other, str):
+        name = card["model"]["name"]
+        seed = read_config(folder).seed
+        with torch.random.fork_rng(devices=[]):
+            seed_step(seed, BEFORE_TRAINING)
+            model = create_model(name, **card["model"]["arguments"] | rebuild_arguments(find_model(name)))
+        return f"{folder.path.name}, {UNTRAINED}", model.eval(), preprocess
+    model, theirs = load_model(other, "cpu", trust_code)
+    if theirs["classes"] != card["classes"]:
+        raise RunError(f"{other.path} has other classes than {folder.path}; give a run with the same classes.")
+    reads = Preprocess.from_dict(theirs["preprocess"])
+    if reads.layout != preprocess.layout:
+        raise RunError(
+            f"{other.path} takes {_size(reads)}, {folder.path} {_size(preprocess)}; give a run that takes the same."
+        )
+    name = other.path.name
+    return name if name != folder.path.name else str(other.path), model, reads
+
+
+def _size(preprocess: Preprocess) -> str:
+    layout = preprocess.layout
+    return f"{layout.mode} images of {layout.height}×{layout.width} ({layout.fit})"
+
+
+def network_of(title: str, model: nn.Module, preprocess: Preprocess, images: Sequence[LookImage]) -> LookNetwork:
+    """A model in evaluation mode as the page takes it. Raises ModelError, see `write_look`.
 
     Args:
-        card: model {name, arguments}, classes, task and data, as `load_run` gives it.
         images: at least one, of the size that `preprocess` makes.
-        tried: images among which each filter's favourites are looked for; they go into the page too.
     """
     batch = _batch(preprocess, images)
     graph = export_graph(model, batch[:1])
     check_graph(graph, model, batch[:CHECKED])
     choose_precision(graph, batch[:CHECKED])
-    return render(graph, card, preprocess, images, _logits(model, batch), count_parameters(model), tried)
+    return LookNetwork(title, graph, preprocess, _logits(model, batch), count_parameters(model))
 
 
 def render(
-    graph: Graph,
+    networks: Sequence[LookNetwork],
     card: dict[str, Any],
-    preprocess: Preprocess,
     images: Sequence[LookImage],
-    logits: Tensor,
-    weights: int,
     tried: Sequence[LookImage] = (),
 ) -> str:
-    """The page of a graph. logits: (B, numbers of an answer), what PyTorch answers to the images."""
-    likes = strongest_places(graph, _batch(preprocess, tried)) if tried else {}
-    name, data, bits = card["model"]["name"], card.get("data"), 16 if graph.half else 32
+    """The page of one network or two.
+
+    Args:
+        networks: their answers are to `images`; they read them alike, up to mean and standard deviation.
+        card: model {name, arguments}, classes, task and data of the first, as `load_run` gives it.
+        tried: images among which each filter's favourites are looked for; they go into the page too.
+    """
+    first, name, data = networks[0], card["model"]["name"], card.get("data")
     task = card.get("task") or "classification"
     facts = {
         "classes": card["classes"],
         "task": task,
-        "preprocess": preprocess.to_dict(),
-        "reads_images": preprocess.layout.rearrange == "none",
-        "dark_background": sum(preprocess.mean) / len(preprocess.mean) < 0.5,
-        "graph": graph.to_dict(),
-        "images": [
-            {"name": image.name, "label": image.label, "pixels": _base64(image.pixels), "logits": row.tolist()}
-            for image, row in zip(images, logits, strict=True)
-        ],
+        "preprocess": first.preprocess.to_dict(),
+        "reads_images": first.preprocess.layout.rearrange == "none",
+        "dark_background": sum(first.preprocess.mean) / len(first.preprocess.mean) < 0.5,
+        "images": [{"name": image.name, "label": image.label, "pixels": _base64(image.pixels)} for image in images],
         "tried": [{"label": image.label, "pixels": _base64(image.pixels)} for image in tried],
-        "likes": {number: _base64(places) for number, places in likes.items()},
+        "networks": [_facts(network, tried) for network in networks],
     }
+    title = f"{name} trained on {data}" if data else name
     parts = {
         "title": _text(name),
-        "heading": _text(f"{name} trained on {data}" if data else name),
-        "subject": f"{weights:,} weights ({bits} bits), {len(graph.nodes) - 1} operations. The network"
-        " runs in this page: nothing leaves it.",
+        "heading": _text(title if len(networks) == 1 else " beside ".join(network.title for network in networks)),
+        "subject": " · ".join(_described(network) for network in networks) + ". Nothing leaves this page.",
         "answers": ANSWERS.get(task, "Answers"),
         "style": read("style.css"),
         "card": to_json(facts, ensure_ascii=False).replace("<", "\\u003c"),
-        "weights": graph.block(),
+        "weights": "\n".join(
+            f'<script class="weights" type="text/plain">{network.graph.block()}</script>' for network in networks
+        ),
         "worker": bundle("worker"),
         "script": bundle("app"),
     }
     return _filled(read("page.html"), parts)
+
+
+def _facts(network: LookNetwork, tried: Sequence[LookImage]) -> dict[str, Any]:
+    preprocess = network.preprocess
+    likes = strongest_places(network.graph, _batch(preprocess, tried)) if tried else {}
+    return {
+        "title": network.title,
+        "graph": network.graph.to_dict(),
+        "mean": preprocess.mean,
+        "std": preprocess.std,
+        "logits": network.logits.tolist(),
+        "likes": {number: _base64(places) for number, places in likes.items()},
+    }
+
+
+def _described(network: LookNetwork) -> str:
+    bits = 16 if network.graph.half else 32
+    return f"{network.weights:,} weights ({bits} bits), {len(network.graph.nodes) - 1} operations"
 
 
 def write_layer(out: str | Path = "layer.html") -> Path:

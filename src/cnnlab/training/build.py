@@ -21,7 +21,7 @@ from cnnlab.models.registry import create_model, find_model, import_model, model
 from cnnlab.models.transfer import transfer
 from cnnlab.runs.source import read_source
 from cnnlab.tasks import Task, load_code, task_of
-from cnnlab.training.reproduce import seed_step
+from cnnlab.training.reproduce import BEFORE_TRAINING, seed_step
 
 WHITENED = 2000  # images that init.whiten looks at
 
@@ -35,7 +35,7 @@ def build_model(config: Config, data: Data, trust_code: bool = False, resumed: b
         import_model(name)
     if resumed:
         given |= rebuild_arguments(find_model(name))
-    seed_step(config.seed, -1)
+    seed_step(config.seed, BEFORE_TRAINING)
     model = create_model(name, **model_arguments(name, given, **facts))
     check_fit(model, data, task_of(config, data))
     return model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+BEFORE_TRAINING = -1  # the step whose numbers the initial weights are
 PROCESSOR = torch.device("cpu")
 
 

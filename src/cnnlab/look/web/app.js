@@ -1,151 +1,105 @@
-// The page: what is shown, what was changed, and the network that answers.
+// The page: an image, what is changed in it, and the networks that answer to it.
 
-import { bytesOf, normalise, readTensors } from "./tensors.js";
-import { edited, probabilities } from "./network.js";
-import { Engine, latest } from "./engine.js";
-import { boxOf, receptiveField } from "./geometry.js";
-import { changedImage, editsOf, ofImage, toggled, withChange, without } from "./changes.js";
-import { Overview } from "./overview.js";
+import { bytesOf, normalise } from "./tensors.js";
+import { Engine } from "./engine.js";
+import { changedImage, inWords, withChange, without } from "./changes.js";
+import { Look } from "./look.js";
 import { boxes, drawAnswers, drawChanges, drawImage, thumbnail } from "./side.js";
-import { Detail } from "./detail.js";
+import { make } from "./paint.js";
 import { Sources } from "./sources.js";
-import { sourceMap } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
-const card = JSON.parse($("card").textContent), { graph } = card, bytes = bytesOf($("weights").textContent);
-$("weights").remove();
-const images = card.images.map(({ pixels }) => normalise(bytesOf(pixels), card.preprocess));
-const independent = card.task === "multilabel", shape = graph.nodes[0].shape;
+const card = JSON.parse($("card").textContent), { shape } = card.networks[0].graph.nodes[0], two = card.networks.length > 1;
+const facts = { ...card.preprocess, mean: card.networks[0].mean, std: card.networks[0].std }; // of the images of the page
+const images = card.images.map(({ pixels }) => normalise(bytesOf(pixels), facts));
 
-const look = {
-  card, graph, values: new Map(), changes: [], image: images[0], before: null, fresh: true,
-  pinned: null, // {image, edits, key, values, now}: what is shown beside
-  tensors: readTensors(graph.tensors, bytes),
+const page = {
+  card, image: images[0], seen: images[0], moves: [], truth: null,
 
-  // The numbers of a tensor as they are now.
-  tensor(index) {
-    return edited(this.tensors[index], editsOf(this.changes).weights[index]);
+  update() {
+    for (const look of looks) look.need();
   },
 
-  answersOf(logits) {
-    if (card.task !== "segmentation") return probabilities(logits, independent);
-    const area = logits.length / card.classes.length, sums = card.classes.map(() => 0);
-    for (let i = 0; i < area; i++) {
-      probabilities(card.classes.map((_, c) => logits[c * area + i]), false).forEach((share, c) => { sums[c] += share / area; });
-    }
-    return sums;
+  // A network has answered.
+  shown(look) {
+    const number = looks.indexOf(look), place = answers[number], { classes } = card;
+    drawAnswers(place, classes, look.now, (look.pinned ?? { now: look.before }).now, look.changes.length || look.pinned, page.truth);
+    $("mini-answer").textContent = answers.map((one) => one.firstChild?.textContent.replace(/\s+/g, " ") ?? "").join(" · ");
+    const changes = [...page.moves.map((change) => ({ words: inWords(change), undo: () => page.setMoves(without(page.moves, change)) })),
+      ...looks.flatMap((one) => one.own.map((change) => ({ undo: () => one.undo(change),
+        words: `${two ? `${one.card.title}: ` : ""}${inWords(change, one.graph)}` })))];
+    drawChanges($("changes"), changes, () => page.takeBack());
+    $("mini-undo").hidden = !changes.length;
+    if (!page.moves.some(({ kind }) => kind === "move")) for (const name of ["right", "down", "turn"]) $(name).value = 0;
+    look.point(null);
+    $("progress").hidden = true;
   },
 
-  // How much each map of input k weighs in a map of a node, from 0 to 1.
-  shares(number, map, k, count) {
-    const node = graph.nodes[number], { weight } = node.tensors;
-    if (node.op === "conv2d" || node.op === "linear") {
-      const [out, each, ...kernel] = graph.tensors[weight].shape, area = kernel.reduce((a, b) => a * b, 1), numbers = this.tensor(weight);
-      const first = node.op === "conv2d" ? Math.floor(map / (out / node.attributes.groups)) * each : 0;
-      const sums = Array.from({ length: each }, (_, i) => {
-        let sum = 0;
-        for (let j = 0; j < area; j++) sum += Math.abs(numbers[(map * each + i) * area + j]);
-        return sum;
-      });
-      const most = Math.max(...sums) || 1;
-      return Array.from({ length: count }, (_, i) => (sums[i - first] ?? 0) / most);
-    }
-    if (node.op === "cat" && node.attributes.dim === 1) {
-      const start = node.inputs.slice(0, k).reduce((sum, n) => sum + graph.nodes[n].shape[1], 0);
-      return Array.from({ length: count }, (_, i) => i === map - start ? 1 : 0);
-    }
-    const from = sourceMap(graph, node.inputs[k], map);
-    return Array.from({ length: count }, (_, i) => i === from ? 1 : 0);
-  },
-
-  select(place) {
-    detail.open(place);
-    this.need();
-  },
-
-  // What is pointed at, else the number that is open: what it was made from is lit.
+  // Show the receptive field of what is pointed at, {field}; null: of the number that is open, if one is.
   point(pointed) {
-    const place = pointed ?? detail.place;
-    overview.light(place);
-    const field = place && receptiveField(graph, place.node, boxOf(graph.nodes[place.node].shape, place.map, place.y, place.x));
-    const seen = changedImage(this.image, this.changes, shape);
-    for (const id of ["image", "mini"]) drawImage($(id), seen, card.preprocess, field);
-    $("field").textContent = !place ? "Point at a map: the part of the image that it depends on is lit." : field
-      ? `Depends on ${field[2] - field[0]}×${field[3] - field[1]} of ${shape[3]}×${shape[2]} pixels.` : "Depends on no pixel.";
+    const open = looks.find(({ detail }) => detail.place), seen = pointed ?? (open ? { field: open.field(open.detail.place) } : null);
+    for (const id of ["image", "mini"]) drawImage($(id), page.seen, facts, seen?.field);
+    const [x0, y0, x1, y1] = seen?.field ?? [];
+    $("field").textContent = !seen ? "Point at a map: what it sees is lit." : seen.field
+      ? `Depends on ${x1 - x0}×${y1 - y0} of ${shape[3]}×${shape[2]} pixels.` : "Depends on no pixel.";
   },
 
-  change(change) {
-    this.setChanges(change.kind === "weight" || ofImage(change) ? withChange(this.changes, change) : toggled(this.changes, change));
+  setMoves(moves) {
+    page.moves = moves;
+    page.seen = changedImage(page.image, moves, shape);
+    page.update();
   },
 
-  setChanges(changes) {
-    const image = (list) => JSON.stringify(list.filter(ofImage));
-    if (image(changes) !== image(this.changes)) this.fresh = true;
-    this.changes = changes;
-    return this.need();
+  takeBack() {
+    for (const look of looks) look.own = [];
+    page.setMoves([]);
   },
 
   // Which of the run's images it is, and its class.
   mark(image) {
     const chosen = images.indexOf(image);
     [...$("thumbs").children].forEach((one, i) => one.setAttribute("aria-pressed", i === chosen));
-    this.truth = card.images[chosen]?.label ?? null;
-    $("truth").textContent = this.truth === null ? "" : `It is labelled ${this.truth}.`;
+    page.truth = card.images[chosen]?.label ?? null;
+    $("truth").textContent = page.truth === null ? "" : `It is labelled ${page.truth}.`;
   },
 
-  setImage(image, whole = true) {
-    this.image = image;
-    this.fresh = true;
+  setImage(image) {
+    page.image = image;
     $("message").hidden = true;
-    this.mark(image);
-    if (whole) this.before = null;
-    if (whole) this.changes = this.changes.filter((change) => !ofImage(change));
-    return this.need();
+    page.mark(image);
+    page.setMoves([]);
   },
-
-  need: latest(async () => {
-    const begun = performance.now(), sent = look.fresh ? changedImage(look.image, look.changes, shape) : undefined;
-    const { image } = look;
-    look.fresh = false;
-    if (!look.before && look.changes.length) look.before = look.answersOf((await engine.ask({ type: "apart", image, wanted: [] })).logits);
-    const answer = await engine.ask({ type: "run", image: sent, edits: editsOf(look.changes), wanted: [...overview.wanted(), ...detail.wanted()] });
-    for (const [node, values] of Object.entries(answer.values)) look.values.set(Number(node), values);
-    look.now = look.answersOf(answer.logits);
-    const { pinned } = look;
-    if (pinned) {
-      const beside = await engine.ask({ type: "apart", image: pinned.image, key: pinned.key, edits: pinned.edits, wanted: overview.wanted() });
-      for (const [node, values] of Object.entries(beside.values)) pinned.values.set(Number(node), values);
-    }
-    if (!look.changes.length) look.before = look.now;
-    show();
-    look.took = performance.now() - begun;
-    $("progress").hidden = true;
-  }),
 };
 
-function show() {
-  overview.update();
-  detail.update();
-  drawAnswers($("answers"), card.classes, look.now, (look.pinned ?? { now: look.before }).now, look.changes.length || look.pinned, look.truth);
-  $("mini-answer").textContent = $("answers").firstChild.textContent.replace(/\s+/g, " ");
-  drawChanges($("changes"), look.changes, graph, (change) => look.setChanges(without(look.changes, change)), () => look.setChanges([]));
-  if (!look.changes.some(({ kind }) => kind === "move")) for (const name of ["right", "down", "turn"]) $(name).value = 0;
-  look.point(null);
-}
-
-const engine = new Engine($("worker-source").textContent, (share) => {
-  Object.assign($("progress"), { hidden: false, value: share });
+const fail = (error) => {
+  $("message").textContent = `The network cannot be run here: ${error.message}.`;
+  $("message").hidden = false;
+};
+const bytes = [...document.querySelectorAll(".weights")].map((block) => {
+  const found = bytesOf(block.textContent);
+  block.remove();
+  return found;
 });
-const overview = new Overview(look, $("layers"));
-const detail = new Detail(look, overview);
+const answers = [], looks = card.networks.map((network, i) => {
+  const id = (name) => i ? `${name}-${i + 1}` : name, layers = make("div", { id: id("layers"), class: "layers" });
+  $("networks").append(make("section", { "aria-label": network.title }, two ? make("h2", { class: "network-name" }, network.title) : null, layers));
+  answers.push(make("ol", { id: id("answers"), class: "answers", "aria-live": "polite" }));
+  $("answer-lists").append(make("div", {}, two ? make("h3", { class: "network-name" }, network.title) : null, answers[i]));
+  const engine = new Engine($("worker-source").textContent, (share) => Object.assign($("progress"), { hidden: false, value: share }));
+  return new Look(page, network, bytes[i], engine, layers);
+});
+for (const place of [$("networks"), $("answer-lists")]) place.style.setProperty("--count", looks.length);
+document.body.classList.toggle("two", two);
 
 // All images of the run again, without changes: how far the page is from PyTorch.
 async function check() {
   let off = 0;
-  for (let i = 0; i < images.length; i++) {
-    const { logits } = await engine.ask({ type: "apart", image: images[i], key: i, wanted: [] });
-    const found = look.answersOf(logits), expected = look.answersOf(card.images[i].logits);
-    off = found.reduce((most, p, k) => Math.max(most, Math.abs(p - expected[k])), off);
+  for (const look of looks) {
+    for (const [i, { pixels }] of card.images.entries()) {
+      const { logits } = await look.apart(bytesOf(pixels), i);
+      const found = look.answersOf(logits), expected = look.answersOf(look.card.logits[i]);
+      off = found.reduce((most, p, k) => Math.max(most, Math.abs(p - expected[k])), off);
+    }
   }
   const difference = off < 5e-8 ? "no difference" : `probabilities differ by ${off.toExponential(0)} at most`;
   $("check").textContent = off > 1e-3
@@ -156,70 +110,86 @@ async function check() {
 }
 
 async function begin() {
-  await engine.ask({ type: "load", graph, bytes });
-  await look.need();
-  if (innerWidth > 720 && !detail.place) $("layers").querySelector(".tile")?.classList.add("first");
+  await Promise.all(looks.map(async (look, i) => {
+    await look.engine.ask({ type: "load", graph: look.graph, bytes: bytes[i] });
+    await look.need();
+  }));
   check().catch(fail);
 }
 
-const fail = (error) => {
-  $("message").textContent = `The network cannot be run here: ${error.message}.`;
-  $("message").hidden = false;
-};
-
 $("thumbs").append(...images.map((image, i) => {
   const { name, label } = card.images[i];
-  return thumbnail(image, card.preprocess, label ? `${label} (${name})` : name, () => {
-    sourcesOf.close();
-    look.setImage(image);
+  return thumbnail(image, facts, label ? `${label} (${name})` : name, () => {
+    sources.close();
+    page.setImage(image);
   });
 }));
-look.mark(images[0]);
-$("scale").addEventListener("change", (event) => { overview.scale = event.target.value; overview.update(); });
-$("unfold").addEventListener("click", () => overview.fold(true));
-$("fold").addEventListener("click", () => overview.fold(false));
+page.mark(images[0]);
+$("scale").addEventListener("change", ({ target }) => {
+  for (const { overview } of looks) { overview.scale = target.value; overview.update(); }
+});
+for (const [id, open] of [["unfold", true], ["fold", false]]) {
+  $(id).addEventListener("click", () => { for (const { overview } of looks) overview.fold(open); });
+}
+$("pin").addEventListener("click", () => {
+  const on = $("pin").getAttribute("aria-pressed") !== "true";
+  for (const look of looks) look.pin(on);
+  $("pin").setAttribute("aria-pressed", on);
+  $("pin").textContent = on ? "Stop comparing" : "Compare";
+  for (const id of ["beside", "beside-note"]) $(id).hidden = !on;
+  if (on) drawImage($("beside"), page.seen, facts);
+  page.update();
+});
+
+// Covering: a box that is dragged over the image, or set with sliders.
+const edges = ["left", "top", "wide", "high"].map((name) => $(`cover-${name}`));
 let covering = null;
-boxes($("image"), card.preprocess.layout, () => $("cover").getAttribute("aria-pressed") === "true", (box) => {
-  const rest = covering ? without(look.changes, covering) : look.changes;
+const cover = (box) => {
+  const rest = covering ? without(page.moves, covering) : page.moves, [x0, y0, x1, y1] = box;
   covering = { kind: "cover", box };
-  look.setChanges(withChange(rest, covering));
-}, () => { covering = null; });
+  page.setMoves(x1 > x0 && y1 > y0 ? withChange(rest, covering) : rest);
+};
+boxes($("image"), facts.layout, () => $("cover").getAttribute("aria-pressed") === "true", cover, () => { covering = null; });
 $("cover").addEventListener("click", () => {
   const on = $("cover").getAttribute("aria-pressed") !== "true";
   $("cover").setAttribute("aria-pressed", on);
   $("image").classList.toggle("covering", on);
+  $("covering").hidden = !on;
 });
-$("pin").addEventListener("click", () => {
-  const { image, changes, now } = look, seen = changedImage(image, changes, shape);
-  look.pinned = look.pinned ? null : { image: seen, edits: editsOf(changes), key: `pinned ${performance.now()}`, values: new Map(), now };
-  $("pin").setAttribute("aria-pressed", look.pinned !== null);
-  $("pin").textContent = look.pinned ? "Stop comparing" : "Compare";
-  for (const id of ["beside", "beside-note"]) $(id).hidden = !look.pinned;
-  if (look.pinned) drawImage($("beside"), seen, card.preprocess);
-  look.need();
-});
+for (const [i, side] of [shape[3], shape[2], shape[3], shape[2]].entries()) Object.assign(edges[i], { min: 0, max: side, value: i < 2 ? Math.floor(side / 4) : 0 });
+let slid = null; // the box that the sliders move
+for (const slider of edges) {
+  slider.addEventListener("input", () => {
+    const [left, top, wide, high] = edges.map(({ value }) => Number(value));
+    covering = slid && page.moves.includes(slid) ? slid : null;
+    cover([left, top, Math.min(shape[3], left + wide), Math.min(shape[2], top + high)]);
+    [slid, covering] = [covering, null];
+  });
+}
+
 const sliders = ["right", "down", "turn"].map((name) => $(name));
 for (const [i, side] of [shape[3], shape[2]].entries()) Object.assign(sliders[i], { min: -Math.ceil(side / 2), max: Math.ceil(side / 2) });
 for (const slider of sliders) {
   slider.addEventListener("input", () => {
     const [right, down, turn] = sliders.map(({ value }) => Number(value)), change = { kind: "move", right, down, turn };
-    if (right || down || turn) look.change(change); else look.setChanges(without(look.changes, change));
+    page.setMoves(right || down || turn ? withChange(page.moves, change) : without(page.moves, change));
   });
 }
-const sourcesOf = new Sources(look, $, card);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => show());
+$("mini-undo").addEventListener("click", () => page.takeBack());
+const sources = new Sources({ card, facts, setImage: page.setImage }, $);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => page.update());
 
 const ready = begin().catch((error) => { fail(error); throw error; });
+const [look] = looks, pixelsOf = (i) => bytesOf(card.images[i].pixels);
 window.look = {
   ready,
   classes: card.classes,
-  layers: graph.nodes.filter(({ shown }) => shown).map(({ name }) => name),
-  logits: async (i) => Array.from((await engine.ask({ type: "apart", image: images[i], key: i, wanted: [] })).logits),
+  layers: look.graph.nodes.filter(({ shown }) => shown).map(({ name }) => name),
+  logits: async (i) => Array.from((await look.apart(pixelsOf(i), i)).logits),
   async activation(layer, i) {
-    const node = graph.nodes.findIndex(({ name }) => name === layer);
+    const node = look.graph.nodes.findIndex(({ name }) => name === layer);
     if (node < 0) throw new Error(`no layer ${layer}`);
-    return Array.from((await engine.ask({ type: "apart", image: images[i], key: i, wanted: [node] })).values[node]);
+    return Array.from((await look.apart(pixelsOf(i), i, [node])).values[node]);
   },
   check: async () => { await ready; return check(); },
 };
-

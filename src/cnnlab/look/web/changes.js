@@ -62,12 +62,15 @@ export function moved(image, { right, down, turn }, [, channels, height, width])
   return found;
 }
 
+// graph: of the network that is changed; none for what is changed in the image.
 export function inWords(change, graph) {
   if (change.kind === "move") return `image moved (right ${change.right}, down ${change.down}, turned ${change.turn}°)`;
+  if (change.kind === "cover") {
+    const [x0, y0, x1, y1] = change.box;
+    return `${x1 - x0}×${y1 - y0} pixels covered`;
+  }
   const node = graph.nodes[change.node];
   if (change.kind === "mute") return `map ${change.map} of ${node.name} muted`;
   if (change.kind === "cut") return `${node.name} without ${graph.nodes[sources(graph, change.node)[change.input]].name}`;
-  if (change.kind === "weight") return `one number of ${node.name} set to ${change.value}`;
-  const [x0, y0, x1, y1] = change.box;
-  return `${x1 - x0}×${y1 - y0} pixels covered`;
+  return `one number of ${node.name} set to ${change.value}`;
 }

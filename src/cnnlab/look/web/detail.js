@@ -10,6 +10,25 @@ import { likesView } from "./likes.js";
 
 const PACE = 400; // milliseconds for a step of the kernel
 
+// Of a layer that works on each place by itself: which layer made it as large as it is. Null where that says nothing.
+function sameSize(look, number) {
+  const { graph } = look, side = (n) => mapsOf(graph.nodes[n].shape), { height, width } = side(number);
+  if (height * width === 1) return null;
+  let from = number;
+  const sized = ({ op }) => ["conv2d", "conv_transpose2d"].includes(op) || op.includes("pool");
+  while (from > 0 && (from === number || !sized(graph.nodes[from]))) {
+    const next = graph.nodes[from].inputs.find((k) => side(k).height === height && side(k).width === width);
+    if (next === undefined) break;
+    from = next;
+  }
+  if (from === number) return null;
+  while (!graph.nodes[from].shown && graph.nodes[from].inputs.length) [from] = graph.nodes[from].inputs;
+  const go = () => { look.overview.reveal(from); look.select({ node: from, map: 0, y: height >> 1, x: width >> 1 }); };
+  return make("details", { class: "why" }, make("summary", {}, `Why is it ${width} wide?`),
+    make("p", { class: "sum" }, "This layer works on each place by itself and keeps the size. ", from === 0 ? "The image is that wide." : "It was made that wide by ",
+      from === 0 ? null : make("button", { class: "link", onclick: go }, graph.nodes[from].name), from === 0 ? null : "."));
+}
+
 export class Detail {
   constructor(look, overview) {
     Object.assign(this, { look, overview, place: null, all: false, part: undefined });
@@ -42,7 +61,7 @@ export class Detail {
     this.place = null;
     this.element.remove();
     this.look.point(null);
-    for (const one of document.querySelectorAll(".tile.chosen")) one.classList.remove("chosen");
+    this.overview.choose(null);
     tile?.focus();
   }
 
@@ -56,8 +75,7 @@ export class Detail {
     const { look, place } = this, node = look.graph.nodes[place.node], row = this.overview.rows.get(place.node);
     if (!row) { this.close(); return; }
     if (!this.element.isConnected) row.element.append(this.element);
-    for (const one of document.querySelectorAll(".tile.chosen")) one.classList.remove("chosen");
-    row.tiles[place.map]?.tile.classList.add("chosen");
+    this.overview.choose(place);
     const value = look.values.get(place.node), inputs = node.inputs.map((k) => look.values.get(k)), { count, height, width } = mapsOf(node.shape);
     if (!value || inputs.some((one) => !one)) return; // on their way
     const isAnswer = place.node === look.graph.output, one = height * width === 1, what = one ? "Number" : "Map";
@@ -70,8 +88,9 @@ export class Detail {
       showAll: () => { this.all = true; this.update(); } };
     const found = node.op === "conv2d" ? convolutionView(view) : node.op === "conv_transpose2d" ? transposedView(view) : otherView(view);
     const cell = this.body.contains(document.activeElement) ? document.activeElement.dataset.cell : null, open = this.body.querySelector(".why")?.open;
+    const why = found.some((part) => part?.classList?.contains("why")) ? [] : [sameSize(look, place.node)];
     const note = muted ? [make("p", { class: "lead" }, "This is muted: whatever is computed here, 0 goes on.")] : [];
-    this.body.replaceChildren(...note, ...found.filter(Boolean), ...(isAnswer && look.card.task !== "segmentation" ? answerView(view) : []), ...likesView(look, place));
+    this.body.replaceChildren(...note, ...found.filter(Boolean), ...why.filter(Boolean), ...(isAnswer && look.card.task !== "segmentation" ? answerView(view) : []), ...likesView(look, place));
     if (open && this.body.querySelector(".why")) this.body.querySelector(".why").open = true;
     if (cell) this.body.querySelector(`[data-cell="${cell}"]`)?.focus();
     if (!this.unseen) return;

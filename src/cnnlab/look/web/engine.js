@@ -27,13 +27,11 @@ export class Engine {
   }
 }
 
-// Calls `work` for the latest of what was asked for; what was asked for meanwhile and overtaken is left out.
+// Calls `work` for the latest of what was asked for; what was asked for meanwhile and overtaken is left out. The promise
+// is kept when all is done.
 export function latest(work) {
-  let running = false, next = null;
-  return async function ask(...given) {
-    next = given;
-    if (running) return;
-    running = true;
+  let running = null, next = null;
+  async function all() {
     try {
       while (next) {
         const now = next;
@@ -41,7 +39,12 @@ export function latest(work) {
         await work(...now);
       }
     } finally {
-      running = false;
+      running = null;
     }
+  }
+  return (...given) => {
+    next = given;
+    running ??= all();
+    return running;
   };
 }

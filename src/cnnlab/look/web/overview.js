@@ -1,12 +1,13 @@
 // The network from top to bottom: a row of maps for each layer, rows in stages that fold.
 
 import { mapsOf } from "./geometry.js";
-import { largestOf, make, number, paint } from "./paint.js";
+import { largestOf, make, number, paint, paintColours } from "./paint.js";
 import { describe, sizeOf, sources, stages } from "./words.js";
 import { drawJoins } from "./joins.js";
 import { has } from "./changes.js";
 
 const FIRST = 32; // maps that are drawn of a layer before one asks for all
+const seesImage = ({ op, inputs, attributes }) => op === "conv2d" && inputs[0] === 0 && attributes.groups === 1;
 const OPEN = 16; // layers of a network whose stages are open from the beginning
 
 export class Overview {
@@ -27,7 +28,8 @@ export class Overview {
     this.joins.setAttribute("aria-hidden", "true"); // the names in front of an addition say the same
     place.append(this.joins);
     new ResizeObserver(() => drawJoins(this.joins, place, look.graph, this.rows)).observe(place);
-    for (const stage of this.stages) place.append(stage.nodes.length > 1 ? this.folding(stage, all) : this.row(stage.nodes[0]));
+    this.folds = this.stages.map((stage) => stage.nodes.length > 1 ? this.folding(stage, all || stage === this.stages[0]) : null);
+    this.stages.forEach(({ nodes }, i) => place.append(this.folds[i]?.element ?? this.row(nodes[0])));
   }
 
   folding({ name, nodes }, open) {
@@ -42,8 +44,21 @@ export class Overview {
       out.replaceChildren(...(details.open ? [] : [this.row(last)]));
     };
     fill();
-    details.addEventListener("toggle", () => { fill(); this.look.need(); });
-    return make("div", {}, details, out);
+    details.addEventListener("toggle", () => {
+      if (details.open !== inside.hasChildNodes()) fill();
+      this.look.need();
+    });
+    return { details, fill, element: make("div", {}, details, out) };
+  }
+
+  // The row of a layer, whose stage is unfolded for it.
+  reveal(node) {
+    const at = this.stages.findIndex(({ nodes }) => nodes.includes(node)), stage = this.folds[at];
+    if (stage && !stage.details.open) {
+      stage.details.open = true;
+      stage.fill();
+    }
+    return this.rows.get(node);
   }
 
   fold(open) {
@@ -52,12 +67,13 @@ export class Overview {
 
   row(node) {
     const { graph } = this.look, { name, shape, inputs } = graph.nodes[node], { count, height, width } = mapsOf(shape);
-    const maps = make("div", { class: height * width === 1 ? "maps units" : "maps" });
+    const maps = this.maps(height * width === 1 ? "maps units" : "maps");
     const element = make("section", { class: "layer", "data-node": node, "aria-label": `${name}, ${describe(graph, graph.nodes[node])}` },
       make("h3", {}, make("span", { class: "name" }, name), make("span", { class: "small" },
         ` ${describe(graph, graph.nodes[node])} → ${sizeOf(graph.nodes[node])}`)),
       inputs.length > 1 ? this.join(node) : null, maps);
-    const row = { element, maps, tiles: [], node, count, height, width };
+    const row = { element, maps, tiles: [], kernels: [], node, count, height, width };
+    if (seesImage(graph.nodes[node])) maps.before(row.filters = this.maps("maps kernels"));
     this.rows.set(node, row);
     this.seen.observe(element);
     this.addTiles(row, Math.min(count, FIRST));
@@ -69,6 +85,13 @@ export class Overview {
       } }, `show all ${count}`));
     }
     return element;
+  }
+
+  // A row of tiles: one stop of the tab key, where arrow keys go on from.
+  maps(names) {
+    const maps = make("div", { class: names, onkeydown: (event) => this.step(event) });
+    maps.addEventListener("focusin", ({ target }) => { for (const tile of maps.children) tile.tabIndex = tile === target ? 0 : -1; });
+    return maps;
   }
 
   addTiles(row, until) {
@@ -83,14 +106,23 @@ export class Overview {
       };
       const middle = { node: row.node, map, y: row.height >> 1, x: row.width >> 1 };
       const tile = make("button", {
-        class: "tile", "aria-label": `${row.width * row.height === 1 ? "number" : "map"} ${map} of ${name}`,
+        class: "tile", tabindex: row.tiles.length ? -1 : 0, "aria-label": `${row.width * row.height === 1 ? "number" : "map"} ${map} of ${name}`,
         onclick: (event) => look.select(event.detail ? at(event) : middle),
-        onpointermove: (event) => look.point(at(event)), onpointerleave: () => look.point(null), onfocus: () => look.point(middle),
-        onblur: () => look.point(null), onkeydown: (event) => step(event, tile),
+        onpointermove: (event) => look.point(at(event)), onpointerleave: () => look.point(null), onfocus: () => look.point(middle), onblur: () => look.point(null),
       }, canvas);
       row.tiles.push({ tile, canvas });
       row.maps.append(tile);
+      if (row.filters) this.addKernel(row, map, middle);
     }
+  }
+
+  // The kernel that makes a map of the first layer, in the colours that it answers to.
+  addKernel(row, map, middle) {
+    const canvas = make("canvas", { "aria-hidden": "true" });
+    const tile = make("button", { class: "tile", tabindex: map ? -1 : 0, title: `the kernel of map ${map}`, "aria-label": `kernel of map ${map} of ${this.look.graph.nodes[row.node].name}`,
+      onclick: () => this.look.select(middle), onpointerenter: () => this.look.point(middle), onpointerleave: () => this.look.point(null) }, canvas);
+    row.kernels.push(canvas);
+    row.filters.append(tile);
   }
 
   // An addition and what else has several inputs: each can be cut.
@@ -120,6 +152,7 @@ export class Overview {
 
   draw(row) {
     const { look } = this, values = look.values.get(row.node), area = row.height * row.width;
+    if (row.near) this.drawKernels(row);
     if (!values || !row.near) return;
     const beside = look.pinned?.values.get(row.node), layer = Math.max(largestOf(values), beside ? largestOf(beside) : 0);
     row.tiles.forEach(({ tile, canvas }, map) => {
@@ -136,12 +169,40 @@ export class Overview {
     }
   }
 
+  drawKernels(row) {
+    if (!row.kernels.length) return;
+    const { weight } = this.look.graph.nodes[row.node].tensors, [, channels, kh, kw] = this.look.graph.tensors[weight].shape, numbers = this.look.tensor(weight);
+    const one = channels * kh * kw, most = largestOf(numbers);
+    row.kernels.forEach((canvas, map) => {
+      const kernel = numbers.subarray(map * one, (map + 1) * one);
+      if (channels === 3) paintColours(canvas, kernel, kh, kw); else paint(canvas, kernel, kh, kw, most);
+    });
+  }
+
   // The same map of what is compared, above it.
   drawBeside(tile, canvas, values, row, largest) {
     let second = tile.querySelector(".second");
     if (!values) { second?.remove(); return; }
     if (!second) canvas.before(second = make("canvas", { class: "second", "aria-hidden": "true" }));
     paint(second, values, row.height, row.width, largest);
+  }
+
+  // Arrow keys go from map to map, and from layer to layer.
+  step(event) {
+    const tile = event.target, maps = [...tile.parentElement.children], at = maps.indexOf(tile), rows = [...this.place.querySelectorAll(".maps")];
+    const beside = (by) => {
+      const other = rows[rows.indexOf(tile.parentElement) + by]?.children;
+      return other?.[Math.min(at, other.length - 1)];
+    };
+    const next = { ArrowRight: maps[at + 1], ArrowLeft: maps[at - 1], ArrowUp: beside(-1), ArrowDown: beside(1), Home: maps[0], End: maps.at(-1) }[event.key];
+    if (next) { event.preventDefault(); next.focus(); }
+  }
+
+  // Mark the map that is open; null: none is.
+  choose(place) {
+    this.chosen?.classList.remove("chosen");
+    this.chosen = place && this.rows.get(place.node)?.tiles[place.map]?.tile;
+    this.chosen?.classList.add("chosen");
   }
 
   // Light what a map is made of: each input map as much as its kernel weighs.
@@ -163,9 +224,4 @@ export class Overview {
   }
 }
 
-// Arrow keys go from map to map.
-function step(event, tile) {
-  const next = { ArrowRight: tile.nextElementSibling, ArrowLeft: tile.previousElementSibling }[event.key];
-  if (next) { event.preventDefault(); next.focus(); }
-}
 

@@ -28,6 +28,17 @@ export function paint(canvas, values, height, width, largest) {
   pen.putImageData(image, 0, 0);
 }
 
+// A kernel over red, green and blue: (3, height, width) numbers → the colour that it answers to most; grey is zero.
+export function paintColours(canvas, values, height, width) {
+  Object.assign(canvas, { width, height });
+  const pen = canvas.getContext("2d"), image = pen.createImageData(width, height), area = height * width, most = largestOf(values) || 1;
+  for (let i = 0; i < area; i++) {
+    for (let c = 0; c < 3; c++) image.data[4 * i + c] = Math.round(127.5 + (127.5 * values[c * area + i]) / most);
+    image.data[4 * i + 3] = 255;
+  }
+  pen.putImageData(image, 0, 0);
+}
+
 export function number(value) {
   if (value === 0 || !Number.isFinite(value)) return String(value);
   const size = Math.abs(value);

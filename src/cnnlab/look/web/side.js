@@ -2,7 +2,6 @@
 
 import { make } from "./paint.js";
 import { toPixels } from "./tensors.js";
-import { inWords } from "./changes.js";
 
 const SHOWN = 10; // classes
 
@@ -15,7 +14,7 @@ export function drawAnswers(place, classes, now, before, changed, truth) {
   place.replaceChildren(...order.map((i) => {
     const difference = 100 * (now[i] - before[i]);
     const text = !changed || Math.abs(difference) < .05 ? "" : `${difference > 0 ? "+" : "−"}${Math.abs(difference).toFixed(1)}`;
-    return make("li", { "data-class": classes[i] },
+    return make("li", { "data-class": classes[i], class: i === was || classes[i] === truth ? "kept" : null },
       make("span", { class: "fill", style: `transform: scaleX(${now[i].toFixed(4)})` }), make("span", {}, `${classes[i]} `),
       make("span", { class: "share" }, text && make("span", { class: difference > 0 ? "up" : "down" }, text), ` ${(100 * now[i]).toFixed(1)} %`));
   }));
@@ -42,11 +41,11 @@ export function drawImage(canvas, image, facts, field) {
   pen.strokeRect(x0 + 1.5, y0 + 1.5, Math.max(1, x1 - x0 - 3), Math.max(1, y1 - y0 - 3));
 }
 
-// The changes so far, each with a button that takes it back.
-export function drawChanges(place, changes, graph, undo, undoAll) {
+// The changes so far, [{words, undo}], each with a button that takes it back.
+export function drawChanges(place, changes, undoAll) {
   place.hidden = !changes.length;
-  const items = changes.map((change) => make("li", {}, make("span", {}, inWords(change, graph)),
-    make("button", { class: "link", "aria-label": `take back: ${inWords(change, graph)}`, onclick: () => undo(change) }, "undo")));
+  const items = changes.map(({ words, undo }) => make("li", {}, make("span", {}, words),
+    make("button", { class: "link", "aria-label": `take back: ${words}`, onclick: undo }, "undo")));
   place.replaceChildren(make("ul", {}, ...items), make("button", { id: "undo-all", onclick: undoAll }, "Take all back"));
 }
 

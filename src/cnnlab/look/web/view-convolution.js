@@ -50,8 +50,9 @@ export function convolutionView(view) {
   const bias = node.tensors.bias === undefined ? null : look.tensor(node.tensors.bias)[place.map];
   const window = [place.y * a.stride[0] - a.padding[0], place.x * a.stride[1] - a.padding[1], a.dilation[0] * (kh - 1) + 1, a.dilation[1] * (kw - 1) + 1];
   const here = terms[view.part ?? order[0].i] ?? order[0], result = value.subarray(place.map * high * wide, (place.map + 1) * high * wide);
+  const called = (i) => node.inputs[0] === 0 && each === 3 ? ["red", "green", "blue"][i] : `input ${first + i}`;
   const rows = shown.map((term) => make("div", { class: term === here ? "term chosen" : "term" },
-    picture(`input ${first + term.i}`, term.map, height, width, { at: window, click: () => view.choose(term.i), label: `numbers of input map ${first + term.i}` }), sign("∗"),
+    picture(called(term.i), term.map, height, width, { at: window, click: () => view.choose(term.i), label: `numbers of ${called(term.i)}` }), sign("∗"),
     picture(`${kh}×${kw} kernel`, term.kernel, kh, kw, { largest: kernels }), sign("="),
     picture(number(term.sum), term.made, high, wide, { largest, at: [place.y, place.x, 1, 1] })));
   const total = terms.reduce((sum, term) => sum + term.sum, 0);
@@ -66,7 +67,7 @@ export function convolutionView(view) {
     each === 1 && bias === null ? null : make("div", { class: "term result" }, make("span", {}, each === 1 ? "This" : `The sum of all ${each}`, bias === null ? "" : ` and the bias ${number(bias)}`), sign("="),
       picture(`map ${place.map}`, result, high, wide, { at: [place.y, place.x, 1, 1] })),
     make("h5", {}, `The number in row ${place.y}, column ${place.x}`),
-    make("div", { class: "numbers" }, grid(`window of input ${first + here.i}`, here.seen), sign("·"),
+    make("div", { class: "numbers" }, grid(`window of ${called(here.i)}`, here.seen), sign("·"),
       grid("kernel: type to change it", kernelRows, { edit: setWeight }), sign("="), grid("products", products)),
     line("They sum to ", strong(number(here.sum)), each > 1 ? `, the other ${each - 1} ${each === 2 ? "map gives" : "maps give"} ` : "", each > 1 ? strong(number(total - here.sum)) : "",
       bias === null ? "" : ", the bias is ", bias === null ? "" : strong(number(bias)), ...(each === 1 && bias === null ? [] : [": ", strong(number(total + (bias ?? 0)))]), "."),
