@@ -176,11 +176,12 @@ def test_a_module_of_the_page_stays_short() -> None:
 def test_the_commands_of_the_page_about_it_work(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (Path(__file__).parents[2] / "docs" / "look.md").read_text(encoding="utf-8")
     commands = [shlex.split(line, comments=True)[1:] for line in text.splitlines() if line.startswith("cnnlab look ")]
-    assert len(commands) == 3
+    assert len(commands) == 5
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(run, tmp_path / "runs" / "mine")
+    for name in ("mine", "plain"):
+        shutil.copytree(run, tmp_path / "runs" / name)
     Image.new("L", (8, 8)).save(tmp_path / "cat.jpg")
     for words in commands:
         assert main(words) == 0
-    assert sorted(path.name for path in tmp_path.glob("*.html")) == ["cat.html", "layer.html"]
+    assert sorted(path.name for path in tmp_path.glob("*.html")) == ["before.html", "cat.html", "layer.html", "two.html"]
     assert (tmp_path / "runs" / "mine" / "look.html").exists()
