@@ -47,7 +47,7 @@ FLOORS = {
     "files": 0.5,  # figure writes through it, and it says what is wrong with a path
     "finite": 1,
     "torch_patches": 0,
-    "transfer": 0,
+    "host_device": 0,
     "values": 0,
     "signals": 0,
     "streams": 0,

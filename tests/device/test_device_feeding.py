@@ -26,7 +26,7 @@ from cnnlab.runs.folder import RunFolder
 from cnnlab.runs.state import load_state
 from cnnlab.training.build import build_model
 from cnnlab.training.trainer import Trainer
-from cnnlab.transfer import CHUNK, fetch, separate
+from cnnlab.host_device import CHUNK, fetch, separate
 from pretend_device import NAME, WHY_NOT, Device, pretended
 from small_sets import write_pets
 
@@ -172,7 +172,7 @@ def test_a_fetched_state_is_the_same_in_the_same_layout(device: Device, monkeypa
     }
     moved = torch.utils._pytree.tree_map(lambda value: value.to(NAME), values)
     for chunk, copies in ((CHUNK, 5), (20, 9)):
-        monkeypatch.setattr("cnnlab.transfer.CHUNK", chunk)
+        monkeypatch.setattr("cnnlab.host_device.CHUNK", chunk)
         device.clear()
         found = separate(fetch({**moved, "rate": 0.1, "name": "x", "none": None, "here": torch.ones(2)}))
         assert device.synchronisations.total() == 1

@@ -183,5 +183,10 @@ def test_the_commands_of_the_page_about_it_work(run: Path, tmp_path: Path, monke
     Image.new("L", (8, 8)).save(tmp_path / "cat.jpg")
     for words in commands:
         assert main(words) == 0
-    assert sorted(path.name for path in tmp_path.glob("*.html")) == ["before.html", "cat.html", "layer.html", "two.html"]
+    assert sorted(path.name for path in tmp_path.glob("*.html")) == [
+        "before.html",
+        "cat.html",
+        "layer.html",
+        "two.html",
+    ]
     assert (tmp_path / "runs" / "mine" / "look.html").exists()

@@ -18,7 +18,7 @@ from cnnlab.data.loader import WHOLE, Loader
 from cnnlab.data.own import Label, read_item
 from cnnlab.data.plan import plan_epoch, shard_of
 from cnnlab.errors import CnnlabError, DataError
-from cnnlab.transfer import move
+from cnnlab.host_device import move
 
 
 class BatchLoader(Loader):

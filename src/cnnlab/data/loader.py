@@ -20,7 +20,7 @@ from cnnlab.data.sources.base import ImageSet
 from cnnlab.data.store import ReadAhead, Watched, unreadable_now
 from cnnlab.errors import DataError
 from cnnlab.representation import as_html, as_text
-from cnnlab.transfer import Parcel, pack, prefetch, send
+from cnnlab.host_device import Parcel, pack, prefetch, send
 
 WHOLE = (0, 1)  # the shard of a process that is alone
 AHEAD = 4  # batches that are asked for before they are needed

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cnnlab.errors import RunError
 from cnnlab.runs.files import write_whole
-from cnnlab.transfer import fetch, separate
+from cnnlab.host_device import fetch, separate
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ from cnnlab.models.registry import OWN_MODULE, create_model, find_model, import_
 from cnnlab.runs.files import write_json, write_whole
 from cnnlab.runs.folder import RunFolder
 from cnnlab.runs.opened import opened_run
-from cnnlab.transfer import fetch, separate
+from cnnlab.host_device import fetch, separate
 from cnnlab.values import are_names, to_json
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from cnnlab.transfer import fetch, move, pack, prefetch, send, separate
+from cnnlab.host_device import fetch, move, pack, prefetch, send, separate
 
 CPU = torch.device("cpu")
 
