@@ -21,12 +21,12 @@ from cnnlab.device import choose_device
 from cnnlab.errors import DataError, RunError
 from cnnlab.evaluation.evaluate import evaluate_split
 from cnnlab.experiment import run_experiment
+from cnnlab.host_device import CHUNK, fetch, separate
 from cnnlab.runs import state as states
 from cnnlab.runs.folder import RunFolder
 from cnnlab.runs.state import load_state
 from cnnlab.training.build import build_model
 from cnnlab.training.trainer import Trainer
-from cnnlab.host_device import CHUNK, fetch, separate
 from pretend_device import NAME, WHY_NOT, Device, pretended
 from small_sets import write_pets
 

@@ -19,8 +19,8 @@ from cnnlab.data.render import axes_of, render, take
 from cnnlab.data.sources.base import ImageSet
 from cnnlab.data.store import ReadAhead, Watched, unreadable_now
 from cnnlab.errors import DataError
-from cnnlab.representation import as_html, as_text
 from cnnlab.host_device import Parcel, pack, prefetch, send
+from cnnlab.representation import as_html, as_text
 
 WHOLE = (0, 1)  # the shard of a process that is alone
 AHEAD = 4  # batches that are asked for before they are needed

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from cnnlab.errors import RunError
-from cnnlab.runs.files import write_whole
 from cnnlab.host_device import fetch, separate
+from cnnlab.runs.files import write_whole
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

@@ -21,11 +21,11 @@ from torch.overrides import TorchFunctionMode
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.errors import CnnlabError, ModelError, RunError
 from cnnlab.finite import infinite_buffers, non_finite
+from cnnlab.host_device import fetch, separate
 from cnnlab.models.registry import OWN_MODULE, create_model, find_model, import_model, rebuild_arguments
 from cnnlab.runs.files import write_json, write_whole
 from cnnlab.runs.folder import RunFolder
 from cnnlab.runs.opened import opened_run
-from cnnlab.host_device import fetch, separate
 from cnnlab.values import are_names, to_json
 
 
