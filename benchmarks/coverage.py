@@ -19,7 +19,8 @@ from torch import Tensor
 
 from cnnlab.evaluation.crossed import Answers, contrast
 from cnnlab.evaluation.intervals import metric_intervals, ratio_interval
-from cnnlab.evaluation.metrics import classification_metrics, wilson_interval
+from cnnlab.evaluation.metrics import classification_metrics
+from cnnlab.proportions import wilson_interval
 
 SHARED, OWN_EFFECT = 1.0, 0.5  # standard deviations of an image's difficulty for all networks, and for one setting's
 TEST_SHARE = 5  # without an official test split, a seed is tested on one in so many images

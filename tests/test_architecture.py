@@ -48,6 +48,7 @@ FLOORS = {
     "finite": 1,
     "torch_patches": 0,
     "host_device": 0,
+    "proportions": 0,
     "values": 0,
     "signals": 0,
     "streams": 0,

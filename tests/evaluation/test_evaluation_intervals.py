@@ -22,8 +22,9 @@ from cnnlab.evaluation.intervals import (
     paired_change,
     ratio_interval,
 )
-from cnnlab.evaluation.metrics import classification_metrics, wilson_interval
+from cnnlab.evaluation.metrics import classification_metrics
 from cnnlab.evaluation.tables import fall_text, metrics_text
+from cnnlab.proportions import wilson_interval
 
 
 def drawn(count: int, classes: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
 
 import cnnlab
 from cnnlab.config import compose
 from cnnlab.experiment import run_experiment
 from cnnlab.tasks import Metric
-from cnnlab.training.selection import improves, is_kept, tolerated
+from cnnlab.training.selection import improves, is_kept
 
 ACCURACY = Metric("accuracy")
 
@@ -39,8 +38,10 @@ def test_with_many_images_the_best_epoch_is_kept_and_the_loss_breaks_ties() -> N
 
 
 def test_with_few_images_the_latest_that_chance_does_not_tell_apart_is_kept() -> None:
-    assert kept(rows([0.5, 0.9, 0.85, 0.85]), 20) == 4
-    assert kept(rows([0.5, 0.9, 0.85, 0.7]), 20) == 3
+    assert kept(rows([0.5, 0.9, 0.75, 0.75]), 20) == 4
+    assert kept(rows([0.5, 0.9, 0.75, 0.65]), 20) == 3
+    assert kept(rows([0.5, 1.0, 21 / 24]), 24) == 3  # all right by luck says little against three wrong
+    assert kept(rows([0.5, 1.0, 20 / 24]), 24) == 2
     assert kept(rows([0.5, 0.9, 0.5], [0.6, 0.3, 9.0]), 99) == 2
 
 
@@ -61,11 +62,6 @@ def test_a_metric_of_which_less_is_better_is_kept_at_its_best() -> None:
 def test_improving_is_what_early_stopping_counts() -> None:
     history = rows([0.5, 0.9, 0.85, 0.9])
     assert [improves(row, history[:i], ACCURACY) for i, row in enumerate(history)] == [True, True, False, False]
-
-
-def test_the_tolerance_is_one_standard_error() -> None:
-    assert tolerated(0.5, 10_000) == pytest.approx(0.495, abs=1e-4)
-    assert tolerated(1.0, 10) == pytest.approx(10 / 11)
 
 
 def test_thirty_images_are_not_tested_with_the_weights_of_the_first_epochs(tmp_path: Path) -> None:

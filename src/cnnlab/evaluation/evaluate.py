@@ -26,11 +26,12 @@ from cnnlab.data.sources.folder import SPLIT_NAMES, subfolders
 from cnnlab.device import choose_device
 from cnnlab.errors import ConfigError, DataError, RunError, nearest
 from cnnlab.evaluation.classification import evaluate_classification
-from cnnlab.evaluation.metrics import accuracy_metrics, score_interval
+from cnnlab.evaluation.metrics import accuracy_metrics
 from cnnlab.evaluation.multilabel import evaluate_multilabel
 from cnnlab.evaluation.outputs import PLAIN, Evaluator, Outputs, refuse_views
 from cnnlab.evaluation.segmentation import evaluate_segmentation
 from cnnlab.files import is_remote, local_path
+from cnnlab.proportions import score_interval
 from cnnlab.runs.addresses import check_root, refuse_root
 from cnnlab.runs.files import write_json, write_whole
 from cnnlab.runs.folder import RunFolder, read_config, read_split

@@ -16,9 +16,8 @@ from cnnlab.evaluation.metrics import (
     calibration_error,
     image_losses,
     ranks,
-    score_interval,
-    wilson_interval,
 )
+from cnnlab.proportions import score_interval, wilson_interval
 from cnnlab.tasks.multilabel import average_precision
 
 Z = 1.959964

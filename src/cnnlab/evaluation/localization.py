@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from cnnlab.data.canvases import Canvas
-from cnnlab.evaluation.metrics import wilson_interval
 from cnnlab.explain.localize import Box, Found, Localization, intersection_over_union
+from cnnlab.proportions import wilson_interval
 
 HIT = 0.5  # intersection over union from which on a box counts
 

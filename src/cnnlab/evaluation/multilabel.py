@@ -14,9 +14,9 @@ from cnnlab.data.data import Data
 from cnnlab.errors import RunError
 from cnnlab.evaluation.classification import accuracy_change, own_metrics
 from cnnlab.evaluation.intervals import mean_ap_interval, mean_interval_of_skewed, ratio_interval
-from cnnlab.evaluation.metrics import wilson_interval
 from cnnlab.evaluation.outputs import PLAIN, ImageOutputs, refuse_views
 from cnnlab.finite import check_answers
+from cnnlab.proportions import wilson_interval
 from cnnlab.tasks import DecisionRule
 from cnnlab.tasks.decision import THRESHOLD, are_thresholds
 from cnnlab.tasks.losses import losses_of

@@ -103,6 +103,8 @@ def look_page(
         second = _beside(folder, card, beside, trust_code)
     tried = _test_images(folder, card, preprocess)
     images = _given(preprocess, paths) if paths else _spread(tried)
+    if card.get("data") == "folder":
+        card = card | {"data": Path(read_config(folder).data.root).name}
     if beside is None:
         return render([network_of(card["model"]["name"], model, preprocess, images)], card, images, tried)
     networks = [network_of(folder.path.name, model, preprocess, images), network_of(*second, images)]
