@@ -126,6 +126,9 @@ def _beside(
     model, theirs = load_model(other, "cpu", trust_code)
     if theirs["classes"] != card["classes"]:
         raise RunError(f"{other.path} has other classes than {folder.path}; give a run with the same classes.")
+    tasks = [facts.get("task") or "classification" for facts in (card, theirs)]
+    if tasks[0] != tasks[1]:
+        raise RunError(f"{other.path} is a {tasks[1]} and {folder.path} a {tasks[0]}; give a run of the same task.")
     reads = Preprocess.from_dict(theirs["preprocess"])
     if reads.layout != preprocess.layout:
         raise RunError(
