@@ -8,22 +8,12 @@ const { outputSize, receptiveField, boxOf } = await import(new URL("geometry.js"
 const { changedImage, editsOf, moved, toggled, withChange } = await import(new URL("changes.js", web));
 const { windowAt } = await import(new URL("view-convolution.js", web));
 const { sources, stages } = await import(new URL("words.js", web));
-const { formula, sizeAfter } = await import(new URL("layer.js", web));
 const { latest } = await import(new URL("engine.js", web));
 
 const ramp = (count) => Float32Array.from({ length: count }, (_, i) => i);
 const plain = { stride: [1, 1], padding: [1, 1], dilation: [1, 1], groups: 1 };
 const node = (op, inputs, shape, attributes = {}, tensors = {}, name = op) => ({ op, inputs, shape, attributes, tensors, name, shown: !["permute", "slice"].includes(op) });
 const tensors = [{ shape: [4, 4, 3, 3] }];
-
-test("a layer that is impossible says why", () => {
-  const plainly = { transposed: false, kernel: 3, stride: 1, padding: 0, dilation: 1 };
-  assert.deepEqual(sizeAfter(5, plainly), { size: 3 });
-  assert.equal(formula(5, plainly, 3), "⌊(5 + 2·0 − 1·(3 − 1) − 1) / 1⌋ + 1 = 3");
-  assert.match(sizeAfter(4, { ...plainly, dilation: 2 }).why, /reaches over 5 places and the input with its padding has 4/);
-  assert.deepEqual(sizeAfter(5, { ...plainly, transposed: true, stride: 2 }), { size: 11 });
-  assert.match(sizeAfter(1, { ...plainly, transposed: true, padding: 4 }).why, /cuts 8 places off 3/);
-});
 
 test("the size of a convolution's output", () => {
   assert.equal(outputSize(32, 3, 1, 1, 1, 1), 32);

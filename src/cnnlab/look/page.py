@@ -142,7 +142,7 @@ def render(
 
 def write_layer(out: str | Path = "layer.html") -> Path:
     """Write a page with a convolution to play with, which needs no run. Raises ConfigError, DataError for its path."""
-    parts = {"style": read("style.css"), "script": bundle("layer")}
+    parts = {"style": read("style.css") + read("layer.css"), "script": bundle("layer")}
     return _write(given_output(out), _filled(read("layer.html"), parts))
 
 
