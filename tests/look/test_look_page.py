@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +94,80 @@ def test_what_cannot_be_shown_is_one_line(
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
+
+
+def header(side: int) -> bytes:
+    """A PNG that claims to be side×side pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    facts = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", facts) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (header(10_000), "10000×10000 pixels are more than 89,478,485"),
+        (header(50_000), "more than 89,478,485 pixels"),
+        (header(30), "truncated"),
+        (b"", "not an image file"),
+        (b"\0\0\0\x18ftypheic", "not an image file"),
+    ],
+    ids=["too large", "a decompression bomb", "cut off", "empty", "another format"],
+)
+def test_an_image_that_cannot_be_read_is_named_with_the_reason(
+    content: bytes, words: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.png"
+    file.write_bytes(content)
+    assert main(["look", str(run), str(file), "--out", str(tmp_path / "new" / "page.html")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"cnnlab look: {file} cannot be read as an image: ")
+    assert words in error
+    assert "leave it out" in error
+    assert error.count("\n") == 1
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+OUTPUTS = {  # --out, below the test's folder → what is said
+    "folder": "folder is a folder, and the page is one file; give --out {0}/folder/NAME.html",
+    "missing/": "is a folder, and the page is one file; give --out {0}/missing/NAME.html",
+    "cat.png": "the page is HTML; give --out {0}/cat.html",
+    "lesson": "the page is HTML; give --out {0}/lesson.html",
+    "file/page.html": "file is a file and not a folder; give another file with --out",
+}
+
+
+@pytest.mark.parametrize("out", OUTPUTS)
+@pytest.mark.parametrize("name", ["look", "layer"])
+def test_an_output_that_is_no_html_file_is_refused_with_one_that_is(
+    name: str, out: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    assert main(["look", str(run) if name == "look" else "--layer", "--out", f"{tmp_path}/{out}"]) == 2
+    error = capsys.readouterr().err
+    assert OUTPUTS[out].format(tmp_path).replace("NAME", name) in error
+    assert error.count("\n") == 1
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["file", "folder"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_before_anything_is_computed(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    assert main(["look", str(run), "--out", f"{tmp_path}/new/page.html"]) == 2
+    assert f"no permission to write in {tmp_path}; give a file in another folder with --out" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device on this machine")
+def test_a_full_disk_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["look", "--layer", "--out", "/dev/full"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def without_weights(run: Path, folder: Path) -> Path:

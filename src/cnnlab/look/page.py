@@ -18,14 +18,13 @@ from cnnlab.data.preprocess import Preprocess
 from cnnlab.device import exact_float32
 from cnnlab.errors import DataError
 from cnnlab.evaluation.samples import samples_of
-from cnnlab.files import given_output
 from cnnlab.finite import check_answers
 from cnnlab.look.compute import check_graph, choose_precision
 from cnnlab.look.graph import Graph, export_graph
 from cnnlab.look.likes import strongest_places
+from cnnlab.look.output import html_file, write_page
 from cnnlab.look.scripts import bundle, read
 from cnnlab.models.base import count_parameters
-from cnnlab.runs.files import write_whole
 from cnnlab.runs.folder import RunFolder
 from cnnlab.runs.opened import opened_run
 from cnnlab.runs.weights import load_model
@@ -58,14 +57,15 @@ def write_look(
         trust_code: see `load_run`.
 
     Raises:
+        ConfigError: `out` is a folder, no HTML file, or cannot be written to.
         RunError: no run, or no weights.
         DataError: an image that cannot be read, or none at all.
         ModelError: a network with an operation that the page does not know, or too many weights for a page.
     """
-    target = None if out is None else given_output(out)
+    target = None if out is None else html_file(out, "look.html")
     with opened_run(run, writes=target is None) as folder:
         page = look_page(RunFolder(folder), images, trust_code)
-        return _write(Path(folder) / "look.html" if target is None else target, page)
+        return write_page(Path(folder) / "look.html" if target is None else target, page)
 
 
 def look_page(folder: RunFolder, paths: Sequence[str] = (), trust_code: bool = False) -> str:
@@ -141,23 +141,14 @@ def render(
 
 
 def write_layer(out: str | Path = "layer.html") -> Path:
-    """Write a page with a convolution to play with, which needs no run. Raises ConfigError, DataError for its path."""
+    """Write a page with a convolution to play with, which needs no run. Raises as `write_look`, of its path."""
     parts = {"style": read("style.css") + read("layer.css"), "script": bundle("layer")}
-    return _write(given_output(out), _filled(read("layer.html"), parts))
+    return write_page(html_file(out, "layer.html"), _filled(read("layer.html"), parts))
 
 
 def _filled(page: str, parts: dict[str, str]) -> str:
     """In one pass: a class may be called as a place to fill is."""
     return re.sub(r"\{\{ (\w+) \}\}", lambda place: parts[place[1]], page)
-
-
-def _write(target: Path, page: str) -> Path:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(target, page)
-    except OSError as error:
-        raise DataError(f"cannot write {target} ({error.strerror}); give another file with --out.") from None
-    return target
 
 
 def _given(preprocess: Preprocess, paths: Sequence[str]) -> list[LookImage]:
