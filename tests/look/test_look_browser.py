@@ -185,6 +185,29 @@ def test_every_view_of_a_layer_opens(page: Any) -> None:
     assert "Σ e^z" in page.locator(".detail").inner_text()
 
 
+def test_a_unit_that_sees_the_image_shows_its_weights_as_an_image(
+    exported: Exported, browser: Any, tmp_path: Path
+) -> None:
+    file, batch = written(exported, "mlp", tmp_path)
+    opened = Opened(browser, file)
+    opened.page.locator("#unfold").click()
+    row(opened.page, "hidden.1").locator(".tile").nth(5).click()
+    detail = opened.page.locator(".detail")
+    detail.get_by_text("Its weights, as an image").wait_for()
+    layer = exported["mlp"][0].hidden[1]  # type: ignore[union-attr, index]
+    products = (batch[0].flatten() * layer.weight[5]).detach()
+    largest = int(products.abs().argmax())
+    cells = detail.locator("tbody tr").first.locator("td").all_inner_texts()
+    assert cells[0] == f"pixel in row {largest // 8}, column {largest % 8}"
+    value = lambda text: float(text.replace("−", "-"))  # noqa: E731
+    assert value(cells[3]) == pytest.approx(float(products[largest]), rel=0.01)
+    shown = detail.locator(".term")
+    assert shown.locator("canvas").evaluate_all("(all) => all.map((c) => [c.width, c.height])") == [[8, 8]] * 3
+    assert value(shown.locator("strong").inner_text()) == pytest.approx(float(products.sum()), rel=0.01)
+    assert opened.is_clean()
+    opened.close()
+
+
 def test_the_receptive_field_of_what_is_pointed_at_is_told(page: Any) -> None:
     row(page, "stem.0").locator(".tile").first.hover()
     page.locator("#field", has_text="3×3 of 16×16 pixels").wait_for()
