@@ -341,6 +341,14 @@ def test_the_page_runs_in_the_frame_of_a_notebook(browser: Any, resnet: Path) ->
     page.close()
 
 
+def test_the_live_page_of_the_docs_answers_as_pytorch_did(browser: Any) -> None:
+    opened = Opened(browser, Path(__file__).parents[2] / "docs" / "look-digits.html")
+    assert opened.page.evaluate("look.check()") < 1e-3
+    assert opened.page.evaluate("look.classes") == [str(number) for number in range(10)]
+    assert opened.is_clean(), (opened.complaints, opened.asked)
+    opened.close()
+
+
 def test_a_convolution_can_be_played_with(browser: Any, tmp_path: Path) -> None:
     write_layer(tmp_path / "layer.html")
     page = browser.new_page(viewport={"width": 375, "height": 800})

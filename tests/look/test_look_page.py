@@ -20,7 +20,7 @@ import cnnlab
 from cnnlab.cli import main
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.look import page
-from cnnlab.look.scripts import bundle
+from cnnlab.look.scripts import bundle, read
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +196,24 @@ def test_every_module_is_in_the_script_once_after_those_it_needs() -> None:
 def test_a_module_of_the_page_stays_short() -> None:
     for file in (Path(page.__file__).parent / "web").glob("*.js"):
         assert len(file.read_text(encoding="utf-8").splitlines()) < 300, file.name
+
+
+def test_the_live_page_of_the_docs_has_the_scripts_and_the_style_of_today() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    parts = {"style": read("style.css"), "worker": bundle("worker"), "script": bundle("app")}
+    pieces = re.split(r"\{\{ (\w+) \}\}", read("page.html"))
+    groups = [f"(?P<{name}>.*?)" if name in parts else ".*?" for name in pieces[1::2]]
+    pattern = "".join(re.escape(text) + group for text, group in zip(pieces[::2], [*groups, ""], strict=True))
+    text = (docs / "look-digits.html").read_text(encoding="utf-8")
+    found = re.fullmatch(pattern, text, re.DOTALL)
+    again = "make it again: uv run --group dev python docs/look_digits.py"
+    assert found, again
+    for name, today in parts.items():
+        assert found[name] == today, again
+    assert len(text.encode()) < 250_000
+    train = re.search(r"^TRAIN = \[(.*)\]$", (docs / "look_digits.py").read_text(encoding="utf-8"), re.MULTILINE)
+    assert train
+    assert f"`cnnlab {' '.join(json.loads(f'[{train[1]}]'))} run.dir=" in (docs / "look.md").read_text(encoding="utf-8")
 
 
 def test_the_commands_of_the_page_about_it_work(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
