@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import os
 import re
 import shutil
 import sys
@@ -33,8 +34,14 @@ def execute(notebook: NotebookNode, folder: Path, seconds_a_cell: int | None = N
 
 
 def without_machine(notebook: NotebookNode) -> NotebookNode:
-    """Only what belongs to a reader stays: no versions of the machine's Python in the metadata."""
+    """Only what belongs to a reader stays: no versions of the machine's Python, no path to this folder."""
     notebook.metadata["language_info"] = {"name": "python"}
+    here = f"{FOLDER.resolve()}{os.sep}"
+    for output in [output for cell in notebook.cells for output in cell.get("outputs", [])]:
+        for texts in (output, output.get("data", {})):
+            for kind in ("text", "text/plain", "text/html"):
+                if kind in texts:
+                    texts[kind] = texts[kind].replace(here, "")
     return notebook
 
 
