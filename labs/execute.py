@@ -1,11 +1,19 @@
 """Execute labs and keep their outputs: `uv run --group dev python labs/execute.py [NOTEBOOK ...]`.
 
-CNNLAB_LABS=full takes the full settings, CNNLAB_DATA names a folder with data sets (labs/README.md).
+Pages of `cnnlab.look` are kept as images, for which Chromium is needed. CNNLAB_LABS=full takes the full
+settings, CNNLAB_DATA names a folder with data sets (labs/README.md).
 """
 
 from __future__ import annotations
 
+import base64
+import html
+import io
+import os
+import re
+import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,6 +21,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
+FRAME = re.compile(r'<iframe title="[^"]*" srcdoc="([^"]*)" style="[^"]*height: (\d+)px')  # of cnnlab.look
 FOLDER = Path(__file__).parent
 LABS = sorted(FOLDER.glob("*.ipynb"))
 
@@ -25,16 +34,54 @@ def execute(notebook: NotebookNode, folder: Path, seconds_a_cell: int | None = N
 
 
 def without_machine(notebook: NotebookNode) -> NotebookNode:
-    """Only what belongs to a reader stays: no versions of the machine's Python in the metadata."""
+    """Only what belongs to a reader stays: no versions of the machine's Python, no path to this folder."""
     notebook.metadata["language_info"] = {"name": "python"}
+    here = f"{FOLDER.resolve()}{os.sep}"
+    for output in [output for cell in notebook.cells for output in cell.get("outputs", [])]:
+        for texts in (output, output.get("data", {})):
+            for kind in ("text", "text/plain", "text/html"):
+                if kind in texts:
+                    texts[kind] = texts[kind].replace(here, "")
     return notebook
+
+
+def with_screenshots(notebook: NotebookNode) -> NotebookNode:
+    """Pages of `cnnlab.look` as images: frames would add half a megabyte each, and GitHub shows none."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            found = FRAME.match(output.get("data", {}).get("text/html", ""))
+            if found:
+                picture = screenshot(html.unescape(found[1]), int(found[2]))
+                text = "The page as an image. Run the cell to use it."
+                output["data"] = {"image/png": base64.b64encode(picture).decode(), "text/plain": text}
+    return notebook
+
+
+def screenshot(page: str, height: int) -> bytes:
+    """A page of `cnnlab.look` → PNG of 256 colours, once its network has answered."""
+    from PIL import Image
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        file = Path(folder) / "page.html"
+        file.write_text(page, encoding="utf-8")
+        browser = playwright.chromium.launch(executable_path=chromium, chromium_sandbox=False)
+        tab = browser.new_page(viewport={"width": 1000, "height": height})
+        tab.goto(file.as_uri())
+        tab.evaluate("window.look.check()")
+        picture = Image.open(io.BytesIO(tab.screenshot()))
+        browser.close()
+    small = io.BytesIO()
+    picture.convert("RGB").quantize(256).save(small, "PNG", optimize=True)
+    return small.getvalue()
 
 
 def main(names: list[str]) -> None:
     for path in [Path(name) for name in names] or LABS:
         began = time.perf_counter()
         notebook = execute(nbformat.read(path, as_version=4), FOLDER)
-        nbformat.write(without_machine(notebook), path)
+        nbformat.write(without_machine(with_screenshots(notebook)), path)
         print(f"{path.name}: {time.perf_counter() - began:.0f} s, {path.stat().st_size / 1e3:.0f} kB")
 
 

@@ -8,22 +8,13 @@ const { outputSize, receptiveField, boxOf } = await import(new URL("geometry.js"
 const { changedImage, editsOf, moved, toggled, withChange } = await import(new URL("changes.js", web));
 const { windowAt } = await import(new URL("view-convolution.js", web));
 const { sources, stages } = await import(new URL("words.js", web));
-const { formula, sizeAfter } = await import(new URL("layer.js", web));
+const { flattened, nameOf } = await import(new URL("view-linear.js", web));
 const { latest } = await import(new URL("engine.js", web));
 
 const ramp = (count) => Float32Array.from({ length: count }, (_, i) => i);
 const plain = { stride: [1, 1], padding: [1, 1], dilation: [1, 1], groups: 1 };
 const node = (op, inputs, shape, attributes = {}, tensors = {}, name = op) => ({ op, inputs, shape, attributes, tensors, name, shown: !["permute", "slice"].includes(op) });
 const tensors = [{ shape: [4, 4, 3, 3] }];
-
-test("a layer that is impossible says why", () => {
-  const plainly = { transposed: false, kernel: 3, stride: 1, padding: 0, dilation: 1 };
-  assert.deepEqual(sizeAfter(5, plainly), { size: 3 });
-  assert.equal(formula(5, plainly, 3), "⌊(5 + 2·0 − 1·(3 − 1) − 1) / 1⌋ + 1 = 3");
-  assert.match(sizeAfter(4, { ...plainly, dilation: 2 }).why, /reaches over 5 places and the input with its padding has 4/);
-  assert.deepEqual(sizeAfter(5, { ...plainly, transposed: true, stride: 2 }), { size: 11 });
-  assert.match(sizeAfter(1, { ...plainly, transposed: true, padding: 4 }).why, /cuts 8 places off 3/);
-});
 
 test("the size of a convolution's output", () => {
   assert.equal(outputSize(32, 3, 1, 1, 1, 1), 32);
@@ -81,6 +72,19 @@ test("layers are told apart by stage, and moved numbers are seen as what they we
   const nodes = [named("image", [], "input"), named("stem.0", [0]), named("stage1.0.conv1", [1]), named("stage1.0.permute", [1], "permute"), named("stage1.0.add", [2, 3]), named("head", [4])];
   assert.deepEqual(stages({ nodes }), [{ name: "image", nodes: [0] }, { name: "stem", nodes: [1] }, { name: "stage1.0", nodes: [2, 4] }, { name: "head", nodes: [5] }]);
   assert.deepEqual(sources({ nodes }, 4), [2, 1]);
+});
+
+test("the numbers of a flattened image are its pixels, those of flattened maps their places", () => {
+  const image = node("input", [], [1, 1, 28, 28]), maps = node("relu", [0], [1, 16, 5, 5]);
+  const flat = (from, count) => ({ ...node("reshape", [from], [1, count]), shown: false });
+  const nodes = [image, flat(0, 784), node("linear", [1], [1, 9]), maps, flat(3, 400), node("mean", [3], [1, 16]), { ...node("permute", [3], [1, 5, 5, 16]), shown: false }, flat(6, 400)];
+  assert.equal(flattened({ nodes }, 1), image);
+  assert.equal(nameOf(image, 614), "pixel in row 21, column 26"); // 614 = 21·28 + 26
+  assert.equal(nameOf(flattened({ nodes }, 4), 57), "map 2, row 1, column 2"); // 57 = (2·5 + 1)·5 + 2
+  for (const other of [2, 5, 7]) assert.equal(flattened({ nodes }, other), null, other); // a permutation moves them
+  assert.equal(nameOf(null, 614), "number 614");
+  assert.equal(nameOf(node("input", [], [1, 3, 4, 5]), 33), "green in row 2, column 3"); // 33 = (1·4 + 2)·5 + 3
+  assert.equal(nameOf(node("input", [], [1, 2, 4, 5]), 33), "channel 1 in row 2, column 3");
 });
 
 test("of many questions the latest is answered", async () => {

@@ -186,6 +186,29 @@ def test_every_view_of_a_layer_opens(page: Any) -> None:
     assert "Σ e^z" in page.locator(".detail").inner_text()
 
 
+def test_a_unit_that_sees_the_image_shows_its_weights_as_an_image(
+    exported: Exported, browser: Any, tmp_path: Path
+) -> None:
+    file, batch = written(exported, "mlp", tmp_path)
+    opened = Opened(browser, file)
+    opened.page.locator("#unfold").click()
+    row(opened.page, "hidden.1").locator(".tile").nth(5).click()
+    detail = opened.page.locator(".detail")
+    detail.get_by_text("Its weights, as an image").wait_for()
+    layer = exported["mlp"][0].hidden[1]  # type: ignore[union-attr, index]
+    products = (batch[0].flatten() * layer.weight[5]).detach()
+    largest = int(products.abs().argmax())
+    cells = detail.locator("tbody tr").first.locator("td").all_inner_texts()
+    assert cells[0] == f"pixel in row {largest // 8}, column {largest % 8}"
+    value = lambda text: float(text.replace("−", "-"))  # noqa: E731
+    assert value(cells[3]) == pytest.approx(float(products[largest]), rel=0.01)
+    shown = detail.locator(".term")
+    assert shown.locator("canvas").evaluate_all("(all) => all.map((c) => [c.width, c.height])") == [[8, 8]] * 3
+    assert value(shown.locator("strong").inner_text()) == pytest.approx(float(products.sum()), rel=0.01)
+    assert opened.is_clean()
+    opened.close()
+
+
 def test_the_receptive_field_of_what_is_pointed_at_is_told(page: Any) -> None:
     row(page, "stem.0").locator(".tile").first.hover()
     page.locator("#field", has_text="3×3 of 16×16 pixels").wait_for()
@@ -434,6 +457,14 @@ def test_the_page_runs_in_the_frame_of_a_notebook(browser: Any, resnet: Path) ->
     page.close()
 
 
+def test_the_live_page_of_the_docs_answers_as_pytorch_did(browser: Any) -> None:
+    opened = Opened(browser, Path(__file__).parents[2] / "docs" / "look-digits.html")
+    assert opened.page.evaluate("look.check()") < 1e-3
+    assert opened.page.evaluate("look.classes") == [str(number) for number in range(10)]
+    assert opened.is_clean(), (opened.complaints, opened.asked)
+    opened.close()
+
+
 def test_a_convolution_can_be_played_with(browser: Any, tmp_path: Path) -> None:
     write_layer(tmp_path / "layer.html")
     page = browser.new_page(viewport={"width": 375, "height": 800})
@@ -444,12 +475,63 @@ def test_a_convolution_can_be_played_with(browser: Any, tmp_path: Path) -> None:
     page.locator("#chain", has_text="⌊(9 + 2·1 − 1·(3 − 1) − 1) / 1⌋ + 1 = 9").wait_for()
     page.locator("#add").click()
     page.locator("#next").click()
-    page.locator("#field", has_text="row 0, column 1 of the last layer depends on 3×4 pixels").wait_for()
+    page.locator("#field", has_text="row 4, column 3 of layer 2 depends on 5×5 pixels").wait_for()
+    page.locator("#add").click()
     for name, value in (("padding", 0), ("kernel", 7), ("dilation", 3)):
         page.locator(f"[data-name='1 {name}']").fill(str(value))
     page.locator(".notice", has_text="Impossible: the kernel reaches over 19 places").wait_for()
+    page.locator(".notice", has_text="Layer 3 has no input: layer 2 is impossible").wait_for()
+    assert page.locator("[data-name='2 kernel']").is_visible()
     page.locator("[data-name='1 transposed']").check()
     page.locator("#chain", has_text="(9 − 1)·1 − 2·0 + 3·(7 − 1) + 1 = 27").wait_for()
+    assert page.locator(".notice").count() == 0
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     assert complaints == []
+    page.close()
+
+
+def test_the_kernel_that_is_played_with_is_the_sum_of_what_is_shown_and_can_be_typed(
+    browser: Any, tmp_path: Path
+) -> None:
+    write_layer(tmp_path / "layer.html")
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.goto((tmp_path / "layer.html").as_uri())
+    page.locator("#image").select_option("ramp 0, 1, 2, …")
+    page.locator("#size").fill("4")
+    page.locator("[data-name='0 padding']").fill("0")
+    page.locator("[data-name='0 numbers']").select_option("0, 1, 2, …")
+    frame = page.locator(".map .frame").bounding_box()
+    page.mouse.click(frame["x"] + frame["width"] * 0.75, frame["y"] + frame["height"] * 0.25)
+    page.locator("h5", has_text="row 0, column 1 of layer 1").wait_for()
+    window, products = (page.locator(".grid").nth(n).locator("td").all_inner_texts() for n in (0, 2))
+    assert window == ["1", "2", "3", "5", "6", "7", "9", "10", "11"]
+    assert products == ["0", "2", "6", "15", "24", "35", "54", "70", "88"]
+    assert page.locator(".total").inner_text() == "294"
+    page.locator(".map").focus()
+    page.keyboard.press("ArrowDown")
+    assert page.locator(".total").inner_text() == "438"
+    cell = page.locator(".grid input").nth(8)
+    cell.fill("-1.5")
+    cell.press("Enter")
+    assert page.locator(".total").inner_text() == str(438 - 8 * 15 - 1.5 * 15)
+    assert page.locator("[data-name='0 numbers']").input_value() == "numbers of your own"
+    page.locator("#play").click()
+    page.locator("h5", has_text="row 0, column 0").wait_for()  # after the last place comes the first
+    page.locator(".grid input").first.focus()
+    assert page.locator("#play").inner_text() == "Play"  # it waits while a number is typed
+    page.close()
+
+
+def test_a_slider_of_a_layer_is_dragged_without_letting_go(browser: Any, tmp_path: Path) -> None:
+    write_layer(tmp_path / "layer.html")
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.goto((tmp_path / "layer.html").as_uri())
+    box = page.locator("[data-name='0 kernel']").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 3, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=4)
+    page.mouse.move(box["x"] + box["width"], box["y"] + box["height"] / 2, steps=8)
+    page.mouse.up()
+    assert page.locator("[data-name='0 kernel']").input_value() == "7"
+    assert page.locator(".grid").first.locator("td").count() == 49
     page.close()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,7 @@ import cnnlab
 from cnnlab.cli import main
 from cnnlab.data.preprocess import Preprocess
 from cnnlab.look import page
-from cnnlab.look.scripts import bundle
+from cnnlab.look.scripts import bundle, read
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +148,80 @@ def test_what_cannot_be_shown_is_one_line(
     assert error.count("\n") == 1
 
 
+def header(side: int) -> bytes:
+    """A PNG that claims to be side×side pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    facts = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", facts) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (header(10_000), "10000×10000 pixels are more than 89,478,485"),
+        (header(50_000), "more than 89,478,485 pixels"),
+        (header(30), "truncated"),
+        (b"", "not an image file"),
+        (b"\0\0\0\x18ftypheic", "not an image file"),
+    ],
+    ids=["too large", "a decompression bomb", "cut off", "empty", "another format"],
+)
+def test_an_image_that_cannot_be_read_is_named_with_the_reason(
+    content: bytes, words: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.png"
+    file.write_bytes(content)
+    assert main(["look", str(run), str(file), "--out", str(tmp_path / "new" / "page.html")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"cnnlab look: {file} cannot be read as an image: ")
+    assert words in error
+    assert "leave it out" in error
+    assert error.count("\n") == 1
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+OUTPUTS = {  # --out, below the test's folder → what is said
+    "folder": "folder is a folder, and the page is one file; give --out {0}/folder/NAME.html",
+    "missing/": "is a folder, and the page is one file; give --out {0}/missing/NAME.html",
+    "cat.png": "the page is HTML; give --out {0}/cat.html",
+    "lesson": "the page is HTML; give --out {0}/lesson.html",
+    "file/page.html": "file is a file and not a folder; give another file with --out",
+}
+
+
+@pytest.mark.parametrize("out", OUTPUTS)
+@pytest.mark.parametrize("name", ["look", "layer"])
+def test_an_output_that_is_no_html_file_is_refused_with_one_that_is(
+    name: str, out: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    assert main(["look", str(run) if name == "look" else "--layer", "--out", f"{tmp_path}/{out}"]) == 2
+    error = capsys.readouterr().err
+    assert OUTPUTS[out].format(tmp_path).replace("NAME", name) in error
+    assert error.count("\n") == 1
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["file", "folder"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_before_anything_is_computed(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    assert main(["look", str(run), "--out", f"{tmp_path}/new/page.html"]) == 2
+    assert f"no permission to write in {tmp_path}; give a file in another folder with --out" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device on this machine")
+def test_a_full_disk_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["look", "--layer", "--out", "/dev/full"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def without_weights(run: Path, folder: Path) -> Path:
     shutil.copytree(run, folder / "bare", ignore=shutil.ignore_patterns("best"))
     return folder / "bare"
@@ -171,6 +248,24 @@ def test_every_module_is_in_the_script_once_after_those_it_needs() -> None:
 def test_a_module_of_the_page_stays_short() -> None:
     for file in (Path(page.__file__).parent / "web").glob("*.js"):
         assert len(file.read_text(encoding="utf-8").splitlines()) < 300, file.name
+
+
+def test_the_live_page_of_the_docs_has_the_scripts_and_the_style_of_today() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    parts = {"style": read("style.css"), "worker": bundle("worker"), "script": bundle("app")}
+    pieces = re.split(r"\{\{ (\w+) \}\}", read("page.html"))
+    groups = [f"(?P<{name}>.*?)" if name in parts else ".*?" for name in pieces[1::2]]
+    pattern = "".join(re.escape(text) + group for text, group in zip(pieces[::2], [*groups, ""], strict=True))
+    text = (docs / "look-digits.html").read_text(encoding="utf-8")
+    found = re.fullmatch(pattern, text, re.DOTALL)
+    again = "make it again: uv run --group dev python docs/look_digits.py"
+    assert found, again
+    for name, today in parts.items():
+        assert found[name] == today, again
+    assert len(text.encode()) < 250_000
+    train = re.search(r"^TRAIN = \[(.*)\]$", (docs / "look_digits.py").read_text(encoding="utf-8"), re.MULTILINE)
+    assert train
+    assert f"`cnnlab {' '.join(json.loads(f'[{train[1]}]'))} run.dir=" in (docs / "look.md").read_text(encoding="utf-8")
 
 
 def test_the_commands_of_the_page_about_it_work(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

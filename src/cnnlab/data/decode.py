@@ -94,7 +94,7 @@ def read_image(file: str | Path | bytes | BinaryIO) -> Image.Image:
         DataError: not an image of a known format, damaged, truncated, or of more than MAX_PIXELS pixels.
     """
     stream = io.BytesIO(file) if isinstance(file, bytes) else file
-    with _one_line_errors(file), Image.open(stream, formats=FORMATS) as image:
+    with _one_line_errors(), Image.open(stream, formats=FORMATS) as image:
         return upright(image, consume=True)
 
 
@@ -104,7 +104,7 @@ def upright(image: Image.Image, *, consume: bool = False) -> Image.Image:
     Args:
         consume: give up the pixels of `image` before those of the result take memory.
     """
-    with _one_line_errors(None):
+    with _one_line_errors():
         if image.width * image.height > MAX_PIXELS:
             raise DataError(f"{image.width}×{image.height} pixels are more than {MAX_PIXELS:,}")
         image.load()
@@ -153,15 +153,19 @@ def _tiles(size: tuple[int, int]) -> Iterator[Box]:
 
 
 @contextlib.contextmanager
-def _one_line_errors(file: object) -> Iterator[None]:
+def _one_line_errors() -> Iterator[None]:
     """A damaged file can make a decoder raise nearly anything: all of it becomes a DataError of one line."""
     try:
         yield
     except (DataError, MemoryError):
         raise
+    except Image.DecompressionBombError as error:
+        raise DataError(f"more than {MAX_PIXELS:,} pixels") from error
     except Exception as error:  # a damaged file can make a decoder raise nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if isinstance(file, bytes) and "cannot identify" in reason:
+        if isinstance(error, OSError) and error.strerror:
+            reason = error.strerror  # without the path, which callers name
+        elif "cannot identify" in reason:
             reason = "not an image file"
         raise DataError(reason.rstrip(".")) from error
 

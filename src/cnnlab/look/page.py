@@ -19,15 +19,14 @@ from cnnlab.data.preprocess import Preprocess
 from cnnlab.device import exact_float32
 from cnnlab.errors import DataError, RunError
 from cnnlab.evaluation.samples import samples_of
-from cnnlab.files import given_output
 from cnnlab.finite import check_answers
 from cnnlab.look.compute import check_graph, choose_precision
 from cnnlab.look.graph import Graph, export_graph
 from cnnlab.look.likes import strongest_places
+from cnnlab.look.output import html_file, write_page
 from cnnlab.look.scripts import bundle, read
 from cnnlab.models.base import count_parameters
 from cnnlab.models.registry import create_model, find_model, rebuild_arguments
-from cnnlab.runs.files import write_whole
 from cnnlab.runs.folder import RunFolder, read_config
 from cnnlab.runs.opened import opened_run
 from cnnlab.runs.weights import load_model
@@ -79,17 +78,18 @@ def write_look(
             `run` with the random weights of its seed.
 
     Raises:
+        ConfigError: `out` is a folder, no HTML file, or cannot be written to.
         RunError: no run, or no weights; or two runs that do not read the same images, or know other classes.
         DataError: an image that cannot be read, or none at all.
         ModelError: a network with an operation that the page does not know, or too many weights for a page.
     """
-    target = None if out is None else given_output(out)
+    target = None if out is None else html_file(out, "look.html")
     with ExitStack() as opened:
         folder = opened.enter_context(opened_run(run, writes=target is None))
         other = None if beside in (None, UNTRAINED) else opened.enter_context(opened_run(str(beside)))
         second = UNTRAINED if beside == UNTRAINED else None if other is None else RunFolder(other)
         page = look_page(RunFolder(folder), images, trust_code, second)
-        return _write(Path(folder) / "look.html" if target is None else target, page)
+        return write_page(Path(folder) / "look.html" if target is None else target, page)
 
 
 def look_page(
@@ -217,23 +217,14 @@ def _described(network: LookNetwork) -> str:
 
 
 def write_layer(out: str | Path = "layer.html") -> Path:
-    """Write a page with a convolution to play with, which needs no run. Raises ConfigError, DataError for its path."""
-    parts = {"style": read("style.css"), "script": bundle("layer")}
-    return _write(given_output(out), _filled(read("layer.html"), parts))
+    """Write a page with a convolution to play with, which needs no run. Raises as `write_look`, of its path."""
+    parts = {"style": read("style.css") + read("layer.css"), "script": bundle("layer")}
+    return write_page(html_file(out, "layer.html"), _filled(read("layer.html"), parts))
 
 
 def _filled(page: str, parts: dict[str, str]) -> str:
     """In one pass: a class may be called as a place to fill is."""
     return re.sub(r"\{\{ (\w+) \}\}", lambda place: parts[place[1]], page)
-
-
-def _write(target: Path, page: str) -> Path:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(target, page)
-    except OSError as error:
-        raise DataError(f"cannot write {target} ({error.strerror}); give another file with --out.") from None
-    return target
 
 
 def _given(preprocess: Preprocess, paths: Sequence[str]) -> list[LookImage]:

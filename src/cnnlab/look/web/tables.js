@@ -2,18 +2,21 @@
 
 import { colour, largestOf, make, number, paint } from "./paint.js";
 
-// rows: arrays of numbers or null (nothing there: padding); mark(y, x): whether a cell is the one that counts.
-export function grid(caption, rows, { mark = () => false, edit = null } = {}) {
+const PADDING = ["0", "padding: counts as 0"];
+
+// rows: arrays of numbers or null (nothing there; none: what is written for that, and why); text: a number in words;
+// mark(y, x): whether a cell is the one that counts.
+export function grid(caption, rows, { mark = () => false, edit = null, none = PADDING, text: said = number } = {}) {
   const largest = largestOf(rows.flat().map((v) => v ?? 0)) || 1;
   const cell = (value, y, x) => {
-    if (value === null) return make("td", { class: "none", title: "padding: counts as 0" }, "0");
+    if (value === null) return make("td", { class: "none", title: none[1] }, none[0]);
     const shade = `--tint: rgb(${colour(value / largest).map(Math.round).join(" ")} / .55)`;
     const shown = Number(value.toPrecision(3)), changed = ({ target }) => { // what is no number puts the old one back
       if (target.value !== "" && Number.isFinite(Math.fround(target.valueAsNumber))) edit(y, x, target.valueAsNumber);
       else target.value = shown;
     };
     const text = edit ? make("input", { type: "number", step: "any", value: shown,
-      "aria-label": `${caption}, row ${y}, column ${x}`, "data-cell": `${y},${x}`, onchange: changed }) : number(value);
+      "aria-label": `${caption}, row ${y}, column ${x}`, "data-cell": `${y},${x}`, onchange: changed }) : said(value);
     return make("td", { style: shade, class: mark(y, x) ? "marked" : null }, text);
   };
   return make("figure", { class: "grid" }, make("figcaption", {}, caption),

@@ -6,9 +6,8 @@ import { ACTIVATIONS } from "./pointwise.js";
 import { adaptiveWindow } from "./pools.js";
 import { grid, line, list, picture, sign, strong } from "./tables.js";
 import { whySize } from "./view-convolution.js";
+import { linearView } from "./view-linear.js";
 import { sourceMap, sources } from "./words.js";
-
-const TERMS = 10; // of a sum, the largest
 
 const numberAt = (values, shape, { map, y, x }) => {
   const { height, width } = mapsOf(shape);
@@ -19,18 +18,22 @@ const mapOf = (values, shape, map) => {
   return values.subarray(map * height * width, (map + 1) * height * width);
 };
 
+const isNumber = (shape) => mapsOf(shape).height * mapsOf(shape).width === 1;
+const noun = (shape) => isNumber(shape) ? "number" : "map";
+const where = (node, place) => isNumber(node.shape) ? "" : `row ${place.y}, column ${place.x}: `;
+
 // Maps of the inputs, a sign between them, and the result; for layers that work place by place.
 function placeByPlace({ look, node, place, inputs, value }, between, ...more) {
   const shown = inputs.map((values, k) => {
     const shape = look.graph.nodes[node.inputs[k]].shape, { count, height, width } = mapsOf(shape), map = count === 1 ? 0 : place.map;
     const name = look.graph.nodes[sources(look.graph, place.node)[k]].name, from = sourceMap(look.graph, node.inputs[k], map);
-    const at = height === mapsOf(node.shape).height ? [place.y, place.x, 1, 1] : null;
-    return map < count ? picture(from < 0 ? `an empty map beside ${name}` : `${name} map ${from}`, mapOf(values, shape, map), height, width, { at }) : null;
+    const at = height === mapsOf(node.shape).height && !isNumber(node.shape) ? [place.y, place.x, 1, 1] : null;
+    return map < count ? picture(from < 0 ? `an empty map beside ${name}` : `${name} ${noun(shape)} ${from}`, mapOf(values, shape, map), height, width, { at }) : null;
   }).flatMap((one, k) => k ? [sign(between), one] : [one]);
   const { height, width } = mapsOf(node.shape);
   return [
     make("div", { class: "term" }, ...shown, sign(inputs.length > 1 ? "=" : "→"),
-      picture(`map ${place.map}`, mapOf(value, node.shape, place.map), height, width, { at: [place.y, place.x, 1, 1] })),
+      picture(`${noun(node.shape)} ${place.map}`, mapOf(value, node.shape, place.map), height, width, { at: isNumber(node.shape) ? null : [place.y, place.x, 1, 1] })),
     ...more,
   ];
 }
@@ -44,7 +47,7 @@ function arithmeticView(view) {
   if ("scalar" in node.attributes) numbers.push(number(node.attributes.scalar));
   const words = node.op === "add" && inputs.length > 1 ? "The shortcut's maps are added to those of the block, place by place. Click a name above the maps to take one of them out of the sum." : "Place by place.";
   return placeByPlace(view, between, make("p", { class: "lead" }, words),
-    line(`row ${place.y}, column ${place.x}: `, numbers.join(` ${between} `), " = ", strong(number(numberAt(value, node.shape, place)))));
+    line(where(node, place), numbers.join(` ${between} `), " = ", strong(number(numberAt(value, node.shape, place)))));
 }
 
 function activationView(view) {
@@ -65,7 +68,7 @@ function activationView(view) {
 function batchNormView(view) {
   const { look, node, place, inputs, value } = view, [scale, shift] = ["scale", "shift"].map((name) => look.tensor(node.tensors[name])[place.map]);
   return placeByPlace(view, "", make("p", { class: "lead" }, "After training, batch normalisation is one scale and one shift for each map."),
-    line(`row ${place.y}, column ${place.x}: `, `${number(scale)} · ${number(numberAt(inputs[0], node.shape, place))} ${shift < 0 ? "−" : "+"} ${number(Math.abs(shift))} = `, strong(number(numberAt(value, node.shape, place)))));
+    line(where(node, place), `${number(scale)} · ${number(numberAt(inputs[0], node.shape, place))} ${shift < 0 ? "−" : "+"} ${number(Math.abs(shift))} = `, strong(number(numberAt(value, node.shape, place)))));
 }
 
 function poolView(view) {
@@ -88,20 +91,6 @@ function poolView(view) {
     tall * wide <= 400 ? make("div", { class: "numbers" }, grid("window", rows, { mark: (y, x) => most && rows[y][x] === answer })) : null,
     line(`${most ? "largest" : `mean of ${rows.flat().filter((v) => v !== null).length}`}: `, strong(number(answer))),
     a.kernel ? whySize(node, source, a.kernel) : null,
-  ];
-}
-
-function linearView({ look, node, place, inputs }) {
-  const [, inner] = look.graph.tensors[node.tensors.weight].shape, weight = look.tensor(node.tensors.weight);
-  const bias = node.tensors.bias === undefined ? 0 : look.tensor(node.tensors.bias)[place.map];
-  const terms = Array.from({ length: inner }, (_, i) => [i, inputs[0][i], weight[place.map * inner + i], inputs[0][i] * weight[place.map * inner + i]]);
-  const total = terms.reduce((sum, term) => sum + term[3], bias);
-  terms.sort((a, b) => Math.abs(b[3]) - Math.abs(a[3]));
-  const rest = terms.slice(TERMS), isLogit = place.node === look.graph.output, name = isLogit ? look.card.classes[place.map] : `number ${place.map}`;
-  return [
-    make("p", { class: "lead" }, `${name} is a weighted sum of all ${inner} numbers before it. The largest terms:`),
-    list(["input", "number", "weight", "product"], terms.slice(0, TERMS).map(([i, ...numbers]) => [`number ${i}`, ...numbers.map(number)])),
-    line(rest.length ? `The other ${rest.length} terms sum to ${number(rest.reduce((sum, term) => sum + term[3], 0))}; ` : "", `bias ${number(bias)}; together `, strong(number(total)), "."),
   ];
 }
 
