@@ -21,7 +21,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-FRAME = re.compile(r'<iframe title="[^"]*" srcdoc="([^"]*)" style="[^"]*height: (\d+)px')  # of cnnlab.look
+FRAME = re.compile(r'<iframe title="[^"]*"[^>]* srcdoc="([^"]*)" style="[^"]*height: (\d+)px')  # of cnnlab.look
 FOLDER = Path(__file__).parent
 LABS = sorted(FOLDER.glob("*.ipynb"))
 

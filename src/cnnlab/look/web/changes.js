@@ -67,7 +67,7 @@ export function inWords(change, graph) {
   if (change.kind === "move") return `image moved (right ${change.right}, down ${change.down}, turned ${change.turn}°)`;
   if (change.kind === "cover") {
     const [x0, y0, x1, y1] = change.box;
-    return `${x1 - x0}×${y1 - y0} pixels covered`;
+    return `${x1 - x0}×${y1 - y0} pixels covered: columns ${x0} to ${x1 - 1}, rows ${y0} to ${y1 - 1}`;
   }
   const node = graph.nodes[change.node];
   if (change.kind === "mute") return `map ${change.map} of ${node.name} muted`;
