@@ -448,13 +448,14 @@ def state_of_form_attacks(content: bytes) -> list[bytes]:
     import torch
 
     attacks = []
-    for name, values in {"epoch": (-5, 1.5, 10**30, "1", None), "batch": (-3, 10**9), "step": (-1, 2**62)}.items():
-        for value in values:
-            state = torch.load(io.BytesIO(content), weights_only=True)
-            state["counters"][name] = value
-            stream = io.BytesIO()
-            torch.save(state, stream)
-            attacks.append(stream.getvalue())
+    values: list[tuple[str, Any]] = [("epoch", -5), ("batch", -3), ("step", -1), ("epoch", 1.5), ("batch", 10**9)]
+    values += [("step", 2**62), ("epoch", 10**30), ("epoch", "1"), ("epoch", None)]
+    for name, value in values:
+        state = torch.load(io.BytesIO(content), weights_only=True)
+        state["counters"][name] = value
+        stream = io.BytesIO()
+        torch.save(state, stream)
+        attacks.append(stream.getvalue())
     return attacks
 
 
@@ -617,12 +618,16 @@ KINDS = {
 
 def prepare(work: Path) -> None:
     """The whole files: a finished run, one that was stopped, one on a folder of images, its store, an export."""
+    from cnnlab.cli import main as cnnlab
+
     environment = os.environ | {"CNNLAB_CACHE": str(work / "cache")}
 
     def command(*words: str) -> None:
-        subprocess.run(
-            [sys.executable, "-m", "cnnlab", *words], cwd=work, env=environment, check=True, capture_output=True
-        )
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), contextlib.chdir(work):
+            code = cnnlab(list(words))
+        if code != 0:
+            raise RuntimeError(said.getvalue())
 
     settings = [
         "model=resnet",
@@ -633,6 +638,7 @@ def prepare(work: Path) -> None:
         "trainer.threads=1",
     ]
     small = ["data.limit=100", "trainer.checkpoint_minutes=0"]
+    os.environ["CNNLAB_CACHE"] = environment["CNNLAB_CACHE"]
     command("train", *settings, "data.limit=100", "trainer.epochs=2", "run.dir=run")
     words = [sys.executable, "-m", "cnnlab", "train", *settings, *small, "trainer.epochs=60", "run.dir=stopped"]
     with subprocess.Popen(
@@ -755,6 +761,7 @@ def watch(events: list[str], place: list[Path]) -> None:
             if writes and not file.startswith((str(place[0]), os.devnull)):
                 events.append(f"{file} written")
 
+    sys.dont_write_bytecode = True
     sys.addaudithook(hook)
 
 
@@ -769,8 +776,12 @@ def work_through(names: list[str], next_: int, count: int, work: Path) -> None:
     os.environ["SECRET"] = SECRET
     os.environ["TORCHDYNAMO_DISABLE"] = "1"  # a compiler writes where it likes; a file may ask for one
     jobs = [(name, number) for name in names for number in range(UNCHANGED, count)]
+    whole: set[tuple[str, ...]] = set()  # commands that have answered for the files as they are
     for name, number in [job for job in jobs if job[0] != names[0] or job[1] == UNCHANGED or job[1] >= next_]:
         kind = KINDS[name]
+        if number == UNCHANGED and kind.words in whole:
+            continue
+        whole.add(kind.words)
         place[0] = Path(tempfile.mkdtemp(prefix="input-", dir=work))
         for folder in ("run", "again", "stopped", "folder", "export", "study", "cache", "image", "images"):
             if folder in (kind.folder, "images") or folder in kind.words:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import os
@@ -23,6 +24,11 @@ from buckets import Bucket, WatchedFileSystem, emulator, watched
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"  # before numpy and torch are loaded: the tests' tensors are tiny
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # two threads that share a core with another worker's: seconds, not minutes
+# Where nothing may be written beside the sources, each of the interpreters that are started here would compile torch,
+# and all that is imported, once more: 9 of 15 seconds of a short training.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+gc.disable()  # until the tests begin: what is imported stays
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
 
 
@@ -30,6 +36,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """What is compared bit by bit is compared on the processor; `-m gpu` sees the GPU (tests/gpu)."""
     if config.option.markexpr != "gpu" or "CNNLAB_GPU_TESTS" in os.environ:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+    if config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput"):
+        gc.enable()  # the process that waits for its workers collects no tests
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -57,13 +65,16 @@ TINY = ["data.limit=60", "trainer.epochs=2", "trainer.batch_size=20", "model.wid
 # Each child is a process of its own, with its own signals, standard streams and exit code. The workers of a study and
 # the processes of a run are forked likewise, from the command that starts them.
 SERVER = """
-import atexit, json, logging, multiprocessing.util, os, signal, subprocess, sys, traceback
+import gc
+gc.disable()
+import atexit, contextlib, json, logging, multiprocessing.util, os, signal, subprocess, sys, traceback
 import torch, rich.console, rich.progress, matplotlib.figure, hydra, jinja2
 import torch.utils.tensorboard, torchvision.datasets, cnnlab.cli, cnnlab.experiment, cnnlab.deploy.predictor
 import cnnlab.evaluation.compare, cnnlab.data.describe, cnnlab.data.show, cnnlab.tracking.tensorboard
 import numpy.random, torch.optim, importlib.util, PIL.Image, cnnlab.data.sources.digits
 import cnnlab.config, cnnlab.report.confusion, cnnlab.report.page, cnnlab.report.reliability
 import cnnlab.processes, cnnlab.study.worker, cnnlab.study.study, multiprocessing.popen_spawn_posix
+import cnnlab.figure, cnnlab.deploy.answers, cnnlab.config.describe, matplotlib.backends.backend_agg
 import multiprocessing.spawn, torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler as elastic
 cnnlab.config.compose()  # what Hydra and Jinja work out once
 cnnlab.report.page.template()
@@ -72,11 +83,19 @@ PIL.Image.init()
 if importlib.util.find_spec("optuna"):
     import optuna, sqlalchemy.dialects.sqlite, cnnlab.study.search, cnnlab.study.search_page
     optuna.storages.RDBStorage, optuna.importance.FanovaImportanceEvaluator, optuna.samplers.TPESampler
-LATER = {  # what only a command with this word needs
-    "export": ["onnxruntime", "onnxscript", "torch.onnx._internal.exporter._core", "cnnlab.deploy.export"],
+GRAPH = ["torch.export._trace", "torch._dynamo.functional_export", "torch._export.passes", "networkx"]
+ONNX = ["onnxruntime", "onnxscript.function_libs.torch_lib.ops", "onnxscript.rewriter.onnx_fusions"]
+LATER = {  # what only a command with this in one of its words needs
+    "export": [*GRAPH, *ONNX, "torch.onnx._internal.exporter._core", "cnnlab.deploy.export"],
+    "look": [*GRAPH, "cnnlab.look.page"],
+    "gs://": ["gcsfs", "google.auth.transport.requests", "google_crc32c"],
+    "study.launcher=ray": ["ray"],
     "logger=wandb": ["wandb"],
     "logger.wandb=true": ["wandb"],
 }
+gc.collect()
+gc.freeze()  # else each child goes through all of it, and with that makes a copy
+gc.enable()
 
 def fork_python(words, environment=None, keep=(), session=False):
     "What `exec` of a new interpreter with these words would be, without loading everything again."
@@ -130,9 +149,12 @@ for line in sys.stdin:
         pid, status = os.waitpid(job["wait"], os.WNOHANG)
         print(json.dumps(os.waitstatus_to_exitcode(status) if pid else None), flush=True)
         continue
-    for name in [name for word in job["arguments"] for name in LATER.pop(word, ())]:
-        if importlib.util.find_spec(name.partition(".")[0]):
+    needed = [part for part in LATER if any(part in word for word in job["arguments"])]
+    for name in [name for part in needed for name in LATER.pop(part)]:
+        with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    if needed:
+        gc.freeze()
     pid = os.fork()
     if pid == 0:
         if not job["new_interpreters"]:
@@ -157,6 +179,16 @@ for line in sys.stdin:
         os._exit(code)  # taking all the modules down would take two seconds
     print(pid, flush=True)
 """
+
+
+def pytest_collection_finish() -> None:
+    """What was imported is no garbage: to go through it again and again took a fifth of the time."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # what holds its own state, such as triton, complains at the end of the process otherwise
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -213,10 +245,12 @@ class Running:
         return self._out.read_text(encoding="utf-8", errors="replace") if self._out.exists() else ""
 
     def wait_until(self, condition: Callable[[], object], seconds: float = LONGEST) -> bool:
-        """True when `condition` holds; False if the command ended before that."""
-        limit = time.monotonic() + seconds
+        """True when `condition` holds; False if the command ended before that. The longer it takes, the less often it
+        is asked: a condition that lists a folder 500 times a second would cost as much as a command."""
+        began = time.monotonic()
+        limit = began + seconds
         while not condition():
-            if self._code_within(0.002) is not None:
+            if self._code_within(min(0.01, 0.002 + (time.monotonic() - began) / 200)) is not None:
                 return bool(condition())
             if time.monotonic() > limit:
                 self._give_up()

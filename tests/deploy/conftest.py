@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,21 @@ if TYPE_CHECKING:
 def digit(number: int) -> np.ndarray:
     """(8, 8) uint8, the pixels that the run was trained on."""
     return np.rint(load_digits().images[number] * (255 / 16)).astype(np.uint8)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_registry() -> Iterator[None]:
+    """torch.onnx reads what it can translate from the sources of 500 functions, anew for each export: a second."""
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        read = ONNXRegistry.from_torchlib
+    except (ImportError, AttributeError):  # a name of torch's own
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(read)))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import pytest
 from cnnlab.config import resolve
 from cnnlab.data.build import build_data
 from cnnlab.device import choose_device
+from cnnlab.models.registry import create_model
 from cnnlab.runs.folder import RunFolder
 from cnnlab.training import graph, muon, trainer
 from cnnlab.training.build import build_model
@@ -23,6 +24,7 @@ SMALL = ["data=digits", "data.limit=40", "trainer.batch_size=6", "trainer.precis
 PETS = ["data=oxford_pets", "data.image_size=32", "data.limit=null", "trainer.batch_size=2"]
 PETS += ["model.width=4", "model.depth=2", "augment.mixup=0"]
 SPEEDRUN = ["recipe=speedrun", "data=digits", "data.image_size=32", "data.channels=3", "trainer.batch_size=6"]
+SPEEDRUN += ["model.widths=[8,32,32]"]  # as many kernels as with 64, 256, 256
 RESNET = ["model=resnet", "model.depth=20", "model.width=4", "optimizer=muon", "augment=light"]
 FIRST_STEPS = 3  # steps before the one that is counted: optimizers begin in the first, norms are taken in some
 
@@ -84,7 +86,13 @@ def test_filters_of_unlike_sizes_take_a_batch_each_and_wait_for_nothing(
     monkeypatch.setattr(muon, "PADDING", 0)
     device = counts_of_a_step(SPEEDRUN, tmp_path / "run")
     assert device.synchronisations == {}
-    assert device.launches["aten::bmm"] == 3 * 4  # steps, and sizes: 64×216, 64×576, 256×576, 256×2304
+    assert device.launches["aten::bmm"] == 3 * 4  # steps, and sizes: 8×216, 8×72, 32×72, 32×288
+
+
+def test_filters_as_wide_as_those_of_a_speedrun_share_a_batch_like_the_narrow_ones_here() -> None:
+    filters = [p for p in create_model("speednet").parameters() if p.ndim == 4][1:]  # the first is frozen
+    assert sorted({(len(p), p[0].numel()) for p in filters}) == [(64, 216), (64, 576), (256, 576), (256, 2304)]
+    assert len(muon._near_sizes([(len(p), p[0].numel()) for p in filters])) == 1
 
 
 @pytest.mark.parametrize("words", [SPEEDRUN, RESNET], ids=["speedrun", "resnet20"])

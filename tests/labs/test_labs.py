@@ -32,6 +32,8 @@ LESS = {  # what a lab takes in its small setting → enough to go through all o
     "(8, 20, 44, 68) if FULL else (8, 44)": "(8, 14)",
     "30 if FULL else 12": "3",
     "[:70]": "[:24]",
+    "budgets = (15, 60)": "budgets = (15, 20)",
+    '{"depth": 14, "width": 8} | changed': '{"depth": 8, "width": 8} | changed',
 }
 LARGEST = 1_000_000  # bytes of a notebook with its images
 

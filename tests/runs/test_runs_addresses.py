@@ -286,8 +286,8 @@ def test_several_processes_find_their_own_run(command: CommandLine, tmp_path: Pa
     write_photos(tmp_path / "photos")
     words = ["train", *RUN, "data=folder", "data.root=photos", "run.dir=run", "--resume"]
     if launcher == "ours":
-        for _ in range(2):  # it begins; it finds that nothing is left
-            done = command(*words, "trainer.devices=2", cwd=tmp_path, new_interpreters=True)
+        for first in (True, False):  # it begins; it finds that nothing is left
+            done = command(*words, "trainer.devices=2", cwd=tmp_path, new_interpreters=first)
             assert done.code == 0, done.out + done.err
     else:
         start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cnnlab"]

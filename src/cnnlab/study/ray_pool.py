@@ -18,6 +18,7 @@ from typing import Any
 
 from cnnlab.errors import ConfigError
 from cnnlab.runs.files import separate
+from cnnlab.study.inbox import Inbox, InboxChannel
 from cnnlab.study.plan import PlannedRun
 from cnnlab.study.worker import Reporter, RunRequest, RunResult, execute_request
 from cnnlab.study.worker_pool import Message
@@ -140,38 +141,6 @@ class RayPool:
 
     def close(self) -> None:
         self.ray.shutdown()
-
-
-class Inbox:
-    """A Ray actor that holds the messages of the tasks until the pool takes them."""
-
-    def __init__(self) -> None:
-        self.messages: list[tuple[int, Message]] = []
-
-    def put(self, number: int, message: Message) -> None:
-        self.messages.append((number, message))
-
-    def take(self) -> list[tuple[int, Message]]:
-        taken, self.messages = self.messages, []
-        return taken
-
-
-class InboxChannel:
-    """Sends the messages of one task to the inbox."""
-
-    def __init__(self, inbox: Any, number: int) -> None:
-        self.inbox, self.number = inbox, number
-        self.last: Any = None
-
-    def send(self, message: Any, /) -> None:
-        self.last = self.inbox.put.remote(self.number, message)
-
-    def flush(self) -> None:
-        """Wait until the last message, and with it every other, has arrived."""
-        import ray
-
-        if self.last is not None:
-            ray.get(self.last)
 
 
 def execute_in_task(request: RunRequest, inbox: Any, number: int, here: str, folder: str) -> RunResult:

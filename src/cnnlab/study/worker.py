@@ -112,6 +112,7 @@ def worker_main(pipe: connection.Connection, log: Path, device: str | None = Non
     Args:
         device: of this worker, where there are several accelerators.
     """
+    gc.set_threshold(50_000, 20, 50)  # as a command has it, while it imports torch (cli/program.py)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C reaches the parent alone, which passes it on
@@ -171,6 +172,7 @@ def _free_memory() -> None:
     from cnnlab.training.precision import give_back_freed_memory
 
     gc.collect()
+    gc.freeze()  # what is left stays, torch above all: to go through it after each run took longer than a small run
     give_back_freed_memory()
 
 
