@@ -21,7 +21,8 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-FRAME = re.compile(r'<iframe title="[^"]*"[^>]* srcdoc="([^"]*)" style="[^"]*height: (\d+)px')  # of cnnlab.look
+# The frame of cnnlab.look: its page and height.
+FRAME = re.compile(r'<iframe title="[^"]*"[^>]* srcdoc="([^"]*)" style="[^"]*height: (\d+)px')
 FOLDER = Path(__file__).parent
 LABS = sorted(FOLDER.glob("*.ipynb"))
 
