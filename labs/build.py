@@ -63,8 +63,10 @@ def edition(cells: list[Cell], name: str) -> NotebookNode:
     for place, cell in enumerate(cells):
         if cell.kind in left_out:
             continue
+        # The teacher's edition lies one folder deeper, and so do its links.
+        source = re.sub(r"\]\((?=\d-)", "](../", cell.source) if name == "teacher" else cell.source
         new = nbformat.v4.new_markdown_cell if cell.is_text else nbformat.v4.new_code_cell
-        made = new(cell.source, id=f"cell-{place}")
+        made = new(source, id=f"cell-{place}")
         if cell.number:
             made.metadata["exercise"] = cell.number
         notebook.cells.append(made)

@@ -59,7 +59,7 @@ def last_line(error: BaseException) -> str:
     message = [line for line in traceback.format_exception_only(error)[-1].strip().splitlines() if line.strip()]
     said = message[0] if message else type(error).__name__
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith((OURS, sys.prefix, sys.base_prefix, "<")):
+        if not frame.filename.startswith((OURS, sys.prefix, sys.base_prefix, "<frozen")):
             line = linecache.getline(frame.filename, frame.lineno or 0).strip()
             return f"{said} (in your line `{line}`)" if line else said
     return said

@@ -175,6 +175,8 @@ def check_cross_entropy(answer: Any, draw: torch.Generator) -> None:
     value = torch.tensor(number(got, "the loss"))
     picked = logits.softmax(1)[torch.arange(count), labels]
     twice = F.cross_entropy(logits.softmax(1), labels)
+    shifted = logits - logits.amax(1, keepdim=True)
+    below = shifted - shifted.logsumexp(0)
     mistakes = {
         "the minus is missing: a probability below 1 has a negative logarithm.": -right,
         "this is the sum; take the mean, so that the loss does not depend on the size of the batch.": right * count,
@@ -185,6 +187,7 @@ def check_cross_entropy(answer: Any, draw: torch.Generator) -> None:
         "this is the logarithm of base 2; the loss takes the natural one, torch.log.": right / math.log(2),
         "this is the logarithm of base 10; the loss takes the natural one, torch.log.": right / math.log(10),
         "softmax runs over the batch; it runs over the classes, dim=1.": F.nll_loss(logits.log_softmax(0), labels),
+        "the sum of the exponentials runs over the batch; it runs over the classes, dim=1.": F.nll_loss(below, labels),
         "the logarithm of the mean is not the mean of the logarithms: take log first.": -picked.mean().log(),
         "the loss is that of the largest logit; it is that of the true class.": -logits.log_softmax(1).amax(1).mean(),
         "this is minus the true logit; divide by the sum of the exponentials (softmax) first.": -logits[

@@ -77,8 +77,8 @@ def _forward(model: nn.Module, images: Tensor) -> Any:
         size = "×".join(map(str, images.shape[2:]))
         if "mat1 and mat2 shapes" in str(wrong):
             raise Wrong(
-                f"the last layer does not fit images of {size} pixels. Average over all positions before it, with "
-                "nn.AdaptiveAvgPool2d(1) and nn.Flatten(): one number per channel, whatever the size."
+                f"the last layer does not fit images of {size} pixels. Take the largest value over all places "
+                "before it, x.amax(dim=(2, 3)): one number per channel, whatever the size."
             ) from None
         if "too small" in str(wrong) or "greater than actual input size" in str(wrong):
             raise Wrong(f"the maps of images of {size} pixels shrink to nothing: use padding, or pool less.") from None
@@ -197,7 +197,10 @@ def check_evaluate(answer: Any, draw: torch.Generator) -> None:
     """`evaluate(model, loader, loss_function)` → (mean loss, accuracy) over the images, weights untouched."""
     loader, model = _loader(draw), _Watched(draw)
     start = model.weight.detach().clone()
-    with torch.no_grad():
+    with torch.no_grad():  # 7 of 10 are right: 2 of 4, 4 of 4, 1 of 2
+        images = torch.cat([images for images, _ in loader])
+        labels = (model(images).argmax(1) + torch.eye(10, dtype=torch.int64)[[0, 1, 9]].sum(0)) % 3
+        loader = DataLoader(TensorDataset(images, labels), batch_size=4)
         batches = [(model(images), labels) for images, labels in loader]
     losses = [F.cross_entropy(logits, labels).item() for logits, labels in batches]
     right = [int((logits.argmax(1) == labels).sum()) for logits, labels in batches]
