@@ -674,7 +674,7 @@ check("0.13", adam)
 # %% [markdown]
 # The three in a valley that is steep across and flat along, $f(a, b) = \tfrac12 a^2 + 10\, b^2$, 25 steps each. SGD goes to and fro
 # across; a rate above 0.1 would throw it out, so it may go no faster along. With momentum the same rate carries farther along. Adam
-# takes steps of one size in both directions, first too far and then back. Change the rates and run the cell again.
+# steps as far along as across, whatever the slope. Change the rates and run the cell again.
 
 # %%
 start, slope = torch.tensor([-4.0, 1.2]), torch.tensor([1.0, 20.0])
@@ -998,7 +998,7 @@ with torch.no_grad():
 is_right = [bool(p.argmax() == label) for p, (_, label) in zip(answers, samples, strict=True)]
 worst = sorted(range(len(samples)), key=lambda i: float(answers[i][samples[i][1]]))  # by the true class
 chosen = [i for i in worst if not is_right[i]][:4]
-chosen += [i for i in range(0, len(samples), 7) if is_right[i]][: 6 - len(chosen)]
+chosen += [i for i in range(0, len(samples), 41) if is_right[i]][: 6 - len(chosen)]
 figure, axes = plt.subplots(2, 6, figsize=(10, 3.4), layout="constrained")
 for column, i in zip(axes.T, chosen, strict=True):
     image, label = samples[i]
