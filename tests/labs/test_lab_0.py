@@ -134,6 +134,8 @@ WRONG = [  # exercise, of the solution, what is there instead, what the hint say
     ("0.10", "return -", "return ", "the minus is missing"),
     ("0.10", ".mean()", ".sum()", "this is the sum"),
     ("0.10", ".mean()", "", "one number"),
+    ("0.10", ".mean()", ".mean().item()", "calls backward() on it"),
+    ("0.10", ".mean()", ".mean().detach()", "cut off"),
     ("0.10", "dim=1, keepdim=True).log()", "dim=0, keepdim=True).log()", "over the batch"),
     ("0.10", "z = logits - logits.amax(dim=1, keepdim=True)", "z = logits", "overflow"),
     ("0.10", "logits.amax(dim=1, keepdim=True)", "0\n    z = z.softmax(1)", "softmax is applied twice"),
@@ -250,7 +252,7 @@ class CNN(nn.Module):
     def forward(self, x): return self.layers(x)""",
     "0.10": """
 def cross_entropy(logits, labels):
-    return (logits.logsumexp(1) - logits.gather(1, labels[:, None])[:, 0]).mean().item()""",
+    return (logits.logsumexp(1) - logits.gather(1, labels[:, None])[:, 0]).mean()""",
     "0.11": "def sgd(w, g, lr): w -= g * lr; return w",
     "0.12": """
 def momentum(w, g, v, lr, mu):  # the rate inside of the velocity: the same while the rate stays

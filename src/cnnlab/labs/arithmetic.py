@@ -169,8 +169,12 @@ def check_cross_entropy(answer: Any, draw: torch.Generator) -> None:
     logits = 2 * torch.randn(count, classes, generator=draw)
     labels = torch.randperm(count, generator=draw) % classes
     right = F.cross_entropy(logits, labels)
-    got = call(answer, logits.clone(), labels.clone())
-    if isinstance(got, Tensor) and got.numel() > 1:
+    got = call(answer, logits.clone().requires_grad_(), labels.clone())
+    if not isinstance(got, Tensor):
+        raise Wrong(f"return a tensor of one number, got {short(got)}: the training loop calls backward() on it.")
+    if not got.requires_grad:
+        raise Wrong("the loss is cut off from the logits (.item(), .detach(), torch.tensor(…)?), so nothing can learn.")
+    if got.numel() > 1:
         raise Wrong(f"the loss of a batch is one number, the mean; got shape {tuple(got.shape)}.")
     value = torch.tensor(number(got, "the loss"))
     picked = logits.softmax(1)[torch.arange(count), labels]
