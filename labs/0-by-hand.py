@@ -997,10 +997,10 @@ with torch.no_grad():
         samples += list(zip(images, labels.tolist(), strict=True))
 is_right = [bool(p.argmax() == label) for p, (_, label) in zip(answers, samples, strict=True)]
 worst = sorted(range(len(samples)), key=lambda i: float(answers[i][samples[i][1]]))  # by the true class
-chosen = [i for i in worst if not is_right[i]][:4]
-chosen += [i for i in range(0, len(samples), 41) if is_right[i]][: 6 - len(chosen)]
+right = [i for i in range(len(samples)) if is_right[i]]
+chosen = ([i for i in worst if not is_right[i]][:4] + right[:: len(right) // 6 + 1])[:6]
 figure, axes = plt.subplots(2, 6, figsize=(10, 3.4), layout="constrained")
-for column, i in zip(axes.T, chosen, strict=True):
+for column, i in zip(axes.T, chosen, strict=False):
     image, label = samples[i]
     column[0].imshow(image[0], cmap="gray")
     column[0].set_axis_off()
@@ -1035,8 +1035,11 @@ print(f"by hand     {test_accuracy:.1%}")
 print(f"cnnlab.fit  {run.test['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%})")
 
 # %% [markdown]
-# The numbers differ a little, since the batches come in another order, and `fit` keeps the weights of the epoch that was best on
-# validation, where you kept those of the last. What it does beside: the folder of the run holds the settings, the curves, the
+# Why not the same number? The batches come in another order, and `fit` keeps the weights of the epoch that was best on validation, where
+# you kept those of the last. Each is **one** training: your validation curve jumps by some points from epoch to epoch, and so does
+# the result from seed to seed. A difference of that size says nothing about the two loops; train with three seeds each before you compare.
+#
+# What `fit` does beside: the folder of the run holds the settings, the curves, the
 # weights, each prediction, and a report to open in a browser; after Ctrl-C or a power cut it goes on as if nothing had been.
 
 # %%
