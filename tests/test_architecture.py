@@ -23,6 +23,7 @@ FLOORS = {
     "deploy": 9,
     "processes": 9,
     "folds": 9,
+    "labs": 9,
     "look": 8.5,  # of floor 9, and under deploy there: the demonstration serves its page
     "experiment": 8,
     "fitting": 8.5,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from cnnlab import datasets, explain, geometry
+    from cnnlab import datasets, explain, geometry, labs
     from cnnlab.data.audit import audit
     from cnnlab.data.data import Data
     from cnnlab.data.load import load_data
@@ -80,6 +80,7 @@ __all__ = [
     "find_learning_rate",
     "fit",
     "geometry",
+    "labs",
     "list_models",
     "load_data",
     "load_run",
@@ -99,7 +100,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
-    if name in ("datasets", "explain", "geometry", "look"):
+    if name in ("datasets", "explain", "geometry", "labs", "look"):
         return importlib.import_module(f"cnnlab.{name}")
     raise AttributeError(f"module 'cnnlab' has no attribute {name!r}")
 

@@ -1,0 +1,115 @@
+"""`check`: try a student's answer to an exercise, and say with one hint what is wrong."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from cnnlab.errors import ConfigError
+from cnnlab.labs import arithmetic, network, pipeline
+from cnnlab.labs.answers import NotAnswered, Wrong
+
+Check = Callable[[Any, torch.Generator], None]  # returns if the answer is right, raises Wrong or NotAnswered if not
+
+CHECKS: dict[str, Check] = {
+    "0.1": pipeline.check_to_tensor,
+    "0.2": arithmetic.check_convolve,
+    "0.3": arithmetic.check_numerical_gradient,
+    "0.4": pipeline.check_dataset,
+    "0.5": pipeline.check_loaders,
+    "0.6": pipeline.check_show_batch,
+    "0.7": arithmetic.check_output_size,
+    "0.8": arithmetic.check_output_shape,
+    "0.9": network.check_cnn,
+    "0.10": arithmetic.check_cross_entropy,
+    "0.11": arithmetic.check_sgd,
+    "0.12": arithmetic.check_momentum,
+    "0.13": arithmetic.check_adam,
+    "0.14": network.check_train_epoch,
+    "0.15": network.check_evaluate,
+    "0.16": network.check_overfit,
+    "0.17": network.check_history,
+    "0.18": network.check_save_and_load,
+    "0.19": network.check_confusion_matrix,
+}
+_passed: set[str] = set()  # of this Python process: a new kernel begins at 0
+COLOURS = {True: "#1a7f37", False: "#b35900"}
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What a check found.
+
+    Attributes:
+        number: of the exercise, such as "0.4".
+        passed: whether the answer is right.
+        hint: what is wrong with it; "" if it passed.
+        progress: how far the lab is, such as "Lab 0: 7 of 19".
+    """
+
+    number: str
+    passed: bool
+    hint: str
+    progress: str
+
+    @property
+    def _said(self) -> str:
+        return f"{self.number} passed" if self.passed else f"{self.number} not yet: {self.hint}"
+
+    def __repr__(self) -> str:
+        return f"{self._said}\n{self.progress}"
+
+    def _repr_html_(self) -> str:
+        mark = "✓" if self.passed else "✗"
+        return (
+            f'<div style="border-left:4px solid {COLOURS[self.passed]};padding-left:.6em">'
+            f'<b style="color:{COLOURS[self.passed]}">{mark}</b> {html.escape(self._said)}'
+            f'<br><span style="opacity:.65">{html.escape(self.progress)}</span></div>'
+        )
+
+
+def check(number: str, answer: Any) -> CheckResult:
+    """Try an answer to an exercise of a lab on newly drawn inputs.
+
+        >>> def output_size(size, kernel, stride=1, padding=0, dilation=1):
+        ...     return (size + padding - dilation * (kernel - 1) - 1) // stride + 1
+        >>> cnnlab.labs.check("0.7", output_size)
+        0.7 not yet: the padding is added on both sides, so the input grows by 2P.
+        Lab 0: 0 of 19
+
+    Args:
+        number: of the exercise, as text: "0.4" is the fourth of lab 0.
+        answer: what the exercise asks for: a function, a class, a number, … .
+
+    Returns:
+        A `CheckResult` with `passed` and `hint`; a notebook shows it in colour. An error that the answer raises is a
+        hint too. The seed of torch is left as it was.
+
+    Raises:
+        ConfigError: there is no exercise of this number.
+    """
+    if not isinstance(number, str) or number not in CHECKS:
+        raise ConfigError(f"there is no exercise {number!r}; give one as text: {', '.join(CHECKS)}.")
+    draw = torch.Generator()
+    draw.seed()
+    hint = ""
+    try:
+        if answer is None or answer is ...:
+            raise NotAnswered
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            CHECKS[number](answer, draw)
+    except NotAnswered:
+        hint = "not answered yet. Replace the `...` in the cell above, run it, and run this one again."
+    except Wrong as wrong:
+        hint = str(wrong)
+    (_passed.discard if hint else _passed.add)(number)
+    return CheckResult(number, not hint, hint, _progress(number.split(".")[0]))
+
+
+def _progress(lab: str) -> str:
+    numbers = [number for number in CHECKS if number.split(".")[0] == lab]
+    return f"Lab {lab}: {len(_passed.intersection(numbers))} of {len(numbers)}"
