@@ -152,7 +152,7 @@ for line in sys.stdin:
         continue
     needed = [part for part in LATER if any(part in word for word in job["arguments"])]
     for name in [name for part in needed for name in LATER.pop(part)]:
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(ModuleNotFoundError):  # an extra, or where another version has it elsewhere
             importlib.import_module(name)
     if needed:
         gc.freeze()

@@ -94,3 +94,22 @@ test("the map that a padded shortcut comes from is found, and an empty one is to
   assert.deepEqual([3, 4, 6, 11, 12].map((map) => sourceMap({ nodes }, 2, map)), [-1, 0, 2, 7, -1]);
   assert.equal(sourceMap({ nodes }, 0, 5), 5);
 });
+
+test("so is it where the shortcut takes the channels last, as PadShortcut does: the numbers are those of the map it names", () => {
+  const node = (op, from, shape, attributes) => ({ op, inputs: from, shown: !from.length, shape, attributes, tensors: {} });
+  const nodes = [
+    node("input", [], [1, 4, 4, 4], {}),
+    node("permute", [0], [1, 4, 4, 4], { order: [0, 2, 3, 1] }),
+    node("slice", [1], [1, 2, 4, 4], { dim: 1, start: 0, end: 4, step: 2 }),
+    node("slice", [2], [1, 2, 2, 4], { dim: 2, start: 0, end: 4, step: 2 }),
+    node("pad", [3], [1, 2, 2, 8], { pad: [2, 2], value: 0 }),
+    node("permute", [4], [1, 8, 2, 2], { order: [0, 3, 1, 2] }),
+  ];
+  const network = new Network({ nodes, tensors: [], output: 5 }, new Uint8Array(0)), image = Float32Array.from({ length: 64 }, (_, i) => i + 1);
+  network.run(image);
+  for (let map = 0; map < 8; map++) {
+    const from = sourceMap({ nodes }, 5, map), first = network.values[5][4 * map];
+    assert.equal(from, first === 0 ? -1 : Math.floor((first - 1) / 16));
+  }
+  assert.deepEqual([1, 2, 5, 6].map((map) => sourceMap({ nodes }, 5, map)), [-1, 0, 3, -1]);
+});

@@ -330,6 +330,51 @@ def test_the_network_answers_to_the_camera_until_it_is_stopped(page: Any) -> Non
     assert page.locator("#message").is_hidden()
 
 
+def test_a_camera_that_is_not_wanted_any_more_is_switched_off(page: Any) -> None:
+    """Leave to use it may come late: after a second press, or after another image was chosen."""
+    page.evaluate(
+        """() => {
+            const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+            window.tracks = [];
+            navigator.mediaDevices.getUserMedia = async (what) => {
+                await new Promise((done) => setTimeout(done, 300));
+                const stream = await ask(what);
+                window.tracks.push(...stream.getTracks());
+                return stream;
+            };
+        }"""
+    )
+    ended = "(count) => window.tracks.length === count && window.tracks.every((track) => track.readyState === 'ended')"
+    page.locator("#camera").click()
+    page.locator("#camera").click()
+    page.wait_for_function(ended, arg=1)
+    page.locator("#camera").click()
+    page.locator(".thumb").nth(1).click()
+    page.wait_for_function(ended, arg=2)
+    assert page.locator("#camera").get_attribute("aria-pressed") == "false"
+    assert page.locator(".thumb").nth(1).get_attribute("aria-pressed") == "true"
+
+
+def test_what_is_covered_stays_covered_from_one_image_of_the_camera_to_the_next(page: Any) -> None:
+    page.locator("#camera").click()
+    page.locator(".thumb[aria-pressed=true]").wait_for(state="detached")
+    page.locator("#cover").click()
+    page.locator("#cover-wide").fill("5")
+    page.locator("#changes", has_text="5×4 pixels covered").wait_for()
+    page.wait_for_timeout(400)
+    assert page.locator("#changes li").count() == 1
+    page.locator("#changes .link").click()
+    page.locator("#changes").wait_for(state="hidden")
+    page.locator("#camera").click()
+
+
+def test_a_comparison_is_with_what_is_shown_also_before_its_answer(page: Any) -> None:
+    page.evaluate("() => { document.querySelectorAll('.thumb')[1].click(); document.querySelector('#pin').click(); }")
+    page.locator(".second").first.wait_for()
+    page.wait_for_timeout(300)
+    assert page.locator(".answers .up, .answers .down").count() == 0
+
+
 def test_a_row_is_one_stop_of_the_tab_key_and_arrows_lead_on(page: Any) -> None:
     stops = page.locator(".maps").evaluate_all("(all) => all.map((m) => m.querySelectorAll('[tabindex=\"0\"]').length)")
     assert set(stops) == {1}
@@ -403,7 +448,7 @@ def test_two_networks_answer_to_one_image(browser: Any, exported: Exported, tmp_
         networks.append(LookNetwork(name, graph, preprocess, logits, 1))
     card = {"model": {"name": "resnet"}, "classes": NAMES, "task": "classification", "data": "noise"}
     shown = [LookImage(f"{number}.png", None, image) for number, image in enumerate(pixels)]
-    (tmp_path / "two.html").write_text(render(networks, card, shown), encoding="utf-8")
+    (tmp_path / "two.html").write_text(render(networks, card, shown, shown), encoding="utf-8")
     opened = Opened(browser, tmp_path / "two.html")
     page = opened.page
     assert page.evaluate("look.check()") < 1e-3
@@ -425,6 +470,19 @@ def test_two_networks_answer_to_one_image(browser: Any, exported: Exported, tmp_
     page.wait_for_function(
         "(before) => document.querySelector('#answers-2').innerText !== before", arg=shares["#answers-2"]
     )
+    page.locator("#undo-all").click()
+    page.get_by_role("button", name="Close").click()
+    seen, mini = set(), "document.getElementById('mini').toDataURL()"
+    for number in (0, 1):
+        page.locator(".thumb").nth(number).click()
+        seen.add(page.evaluate(mini))
+    for number in (0, 1):  # of the second network, which has other statistics
+        page.locator("#layers-2 .tile").first.click()
+        page.locator(".patches button").nth(number).click()
+        page.get_by_role("button", name="Close").click()
+        page.evaluate("document.activeElement.blur()")  # else its receptive field is lit
+        page.mouse.move(0, 0)
+        assert page.evaluate(mini) in seen
     assert opened.is_clean(), opened.complaints
     opened.close()
 

@@ -105,7 +105,7 @@ def test_two_runs_in_one_page_read_the_same_images_and_know_the_same_classes(
     assert main(["train", "data=folder", f"data.root={pictures}", *few, f"run.dir={tmp_path / 'letters'}"]) == 0
     capsys.readouterr()
     for name, reason in (
-        ("large", "takes L images of 12×12 (crop), "),
+        ("large", "takes grey images of 12×12 (crop), "),
         ("letters", "has other classes"),
         ("x", "no run"),
     ):

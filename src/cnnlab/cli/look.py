@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--beside",
         metavar="RUN2",
-        help="another run, whose network answers beside it; `untrained`: the same network before its training",
+        help="another run, whose network answers beside it; `untrained`: the same with the random weights of its seed",
     )
     parser.add_argument("--out", metavar="FILE", help="the HTML file (default: RUN/look.html, or layer.html)")
     add_trust_code(parser)

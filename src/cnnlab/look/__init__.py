@@ -30,7 +30,8 @@ class _Callable(ModuleType):
             images: files or folders; none: eight images of the run's test split.
             height: of the frame, in CSS pixels.
             trust_code: see `load_run`.
-            beside: another run, whose network answers beside it; "untrained": the same network before its training.
+            beside: another run, whose network answers beside it; "untrained": the same network with the
+                random weights of its seed.
 
         Raises:
             RunError, DataError, ModelError: see `cnnlab.look.page.write_look`.

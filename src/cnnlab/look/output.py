@@ -22,6 +22,13 @@ def html_file(out: str | Path, name: str) -> Path:
         ConfigError: an address, a folder, a name of another kind of file, or a file where its folder is to be.
     """
     path = given_output(out)
+    try:
+        return _checked(path, out, name)
+    except OSError as error:
+        raise ConfigError(f"--out={out}: {error.strerror}; give a file in another folder with --out.") from None
+
+
+def _checked(path: Path, out: str | Path, name: str) -> Path:
     if path.is_dir() or str(out).endswith(("/", os.sep)):
         raise ConfigError(f"--out={out} is a folder, and the page is one file; give --out {path / name}.")
     if path.exists() and not path.is_file():
@@ -37,7 +44,7 @@ def html_file(out: str | Path, name: str) -> Path:
 
 
 def write_page(target: Path, page: str) -> Path:
-    """Write it and return its file; folders on the way are made. Raises DataError: it cannot be written."""
+    """Write it and return its file; folders on the way are made. Raises DataError, RunError: it cannot be written."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -107,7 +107,7 @@ def look_page(
         card = card | {"data": Path(read_config(folder).data.root).name}
     if beside is None:
         return render([network_of(card["model"]["name"], model, preprocess, images)], card, images, tried)
-    networks = [network_of(folder.path.name, model, preprocess, images), network_of(*second, images)]
+    networks = [network_of(folder.path.resolve().name, model, preprocess, images), network_of(*second, images)]
     return render(networks, card, images, tried)
 
 
@@ -122,7 +122,7 @@ def _beside(
         with torch.random.fork_rng(devices=[]):
             seed_step(seed, BEFORE_TRAINING)
             model = create_model(name, **card["model"]["arguments"] | rebuild_arguments(find_model(name)))
-        return f"{folder.path.name}, {UNTRAINED}", model.eval(), preprocess
+        return f"{folder.path.resolve().name}, {UNTRAINED}", model.eval(), preprocess
     model, theirs = load_model(other, "cpu", trust_code)
     if theirs["classes"] != card["classes"]:
         raise RunError(f"{other.path} has other classes than {folder.path}; give a run with the same classes.")
@@ -134,13 +134,15 @@ def _beside(
         raise RunError(
             f"{other.path} takes {_size(reads)}, {folder.path} {_size(preprocess)}; give a run that takes the same."
         )
-    name = other.path.name
-    return name if name != folder.path.name else str(other.path), model, reads
+    name = other.path.resolve().name
+    return name if name != folder.path.resolve().name else str(other.path), model, reads
 
 
 def _size(preprocess: Preprocess) -> str:
     layout = preprocess.layout
-    return f"{layout.mode} images of {layout.height}×{layout.width} ({layout.fit})"
+    kind = "grey" if layout.mode == "L" else "colour"
+    rearranged = "" if layout.rearrange == "none" else f", {layout.rearrange}"
+    return f"{kind} images of {layout.height}×{layout.width} ({layout.fit}{rearranged})"
 
 
 def network_of(title: str, model: nn.Module, preprocess: Preprocess, images: Sequence[LookImage]) -> LookNetwork:

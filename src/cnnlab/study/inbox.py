@@ -1,6 +1,6 @@
 """The messages of the tasks of a Ray cluster on their way to the pool.
 
-A module of its own: the process of the actor imports it alone, and with it neither torch nor Ray's driver.
+A module of its own: the process of the actor imports it without torch and without Ray's driver.
 """
 
 from __future__ import annotations

@@ -172,7 +172,8 @@ def _free_memory() -> None:
     from cnnlab.training.precision import give_back_freed_memory
 
     gc.collect()
-    gc.freeze()  # what is left stays, torch above all: to go through it after each run took longer than a small run
+    if not gc.get_freeze_count():  # after the first run
+        gc.freeze()  # what is left stays, torch above all: to go through it after each run took longer than a small run
     give_back_freed_memory()
 
 

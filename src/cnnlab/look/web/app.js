@@ -13,17 +13,27 @@ const card = JSON.parse($("card").textContent), { shape } = card.networks[0].gra
 const facts = { ...card.preprocess, mean: card.networks[0].mean, std: card.networks[0].std }; // of the images of the page
 const images = card.images.map(({ pixels }) => normalise(bytesOf(pixels), facts));
 
+const edges = ["left", "top", "wide", "high"].map((name) => $(`cover-${name}`)); // of the box that is covered
+for (const [i, side] of [shape[3], shape[2], shape[3], shape[2]].entries()) Object.assign(edges[i], { min: 0, max: side });
+let slid = null; // the cover that they show and move
+
+function showCover(box) {
+  if (!box) slid = null;
+  const [x0, y0, x1, y1] = box ?? [Math.floor(shape[3] / 4), Math.floor(shape[2] / 4), 0, 0];
+  [x0, y0, box ? x1 - x0 : 0, box ? y1 - y0 : 0].forEach((value, i) => { edges[i].value = value; });
+}
+
 const page = {
-  card, image: images[0], seen: images[0], moves: [], truth: null,
+  card, facts, image: images[0], seen: images[0], moves: [], truth: null, looks: [],
 
   update() {
-    for (const look of looks) look.need();
+    for (const look of page.looks) look.need();
   },
 
   // A network has answered.
   shown(look) {
-    const number = looks.indexOf(look), place = answers[number], { classes } = card;
-    drawAnswers(place, classes, look.now, (look.pinned ?? { now: look.before }).now, look.changes.length || look.pinned, page.truth);
+    const { looks } = page, number = looks.indexOf(look), place = answers[number], { classes } = card;
+    drawAnswers(place, classes, look.now, look.pinned?.now ?? look.before, look.changes.length || look.pinned, page.truth);
     $("mini-answer").textContent = answers.map((one) => one.firstChild?.textContent.replace(/\s+/g, " ") ?? "").join(" · ");
     const changes = [...page.moves.map((change) => ({ words: inWords(change), undo: () => page.setMoves(without(page.moves, change)) })),
       ...looks.flatMap((one) => one.own.map((change) => ({ undo: () => one.undo(change),
@@ -31,14 +41,17 @@ const page = {
     drawChanges($("changes"), changes, () => page.takeBack());
     $("mini-undo").hidden = !changes.length;
     if (!page.moves.some(({ kind }) => kind === "move")) for (const name of ["right", "down", "turn"]) $(name).value = 0;
-    look.point(null);
+    for (const other of looks) if (other !== look && other.now) other.overview.update(); // they share their colours
+    const under = looks.find(({ pointed }) => pointed) ?? look;
+    under.point(under.pointed);
     $("progress").hidden = true;
   },
 
   // Show the receptive field of what is pointed at, {field}; null: of the number that is open, if one is.
   point(pointed) {
-    const open = looks.find(({ detail }) => detail.place), seen = pointed ?? (open ? { field: open.field(open.detail.place) } : null);
-    for (const id of ["image", "mini"]) drawImage($(id), page.seen, facts, seen?.field);
+    const open = page.looks.find(({ detail }) => detail.place), seen = pointed ?? (open ? { field: open.field(open.detail.place) } : null);
+    const covers = page.moves.filter(({ kind }) => kind === "cover").map(({ box }) => box);
+    for (const id of ["image", "mini"]) drawImage($(id), page.seen, facts, pointed || !covers.length ? seen?.field : null, covers);
     const [x0, y0, x1, y1] = seen?.field ?? [];
     $("field").textContent = !seen ? "Point at a map: what it sees is lit." : seen.field
       ? `Depends on ${x1 - x0}×${y1 - y0} of ${shape[3]}×${shape[2]} pixels.` : "Depends on no pixel.";
@@ -46,28 +59,36 @@ const page = {
 
   setMoves(moves) {
     page.moves = moves;
+    if (!moves.includes(slid)) showCover(null);
     page.seen = changedImage(page.image, moves, shape);
     page.update();
   },
 
   takeBack() {
-    for (const look of looks) look.own = [];
+    for (const look of page.looks) look.own = [];
     page.setMoves([]);
   },
 
   // Which of the run's images it is, and its class.
-  mark(image) {
+  mark(image, label) {
     const chosen = images.indexOf(image);
     [...$("thumbs").children].forEach((one, i) => one.setAttribute("aria-pressed", i === chosen));
-    page.truth = card.images[chosen]?.label ?? null;
+    page.truth = label ?? card.images[chosen]?.label ?? null;
     $("truth").textContent = page.truth === null ? "" : `It is labelled ${page.truth}.`;
   },
 
-  setImage(image) {
+  // moves: what goes on being changed in it, as from one image of the camera to the next.
+  setImage(image, moves = [], label = null) {
     page.image = image;
     $("message").hidden = true;
-    page.mark(image);
-    page.setMoves([]);
+    page.mark(image, label);
+    page.setMoves(moves);
+  },
+
+  // An image of the run, instead of what comes from the pad or the camera.
+  choose(image, label) {
+    sources.close();
+    page.setImage(image, [], label);
   },
 };
 
@@ -80,13 +101,14 @@ const bytes = [...document.querySelectorAll(".weights")].map((block) => {
   block.remove();
   return found;
 });
-const answers = [], looks = card.networks.map((network, i) => {
+const answers = [], { looks } = page;
+card.networks.forEach((network, i) => {
   const id = (name) => i ? `${name}-${i + 1}` : name, layers = make("div", { id: id("layers"), class: "layers" });
   $("networks").append(make("section", { "aria-label": network.title }, two ? make("h2", { class: "network-name" }, network.title) : null, layers));
   answers.push(make("ol", { id: id("answers"), class: "answers", "aria-live": "polite" }));
   $("answer-lists").append(make("div", {}, two ? make("h3", { class: "network-name" }, network.title) : null, answers[i]));
   const engine = new Engine($("worker-source").textContent, (share) => Object.assign($("progress"), { hidden: false, value: share }));
-  return new Look(page, network, bytes[i], engine, layers);
+  looks.push(new Look(page, network, bytes[i], engine, layers));
 });
 for (const place of [$("networks"), $("answer-lists")]) place.style.setProperty("--count", looks.length);
 document.body.classList.toggle("two", two);
@@ -119,12 +141,10 @@ async function begin() {
 
 $("thumbs").append(...images.map((image, i) => {
   const { name, label } = card.images[i];
-  return thumbnail(image, facts, label ? `${label} (${name})` : name, () => {
-    sources.close();
-    page.setImage(image);
-  });
+  return thumbnail(image, facts, label ? `${label} (${name})` : name, () => page.choose(image));
 }));
 page.mark(images[0]);
+showCover(null);
 $("scale").addEventListener("change", ({ target }) => {
   for (const { overview } of looks) { overview.scale = target.value; overview.update(); }
 });
@@ -141,29 +161,27 @@ $("pin").addEventListener("click", () => {
   page.update();
 });
 
-// Covering: a box that is dragged over the image, or set with sliders.
-const edges = ["left", "top", "wide", "high"].map((name) => $(`cover-${name}`));
-let covering = null;
-const cover = (box) => {
-  const rest = covering ? without(page.moves, covering) : page.moves, [x0, y0, x1, y1] = box;
-  covering = { kind: "cover", box };
-  page.setMoves(x1 > x0 && y1 > y0 ? withChange(rest, covering) : rest);
+// Covering: a box that is dragged over the image, or set with sliders, which show the last box.
+const cover = (box, old) => {
+  const rest = old ? without(page.moves, old) : page.moves, [x0, y0, x1, y1] = box, whole = x1 > x0 && y1 > y0;
+  slid = { kind: "cover", box };
+  showCover(box);
+  page.setMoves(whole ? withChange(rest, slid) : rest);
 };
-boxes($("image"), facts.layout, () => $("cover").getAttribute("aria-pressed") === "true", cover, () => { covering = null; });
+let dragged = null; // the box that grows under the pointer
+boxes($("image"), facts.layout, () => $("cover").getAttribute("aria-pressed") === "true",
+  (box) => { cover(box, dragged); dragged = slid; }, () => { dragged = null; });
 $("cover").addEventListener("click", () => {
   const on = $("cover").getAttribute("aria-pressed") !== "true";
   $("cover").setAttribute("aria-pressed", on);
   $("image").classList.toggle("covering", on);
   $("covering").hidden = !on;
 });
-for (const [i, side] of [shape[3], shape[2], shape[3], shape[2]].entries()) Object.assign(edges[i], { min: 0, max: side, value: i < 2 ? Math.floor(side / 4) : 0 });
-let slid = null; // the box that the sliders move
 for (const slider of edges) {
   slider.addEventListener("input", () => {
-    const [left, top, wide, high] = edges.map(({ value }) => Number(value));
-    covering = slid && page.moves.includes(slid) ? slid : null;
-    cover([left, top, Math.min(shape[3], left + wide), Math.min(shape[2], top + high)]);
-    [slid, covering] = [covering, null];
+    let [left, top, wide, high] = edges.map(({ value }) => Number(value));
+    if (!slid) [wide, high] = [wide || Math.ceil(shape[3] / 4), high || Math.ceil(shape[2] / 4)]; // the first move shows a box
+    cover([left, top, Math.min(shape[3], left + wide), Math.min(shape[2], top + high)], slid);
   });
 }
 
@@ -176,7 +194,7 @@ for (const slider of sliders) {
   });
 }
 $("mini-undo").addEventListener("click", () => page.takeBack());
-const sources = new Sources({ card, facts, setImage: page.setImage }, $);
+const sources = new Sources(page, $);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => page.update());
 
 const ready = begin().catch((error) => { fail(error); throw error; });

@@ -77,7 +77,7 @@ export function computed(image, side, layers) {
     const broken = why.findIndex((one) => one !== null);
     if (broken >= 0) { why.push(`layer ${why.length + 1} has no input: layer ${broken + 1} is impossible.`); continue; }
     const from = graph.nodes.at(-1).shape, found = sizeAfter(from[2], layer), two = (v) => [v, v];
-    const reason = found.size > LARGEST ? `${found.size}×${found.size} places are more than this page draws. Use a smaller stride.` : found.why ?? null;
+    const reason = found.size > LARGEST ? `${found.size}×${found.size} places are more than this page draws. Use a smaller ${layer.transposed ? "stride, kernel or dilation" : "padding"}.` : found.why ?? null;
     why.push(reason);
     if (reason) continue;
     const kernel = [1, 1, layer.kernel, layer.kernel], shape = [1, 1, found.size, found.size];

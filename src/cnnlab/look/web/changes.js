@@ -72,5 +72,6 @@ export function inWords(change, graph) {
   const node = graph.nodes[change.node];
   if (change.kind === "mute") return `map ${change.map} of ${node.name} muted`;
   if (change.kind === "cut") return `${node.name} without ${graph.nodes[sources(graph, change.node)[change.input]].name}`;
-  return `one number of ${node.name} set to ${change.value}`;
+  const [, each, high, wide] = graph.tensors[change.tensor].shape, { index } = change, [i, y, x] = [Math.floor(index / (high * wide)), Math.floor(index / wide) % high, index % wide];
+  return `${node.name}, kernel of map ${Math.floor(i / each)} for input ${i % each}: row ${y}, column ${x} set to ${change.value}`;
 }

@@ -87,12 +87,16 @@ export class Detail {
     const view = { look, node, place, inputs, value, part: this.part, all: this.all, choose: (part) => { this.part = part; this.update(); },
       showAll: () => { this.all = true; this.update(); } };
     const found = node.op === "conv2d" ? convolutionView(view) : node.op === "conv_transpose2d" ? transposedView(view) : otherView(view);
-    const cell = this.body.contains(document.activeElement) ? document.activeElement.dataset.cell : null, open = this.body.querySelector(".why")?.open;
+    const active = this.body.contains(document.activeElement) ? document.activeElement : null, cell = active?.dataset.cell, typed = active?.value, open = this.body.querySelector(".why")?.open;
     const why = found.some((part) => part?.classList?.contains("why")) ? [] : [sameSize(look, place.node)];
     const note = muted ? [make("p", { class: "lead" }, "This is muted: whatever is computed here, 0 goes on.")] : [];
     this.body.replaceChildren(...note, ...found.filter(Boolean), ...why.filter(Boolean), ...(isAnswer && look.card.task !== "segmentation" ? answerView(view) : []), ...likesView(look, place));
     if (open && this.body.querySelector(".why")) this.body.querySelector(".why").open = true;
-    if (cell) this.body.querySelector(`[data-cell="${cell}"]`)?.focus();
+    const again = cell && this.body.querySelector(`[data-cell="${cell}"]`);
+    if (again) {
+      again.focus();
+      if (typed !== active.defaultValue) again.value = typed; // half typed, while images follow one another
+    }
     if (!this.unseen) return;
     this.unseen = false; // it is as long as it will be
     this.element.scrollIntoView({ block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });

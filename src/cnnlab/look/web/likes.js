@@ -23,12 +23,12 @@ export function likesView(look, place) {
   const { card, graph } = look, node = graph.nodes[place.node];
   if (!card.likes[place.node]) return [];
   const buttons = placesOf(card.likes[place.node], node.shape[1], place.map).map(([image, y, x]) => {
-    const { pixels, label } = card.tried[image], values = normalise(bytesOf(pixels), card.preprocess);
+    const { pixels, label } = card.tried[image], values = normalise(bytesOf(pixels), look.page.facts);
     const field = receptiveField(graph, place.node, boxOf(node.shape, place.map, y, x));
     if (!field) return null;
     const name = label ?? `image ${image}`;
-    return make("button", { "aria-label": `use this image: ${name}`, title: "use this image", onclick: () => look.setImage(values) },
-      patch(values, card.preprocess, field), make("span", { class: "small" }, name));
+    return make("button", { "aria-label": `use this image: ${name}`, title: "use this image", onclick: () => look.page.choose(values, label) },
+      patch(values, look.page.facts, field), make("span", { class: "small" }, name));
   });
   const before = look.changes.every(ofImage) ? "" : ", before any change";
   return [make("h5", {}, `What it likes: the parts of ${card.tried.length} test images with the largest numbers here${before}`),

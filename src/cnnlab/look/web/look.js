@@ -7,18 +7,26 @@ import { boxOf, receptiveField } from "./geometry.js";
 import { editsOf, toggled, withChange, without } from "./changes.js";
 import { Overview } from "./overview.js";
 import { Detail } from "./detail.js";
+import { largestOf } from "./paint.js";
 import { sourceMap } from "./words.js";
 
 export class Look {
-  // page: {card, image, seen, moves, truth, shown(look), point(look, field), update()}; facts: of card.networks; place: where
+  // page: {card, looks, image, seen, moves, setImage(image), shown(look), point({field}), update()}; facts: of card.networks; place: where
   // the layers are drawn.
   constructor(page, facts, bytes, engine, place) {
     const card = { ...page.card, ...facts, preprocess: { ...page.card.preprocess, mean: facts.mean, std: facts.std } };
-    Object.assign(this, { page, card, graph: facts.graph, engine, values: new Map(), own: [], now: null, before: null, pinned: null, sent: null });
+    Object.assign(this, { page, card, graph: facts.graph, engine, values: new Map(), own: [], now: null, before: null, pinned: null, pointed: null, sent: null });
     this.tensors = readTensors(this.graph.tensors, bytes);
     this.overview = new Overview(this, place);
     this.detail = new Detail(this, this.overview);
     this.need = latest(() => this.answer());
+  }
+
+  // The largest number of the layer of this name in the other networks: both are painted to one scale.
+  largestBeside(number) {
+    const { name } = this.graph.nodes[number];
+    return Math.max(0, ...this.page.looks.filter((one) => one !== this).map(({ graph, values }) =>
+      largestOf(values.get(graph.nodes.findIndex((node) => node.name === name)) ?? [])));
   }
 
   // What is changed in the image, and in this network.
@@ -68,8 +76,9 @@ export class Look {
         for (let j = 0; j < area; j++) sum += Math.abs(numbers[(map * each + i) * area + j]);
         return sum;
       });
-      const most = Math.max(...sums) || 1;
-      return Array.from({ length: count }, (_, i) => (sums[i - first] ?? 0) / most);
+      const block = node.op === "linear" && each % count === 0 ? each / count : 1; // of each map that was flattened, all numbers
+      const whole = Array.from({ length: each / block }, (_, i) => sums.slice(i * block, (i + 1) * block).reduce((a, b) => a + b, 0)), most = largestOf(whole) || 1;
+      return Array.from({ length: count }, (_, i) => (whole[i - first] ?? 0) / most);
     }
     if (node.op === "cat" && node.attributes.dim === 1) {
       const start = node.inputs.slice(0, k).reduce((sum, n) => sum + graph.nodes[n].shape[1], 0);
@@ -86,6 +95,7 @@ export class Look {
 
   // What is pointed at, else the number that is open: what it was made from is lit.
   point(pointed) {
+    this.pointed = pointed;
     this.overview.light(pointed ?? this.detail.place);
     this.page.point(pointed && { field: this.field(pointed) });
   }
@@ -105,14 +115,10 @@ export class Look {
     this.page.update();
   }
 
-  setImage(image) {
-    return this.page.setImage(image);
-  }
-
-  // Keep what is shown now, to compare what follows with it; or stop that.
+  // Keep what is shown now, to compare what follows with it; or stop that. `now`: its probabilities, with the next answer.
   pin(on) {
     const { seen } = this.page;
-    this.pinned = on ? { image: this.input(seen), edits: editsOf(this.own), key: `pinned ${performance.now()}`, values: new Map(), now: this.now } : null;
+    this.pinned = on ? { image: this.input(seen), edits: editsOf(this.own), key: `pinned ${performance.now()}`, values: new Map(), now: null } : null;
   }
 
   async answer() {
@@ -131,6 +137,7 @@ export class Look {
     if (pinned) {
       const beside = await this.engine.ask({ type: "apart", image: pinned.image, key: pinned.key, edits: pinned.edits, wanted: this.overview.wanted() });
       for (const [node, values] of Object.entries(beside.values)) pinned.values.set(Number(node), values);
+      pinned.now = this.answersOf(beside.logits);
     }
     this.overview.update();
     this.detail.update();

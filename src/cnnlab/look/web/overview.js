@@ -73,7 +73,10 @@ export class Overview {
         ` ${describe(graph, graph.nodes[node])} → ${sizeOf(graph.nodes[node])}`)),
       inputs.length > 1 ? this.join(node) : null, maps);
     const row = { element, maps, tiles: [], kernels: [], node, count, height, width };
-    if (seesImage(graph.nodes[node])) maps.before(row.filters = this.maps("maps kernels"));
+    if (seesImage(graph.nodes[node])) {
+      const colours = graph.nodes[0].shape[1] === 3 ? "the colours they answer to; grey is 0" : "blue positive, red negative";
+      maps.before(make("p", { class: "small" }, `kernels (${colours}), and their maps`), row.filters = this.maps("maps kernels"));
+    }
     this.rows.set(node, row);
     this.seen.observe(element);
     this.addTiles(row, Math.min(count, FIRST));
@@ -135,6 +138,7 @@ export class Overview {
       line.append(make("button", { class: "link", "data-input": input, "aria-pressed": has(look.changes, change),
         title: `take ${from} out of the sum, and back`, onclick: () => look.change(change) }, from));
     });
+    line.append(make("span", { class: "small" }, " (click a name to leave it out)"));
     return line;
   }
 
@@ -154,11 +158,12 @@ export class Overview {
     const { look } = this, values = look.values.get(row.node), area = row.height * row.width;
     if (row.near) this.drawKernels(row);
     if (!values || !row.near) return;
-    const beside = look.pinned?.values.get(row.node), layer = Math.max(largestOf(values), beside ? largestOf(beside) : 0);
+    const beside = look.pinned?.values.get(row.node), layer = Math.max(largestOf(values), beside ? largestOf(beside) : 0, look.largestBeside(row.node));
+    const all = Math.max(...look.page.looks.map(({ overview }) => overview.all ?? 0));
     row.tiles.forEach(({ tile, canvas }, map) => {
       const own = values.subarray(map * area, (map + 1) * area), other = beside?.subarray(map * area, (map + 1) * area);
       const most = other ? Math.max(largestOf(own), largestOf(other)) : largestOf(own);
-      const largest = this.scale === "map" && area > 1 ? most : this.scale === "all" ? this.all : layer;
+      const largest = this.scale === "map" && area > 1 ? most : this.scale === "all" ? all : layer;
       paint(canvas, own, row.height, row.width, largest);
       this.drawBeside(tile, canvas, other, row, largest);
       tile.classList.toggle("muted", has(look.changes, { kind: "mute", node: row.node, map }));

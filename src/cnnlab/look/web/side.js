@@ -6,7 +6,7 @@ import { toPixels } from "./tensors.js";
 const SHOWN = 10; // classes
 
 // A list of classes with their probabilities, likeliest first, and how much each has changed from `before`. The class
-// that the image is labelled as is always in it.
+// that the image is labelled as is in it (of images with one label).
 export function drawAnswers(place, classes, now, before, changed, truth) {
   const order = now.map((_, i) => i).sort((a, b) => now[b] - now[a]).slice(0, SHOWN);
   const was = before.indexOf(Math.max(...before));
@@ -21,7 +21,8 @@ export function drawAnswers(place, classes, now, before, changed, truth) {
 }
 
 // The image as it is seen, with the receptive field [x0, y0, x1, y1] of what is pointed at.
-export function drawImage(canvas, image, facts, field) {
+// covers: what is covered, outlined.
+export function drawImage(canvas, image, facts, field, covers = []) {
   const { width, height } = facts.layout, scale = Math.max(1, Math.round(320 / Math.max(width, height)));
   const small = new OffscreenCanvas(width, height);
   small.getContext("2d").putImageData(new ImageData(toPixels(image, facts), width, height), 0, 0);
@@ -29,6 +30,11 @@ export function drawImage(canvas, image, facts, field) {
   const pen = canvas.getContext("2d");
   pen.imageSmoothingEnabled = false;
   pen.drawImage(small, 0, 0, canvas.width, canvas.height);
+  pen.strokeStyle = "#ff9f0a";
+  pen.lineWidth = 2;
+  pen.setLineDash([6, 4]);
+  for (const [x0, y0, x1, y1] of covers) pen.strokeRect(x0 * scale + 1, y0 * scale + 1, (x1 - x0) * scale - 2, (y1 - y0) * scale - 2);
+  pen.setLineDash([]);
   if (!field) return;
   const [x0, y0, x1, y1] = field.map((side) => side * scale);
   pen.fillStyle = "rgb(0 0 0 / .45)";
@@ -36,7 +42,6 @@ export function drawImage(canvas, image, facts, field) {
   pen.rect(0, 0, canvas.width, canvas.height);
   pen.rect(x0, y0, x1 - x0, y1 - y0);
   pen.fill("evenodd");
-  pen.strokeStyle = "#ff9f0a";
   pen.lineWidth = 3;
   pen.strokeRect(x0 + 1.5, y0 + 1.5, Math.max(1, x1 - x0 - 3), Math.max(1, y1 - y0 - 3));
 }
@@ -44,9 +49,12 @@ export function drawImage(canvas, image, facts, field) {
 // The changes so far, [{words, undo}], each with a button that takes it back.
 export function drawChanges(place, changes, undoAll) {
   place.hidden = !changes.length;
+  const said = changes.map(({ words }) => words).join("\n");
+  if (place.dataset.said === said) return; // so that a button stays under the finger while images follow one another
+  place.dataset.said = said;
   const items = changes.map(({ words, undo }) => make("li", {}, make("span", {}, words),
     make("button", { class: "link", "aria-label": `take back: ${words}`, onclick: undo }, "undo")));
-  place.replaceChildren(make("ul", {}, ...items), make("button", { id: "undo-all", onclick: undoAll }, "Take all back"));
+  place.replaceChildren(make("button", { id: "undo-all", onclick: undoAll }, "Take all back"), make("ul", {}, ...items));
 }
 
 export function thumbnail(image, facts, label, choose) {

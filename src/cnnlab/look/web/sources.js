@@ -7,9 +7,9 @@ import { latest } from "./engine.js";
 const PACE = 60; // milliseconds between two images of the camera
 
 export class Sources {
-  // page: {card, facts (the preprocess), setImage(image)}
+  // page: {card, facts (the preprocess), moves, setImage(image, moves)}
   constructor(page, $) {
-    Object.assign(this, { page, $, stream: null });
+    Object.assign(this, { page, $, filming: null, asked: null }); // filming: {stream} from the press of the button until the end
     const { card } = page;
     for (const id of ["file", "draw", "camera"]) $(id).disabled = !card.reads_images;
     $("tools-note").hidden = card.reads_images;
@@ -19,10 +19,10 @@ export class Sources {
     $("pad").addEventListener("pointermove", () => { if (this.pad.drawing) this.redraw(); });
     $("pad").addEventListener("pointerdown", () => this.redraw());
     $("draw").addEventListener("click", () => this.show($("pad").hidden ? "draw" : null));
-    $("camera").addEventListener("click", () => this.stream ? this.close() : this.film());
-    $("clear").addEventListener("click", async () => {
+    $("camera").addEventListener("click", () => this.filming ? this.close() : this.film());
+    $("clear").addEventListener("click", () => {
       this.pad.clear(card.dark_background);
-      page.setImage(await prepare($("pad"), page.facts));
+      this.bring($("pad"));
     });
     $("file").addEventListener("change", ({ target }) => this.read(target.files[0]));
     if (!card.reads_images) return;
@@ -37,14 +37,21 @@ export class Sources {
     for (const name of ["draw", "camera"]) $(name).setAttribute("aria-pressed", from === name);
     for (const id of ["pad", "clear"]) $(id).hidden = from !== "draw";
     $("image").parentElement.classList.toggle("drawing", from === "draw");
-    if (from !== "camera") {
-      for (const track of this.stream?.getTracks() ?? []) track.stop();
-      this.stream = null;
-    }
+    for (const track of this.filming?.stream?.getTracks() ?? []) track.stop();
+    this.filming = null;
   }
 
   close() {
+    this.asked = null;
     this.show(null);
+  }
+
+  // Make an image that takes its time, and show it unless another was chosen meanwhile.
+  async bring(from, moves) {
+    const mine = this.asked = {}, image = await prepare(from, this.page.facts);
+    if (this.asked !== mine) return false;
+    this.page.setImage(image, moves);
+    return true;
   }
 
   say(text) {
@@ -55,24 +62,25 @@ export class Sources {
   async drawn() {
     const { width, height } = this.page.facts.layout;
     const canvas = this.pad.centred(Math.min(width, height) < 16 ? .95 : .72); // of the side, as the digits of the sets
-    if (canvas) this.page.setImage(await prepare(canvas, this.page.facts));
+    if (canvas) await this.bring(canvas, this.page.moves);
   }
 
   // The network answers to what the camera sees, until it is stopped.
   async film() {
-    const video = document.createElement("video");
+    this.show("camera");
+    const mine = this.filming = {}, video = document.createElement("video"), on = () => this.filming === mine; // else something else was chosen
     try {
       const stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+      if (!on()) { for (const track of stream.getTracks()) track.stop(); return; }
+      mine.stream = stream;
       Object.assign(video, { srcObject: stream, muted: true, playsInline: true });
       await video.play();
-      this.show("camera");
-      this.stream = stream;
-      while (this.stream === stream) {
-        const image = await prepare(video, this.page.facts);
-        if (this.stream === stream) this.page.setImage(image);
+      while (on()) {
+        await this.bring(video, this.page.moves);
         await new Promise((done) => setTimeout(done, PACE));
       }
     } catch (error) {
+      if (!on()) return;
       this.close();
       this.say(`The camera cannot be used: there is none, it is not allowed, or it is in use (${error.name}).`);
     }
@@ -83,7 +91,9 @@ export class Sources {
     this.$("message").hidden = true;
     this.close();
     try {
-      this.page.setImage(await prepare(blob, this.page.facts));
+      if (!await this.bring(blob)) return;
+      const cut = this.page.facts.layout.fit === "crop" ? "its middle is read" : "it is squashed to the network's size";
+      this.$("truth").textContent = `${blob.name || "The pasted image"}: ${cut}, as the run's own images.`;
     } catch {
       this.say(`${blob.name || "What was pasted"} is not an image that this browser can read.`);
     }

@@ -4,6 +4,7 @@ import { outputSize } from "./geometry.js";
 import { largestOf, make, number } from "./paint.js";
 import { conv2d } from "./products.js";
 import { grid, line, list, picture, sign, strong } from "./tables.js";
+import { sources } from "./words.js";
 
 const FIRST = 6; // input maps that are shown of many
 
@@ -50,7 +51,8 @@ export function convolutionView(view) {
   const bias = node.tensors.bias === undefined ? null : look.tensor(node.tensors.bias)[place.map];
   const window = [place.y * a.stride[0] - a.padding[0], place.x * a.stride[1] - a.padding[1], a.dilation[0] * (kh - 1) + 1, a.dilation[1] * (kw - 1) + 1];
   const here = terms[view.part ?? order[0].i] ?? order[0], result = value.subarray(place.map * high * wide, (place.map + 1) * high * wide);
-  const called = (i) => node.inputs[0] === 0 && each === 3 ? ["red", "green", "blue"][i] : `input ${first + i}`;
+  const ofImage = node.inputs[0] === 0, from = look.graph.nodes[sources(look.graph, place.node)[0]].name;
+  const called = (i) => !ofImage ? `input ${first + i}` : each === 3 ? ["red", "green", "blue"][i] : each === 1 ? "image" : `channel ${first + i}`;
   const rows = shown.map((term) => make("div", { class: term === here ? "term chosen" : "term" },
     picture(called(term.i), term.map, height, width, { at: window, click: () => view.choose(term.i), label: `numbers of ${called(term.i)}` }), sign("∗"),
     picture(`${kh}×${kw} kernel`, term.kernel, kh, kw, { largest: kernels }), sign("="),
@@ -60,8 +62,9 @@ export function convolutionView(view) {
     index: (place.map * each + here.i) * area + y * kw + x });
   const kernelRows = rowsOf(here.kernel, kh, kw), products = here.seen.map((row, y) => row.map((v, x) => v === null ? null : v * kernelRows[y][x]));
   return [
-    make("p", { class: "lead" }, each === 1 ? `The ${kh}×${kw} kernel slides over the input map.`
-      : `Each of the ${each} input maps has its own ${kh}×${kw} kernel. The kernel slides over the map; the maps that come of it are added.`),
+    make("p", { class: "lead" }, each === 1 ? `The ${kh}×${kw} kernel slides over ${ofImage ? "the image" : `one map of ${from}`}.`
+      : `Each of the ${each} ${ofImage ? "colours of the image" : `input maps (of ${from})`} has its own ${kh}×${kw} kernel. The kernel slides over the map; the maps that come of it are added.`,
+      ofImage ? " The image's numbers are normalised: pixel minus mean, divided by the standard deviation." : ""),
     make("div", { class: "terms" }, ...rows,
       each > shown.length ? make("button", { class: "more", onclick: view.showAll }, `show ${each - shown.length} weaker input maps`) : null),
     each === 1 && bias === null ? null : make("div", { class: "term result" }, make("span", {}, each === 1 ? "This" : `The sum of all ${each}`, bias === null ? "" : ` and the bias ${number(bias)}`), sign("="),

@@ -62,7 +62,7 @@ function activationView(view) {
   svg.setAttribute("class", "curve");
   svg.innerHTML = `<path class="axis" d="M10 ${Y(0)}H230M120 8V132"/><path class="line" d="M${xs.map((x, i) => `${X(x).toFixed(1)} ${Y(ys[i]).toFixed(1)}`).join("L")}"/>`
     + `<path class="drop" d="M${X(before)} ${Y(0)}V${Y(f(before))}"/><circle cx="${X(before)}" cy="${Y(f(before))}" r="5"/>`;
-  return placeByPlace(view, "", svg, line(`row ${place.y}, column ${place.x}: f(${number(before)}) = `, strong(number(after))));
+  return placeByPlace(view, "", svg, line(where(node, place), `f(${number(before)}) = `, strong(number(after))));
 }
 
 function batchNormView(view) {
@@ -85,7 +85,7 @@ function poolView(view) {
   }));
   const answer = numberAt(value, node.shape, place), { height: high, width: across } = mapsOf(node.shape);
   return [
-    make("p", { class: "lead" }, most ? "Of each window only the largest number is kept." : "Of each window the mean is kept."),
+    make("p", { class: "lead" }, isNumber(node.shape) ? `Of the whole map the ${most ? "largest number" : "mean"} is kept.` : `Of each window ${most ? "only the largest number" : "the mean"} is kept.`),
     make("div", { class: "term" }, picture(`input ${place.map}`, map, height, width, { at: box }), sign("→"),
       picture(`map ${place.map}`, mapOf(value, node.shape, place.map), high, across, { at: [place.y, place.x, 1, 1] })),
     tall * wide <= 400 ? make("div", { class: "numbers" }, grid("window", rows, { mark: (y, x) => most && rows[y][x] === answer })) : null,

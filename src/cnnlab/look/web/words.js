@@ -43,12 +43,13 @@ export function sources(graph, number) {
 // Which map of the node that an input is seen as becomes `map` of that input: a shortcut may have left maps out, or put
 // empty ones around them. -1: an empty one.
 export function sourceMap(graph, input, map) {
-  let number = input;
+  let number = input, axis = 1; // where the maps are: a permutation puts them elsewhere
   while (!graph.nodes[number].shown && graph.nodes[number].inputs.length) {
-    const { op, attributes: a, inputs, shape } = graph.nodes[number], [, count] = graph.nodes[inputs[0]].shape;
-    if (op === "pad" && shape.length === 4) map -= a.pad[4] ?? 0; // the sides from the last on: columns, rows, maps
-    if (op === "slice" && a.dim === 1) map = a.start + a.step * map;
-    if (map < 0 || (map >= count && shape.length === 4)) return -1;
+    const { op, attributes: a, inputs, shape } = graph.nodes[number], before = graph.nodes[inputs[0]].shape;
+    if (op === "pad") map -= a.pad[2 * (shape.length - 1 - axis)] ?? 0; // the sides from the last on
+    if (op === "slice" && a.dim === axis) map = a.start + a.step * map;
+    if (op === "permute") axis = a.order[axis];
+    if (map < 0 || (map >= before[axis] && shape.length === 4)) return -1;
     [number] = inputs;
   }
   return map;
