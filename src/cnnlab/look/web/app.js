@@ -156,8 +156,8 @@ $("pin").addEventListener("click", () => {
   for (const look of looks) look.pin(on);
   $("pin").setAttribute("aria-pressed", on);
   $("pin").textContent = on ? "Stop comparing" : "Compare";
-  for (const id of ["beside", "beside-note"]) $(id).hidden = !on;
-  if (on) drawImage($("beside"), page.seen, facts);
+  for (const id of ["kept", "kept-note"]) $(id).hidden = !on;
+  if (on) drawImage($("kept"), page.seen, facts);
   page.update();
 });
 

@@ -135,9 +135,9 @@ export class Look {
     if (!changed) Object.assign(this, { before: this.now, unchanged: image });
     const { pinned } = this;
     if (pinned) {
-      const beside = await this.engine.ask({ type: "apart", image: pinned.image, key: pinned.key, edits: pinned.edits, wanted: this.overview.wanted() });
-      for (const [node, values] of Object.entries(beside.values)) pinned.values.set(Number(node), values);
-      pinned.now = this.answersOf(beside.logits);
+      const kept = await this.engine.ask({ type: "apart", image: pinned.image, key: pinned.key, edits: pinned.edits, wanted: this.overview.wanted() });
+      for (const [node, values] of Object.entries(kept.values)) pinned.values.set(Number(node), values);
+      pinned.now = this.answersOf(kept.logits);
     }
     this.overview.update();
     this.detail.update();

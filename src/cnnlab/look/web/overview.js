@@ -158,14 +158,14 @@ export class Overview {
     const { look } = this, values = look.values.get(row.node), area = row.height * row.width;
     if (row.near) this.drawKernels(row);
     if (!values || !row.near) return;
-    const beside = look.pinned?.values.get(row.node), layer = Math.max(largestOf(values), beside ? largestOf(beside) : 0, look.largestBeside(row.node));
+    const kept = look.pinned?.values.get(row.node), layer = Math.max(largestOf(values), kept ? largestOf(kept) : 0, look.largestBeside(row.node));
     const all = Math.max(...look.page.looks.map(({ overview }) => overview.all ?? 0));
     row.tiles.forEach(({ tile, canvas }, map) => {
-      const own = values.subarray(map * area, (map + 1) * area), other = beside?.subarray(map * area, (map + 1) * area);
+      const own = values.subarray(map * area, (map + 1) * area), other = kept?.subarray(map * area, (map + 1) * area);
       const most = other ? Math.max(largestOf(own), largestOf(other)) : largestOf(own);
       const largest = this.scale === "map" && area > 1 ? most : this.scale === "all" ? all : layer;
       paint(canvas, own, row.height, row.width, largest);
-      this.drawBeside(tile, canvas, other, row, largest);
+      this.drawKept(tile, canvas, other, row, largest);
       tile.classList.toggle("muted", has(look.changes, { kind: "mute", node: row.node, map }));
       if (area === 1) tile.title = number(own[0]);
     });
@@ -185,7 +185,7 @@ export class Overview {
   }
 
   // The same map of what is compared, above it.
-  drawBeside(tile, canvas, values, row, largest) {
+  drawKept(tile, canvas, values, row, largest) {
     let second = tile.querySelector(".second");
     if (!values) { second?.remove(); return; }
     if (!second) canvas.before(second = make("canvas", { class: "second", "aria-hidden": "true" }));
@@ -195,11 +195,11 @@ export class Overview {
   // Arrow keys go from map to map, and from layer to layer.
   step(event) {
     const tile = event.target, maps = [...tile.parentElement.children], at = maps.indexOf(tile), rows = [...this.place.querySelectorAll(".maps")];
-    const beside = (by) => {
+    const across = (by) => {
       const other = rows[rows.indexOf(tile.parentElement) + by]?.children;
       return other?.[Math.min(at, other.length - 1)];
     };
-    const next = { ArrowRight: maps[at + 1], ArrowLeft: maps[at - 1], ArrowUp: beside(-1), ArrowDown: beside(1), Home: maps[0], End: maps.at(-1) }[event.key];
+    const next = { ArrowRight: maps[at + 1], ArrowLeft: maps[at - 1], ArrowUp: across(-1), ArrowDown: across(1), Home: maps[0], End: maps.at(-1) }[event.key];
     if (next) { event.preventDefault(); next.focus(); }
   }
 
