@@ -79,7 +79,7 @@ def test_a_batch_takes_few_launches_and_one_copy(words: list[str], most: int, pe
     next(batches)
     assert not device.synchronisations
     assert device.launches.total() <= most, device.lines
-    copies = {name: count for name, count in device.lines.items() if "_to_copy transfer.py" in name}
+    copies = {name: count for name, count in device.lines.items() if "_to_copy host_device.py" in name}
     assert sum(copies.values()) == 1
 
 
@@ -124,7 +124,7 @@ def test_what_does_not_lie_on_the_device_comes_in_one_copy_without_waiting(
     device.clear()
     found = list(train.epoch(2))
     assert not device.synchronisations
-    assert sum(count for name, count in device.lines.items() if "_to_copy transfer.py" in name) == len(found) == 3
+    assert sum(count for name, count in device.lines.items() if "_to_copy host_device.py" in name) == len(found) == 3
     for here, there in zip(expected, found, strict=True):
         assert torch.equal(here.targets, there.targets.cpu()) and torch.equal(here.members, there.members)
         held = there.targets.inner.untyped_storage().nbytes()  # type: ignore[attr-defined]
