@@ -122,7 +122,7 @@ export class Look {
   }
 
   async answer() {
-    const begun = performance.now(), { page } = this, { image, seen } = page, changed = this.changes.length > 0;
+    const { page } = this, { image, seen } = page, changed = this.changes.length > 0;
     if (changed && this.unchanged !== image) {
       this.before = this.answersOf((await this.engine.ask({ type: "apart", image: this.input(image), wanted: [] })).logits);
       this.unchanged = image;
@@ -141,7 +141,6 @@ export class Look {
     }
     this.overview.update();
     this.detail.update();
-    this.took = performance.now() - begun;
     page.shown(this);
   }
 }

@@ -7,11 +7,11 @@ import { drawJoins } from "./joins.js";
 import { has } from "./changes.js";
 
 const FIRST = 32; // maps that are drawn of a layer before one asks for all
-const seesImage = ({ op, inputs, attributes }) => op === "conv2d" && inputs[0] === 0 && attributes.groups === 1;
 const OPEN = 16; // layers of a network whose stages are open from the beginning
+const seesImage = ({ op, inputs, attributes }) => op === "conv2d" && inputs[0] === 0 && attributes.groups === 1;
 
 export class Overview {
-  // look: {graph, values, changes, need(), select(place), point(place), change(change)}
+  // look: {page, graph, values, changes, need(), select(place), point(place), change(change), tensor(index), largestBeside(node)}
   constructor(look, place) {
     Object.assign(this, { look, place, rows: new Map(), scale: "layer", stages: stages(look.graph).slice(1) });
     this.seen = new IntersectionObserver((entries) => { // rows far from the window are drawn when they come near
