@@ -1,10 +1,12 @@
 """Make the notebooks of a lab from its one source: `uv run --group dev python labs/build.py [SOURCE ...]`.
 
 labs/0-by-hand.py gives labs/0-by-hand.ipynb for students, and labs/teacher/0-by-hand.ipynb with the
-solutions, which is executed and keeps its outputs. The source is in the percent format:
+solutions, which is executed and keeps its outputs. CNNLAB_LABS=full takes the full settings, CNNLAB_DATA
+names a folder with data sets. The source is in the percent format:
 
     # %% [markdown]            text, each line behind a #
     # %% [markdown] teacher    text for the teacher's edition alone
+    # %% [markdown] results    text with figures, each printed above it in the teacher's edition
     # %%                       code
     # %% TODO 0.4              the student's cell: a skeleton
     # %% solution 0.4          what the teacher's edition has in its place
@@ -14,6 +16,7 @@ Jupytext reads this format too, but knows no editions: all it would save is `rea
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -21,19 +24,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
-from execute import execute, without_machine
+from execute import execute, with_screenshots, without_machine
 from nbformat import NotebookNode
+
+from cnnlab.runs.environment import describe, processor_name
 
 FOLDER = Path(__file__).parent
 SOURCES = sorted(FOLDER.glob("[0-9]-*.py"))
+RAN = "how-it-ran"  # id of the last cell of a teacher's edition
 HEAD = re.compile(
-    r"# %%(?P<text> \[markdown\])?(?: (?P<kind>TODO|solution|teacher))?(?: (?P<number>\d\.\d+))?$"
+    r"# %%(?P<text> \[markdown\])?(?: (?P<kind>TODO|solution|teacher|results))?(?: (?P<number>\d\.\d+))?$"
 )
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of the source: `kind` is "TODO", "solution", "teacher" or "", `number` that of an exercise."""
+    """A cell of the source: `number` is that of an exercise, `kind` the word of its head or ""."""
 
     is_text: bool
     kind: str
@@ -69,8 +75,20 @@ def edition(cells: list[Cell], name: str) -> NotebookNode:
         made = new(source, id=f"cell-{place}")
         if cell.number:
             made.metadata["exercise"] = cell.number
+        if cell.kind == "results":
+            made.metadata["results"] = True
         notebook.cells.append(made)
     return without_machine(notebook)
+
+
+def how_it_ran(seconds: float) -> str:
+    """The last cell of a teacher's edition."""
+    facts = describe()
+    machine, setting = facts["machine"], os.environ.get("CNNLAB_LABS", "small")
+    return (
+        f"These outputs: {setting} setting, {seconds / 60:.1f} minutes on {machine['cores']} cores of "
+        f"{processor_name(machine)}, torch {facts['versions']['torch']}."
+    )
 
 
 def main(names: list[str]) -> None:
@@ -78,9 +96,11 @@ def main(names: list[str]) -> None:
         cells = read_cells(source.read_text(encoding="utf-8"))
         nbformat.write(edition(cells, "student"), FOLDER / f"{source.stem}.ipynb")
         began = time.perf_counter()
-        solved = without_machine(execute(edition(cells, "teacher"), FOLDER))
+        solved = without_machine(with_screenshots(execute(edition(cells, "teacher"), FOLDER)))
+        said = how_it_ran(time.perf_counter() - began)
+        solved.cells.append(nbformat.v4.new_markdown_cell(said, id=RAN))
         nbformat.write(solved, FOLDER / "teacher" / f"{source.stem}.ipynb")
-        print(f"{source.name}: the teacher's edition ran in {time.perf_counter() - began:.0f} s")
+        print(f"{source.name}: {said}")
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def check(number: str, answer: Any) -> CheckResult:
         ConfigError: there is no exercise of this number.
     """
     if not isinstance(number, str) or number not in CHECKS:
-        raise ConfigError(f"there is no exercise {number!r}; give one as text: {', '.join(CHECKS)}.")
+        raise ConfigError(f"there is no exercise {number!r}; give one as text: {_known(str(number))}.")
     draw = torch.Generator()
     draw.seed()
     hint = ""
@@ -110,6 +110,17 @@ def check(number: str, answer: Any) -> CheckResult:
     return CheckResult(number, not hint, hint, _progress(number.split(".")[0]))
 
 
+def _of_lab(lab: str) -> list[str]:
+    return [number for number in CHECKS if number.split(".")[0] == lab]
+
+
+def _known(number: str) -> str:
+    """The exercises of the lab that was asked for, or of all."""
+    labs = list(dict.fromkeys(number.split(".")[0] for number in CHECKS))
+    asked = number.split(".")[0]
+    return "; ".join(f"{_of_lab(lab)[0]} to {_of_lab(lab)[-1]}" for lab in ([asked] if asked in labs else labs))
+
+
 def _progress(lab: str) -> str:
-    numbers = [number for number in CHECKS if number.split(".")[0] == lab]
+    numbers = _of_lab(lab)
     return f"Lab {lab}: {len(_passed.intersection(numbers))} of {len(numbers)}"
