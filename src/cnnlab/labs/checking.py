@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from cnnlab.errors import ConfigError
-from cnnlab.labs import arithmetic, network, pipeline
+from cnnlab.labs import arithmetic, maps, network, pipeline, residuals
 from cnnlab.labs.answers import NotAnswered, Wrong
 
 Check = Callable[[Any, torch.Generator], None]  # returns if the answer is right, raises Wrong or NotAnswered if not
@@ -35,6 +35,21 @@ CHECKS: dict[str, Check] = {
     "0.17": network.check_history,
     "0.18": network.check_save_and_load,
     "0.19": network.check_confusion_matrix,
+    "3.1": residuals.check_mlp,
+    "3.2": residuals.check_shortcut_a,
+    "3.3": residuals.check_block,
+    "3.4": residuals.check_network,
+    "3.5": residuals.check_added_parameters,
+    "3.6": residuals.check_record,
+    "3.7": residuals.check_inner_products,
+    "3.8": residuals.check_compare_depths,
+    "3.9": residuals.check_without_shortcuts,
+    "3.10": maps.check_class_activation_map,
+    "3.11": maps.check_finer,
+    "3.12": maps.check_group_mistakes,
+    "3.13": maps.check_to_convolution,
+    "3.14": maps.check_find_boxes,
+    "3.15": maps.check_iou,
 }
 _passed: set[str] = set()  # of this Python process: a new kernel begins at 0
 COLOURS = {True: "#1a7f37", False: "#b35900"}
