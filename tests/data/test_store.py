@@ -19,9 +19,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from cnnlab.config import compose
 from cnnlab.data import store
+from cnnlab.data.build import build_data
 from cnnlab.data.decode import Layout, arrange, read_image
 from cnnlab.data.sources.base import ArraySet, ImageSet
 from cnnlab.data.sources.folder import open_folder
@@ -769,3 +772,19 @@ def test_an_empty_variable_is_no_cache_folder(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "home"))
     monkeypatch.setenv("CNNLAB_CACHE", "")
     assert store.cache_folder() == tmp_path / "home" / "cnnlab"
+
+
+def test_random_crops_are_taken_from_the_whole_of_a_wide_image(tmp_path: Path) -> None:
+    """The edges that evaluation crops off are there for training."""
+    wide = np.full((64, 192, 3), 128, np.uint8)
+    wide[:, :16], wide[:, -16:] = (255, 0, 0), (0, 0, 255)  # red at the left edge, blue at the right one
+    for name in ("a", "b"):
+        for i in range(4):
+            (tmp_path / "train" / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(wide).save(tmp_path / "train" / name / f"{i}.png")
+    words = ["data=folder", f"data.root={tmp_path}", "data.image_size=64", "augment=standard", "data.val_fraction=0.25"]
+    data = build_data(compose(words), torch.device("cpu"))
+    stored, seen = data.train.pixels[data.split.train], data.val.pixels[data.split.val]
+    assert stored.shape[1] > seen.shape[1]  # larger than what is cut out of it
+    assert (stored[:, :, 0, 0] > 200).all() and (stored[:, :, -1, 2] > 200).all()
+    assert not (seen[..., 0].int() - seen[..., 1] > 100).any()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import cnnlab
+from cnnlab.study.worker import StopRequest, _stop_requested
 from small_sets import write_mnist
 
 if TYPE_CHECKING:
@@ -262,3 +264,12 @@ def test_a_setting_without_test_images_is_named_and_the_others_are_compared(
     text = (tmp_path / "s" / "table.md").read_text(encoding="utf-8")
     assert "Not compared, because there are no test images: test_fraction=0." in text
     assert text.count("not on the same test images") == 1
+
+
+def test_a_stop_that_the_parent_asks_for_is_seen_by_the_run_in_progress() -> None:
+    here, there = multiprocessing.Pipe()
+    assert not _stop_requested(there)
+    here.send(StopRequest())
+    assert _stop_requested(there)
+    here.close()
+    assert not _stop_requested(there)  # the parent is gone: another thread ends the worker
