@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from cnnlab.errors import ConfigError
-from cnnlab.labs import arithmetic, maps, network, pipeline, residuals
+from cnnlab.labs import arithmetic, blocks, domains, maps, network, pipeline, residuals
 from cnnlab.labs.answers import NotAnswered, Wrong
 
 Check = Callable[[Any, torch.Generator], None]  # returns if the answer is right, raises Wrong or NotAnswered if not
@@ -35,6 +35,17 @@ CHECKS: dict[str, Check] = {
     "0.17": network.check_history,
     "0.18": network.check_save_and_load,
     "0.19": network.check_confusion_matrix,
+    "2.1": blocks.check_vgg_block,
+    "2.2": blocks.check_repaired,
+    "2.3": blocks.check_residual_block,
+    "2.4": blocks.check_transposed_size,
+    "2.5": blocks.check_conv_transpose,
+    "2.6": domains.check_mnist_m,
+    "2.7": blocks.check_unet,
+    "2.8": domains.check_mask_iou,
+    "2.9": domains.check_transfer,
+    "2.10": domains.check_adapt_batch_norm,
+    "2.11": domains.check_occlusion_map,
     "3.1": residuals.check_mlp,
     "3.2": residuals.check_shortcut_a,
     "3.3": residuals.check_block,
