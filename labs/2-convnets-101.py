@@ -44,7 +44,9 @@ LIMIT = 3000 if FULL else 500  # images per split at most
 name, where = ("mnist", {"root": ROOT, "download": False}) if MNIST else ("digits", {"test_fraction": 0.3})
 digits = cnnlab.load_data(name, **where, limit=LIMIT, val_fraction=0.0, batch_size=50, augment="none")
 images, labels = (torch.cat(parts) for parts in zip(*digits.train, *digits.test, strict=True))
-COUNT = len(digits.split["train"])  # so many are for training and validation
+COUNT = len(digits.split["train"])  # so many are for training and validation, the others for the test
+FIT = COUNT * 4 // 5  # where we split by hand, the last fifth of them is for validation
+held_out = slice(FIT, COUNT)
 grey = digits.preprocess.denormalise(images)[..., 0]  # (N, H, W) uint8
 if not MNIST:
     enlarged = F.interpolate(grey[:, None].float(), (20, 20), mode="bicubic").clamp(0, 255)
@@ -61,7 +63,8 @@ def write_images(pixels, labels, root, keep=range(10)):
 
 
 write_images(grey, labels, RUNS / "grey")
-plain = cnnlab.load_data("folder", root=RUNS / "grey", channels=1, augment="light", batch_size=25)
+settings = {"augment": "light", "batch_size": 25, "val_fraction": 0.2}
+plain = cnnlab.load_data("folder", root=RUNS / "grey", channels=1, **settings)
 print({part: len(plain.split[part]) for part in ("train", "val", "test")})
 
 # %% [markdown]
@@ -592,8 +595,6 @@ class NoSkips(UNet):
         return self.head(x)
 
 
-FIT = COUNT * 4 // 5  # the last fifth is for validation
-held_out = slice(FIT, COUNT)
 masks = {}
 for name, kind in {"U-Net": UNet, "without skips": NoSkips}.items() if MNIST else {"U-Net": UNet}.items():
     torch.manual_seed(0)
@@ -648,34 +649,43 @@ check("2.9", transfer)
 
 # %%
 write_images(grey, labels, RUNS / "low", keep=range(5))
-write_images(grey, labels, RUNS / "high", keep=range(5, 10))
-low = cnnlab.load_data("folder", root=RUNS / "low", channels=1, augment="light", batch_size=25)
+fit_part = torch.cat([torch.arange(FIT), torch.arange(COUNT, len(labels))])  # without our validation images
+for i in fit_part.tolist():
+    if labels[i] >= 5:
+        folder = RUNS / "high" / ("train" if i < FIT else "test") / str(int(labels[i]))
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(grey[i].numpy()).save(folder / f"{i:05}.png")
+high = torch.tensor([i for i in range(FIT, COUNT) if labels[i] >= 5])  # for validation
+print(f"{len(high)} validation images of 5 to 9")
+low = cnnlab.load_data("folder", root=RUNS / "low", channels=1, **settings)
 torch.manual_seed(0)
 learned = train("low-digits", cnnlab.create_model("my_vgg", num_classes=5), low, epochs=2 * EPOCHS)
 weights = cnnlab.load_run(learned.dir)[0].state_dict()
 
 SEEDS = (0, 1, 2) if FULL else (0, 1)
 BUDGETS = (15, 60)  # steps: one batch holds all 25 images
+labelled = {"augment": "light", "batch_size": 25, "per_class_train": 5, "val_fraction": 0.0}
+
+
+@torch.no_grad()
+def accuracy_on_high(run, data):
+    model, _ = cnnlab.load_run(run.dir)
+    answers = model(data.preprocess.normalise(grey[high][..., None])).argmax(1)  # 0 to 4 stand for 5 to 9
+    return (answers + 5 == labels[high]).float().mean().item()
+
+
 ways = {"from scratch": None, "all of it learns": False, "only the head learns": True}
 results = {}
 for name, freeze in ways.items():
     for steps in BUDGETS:
         for seed in SEEDS:
-            few = cnnlab.load_data(
-                "folder",
-                root=RUNS / "high",
-                channels=1,
-                augment="light",
-                batch_size=25,
-                per_class_train=5,
-                seed=seed,
-            )
+            few = cnnlab.load_data("folder", root=RUNS / "high", channels=1, seed=seed, **labelled)
             torch.manual_seed(seed)
             model = cnnlab.create_model("my_vgg", num_classes=5)
             if freeze is not None:
                 transfer(model, weights, freeze)
             run = train(f"few-{name}-{steps}-{seed}", model, few, steps, ["optimizer.lr=0.03"])
-            results.setdefault((name, steps), []).append(run.history[-1]["val_accuracy"])
+            results.setdefault((name, steps), []).append(accuracy_on_high(run, few))
 print(f"validation accuracy on 5 to 9, mean ± standard deviation of {len(SEEDS)} draws of 25 images")
 for name in ways:
     cells = [results[name, steps] for steps in BUDGETS]
@@ -702,7 +712,7 @@ for name in ways:
 # Same classes, other images. We train on white digits on black (in three equal channels) and look at the coloured ones.
 
 # %%
-domain = cnnlab.load_data("folder", root=RUNS / "grey", channels=3, augment="light", batch_size=25)
+domain = cnnlab.load_data("folder", root=RUNS / "grey", channels=3, **settings)
 torch.manual_seed(0)
 source = train(
     "source", cnnlab.create_model("vgg", width=8, blocks=3, image_size=28), domain, epochs=2 * EPOCHS
@@ -757,7 +767,7 @@ check("2.10", adapt_batch_norm)
 adapted = adapt_batch_norm(source_model, seen[:FIT])
 print(f"source only        {accuracy(source_model, held_out):.1%}")
 print(f"AdaBN, no label    {accuracy(adapted, held_out):.1%}")
-coloured = cnnlab.load_data("folder", root=RUNS / "colour", augment="light", batch_size=25)
+coloured = cnnlab.load_data("folder", root=RUNS / "colour", **settings)
 torch.manual_seed(0)
 best = train("labelled", cnnlab.create_model("vgg", width=8, blocks=3, image_size=28), coloured, 2 * EPOCHS)
 print(f"all labels         {best.history[-1]['val_accuracy']:.1%}")
@@ -803,8 +813,9 @@ check("2.11", occlusion_map)
 
 # %%
 vgg_model, _ = cnnlab.load_run(vgg.dir)
-val_images, val_labels = next(iter(plain.val))
-shown = val_images[:5]
+val_images, val_labels = (torch.cat(parts) for parts in zip(*plain.val, strict=True))
+firsts = [int((val_labels == k).nonzero()[0]) for k in (2, 3, 4, 7, 8)]  # one of each of these classes
+shown = val_images[firsts]
 answers = vgg_model(shown).argmax(1)
 figure, axes = plt.subplots(2, 5, figsize=(9, 3.6), layout="constrained")
 for column, image, answer in zip(axes.T, shown, answers, strict=True):
@@ -822,7 +833,7 @@ for column, image, answer in zip(axes.T, shown, answers, strict=True):
 
 # %%
 files = []
-for i, image in enumerate(plain.preprocess.denormalise(val_images[:6])[..., 0].numpy()):
+for i, image in zip(firsts, plain.preprocess.denormalise(shown)[..., 0].numpy(), strict=True):
     files.append(RUNS / f"{i} (a {plain.classes[val_labels[i]]}).png")
     Image.fromarray(image).save(files[-1])
 cnnlab.look(vgg.dir, images=[str(file) for file in files], height=760)

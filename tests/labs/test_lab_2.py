@@ -253,7 +253,7 @@ def test_the_teachers_edition_runs_from_top_to_bottom(tmp_path: Path, monkeypatc
     monkeypatch.delenv("CNNLAB_LABS", raising=False)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])))
     less = {
-        "3000 if FULL else 500": "300",
+        "3000 if FULL else 500": "400",
         "EPOCHS = 6 if FULL else 4": "EPOCHS = 1",
         "(0, 1, 2) if FULL else (0, 1)": "(0, 1)",
         "BUDGETS = (15, 60)": "BUDGETS = (3, 5)",
