@@ -1,7 +1,8 @@
 """Checks for the labs: `cnnlab.labs.check("0.7", output_size)` tries an answer and says what is wrong with it.
 
 A check is a small function of the answer and of a random generator, so that each call draws new inputs. Lab 0 has its
-checks in `arithmetic.py`, `pipeline.py` and `network.py`; `checking.py` calls them.
+checks in `arithmetic.py`, `pipeline.py` and `network.py`, lab 1 in `image_processing.py` and `measuring.py`;
+`checking.py` calls them.
 """
 
 from __future__ import annotations
