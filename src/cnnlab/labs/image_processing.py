@@ -177,22 +177,20 @@ def check_augment(answer: Any, draw: torch.Generator) -> None:
     x = 0.1 + torch.rand(2, 5, 6, generator=draw)
     padded = F.pad(x, (1, 1, 1, 1))
     crops = {(top, left): padded[:, top : top + 5, left : left + 6] for top in range(3) for left in range(3)}
-    seen: dict[tuple[int, int], int] = {}
-    count, mirrored = 400, 0
+    places, both_ways = list(crops), torch.stack([*crops.values(), *(crop.flip(2) for crop in crops.values())])
+    seen: set[tuple[int, int]] = set()
+    count, mirrored = 200, 0
     given = x.clone()
     for _ in range(count):
         got = call(answer, given, 1)
         if isinstance(got, Tensor) and tuple(got.shape) == tuple(padded.shape):
             raise Wrong("the result is as large as the padded image; cut a window of the old size from it.")
         got = tensor(got, tuple(x.shape))
-        place = next((at for at, crop in crops.items() if close(got, crop)), None)
-        turned = next((at for at, crop in crops.items() if close(got.flip(2), crop)), None)
-        if place is None and turned is None:
+        nearest = int((both_ways - got).abs().amax((1, 2, 3)).argmin())
+        if not close(got, both_ways[nearest]):
             _explain_crop(got, x, padded, crops)
-        mirrored += place is None
-        at = place if place is not None else turned
-        assert at is not None
-        seen[at] = seen.get(at, 0) + 1
+        mirrored += nearest >= len(places)
+        seen.add(places[nearest % len(places)])
     if not torch.equal(given, x):
         raise Wrong("the image that was given is changed; return a new one.")
     if len(seen) == 1:
@@ -205,7 +203,7 @@ def check_augment(answer: Any, draw: torch.Generator) -> None:
         raise Wrong("some places never come: from 0 to 2·padding, both included; randint leaves out its upper end.")
     if mirrored in (0, count):
         raise Wrong(f"the image is {'never' if not mirrored else 'always'} mirrored; do it in half of the cases.")
-    if not 0.35 < mirrored / count < 0.65:
+    if not 0.3 < mirrored / count < 0.7:
         raise Wrong(f"{mirrored / count:.0%} of the images are mirrored; half should be.")
 
 
