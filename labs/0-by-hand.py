@@ -1055,7 +1055,7 @@ print("\n".join(sorted(path.name for path in run.dir.iterdir() if path.name[0] !
 # cnnlab look    runs/lab0/first
 # ```
 #
-# Go on with [lab 1](1-from-pictures-to-a-classifier.ipynb), which begins where this one ends.
+# Go on with [lab 1](1-from-images-to-a-classifier.ipynb), which begins where this one ends.
 
 # %% [markdown] teacher
 # **For the teacher.** Parts 11 and 12 take about 40 minutes; five hours in all. A grading sheet: one point for each check that passes in a run of

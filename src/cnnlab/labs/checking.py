@@ -10,7 +10,17 @@ from typing import Any
 import torch
 
 from cnnlab.errors import ConfigError
-from cnnlab.labs import arithmetic, blocks, domains, maps, network, pipeline, residuals
+from cnnlab.labs import (
+    arithmetic,
+    blocks,
+    domains,
+    image_processing,
+    maps,
+    measuring,
+    network,
+    pipeline,
+    residuals,
+)
 from cnnlab.labs.answers import NotAnswered, Wrong
 
 Check = Callable[[Any, torch.Generator], None]  # returns if the answer is right, raises Wrong or NotAnswered if not
@@ -35,6 +45,21 @@ CHECKS: dict[str, Check] = {
     "0.17": network.check_history,
     "0.18": network.check_save_and_load,
     "0.19": network.check_confusion_matrix,
+    "1.1": image_processing.check_normalise,
+    "1.2": image_processing.check_blur_and_edges,
+    "1.3": image_processing.check_resize,
+    "1.4": image_processing.check_saturate,
+    "1.5": image_processing.check_augment,
+    "1.6": image_processing.check_keeps,
+    "1.7": image_processing.check_equal_images,
+    "1.8": measuring.check_sizes,
+    "1.9": measuring.check_expected_loss,
+    "1.10": measuring.check_seeds,
+    "1.11": measuring.check_judge,
+    "1.12": measuring.check_wilson,
+    "1.13": measuring.check_top_k,
+    "1.14": measuring.check_shift,
+    "1.15": measuring.check_filter,
     "2.1": blocks.check_vgg_block,
     "2.2": blocks.check_repaired,
     "2.3": blocks.check_residual_block,
