@@ -602,7 +602,7 @@ check("1.11", judge)
 
 # %% [markdown]
 # Three trainings to try it on: a rate that is far too small; 150 images, many epochs and Adam at a constant rate; and the same images with augmentation
-# (`standard`: padded crop and mirror, as yours; for digits `light`, which does not mirror).
+# (`standard`: padded crop and mirror, as yours; for digits `light`, which does not mirror). In the small setting the epochs may be too few to overfit; raise them until you see it.
 
 # %%
 MILD = "light" if SET == "digits" else "standard"
