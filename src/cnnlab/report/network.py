@@ -328,6 +328,8 @@ class _Row:
         placed = self.by_number[source]
         index = self.placed.index(placed) + 1
         grouped = index < len(self.placed) and self.placed[index].number in self.canvas.groups
+        if source in self.canvas.ends and not grouped:  # outside of the frame
+            return placed.right + 17
         return self.placed[index].x - 10 if grouped else _behind(placed, self.canvas.scale)
 
     def _groups(self) -> list[str]:
