@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cnnlab.models.base import Classifier, FeatureInfo
     from cnnlab.models.registry import create_model, list_models, register_model
     from cnnlab.models.summary import summarise
+    from cnnlab.report.network import Drawing, draw_network
     from cnnlab.runs.weights import load_run
     from cnnlab.study.rate_range import find_learning_rate
     from cnnlab.study.search import run_search
@@ -37,6 +38,7 @@ _HOME = {
     "Classifier": "cnnlab.models.base",
     "CnnlabError": "cnnlab.errors",
     "Data": "cnnlab.data.data",
+    "Drawing": "cnnlab.report.network",
     "FeatureInfo": "cnnlab.models.base",
     "Prediction": "cnnlab.deploy.predictor",
     "Predictor": "cnnlab.deploy.predictor",
@@ -44,6 +46,7 @@ _HOME = {
     "Study": "cnnlab.study.study",
     "audit": "cnnlab.data.audit",
     "create_model": "cnnlab.models.registry",
+    "draw_network": "cnnlab.report.network",
     "evaluate": "cnnlab.evaluation.evaluate",
     "export_run": "cnnlab.deploy.export",
     "find_learning_rate": "cnnlab.study.rate_range",
@@ -66,6 +69,7 @@ __all__ = [
     "Classifier",
     "CnnlabError",
     "Data",
+    "Drawing",
     "FeatureInfo",
     "Prediction",
     "Predictor",
@@ -74,6 +78,7 @@ __all__ = [
     "audit",
     "create_model",
     "datasets",
+    "draw_network",
     "evaluate",
     "explain",
     "export_run",

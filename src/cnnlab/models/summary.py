@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 
 from cnnlab.errors import CnnlabError, ModelError
 from cnnlab.models.cost import run_on_meta_device, to_meta_device
+from cnnlab.models.flow import Flow, Step
 from cnnlab.models.trace import Operation, TraceMode, tensors_in
 from cnnlab.models.traced_tensor import TracedTensor
 from cnnlab.torch_patches import shares_memory
@@ -69,6 +70,8 @@ class Summary:
             A number may be larger than the image: then the padding is seen, too.
         activation_bytes: of all rows together, in float32 for one image.
         parameter_bytes: in the type that the model has.
+        steps: the image, layers and joins in the order of the calls, each with the steps that it reads.
+        output: the step that the model returns; None if what it returns does not depend on the image.
     """
 
     input: tuple[int, ...]
@@ -78,6 +81,8 @@ class Summary:
     receptive_field: Extent = WHOLE
     activation_bytes: int = 0
     parameter_bytes: int = 0
+    steps: list[Step] = field(default_factory=list)
+    output: int | None = None
 
     @property
     def multiply_adds(self) -> int:
@@ -107,7 +112,7 @@ def summarise(model: nn.Module, shape: tuple[int, ...]) -> Summary:
     rows = _Rows(meta_model)
     try:
         with rows.watching():
-            run_on_meta_device(meta_model, shape, rows.start_trace)
+            output = run_on_meta_device(meta_model, shape, rows.start_trace)
     except CnnlabError:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
@@ -123,6 +128,8 @@ def summarise(model: nn.Module, shape: tuple[int, ...]) -> Summary:
         receptive_field=WHOLE if last is None else _extent(last),
         activation_bytes=sum(row.activation_bytes for row in rows.rows),
         parameter_bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+        steps=rows.flow.steps if rows.flow is not None else [],
+        output=next(iter(rows.flow.sources(tensors_in(output))), None) if rows.flow is not None else None,
     )
 
 
@@ -138,9 +145,11 @@ class _Rows:
         self.calls: list[tuple[nn.Module, LayerRow | None, list[nn.Parameter]]] = []
         self.holders: dict[Tensor, str] = {}  # which row a parameter was counted in
         self.mode: TraceMode | None = None
+        self.flow: Flow | None = None
 
     def start_trace(self, image: Tensor) -> TraceMode:
         self.mode = TraceMode(image, self._on_operation)
+        self.flow = Flow(image)
         return self.mode
 
     @contextmanager
@@ -186,6 +195,10 @@ class _Rows:
         row, held = next(((row, held) for _, row, held in reversed(self.calls) if row is not None), (None, []))
         used = [tensor for tensor in operation.inputs if isinstance(tensor, nn.Parameter)]
         held += used  # also weights of a layer that is never called, as attention uses those of its last
+        makes_row = row is None and bool(operation.arithmetic or operation.multiply_adds)
+        in_layer = bool(self.calls) and not any(True for _ in self.calls[-1][0].children())
+        if self.flow is not None and not makes_row and not in_layer:
+            self.flow.on_operation(operation.name, operation.inputs, list(tensors_in(operation.output)))
         if not operation.arithmetic and not operation.multiply_adds:
             return
         if row is None:
@@ -194,11 +207,12 @@ class _Rows:
             row.input = _shape(operation.inputs[0])
             self.rows.append(row)
             self._count(row, used)
-            self._finish(row, list(operation.inputs), list(tensors_in(operation.output)))
         texts = _of_all_axes(operation.arithmetic)
         if operation.name != "slice" or row.arithmetic[-1:] != texts:  # one axis after the other, often the same
             row.arithmetic += texts
         row.multiply_adds += operation.multiply_adds
+        if makes_row:
+            self._finish(row, list(operation.inputs), list(tensors_in(operation.output)))
 
     def _finish(self, row: LayerRow, inputs: list[Tensor], outputs: list[Tensor]) -> None:
         if not outputs or self.mode is None:
@@ -210,6 +224,11 @@ class _Rows:
         traced = self.mode.traced(output)
         if traced is not None:
             row.receptive_field, row.jump = _extent(traced), _jump(traced)
+        if self.flow is not None and row is self.rows[-1]:
+            costs = {"multiplies": row.multiply_adds > 0, "resizes": bool(row.arithmetic)}
+            self.flow.on_layer(len(self.rows) - 1, inputs, outputs, **costs)
+        elif self.flow is not None:  # its layers have been told of one by one
+            self.flow.on_container(next(i for i, other in enumerate(self.rows) if other is row), outputs)
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:

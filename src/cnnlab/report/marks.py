@@ -35,6 +35,19 @@ def titled_svg(parts: Iterable[str], width: float, height: float, identifier: st
     )
 
 
+def standing_svg(
+    parts: Iterable[str], width: float, height: float, identifier: str, title: str, words: str, style: str, rules: str
+) -> str:
+    """A file of its own, at its size or smaller; `rules` are CSS, all of them for the class `style` only."""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="{style}" width="{pixels(width)}" height="{pixels(height)}"'
+        f' viewBox="0 0 {pixels(width)} {pixels(height)}" style="max-width:100%;height:auto" role="img"'
+        f' aria-labelledby="{identifier}-title {identifier}-text">'
+        f'<title id="{identifier}-title">{escape(title)}</title><desc id="{identifier}-text">{escape(words)}</desc>'
+        f"<style>{rules}</style>{''.join(parts)}</svg>\n"
+    )
+
+
 def text(style: str, x: float, y: float, words: str, anchor: str = "") -> str:
     """Words that begin at (x, y), or with `anchor` middle or end have their middle or end there."""
     return f"<text{_attributes({'class': style, 'x': x, 'y': y, 'text-anchor': anchor})}>{escape(words)}</text>"
