@@ -114,6 +114,15 @@ def test_tensorboard_shows_the_gradients_that_were_asked_for(finished_run: Path)
     assert len(tags) == 9  # four convolutions, their norms, the head
 
 
+def test_the_values_of_a_layers_gradient_are_a_histogram_of_their_norm(finished_run: Path) -> None:
+    events = read_events(finished_run / "tensorboard")
+    norms = {tag.partition("/")[2] for tag in events.Tags()["scalars"] if tag.startswith("gradient_norm/")}
+    assert set(events.Tags()["histograms"]) == {f"gradients/{name}" for name in norms}
+    (last,) = [event.histogram_value for event in events.Histograms("gradients/head")]  # of which one is kept
+    assert last.num == 8 * 10 + 10  # weights and biases
+    assert last.sum_squares**0.5 == pytest.approx(events.Scalars("gradient_norm/head")[-1].value)
+
+
 def test_nothing_is_shown_of_gradients_that_were_not_asked_for(
     command: CommandLine, tmp_path: Path, tiny: Sequence[str]
 ) -> None:

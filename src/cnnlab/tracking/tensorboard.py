@@ -1,11 +1,12 @@
-"""TensorBoard event files: losses, accuracies, rate, throughput, a sample batch, gradient norms."""
+"""TensorBoard event files: losses, accuracies, rate, throughput, a sample batch, gradients by layer."""
 
 from __future__ import annotations
 
+import itertools
 import threading
 from pathlib import Path
 
-from cnnlab.tracking.base import EpochEnded, Event, Started, Tested
+from cnnlab.tracking.base import EpochEnded, Event, Gradient, Started, Tested
 
 
 def _keep_quiet(threads: set[threading.Thread]) -> None:
@@ -49,9 +50,24 @@ class TensorBoardTracker:
                 self.writer.add_scalar("gradient_norm", row["gradient_norm"], row["epoch"])
             for name, gradient in event.gradients.items():
                 self.writer.add_scalar(f"gradient_norm/{name}", gradient.norm, row["epoch"])
+                self._add_histogram(f"gradients/{name}", gradient, row["epoch"])
             self.writer.flush()
         elif isinstance(event, Tested):
             self.writer.add_scalar("accuracy/test", event.summary["accuracy"], 0)
+
+    def _add_histogram(self, tag: str, gradient: Gradient, epoch: int) -> None:
+        middles = [(low + high) / 2 for low, high in itertools.pairwise(gradient.edges)]
+        self.writer.add_histogram_raw(  # type: ignore[no-untyped-call]
+            tag,
+            min=gradient.edges[0],
+            max=gradient.edges[-1],
+            num=sum(gradient.counts),
+            sum=sum(count * middle for count, middle in zip(gradient.counts, middles, strict=True)),
+            sum_squares=gradient.norm**2,
+            bucket_limits=gradient.edges[1:],
+            bucket_counts=gradient.counts,
+            global_step=epoch,
+        )
 
     def close(self) -> None:
         if hasattr(self, "writer"):
