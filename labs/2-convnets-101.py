@@ -101,6 +101,16 @@ for name, head in {"historical": historical, "modern": modern}.items():
     print(f"{name:<12}{count(network):>8,} parameters, {share:>4.0%} in linear layers; {other}")
 
 # %% [markdown]
+# AlexNet, a historical network, and ResNet-20, a modern one, as cnnlab draws them (`cnnlab model alexnet --svg` writes such a file): the height of a block is the size of its map, the width the number
+# of its channels.
+
+# %%
+cnnlab.draw_network(cnnlab.create_model("alexnet"), (3, 224, 224))
+
+# %%
+cnnlab.draw_network(cnnlab.create_model("resnet", depth=20), (3, 32, 32))
+
+# %% [markdown]
 # VGG has one idea more: instead of one large kernel, several 3×3 kernels one after the other. Two of them see 5×5 pixels, as one 5×5
 # kernel does, with $2·9\,C^2 = 18\,C^2$ weights instead of $25\,C^2$, and with one more activation between.
 #
@@ -611,6 +621,10 @@ for line, (name, pictures) in zip(axes, rows.items(), strict=True):
         axis.imshow(picture, cmap="gray")
         axis.set(xticks=[], yticks=[])
 
+# %% [markdown] results
+# On 2400 images of MNIST-M the U-Net reached an IoU of 91.6 %, and without its skip connections 80.7 % (one seed each). All that the second knows of
+# a place must pass through the 7×7 map, so thin strokes and sharp edges are lost.
+
 # %% [markdown]
 # The same in one command, with more images, a Dice loss and a report: `cnnlab train data=mnist_m_seg data.root=data`.
 
@@ -695,9 +709,15 @@ for name in ways:
     )
     print(f"{name:<22}{text}")
 
+# %% [markdown] results
+# After 15 steps the network from scratch is at 30.5 %, with taken-over features at 54.7 %, and with the features frozen, where only the head has
+# to be learned, at 69.9 %. After 60 steps the order is another: 69.7 %, 79.0 % and 71.0 %. Frozen features help at once and then stay where
+# they are, since nothing in them was made for 5 to 9; fine-tuning goes on. The deviations are 3.4 to 10.7 points with three draws, so
+# from scratch and the frozen features do not differ significantly after 60 steps.
+
 # %% [markdown]
-# Read the table with its deviations. Features made to tell 0 to 4 apart help most where steps and labels are few; on images as simple as
-# these a network from scratch catches up soon, and "only the head" can stay behind, since nothing in the features was made for 5 to 9.
+# Read the table with its deviations: which of the differences are larger than they are?
+#
 # For photographs the source is much larger: networks trained on ImageNet, whose published weights `cnnlab train model=resnet18
 # model.weights=imagenet` downloads once. In cnnlab transfer is `init.from=RUN`, `init.freeze=backbone`; what became of each tensor
 # stands in the run's `init.json`.
@@ -771,6 +791,10 @@ coloured = cnnlab.load_data("folder", root=RUNS / "colour", **settings)
 torch.manual_seed(0)
 best = train("labelled", cnnlab.create_model("vgg", width=8, blocks=3, image_size=28), coloured, 2 * EPOCHS)
 print(f"all labels         {best.history[-1]['val_accuracy']:.1%}")
+
+# %% [markdown] results
+# From 97.5 % on black to 11.5 % over photographs, which is guessing: the network never had to tell a digit from its background. AdaBN brings 36.2 %
+# without a label, all labels 92.7 % (one seed).
 
 # %% [markdown]
 # **DANN** ([Ganin et al. 2016](https://arxiv.org/abs/1505.07818)) goes further: a second head tells the domains apart, and its gradient is

@@ -28,7 +28,7 @@ from torch import nn
 import cnnlab
 from cnnlab.labs import check
 
-FULL = os.environ.get("CNNLAB_LABS") == "full"  # False: a minute or two in all. True: about 20
+FULL = os.environ.get("CNNLAB_LABS") == "full"  # False: a minute or two in all. True: about half an hour
 DATA = os.environ.get("CNNLAB_DATA")  # a folder with MNIST, if there is one
 ROOT = Path(DATA) if DATA else None
 RUNS = Path("runs/lab3")  # everything this lab writes
@@ -370,6 +370,11 @@ axis.set_xticks(DEPTHS, DEPTHS)
 axis.minorticks_off()
 _ = axis.legend()
 
+# %% [markdown] results
+# In numbers, for the plain network on MNIST: without batch norm the first layer's gradient falls from 2.0e-02 at 8 layers to 3.1e-06 at 110. With
+# batch norm it grows from 4.2e-01 to 2.3e+06. With shortcuts and batch norm it grows from 3.5e-01 to 7.1e+00 and stays in a range that one learning
+# rate can serve.
+
 # %% [markdown]
 # **Two different problems.** *Without* batch norm the signal of a plain network dies out on its way through the layers, and the gradient with it:
 # the first layer hardly learns. *With* batch norm the activations are of one size everywhere, but the gradient of a plain network **explodes**
@@ -429,7 +434,8 @@ for name, (residual, batch_norm) in KINDS.items():
 # ## 4 · What it does to training
 #
 # Depth × shortcut × batch norm, each with two seeds (other weights at the start), judged on validation. The networks are those of `cnnlab.create_model("resnet", …)`, which
-# has the layers of yours and trains faster. Without batch norm the rate is smaller, since 0.1 is too much there.
+# has the layers of yours and trains faster. Without batch norm the rate is 0.02, since 0.1 is too much there: so compare plain with
+# residual, and one depth with another, but not the two halves of the table with each other. Without batch norm the deepest is left out.
 
 # %%
 depths = (8, 20, 44, 110) if FULL else (8, 44)
@@ -499,6 +505,13 @@ for batch_norm in (True, False):
                 f"{'with' if batch_norm else 'without':<8}batch norm, {kind:<9} {shallow:>3} → {deep:<4}{found}"
             )
 
+# %% [markdown] results
+# With batch norm, plain networks lose training loss and validation accuracy together from 20 layers on, and at 44 the training loss is 1.230 where
+# the residual network has 0.011: degradation, not overfitting. Residual networks gain until 44 layers in the training loss, hardly in
+# validation accuracy (0.959, 0.960, 0.960), and at 110 layers these 8 epochs are too few: 0.930, with a higher training loss (0.103) than the
+# shallow ones. Without batch norm and at the smaller rate shortcuts help as well (0.917 against 0.297 at 20 layers), but at 44 layers neither kind
+# learns in the time it has. Two seeds each: small differences say nothing.
+
 # %% [markdown]
 # These trainings are short, and the images few. What they can show is the order of magnitude of the plain network's trouble; whether a residual
 # network gains from 44 to 110 layers takes all of CIFAR-10 and many epochs, and even there it saturates. The long version, resumable,
@@ -518,6 +531,7 @@ for batch_norm in (True, False):
 
 # %%
 if importlib.util.find_spec("wandb"):
+    os.environ["WANDB_SILENT"] = "true"
     words = ["logger=wandb", "logger.wandb_mode=offline", "logger.gradients=true"]
     torch.manual_seed(0)
     model = cnnlab.create_model("resnet", depth=8, width=4, in_channels=data.in_channels)
@@ -608,6 +622,9 @@ with torch.no_grad():
             f"{name:<8} shortcuts: validation accuracy {accuracy(one, data.val):.1%}; "
             f"image 0: {data.classes[best]} with {probabilities[best]:.1%}"
         )
+
+# %% [markdown] results
+# With its shortcuts this network reads 96.7 % of the validation images, without them 29.5 %.
 
 # %% [markdown]
 # The answer for image 0 must be what you saw on the page. And a residual network without its shortcuts is *not* the plain network from
@@ -834,7 +851,8 @@ with torch.no_grad():
 print(f"evidence {tuple(evidence.shape)}, windows {tuple(everywhere.shape)}")
 
 # %% [markdown]
-# Where is an object? **Threshold** a map, here simply the ink, find the connected parts, and frame each.
+# Where is an object? **Threshold** a map, find the connected parts, and frame each. Which map? The evidence is the honest one, but coarse; on
+# black the ink itself is a map too, as fine as the image. We try both.
 #
 # **Exercise 3.14.** Find the boxes of the connected parts of a mask. Start at a pixel that is true and not yet seen, and collect its neighbours
 # (left, right, above, below), their neighbours, and so on.
@@ -893,20 +911,29 @@ def iou(a, b):
 check("3.15", iou)
 
 # %% [markdown]
-# Now all of it: boxes from the mask, small specks left out, the class from the window that lies over the box; beside it what `cnnlab localize`
+# Now all of it: boxes from a mask, small specks left out, the class from the window that lies over the box; beside it what `cnnlab localize`
 # finds, which also merges parts of one object and refuses what it is not sure of.
 
+
 # %%
-found = []
-for box in find_boxes(canvas > 60):
-    if (box[2] - box[0]) * (box[3] - box[1]) < 30:
-        continue
-    middle = [(box[1] + box[3]) / 2, (box[0] + box[2]) / 2]
-    row, column = (
-        min(max(round((m - size / 2) / stride), 0), n - 1)  # the window whose middle is nearest
-        for m, size, stride, n in zip(middle, window.window, window.stride, everywhere.shape[1:], strict=True)
-    )
-    found.append((int(everywhere[:, row, column].argmax()), box))
+def detect(mask):
+    """(96, 96) bool → a list of (class, box)."""
+    found = []
+    for box in find_boxes(mask):
+        if (box[2] - box[0]) * (box[3] - box[1]) < 30:
+            continue
+        middle = [(box[1] + box[3]) / 2, (box[0] + box[2]) / 2]
+        row, column = (
+            min(max(round((m - size / 2) / window.stride), 0), n - 1)  # the window whose middle is nearest
+            for m, size, n in zip(middle, window.window, everywhere.shape[1:], strict=True)
+        )
+        found.append((int(everywhere[:, row, column].argmax()), box))
+    return found
+
+
+strongest = evidence.amax(0)  # (96, 96)
+coarse = detect(strongest > strongest.max() / 2)
+found = detect(canvas > 60)
 ours = cnnlab.explain.Localizer(model, (1, 28, 28))(page[0])
 theirs = [(int(one.label), one.box) for one in ours.objects]
 
@@ -915,11 +942,12 @@ def hits(found):
     return sum(any(label == k and iou(box, b) >= 0.5 for k, b in found) for label, box in placed)
 
 
-print(f"by hand: {len(found)} boxes, {hits(found)} of 4 digits found with class and box (IoU ≥ 0.5)")
-print(f"cnnlab:  {len(theirs)} boxes, {hits(theirs)} of 4")
+print("digits found of 4, with the right class and an IoU of at least 0.5")
+print(f"boxes of the evidence: {hits(coarse)} ({len(coarse)} boxes)")
+print(f"boxes of the ink:      {hits(found)} ({len(found)} boxes)")
+print(f"cnnlab localize:       {hits(theirs)} ({len(theirs)} boxes)")
 figure, axes = plt.subplots(1, 3, figsize=(11, 3.8), layout="constrained")
-axes[0].imshow(canvas, cmap="gray")
-for axis, boxes, title in ((axes[0], found, "by hand"), (axes[1], theirs, "cnnlab")):
+for axis, boxes, title in ((axes[0], found, "boxes of the ink"), (axes[1], coarse, "boxes of the evidence")):
     axis.imshow(canvas, cmap="gray")
     for label, (left, top, right, bottom) in boxes:
         corner = (left - 0.5, top - 0.5)

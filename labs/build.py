@@ -70,7 +70,7 @@ def edition(cells: list[Cell], name: str) -> NotebookNode:
         if cell.kind in left_out:
             continue
         # The teacher's edition lies one folder deeper, and so do its links.
-        source = re.sub(r"\]\((?=\d-)", "](../", cell.source) if name == "teacher" else cell.source
+        source = re.sub(r"\]\((?=\d-|\.\./)", "](../", cell.source) if name == "teacher" else cell.source
         new = nbformat.v4.new_markdown_cell if cell.is_text else nbformat.v4.new_code_cell
         made = new(source, id=f"cell-{place}")
         if cell.number:
