@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
         from cnnlab.data.bundle import write_bundle
         from cnnlab.files import given_output
 
-        with DecodeBar() as bar:
+        with DecodeBar("packing images") as bar:
             count = write_bundle(data, given_output(options.bundle, "--bundle"), bar.update)
         print_line(f"bundle  {options.bundle} ({count:,} images)")
         return
