@@ -6,8 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from cnnlab.cli.arguments import add_config_dir
-from cnnlab.cli.printing import print_json
+from cnnlab.cli.arguments import add_config_dir, refuse_ignored
+from cnnlab.cli.printing import print_json, print_line
 from cnnlab.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ examples:
   cnnlab data digits
   cnnlab data folder data.root=photos --check
   cnnlab data cifar10 augment=strong --show
+  cnnlab data mnist data.limit=2000 --bundle mnist.zip      the images as a zip file, for rooms without network
   cnnlab data mydata:Photos data.root=photos                a torch Dataset of your own, from mydata.py"""
 
 KEYS_OF_A_BATCH = ("recipe=", "seed=", "trainer.batch_size=")
@@ -36,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--check", action="store_true", help="find corrupt files, duplicates, and leaks between splits")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    what = "write the images of each split and class as a zip file, which data=folder reads once unpacked"
+    parser.add_argument("--bundle", metavar="FILE.zip", help=what)
     add_config_dir(parser)
 
 
@@ -45,6 +48,8 @@ def run(options: argparse.Namespace) -> None:
     image = None if options.show is None else options.show or f"{options.name.replace(':', '.')}-batch.png"
     if image is not None:
         _check_format(image)
+    if options.bundle is not None:
+        _check_bundle(options)
     # Looking at a set refuses nothing: the share of unreadable images is one of the things to see.
     words = [f"data={options.name}", "data.max_corrupt=1", *options.overrides]
     from cnnlab.data.recommend import compose_for_set
@@ -64,6 +69,14 @@ def run(options: argparse.Namespace) -> None:
             from cnnlab.data.audit import audit
 
             findings = audit(data)
+    if options.bundle is not None:
+        from cnnlab.data.bundle import write_bundle
+        from cnnlab.files import given_output
+
+        with DecodeBar("packing images") as bar:
+            count = write_bundle(data, given_output(options.bundle, "--bundle"), bar.update)
+        print_line(f"bundle  {options.bundle} ({count:,} images)")
+        return
     from cnnlab.data.describe import as_text, facts
 
     described = facts(data, findings)
@@ -72,6 +85,20 @@ def run(options: argparse.Namespace) -> None:
     print_json(described, indent=1) if options.json else print(as_text(described))
     if image is not None:
         print(f"\none augmented training batch: {image}", file=sys.stderr if options.json else sys.stdout)
+
+
+def _check_bundle(options: argparse.Namespace) -> None:
+    """Refuse what would be in the way before the set is decoded."""
+    from cnnlab.files import given_output
+
+    refuse_ignored(options, ("show", "check", "json"), "looks at a set, but --bundle writes it")
+    file = given_output(options.bundle, "--bundle")
+    if file.suffix.lower() != ".zip":
+        raise ConfigError(f"--bundle={options.bundle}: a bundle is a zip file; give {file.with_suffix('.zip')}.")
+    if file.exists():
+        raise ConfigError(f"{file} is there already; give another file after --bundle, or delete it.")
+    if not file.absolute().parent.is_dir():
+        raise ConfigError(f"--bundle={options.bundle}: there is no folder {file.parent}; make it, or give another.")
 
 
 def _refuse_ignored_keys(options: argparse.Namespace) -> None:

@@ -34,11 +34,11 @@ class Fact:
 
 
 @cache
-def template() -> Any:
-    """The compiled page: a study, or a notebook, renders it many times."""
+def environment() -> Any:
+    """Where the templates of this folder come from; a study, or a notebook, renders them many times."""
     from jinja2 import Environment, PackageLoader, StrictUndefined  # 60 ms that only this function owes
 
-    environment = Environment(
+    found = Environment(
         loader=PackageLoader("cnnlab", "report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -46,8 +46,13 @@ def template() -> Any:
         lstrip_blocks=True,
     )
     filters = (count, percent, number, duration, formatting.plain, formatting.share, formatting.breakable)
-    environment.filters |= {function.__name__: function for function in filters}
-    return environment.get_template("page.html.j2")
+    found.filters |= {function.__name__: function for function in filters}
+    return found
+
+
+def template() -> Any:
+    """The compiled page of a run."""
+    return environment().get_template("page.html.j2")
 
 
 def render(report: Report) -> str:

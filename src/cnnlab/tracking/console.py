@@ -131,9 +131,10 @@ class ConsoleTracker:
 
 
 class DecodeBar:
-    """A bar that appears only if images have to be decoded."""
+    """A bar that appears only if images have to be decoded, or what `words` say instead."""
 
-    def __init__(self) -> None:
+    def __init__(self, words: str = "decoding images") -> None:
+        self.words = words
         self.progress: Progress | None = None
         self.last = 0
         self.began = time.monotonic()
@@ -146,11 +147,11 @@ class DecodeBar:
             if time.monotonic() - self.began < QUIET_SECONDS:
                 return
             if done * 10 // total != self.last * 10 // total or done == total:
-                print(f"decoding images: {done:,} of {total:,}", file=sys.stderr, flush=True)
+                print(f"{self.words}: {done:,} of {total:,}", file=sys.stderr, flush=True)
             self.last = done
             return
         if self.progress is None:
-            columns = (TextColumn("decoding images, once"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            columns = (TextColumn(self.words), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self.progress = Progress(*columns, console=plain_console(stderr=True), transient=True)
             self.progress.start()
             self.task = self.progress.add_task("decode", total=total)
