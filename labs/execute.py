@@ -1,8 +1,4 @@
-"""Execute labs and keep their outputs: `uv run --group dev python labs/execute.py [NOTEBOOK ...]`.
-
-Pages of `cnnlab.look` are kept as images, for which Chromium is needed. CNNLAB_LABS=full takes the full
-settings, CNNLAB_DATA names a folder with data sets (labs/README.md).
-"""
+"""Execute a notebook and keep its outputs, for build.py; pages of `cnnlab.look` as images (Chromium)."""
 
 from __future__ import annotations
 
@@ -12,19 +8,15 @@ import io
 import os
 import re
 import shutil
-import sys
 import tempfile
-import time
 from pathlib import Path
 
-import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 # The frame of cnnlab.look: its page and height.
 FRAME = re.compile(r'<iframe title="[^"]*"[^>]* srcdoc="([^"]*)" style="[^"]*height: (\d+)px')
 FOLDER = Path(__file__).parent
-LABS = sorted(FOLDER.glob("[4-9]*.ipynb"))  # the others are made by build.py
 
 
 def execute(notebook: NotebookNode, folder: Path, seconds_a_cell: int | None = None) -> NotebookNode:
@@ -76,15 +68,3 @@ def screenshot(page: str, height: int) -> bytes:
     small = io.BytesIO()
     picture.convert("RGB").quantize(256).save(small, "PNG", optimize=True)
     return small.getvalue()
-
-
-def main(names: list[str]) -> None:
-    for path in [Path(name) for name in names] or LABS:
-        began = time.perf_counter()
-        notebook = execute(nbformat.read(path, as_version=4), FOLDER)
-        nbformat.write(without_machine(with_screenshots(notebook)), path)
-        print(f"{path.name}: {time.perf_counter() - began:.0f} s, {path.stat().st_size / 1e3:.0f} kB")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

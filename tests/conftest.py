@@ -43,8 +43,11 @@ def pytest_configure(config: pytest.Config) -> None:
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 LONGEST = 600.0  # seconds for a command, so that a busy machine fails no test
 BEGIN_WITH = [  # a worker takes a file at a time: a long one that began last would leave the others idle
-    "labs/test_labs.py",
     "labs/test_lab_0.py",
+    "labs/test_lab_1.py",
+    "labs/test_lab_2.py",
+    "labs/test_lab_3.py",
+    "labs/test_lab_4.py",
     "study/test_study_runs.py",
     "test_docs.py",
     "training/test_training_distributed.py",

@@ -39,7 +39,7 @@ def test_every_check_has_its_time_and_its_place() -> None:
     assert missing == {"0.1", "0.3", "0.16"}  # no course asks for them
 
 
-@pytest.mark.parametrize("number", ["1", "2", "3"])
+@pytest.mark.parametrize("number", ["1", "2", "3", "4"])
 def test_the_section_of_a_lab_has_the_time_and_the_place_of_every_check(number: str) -> None:
     goals, places = PAGE.split(f"\n## Lab {number}\n")[1].split("\n## ")[0].split("a student is asked to")
     for exercise in [exercise for exercise in checking.CHECKS if exercise.startswith(f"{number}.")]:

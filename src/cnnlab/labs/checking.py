@@ -18,6 +18,7 @@ from cnnlab.labs import (
     maps,
     measuring,
     network,
+    photographs,
     pipeline,
     residuals,
 )
@@ -86,6 +87,15 @@ CHECKS: dict[str, Check] = {
     "3.13": maps.check_to_convolution,
     "3.14": maps.check_find_boxes,
     "3.15": maps.check_iou,
+    "4.1": photographs.check_dataset,
+    "4.2": photographs.check_letterbox,
+    "4.3": photographs.check_alexnet_sizes,
+    "4.4": photographs.check_experiment,
+    "4.5": photographs.check_holds,
+    "4.6": photographs.check_own_network,
+    "4.7": photographs.check_mcnemar,
+    "4.8": photographs.check_macro_f1,
+    "4.9": photographs.check_shuffle_places,
 }
 _passed: set[str] = set()  # of this Python process: a new kernel begins at 0
 COLOURS = {True: "#1a7f37", False: "#b35900"}
