@@ -385,6 +385,13 @@ def test_an_experiment_builds_on_another_and_chooses_the_recipe(conf: Path) -> N
     assert compose(["experiment=second", "recipe=default"]).model["name"] == "convnet"
 
 
+def test_a_number_with_an_exponent_is_a_number_in_a_file_as_on_the_command_line(conf: Path) -> None:
+    write(conf, experiment__small="# @package _global_\noptimizer: {lr: 3e-3}\ntrainer: {label_smoothing: 1E-1}\n")
+    config = compose(["experiment=small"])
+    assert (config.optimizer["lr"], config.trainer.label_smoothing) == (0.003, 0.1)
+    assert compose(["optimizer.lr=3e-3"]).optimizer["lr"] == 0.003
+
+
 def test_an_option_for_every_section_says_so(conf: Path) -> None:
     write(conf, model__whole="# @package _global_\nmodel: {name: vgg, width: 8}\ntrainer: {batch_size: 5}\n")
     config = compose(["model=whole"])

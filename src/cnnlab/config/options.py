@@ -192,7 +192,7 @@ def read_layers(group: str, name: str, own: Path | None, seen: tuple[str, ...] =
     # The user's own `folder` that includes `folder` builds on the one that comes with cnnlab.
     is_own = own is not None and name not in seen and (own / group / f"{name}.yaml").is_file()
     path = (own if is_own and own else SHIPPED) / group / f"{name}.yaml"
-    values = dict(read_yaml(path, "correct it") if is_own else read_shipped(path))
+    values = dict(read_yaml(path, "correct it", by_hand=True) if is_own else read_shipped(path))
     before: list[Layer] = []
     after: list[Layer] = []
     chosen: dict[str, Option] = {}

@@ -16,6 +16,7 @@ from cnnlab.values import overgrown, spelled
 
 ALIASES = {"init.from": "init.source"}
 VIEWS = ("none", "mirror", "shift", "mirror_shift")
+EXPONENT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$")  # that PyYAML takes for text
 OPEN_GROUPS = ("model", "optimizer")  # their keys are the arguments of a class, checked where it is built
 MODEL_CHOICES = {  # of the models that come with cnnlab; taken in any case, written like this
     "activation": ("relu", "leaky_relu", "elu", "silu", "gelu", "mish", "tanh", "sigmoid"),
@@ -489,12 +490,21 @@ def load_yaml(path: Path) -> Config:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def read_yaml(path: Path, fix: str = "restore it from a copy") -> Mapping[str, Any]:
-    """A YAML file that holds keys and values. Raises ConfigError, which ends with the fix, for anything else."""
+def read_yaml(path: Path, fix: str = "restore it from a copy", by_hand: bool = False) -> Mapping[str, Any]:
+    """A YAML file that holds keys and values. Raises ConfigError, which ends with the fix, for anything else.
+
+    Args:
+        by_hand: a person wrote it, for whom 3e-3 is a number, as in YAML 1.2 and in Hydra.
+    """
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        pass
+
+    if by_hand:
+        Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+0123456789"))
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
