@@ -498,7 +498,7 @@ def read_yaml(path: Path, fix: str = "restore it from a copy", by_hand: bool = F
     """
     import yaml
 
-    class Loader(yaml.SafeLoader):
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
         pass
 
     if by_hand:
