@@ -225,7 +225,7 @@ def test_a_check_passes_on_another_right_answer(number: str, solved: dict[str, A
     assert found.passed, found.hint
 
 
-@pytest.mark.parametrize("number", set(LAB.skeletons) - {"2.2"})
+@pytest.mark.parametrize("number", [number for number in LAB.skeletons if number != "2.2"])
 def test_an_untouched_cell_is_not_answered(number: str, solved: dict[str, Any]) -> None:
     LAB.try_untouched(number, solved)
 
