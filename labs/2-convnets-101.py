@@ -697,7 +697,7 @@ for name, freeze in ways.items():
             torch.manual_seed(seed)
             model = cnnlab.create_model("my_vgg", num_classes=5)
             if freeze is not None:
-                transfer(model, weights, freeze)
+                model = transfer(model, weights, freeze)
             run = train(f"few-{name}-{steps}-{seed}", model, few, steps, ["optimizer.lr=0.03"])
             results.setdefault((name, steps), []).append(accuracy_on_high(run, few))
 print(f"validation accuracy on 5 to 9, mean ± standard deviation of {len(SEEDS)} draws of 25 images")
@@ -845,7 +845,8 @@ figure, axes = plt.subplots(2, 5, figsize=(9, 3.6), layout="constrained")
 for column, image, answer in zip(axes.T, shown, answers, strict=True):
     column[0].imshow(plain.preprocess.denormalise(image[None])[0, ..., 0], cmap="gray")
     column[0].set_title(f"answer {plain.classes[answer]}")
-    heat = occlusion_map(vgg_model, image, answer, 7)
+    with torch.no_grad():
+        heat = occlusion_map(vgg_model, image, answer, 7)
     column[1].imshow(heat, vmin=0, vmax=1)
     column[1].set_title(f"lowest {heat.min():.0%}")
     for axis in column:

@@ -351,7 +351,8 @@ def first_gradient(depth, residual, batch_norm, seed):
     """Norm of the gradient of the first convolution's weights."""
     model = fresh(depth, residual, batch_norm, seed)
     F.cross_entropy(model(images), labels).backward()
-    return model[0].weight.grad.norm().item()
+    first = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
+    return first.weight.grad.norm().item()
 
 
 figure, axis = plt.subplots(figsize=(6, 3.4), layout="constrained")
@@ -860,14 +861,14 @@ print(f"evidence {tuple(evidence.shape)}, windows {tuple(everywhere.shape)}")
 
 # %% TODO 3.14
 def find_boxes(mask):
-    """(H, W) bool → a list of (left, top, right, bottom), one for each connected part;
+    """(H, W) bool, a NumPy array → a list of (left, top, right, bottom), one for each connected part;
     right and bottom are one past the last pixel."""
     ...
 
 
 # %% solution 3.14
 def find_boxes(mask):
-    """(H, W) bool → a list of (left, top, right, bottom), one for each connected part;
+    """(H, W) bool, a NumPy array → a list of (left, top, right, bottom), one for each connected part;
     right and bottom are one past the last pixel."""
     left_over = {(int(y), int(x)) for y, x in np.argwhere(np.asarray(mask))}
     boxes = []
@@ -932,7 +933,7 @@ def detect(mask):
 
 
 strongest = evidence.amax(0)  # (96, 96)
-coarse = detect(strongest > strongest.max() / 2)
+coarse = detect((strongest > strongest.max() / 2).numpy())
 found = detect(canvas > 60)
 ours = cnnlab.explain.Localizer(model, (1, 28, 28))(page[0])
 theirs = [(int(one.label), one.box) for one in ours.objects]

@@ -83,6 +83,7 @@ WRONG = [  # exercise, of the solution, what is there instead, what the hint say
     ("2.10", "model = copy.deepcopy(model)", "pass", "has changed"),
     ("2.10", "            layer.momentum = None\n", "", "momentum = None"),
     ("2.10", "    model.train()\n", "", "training mode"),
+    ("2.10", "            layer.reset_running_stats()\n", "", "reset"),
     ("2.10", "return model.eval()", "return model", "evaluation mode"),
     ("2.10", "layer.momentum = None", "layer.momentum = 1.0", "one batch alone"),
     ("2.11", ".softmax(1)[:, target]", "[:, target]", "logits"),
