@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -143,28 +144,39 @@ def check_residual_block(answer: Any, draw: torch.Generator) -> None:
 
 def check_transposed_size(answer: Any, draw: torch.Generator) -> None:
     """`transposed_size(size, kernel, stride, padding, dilation, output_padding)` → a whole number."""
-    for turn in range(40):
+    cases, right, got = [], [], []
+    for _ in range(40):
         size, kernel, stride = whole(draw, 4, 20), whole(draw, 2, 6), whole(draw, 1, 4)
-        padding, dilation = whole(draw, 0, 1), whole(draw, 1, 2)
-        extra = whole(draw, 0, stride - 1)
-        if turn < 10:
-            padding, dilation, extra = 0, 1, 0
-        layer = nn.ConvTranspose2d(1, 1, kernel, stride, padding, extra, dilation=dilation)
-        right = layer(torch.zeros(1, 1, size, size)).shape[-1]
-        got = number(call(answer, size, kernel, stride, padding, dilation, extra))
-        if got == right:
-            continue
-        span = dilation * (kernel - 1) + 1
-        hints = {
-            size * stride - 2 * padding + span + extra: "between the first and the last copy lie I-1 steps, not I.",
-            (size - 1) * stride - padding + span + extra: "the padding is cut off on both sides: 2P.",
-            (size - 1) * stride + 2 * padding + span + extra: "the padding makes the output smaller here: - 2P.",
-            (size - 1) * stride - 2 * padding + kernel + extra: "the dilation is missing: the kernel spans D(K-1)+1.",
-            (size - 1) * stride - 2 * padding + span: "the output padding is missing.",
-            (size + 2 * padding - span) // stride + 1: "this is the size of a convolution, not of a transposed one.",
-        }
-        case = f"I={size}, K={kernel}, S={stride}, P={padding}, D={dilation}, output padding {extra}"
-        raise Wrong(hints.get(int(got), f"{case} gives {right}, you have {got:g}."))
+        case = size, kernel, stride, whole(draw, 0, 1), whole(draw, 1, 2), whole(draw, 0, stride - 1)
+        layer = nn.ConvTranspose2d(1, 1, kernel, stride, case[3], case[5], dilation=case[4])
+        cases.append(case)
+        right.append(layer(torch.zeros(1, 1, size, size)).shape[-1])
+        got.append(number(call(answer, *case)))
+    if got == right:
+        return
+    mistakes: dict[str, Callable[..., int]] = {  # what would give all that was got
+        "between the first and the last copy lie I-1 steps, not I.": lambda i, k, s, p, d, o: _spread(
+            i + 1, k, s, p, d, o
+        ),
+        "the padding is cut off on both sides: 2P.": lambda i, k, s, p, d, o: _spread(i, k, s, p, d, o) + p,
+        "the padding makes the output smaller here: - 2P.": lambda i, k, s, p, d, o: _spread(i, k, s, -p, d, o),
+        "the padding is missing: 2P is cut off.": lambda i, k, s, p, d, o: _spread(i, k, s, 0, d, o),
+        "the dilation is missing: the kernel spans D(K-1)+1.": lambda i, k, s, p, d, o: _spread(i, k, s, p, 1, o),
+        "the output padding is missing.": lambda i, k, s, p, d, o: _spread(i, k, s, p, d, 0),
+        "this is the size of a convolution, not of a transposed one.": lambda i, k, s, p, d, o: (
+            (i + 2 * p - d * (k - 1) - 1) // s + 1
+        ),
+    }
+    for hint, formula in mistakes.items():
+        if got == [formula(*case) for case in cases]:
+            raise Wrong(hint)
+    place = next(place for place in range(len(cases)) if got[place] != right[place])
+    names = ("I={}, K={}, S={}, P={}, D={}, output padding {}").format(*cases[place])
+    raise Wrong(f"{names} gives {right[place]}, you have {got[place]:g}.")
+
+
+def _spread(size: int, kernel: int, stride: int, padding: int, dilation: int, extra: int) -> int:
+    return (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + 1 + extra
 
 
 def check_conv_transpose(answer: Any, draw: torch.Generator) -> None:

@@ -16,10 +16,10 @@ from cnnlab.models.registry import create_model
 
 def check_mlp(answer: Any, draw: torch.Generator) -> None:
     """`MLP(side, hidden, num_classes)`: images (B, 1, side, side) → logits (B, num_classes)."""
-    side, classes, batch = whole(draw, 5, 8), whole(draw, 3, 6), 4
+    side, classes, batch = whole(draw, 5, 8), whole(draw, 8, 12), 6
     hidden = [whole(draw, 7, 11), whole(draw, 12, 15), whole(draw, 16, 20)]
     model = _module(call(answer, side, list(hidden), classes), "MLP(side, hidden, num_classes)")
-    images = torch.randn(batch, 1, side, side, generator=draw)
+    images = 10 * torch.randn(batch, 1, side, side, generator=draw)
     logits = tensor(_forward(model, images), (batch, classes), "the output of forward")
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
     sizes = [(layer.in_features, layer.out_features) for layer in layers]
