@@ -794,7 +794,8 @@ print(f"all labels         {best.history[-1]['val_accuracy']:.1%}")
 
 # %% [markdown] results
 # From 97.5 % on black to 11.5 % over photographs, which is guessing: the network never had to tell a digit from its background. AdaBN brings 36.2 %
-# without a label, all labels 92.7 % (one seed).
+# without a label, all labels 92.7 % (one seed; the three are measured on different validation images, and most of those digits were seen in grey when
+# the source was trained, so only the order of magnitude counts).
 
 # %% [markdown]
 # **DANN** ([Ganin et al. 2016](https://arxiv.org/abs/1505.07818)) goes further: a second head tells the domains apart, and its gradient is

@@ -450,6 +450,10 @@ best = max(results, key=lambda name: np.mean([row["accuracy"] for row in results
 print(f"chosen: {best}")
 
 # %% [markdown]
+# Read the intervals first: with this few validation images, lines that differ by one or two images cannot be told apart, and the choice between them is
+# a matter of taste (take the smaller network). More seeds and more images are what helps. AlexNet has a learning rate of its own:
+# a comparison at one rate for both would compare rates.
+#
 # Whoever picks the best of five networks by their **test** accuracy reports the luckiest of five results. The validation split is there to be used up; the
 # test split is for the one network you hand over, and for the baseline beside it.
 #
@@ -574,8 +578,8 @@ for name in dict.fromkeys(["AlexNet", "MyNet"]):
 
 # %% [markdown]
 # Your network cannot notice: an average does not change when its terms are shuffled. AlexNet's linear layers have a weight for each place, and lose what
-# they learned about it. Is knowing the place worth having? For photographs of things anywhere in the image, hardly; for a face in a
-# passport photograph, yes.
+# they learned about it. That shows what each trained network *uses*, not what it is worth: for that, train the same features with two heads, one that
+# averages and one that knows the place. When would you expect the place to be worth having?
 
 # %% [markdown] teacher
 # **For the teacher.** Discuss before 4.9 what each network will lose. The design of the student is right if it meets the budget; whether it beats AlexNet
