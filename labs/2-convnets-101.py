@@ -502,7 +502,7 @@ cnnlab.show_batch(both, [*labels[:8], *labels[:8]])
 # **Exercise 2.7.** Write a U-Net with two levels. Widths: $w$ at full size, $2w$ at half, $4w$ at a quarter. Down: two 3×3 convolutions (batch
 # norm, ReLU), then a 2×2 max pool. Up: a transposed convolution $K=2$, $S=2$ to half the channels, `torch.cat([skip, up], dim=1)`,
 # two convolutions. Last a 1×1 convolution to one logit per pixel. It must take **any size**: where a side is odd, the way up is a pixel short;
-# `F.interpolate(up, skip.shape[2:])` or `F.pad` mends that.
+# `F.interpolate(up, skip.shape[2:])` or `F.pad` corrects that.
 
 
 # %% TODO 2.7

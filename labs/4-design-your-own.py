@@ -450,7 +450,7 @@ best = max(results, key=lambda name: np.mean([row["accuracy"] for row in results
 print(f"chosen: {best}")
 
 # %% [markdown]
-# Read the intervals first: with this few validation images, lines that differ by one or two images cannot be told apart, and the choice between them is
+# Read the intervals first: with this few validation images, lines that differ by one or two images do not differ significantly, and the choice between them is
 # a matter of taste (take the smaller network). More seeds and more images are what helps. AlexNet has a learning rate of its own:
 # a comparison at one rate for both would compare rates.
 #

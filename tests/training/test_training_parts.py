@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import threading
 
@@ -194,6 +195,15 @@ def test_the_norm_of_a_layer_is_that_of_all_its_parameters() -> None:
     found = layer_gradients(model)
     assert {name: gradient.norm for name, gradient in found.items()} == {"0": 5.0, "1": 2.0}
     assert sum(found["0"].counts) == 4
+
+
+@pytest.mark.parametrize("values", [(0.0, 1e-45), (1.0, 1.0000001), (1e17, 1e17), (-3e38, 3e38), (1e9, 1e9)])
+def test_gradients_of_any_range_have_a_histogram(values: tuple[float, float]) -> None:
+    model = nn.Linear(2, 1, bias=False)
+    model.weight.grad = torch.tensor([values])
+    (gradient,) = layer_gradients(model).values()
+    assert sum(gradient.counts) == 2
+    assert all(one < two for one, two in itertools.pairwise(gradient.edges))
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), 0.0, 1e-45])

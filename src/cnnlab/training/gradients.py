@@ -23,6 +23,9 @@ def layer_gradients(model: nn.Module) -> dict[str, Gradient]:
     summaries = {}
     for layer, parts in values.items():
         flat = torch.cat(parts)
-        counts, edges = np.histogram(flat[flat.isfinite()].numpy(), bins=64)
+        finite = flat[flat.isfinite()].double().numpy()  # in float32 the bins of a narrow range are one number
+        low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
+        margin = 0.0 if low < high else max(0.5, abs(low))
+        counts, edges = np.histogram(finite, bins=64, range=(low - margin, high + margin))
         summaries[layer] = Gradient(flat.norm().item(), counts.tolist(), edges.tolist())
     return summaries
